@@ -1,0 +1,48 @@
+"""The tiny vision-language model that ships with the package, and pictures to ask it about.
+
+It is an ordinary LLaVA checkpoint of 5 MB, so that every example, test and benchmark runs without a
+download, on the CPU of a laptop. `README.md` beside this file says what it can do, and `scenes.py` renders
+more pictures.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+MODEL_PATH = Path(__file__).parent / "model"
+_PICTURES = Path(__file__).parent / "pictures"
+
+
+def load(dtype: Any = "float32", device: Any = "cpu") -> tuple[Any, Any]:
+    """The model, in eval mode, and its processor, through the stock auto classes of transformers.
+
+    `dtype` and `device` are what `from_pretrained(dtype=...)` and `Module.to` accept.
+    """
+    # Imported here because this takes seconds, and the pictures need none of it.
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(MODEL_PATH, dtype=dtype, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(MODEL_PATH, local_files_only=True)
+    return model.to(device).eval(), processor
+
+
+def pictures() -> list[Path]:
+    """The paths of the bundled pictures, the default one first."""
+    return [_PICTURES / name for name in _catalogue()]
+
+
+def default_picture() -> Path:
+    """The picture that examples use when none is named."""
+    return pictures()[0]
+
+
+def picture_questions() -> dict[str, list[dict[str, str]]]:
+    """Questions that the model answers rightly: picture file name -> {"question", "answer", "kind"} each."""
+    return {name: entry["questions"] for name, entry in _catalogue().items()}
+
+
+def _catalogue() -> dict[str, dict[str, Any]]:
+    """What `questions.json` says of each picture: the seed it is rendered from, and its questions."""
+    text = (_PICTURES / "questions.json").read_text(encoding="utf-8")
+    catalogue: dict[str, dict[str, Any]] = json.loads(text)
+    return catalogue

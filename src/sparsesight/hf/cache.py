@@ -1,0 +1,162 @@
+"""Cache layers that hold fewer tokens than their logical length.
+
+transformers sizes masks and positions from cache lengths, so a layer that dropped tokens must go on reporting the
+length it would have had. What a pruned layer knows about its keys lives in the layer, and dies with the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from ..errors import UnsupportedModelError
+
+
+class PrunedDynamicLayer(DynamicLayer):
+    """A :class:`DynamicLayer` whose first ``held`` keys stand for ``logical`` tokens.
+
+    ``slots`` [b, held] is the logical index of each of those keys and ``valid`` [b, held] tells filler; keys appended
+    later are ordinary tokens and follow the logical length one by one.
+    """
+
+    slots: Tensor
+    valid: Tensor
+    held: int
+    logical: int
+    ragged: bool  # whether there is filler among the held keys (known without asking the device)
+
+    @classmethod
+    def of(cls, layer: DynamicLayer) -> PrunedDynamicLayer:
+        """Turn a cache layer into a pruned one; one that already is stays itself."""
+        if isinstance(layer, cls):
+            return layer
+        pruned = cls.__new__(cls)
+        pruned.__dict__.update(layer.__dict__)
+        pruned.held = pruned.logical = 0
+        pruned.ragged = False
+        return pruned
+
+    def physical_length(self) -> int:
+        """Keys actually stored."""
+        return super().get_seq_length()
+
+    def get_seq_length(self) -> int:
+        return self.logical + self.physical_length() - self.held
+
+    def key_slots(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Logical index and validity [rows, stored] of the keys stored now."""
+        tail = self.physical_length() - self.held
+        after = torch.arange(self.logical, self.logical + tail, device=device).expand(rows, tail)
+        fine = torch.ones_like(after, dtype=torch.bool)
+        if not self.held:
+            return after, fine
+        return torch.cat((self.slots, after), 1), torch.cat((self.valid, fine), 1)
+
+    def note(self, slots: Tensor, valid: Tensor, logical: int, ragged: bool) -> None:
+        """Record what the layer holds once the coming ``update`` is done; ``slots`` covers all its keys then."""
+        self.slots, self.valid = slots, valid
+        self.held, self.logical = slots.shape[1], logical
+        self.ragged = ragged
+
+    def reset(self) -> None:
+        super().reset()
+        self.held = self.logical = 0
+        self.ragged = False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last tokens, counted logically (a positive value is the legacy length to keep).
+
+        Raises:
+            UnsupportedModelError: if the samples held different numbers of the tokens to remove.
+        """
+        length = self.get_seq_length()
+        if tokens_to_remove > 0:
+            tokens_to_remove = min(tokens_to_remove - length, 0)
+        keep = length + tokens_to_remove
+        if tokens_to_remove == 0:
+            return
+        if keep < self.logical:
+            stay = (self.slots < keep).sum(1)
+            left = int(stay.max())
+            if int(stay.min()) != left or not bool(self.valid.all()):
+                raise UnsupportedModelError(
+                    "crop: the samples of this batch hold different tokens in that range"
+                )
+            remove = self.physical_length() - left
+            self.slots, self.valid = self.slots[:, :left], self.valid[:, :left]
+            self.held, self.logical = left, keep
+        else:
+            remove = -tokens_to_remove
+        if remove:
+            super().crop(-remove)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._map_rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._map_rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._map_rows(lambda x: x[indices])
+
+    def _map_rows(self, change: Any) -> None:
+        if self.held:
+            self.slots, self.valid = change(self.slots), change(self.valid)
+
+
+def pruned_layer(cache: Cache | None, index: int) -> PrunedDynamicLayer | None:
+    """The pruned layer at ``index``, or None if that layer was never pruned."""
+    layers = getattr(cache, "layers", ())
+    layer = layers[index] if index < len(layers) else None
+    return layer if isinstance(layer, PrunedDynamicLayer) else None
+
+
+def held_keys(cache: Cache | None, num_layers: int) -> tuple[int, ...]:
+    """Keys stored by each layer."""
+    layers = getattr(cache, "layers", ())
+    counts = [
+        x.physical_length() if isinstance(x, PrunedDynamicLayer) else int(x.get_seq_length()) for x in layers
+    ]
+    return tuple((counts + [0] * num_layers)[:num_layers])
+
+
+def make_pruned(cache: Cache, index: int) -> PrunedDynamicLayer:
+    """Put a pruned layer in the place of the cache's layer ``index`` (created if the cache is lazy)."""
+    while len(cache.layers) <= index:
+        cache.layers.append(DynamicLayer())
+    old = cache.layers[index]
+    assert isinstance(old, DynamicLayer)  # check_cache() saw to it
+    layer = PrunedDynamicLayer.of(old)
+    if not layer.held and layer.keys is not None and layer.physical_length():
+        # Text-only turns came before: everything was kept.
+        row = torch.arange(layer.physical_length(), device=layer.keys.device).expand(layer.keys.shape[0], -1)
+        layer.note(row, torch.ones_like(row, dtype=torch.bool), layer.physical_length(), ragged=False)
+    cache.layers[index] = layer
+    return layer
+
+
+def check_cache(cache: Any, first: int) -> None:
+    """Refuse a cache whose layers from ``first`` on cannot hold fewer tokens than their logical length.
+
+    Raises:
+        UnsupportedModelError: naming the kind of layer.
+    """
+    if cache is None:
+        return
+    if not isinstance(cache, Cache):
+        raise UnsupportedModelError(f"past_key_values={type(cache).__name__}: pass a transformers Cache")
+    kinds = {type(layer) for layer in cache.layers[first:]}
+    lazy = getattr(cache, "layer_class_to_replicate", None)
+    if lazy is not None:
+        kinds.add(lazy)
+    bad = sorted(k.__name__ for k in kinds - {DynamicLayer, PrunedDynamicLayer})
+    if bad:
+        raise UnsupportedModelError(
+            f"past_key_values has layers of type {bad}, which cannot be pruned yet: use a DynamicCache (the default)"
+        )

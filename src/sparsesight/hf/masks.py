@@ -1,0 +1,77 @@
+"""Attention masks of pruned layers, from the masks transformers made for the unpruned sequence.
+
+A mask arrives in the form of the model's attention implementation: nothing at all (plain causal), 2D [b, keys]
+(FlashAttention), 4D [b, h, rows, keys] boolean (sdpa) or additive (eager), or a flex ``BlockMask``. Selecting rows and
+columns keeps whatever rule is in it: padding, bidirectional images, a user's own mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from ..ops import causal_rows
+
+
+def mask_of_rows(mask: Any, row: Tensor, offset: int, keys: int) -> Tensor:
+    """What a pruning layer's selected rows [b, r] may see: broadcastable to [b, heads, r, keys].
+
+    ``mask`` is the one that layer itself uses; ``offset`` keys were cached before its first row.
+    """
+    if isinstance(mask, BlockMask):
+        b = torch.arange(row.shape[0], device=row.device)[:, None, None]
+        key = torch.arange(keys, device=row.device)[None, None]
+        head = torch.zeros((), dtype=torch.long, device=row.device)
+        return mask.mask_mod(b, head, row[:, :, None], key)[:, None]
+    if mask is None or mask.ndim == 2:
+        return causal_rows(row, keys, offset, None if mask is None else mask[:, :keys].bool())
+    mask = mask[..., :keys].expand(row.shape[0], -1, -1, -1)
+    return mask.gather(2, row[:, None, :, None].expand(-1, mask.shape[1], -1, keys))
+
+
+def select_mask(
+    mask: Any, row: Tensor, slot: Tensor, valid: Tensor, *, ragged: bool, past: int, flash: bool
+) -> Any:
+    """The mask of a pruned layer.
+
+    Args:
+        mask: the mask for the unpruned sequence.
+        row: [b, n] which rows of the current input are left.
+        slot: [b, k] logical index of every key the layer will see.
+        valid: [b, k] False for filler.
+        ragged: whether any of ``valid`` is False, known to the host.
+        past: logical length before this forward.
+        flash: whether the attention implementation takes 2D masks.
+    """
+    if mask is None:
+        if not ragged:
+            return None
+        if flash:
+            return valid
+        seen = slot[:, None] <= (row + past)[..., None]
+        return (seen & valid[:, None])[:, None]
+    if isinstance(mask, BlockMask):
+        rule = mask.mask_mod
+
+        def pruned(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return valid[b, k] & rule(b, h, row[b, q], slot[b, k])
+
+        return create_block_mask(
+            pruned, B=row.shape[0], H=None, Q_LEN=row.shape[1], KV_LEN=slot.shape[1], device=str(row.device)
+        )
+    if mask.ndim == 2:
+        if not ragged and not past:
+            return None
+        return mask.expand(row.shape[0], -1).gather(1, slot).bool() & valid
+    mask = mask.expand(row.shape[0], -1, -1, -1)
+    heads = mask.shape[1]
+    mask = mask.gather(2, row[:, None, :, None].expand(-1, heads, -1, mask.shape[3]))
+    mask = mask.gather(3, slot[:, None, None].expand(-1, heads, mask.shape[2], -1))
+    if not ragged:
+        return mask
+    if mask.dtype == torch.bool:
+        return mask & valid[:, None, None]
+    return mask.masked_fill(~valid[:, None, None], torch.finfo(mask.dtype).min)

@@ -1,0 +1,88 @@
+"""Reading a pruning layer's queries and keys, after the rotary embedding, from inside its attention.
+
+The layer's attention module gets a private copy of its config that names a wrapped attention function; the function
+calls the real one and then shows queries, keys and mask to whoever listens. Nothing is recomputed and no class is
+patched; the copy goes away with the probe.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..errors import UnsupportedModelError
+from .families import attention_implementation
+
+Listener = Callable[[int, Tensor, Tensor, Any, dict[str, Any]], None]
+PREFIX = "sparsesight|"
+MARK = "_sparsesight_probe"
+
+
+class Probe:
+    """Shows ``listener(layer, query, key, mask, kwargs)`` every attention call of one module until removed."""
+
+    def __init__(self, attention: nn.Module, layer: int, listener: Listener) -> None:
+        if getattr(attention, "config", None) is None:
+            raise UnsupportedModelError(
+                f"decoder layer {layer}: its attention has no config, so it cannot be read"
+            )
+        self.attention, self.layer, self.listener = attention, layer, listener
+        self.config: Any = attention.config
+        self.real = real_attention(attention)
+        name = PREFIX + attention_implementation(attention)
+        AttentionInterface.register(name, _probed_attention)
+        private = copy.copy(self.config)
+        private.__dict__["_attn_implementation_internal"] = name
+        attention.config = private
+        setattr(attention, MARK, self)  # found by the registered function
+
+    def remove(self) -> None:
+        """Give the module its own config back."""
+        self.attention.config = self.config
+        delattr(self.attention, MARK)
+
+
+def real_attention(attention: nn.Module) -> Callable[..., Any]:
+    """The attention function a module would call; eager ones live in the module's own source, not in the registry.
+
+    Raises:
+        UnsupportedModelError: if there is none.
+    """
+    name = attention_implementation(attention)
+    if name in ALL_ATTENTION_FUNCTIONS:
+        return ALL_ATTENTION_FUNCTIONS[name]
+    for kind in type(attention).__mro__:
+        function = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        if function is not None:
+            return function
+    raise UnsupportedModelError(
+        f"attention implementation {name!r} of {type(attention).__name__} cannot be read"
+    )
+
+
+def _probed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    probe: Probe = getattr(module, MARK)
+    private, module.config = (
+        module.config,
+        probe.config,
+    )  # some implementations read the name back from the config
+    try:
+        result = probe.real(module, query, key, value, attention_mask, *args, **kwargs)
+    finally:
+        module.config = private
+    probe.listener(probe.layer, query, key, attention_mask, kwargs)
+    return result

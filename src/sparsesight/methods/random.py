@@ -1,0 +1,39 @@
+"""Random: the control that every method must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from .base import Method, StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """Keep a random subset at each stage.
+
+    The draw is a hash of (seed, stage, index of the token), not a generator: it is the same on every device and a
+    sample keeps the same tokens alone and in any batch.
+
+    Attributes:
+        seed: another seed, another draw.
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str] = "random"
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        x = stage.origin + ((self.seed * 1_000_003 + stage.index + 1) * 0x9E3779B1) % 2**31
+        for multiplier in (
+            0x45D9F3B,
+            0x45D9F3B,
+            0x2C1B3C6D,
+        ):  # xor-shift-multiply mixing, kept within 31 bits
+            x = ((x ^ (x >> 16)) * multiplier) % 2**31
+        return (x ^ (x >> 15)).float()

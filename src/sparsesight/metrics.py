@@ -1,0 +1,267 @@
+"""What a prefill costs: equal tokens, arithmetic, KV memory, latency. Plain arithmetic on counts.
+
+Conventions, stated once: *FLOPs* count a multiply-add as one, as SparseVLM's tables do; attention counts the full
+``queries x keys`` rectangle (no causal halving); the vocabulary projection and the vision tower are left out, since
+sparsification does not change them. With ordinary multi-head attention and a gated MLP this is the published
+``sum_l (4 n d^2 + 2 n^2 d + 3 n d m)``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a decoder that fix its cost.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: model width.
+        heads, kv_heads, head_dim: attention heads (grouped-query: ``kv_heads < heads``) and their width.
+        linear: multiply-adds per token of one layer's projections and MLP.
+        kv_bytes: bytes of one cached number.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    linear: int
+    kv_bytes: int = 2
+
+    @classmethod
+    def llama(
+        cls, layers: int, hidden: int, ffn: int, heads: int, kv_heads: int | None = None, kv_bytes: int = 2
+    ) -> DecoderShape:
+        """A Llama-style decoder: q, k, v, o projections and a gated MLP of width ``ffn``."""
+        kv_heads = kv_heads or heads
+        head_dim = hidden // heads
+        projections = 2 * hidden * head_dim * (heads + kv_heads)
+        return cls(layers, hidden, heads, kv_heads, head_dim, projections + 3 * hidden * ffn, kv_bytes)
+
+    @classmethod
+    def of(cls, decoder: nn.Module) -> DecoderShape:
+        """Read the sizes off a transformers decoder; the linear layers are counted as they are."""
+        config: Any = decoder.config
+        layers: Any = decoder.layers
+        linear = sum(m.weight.numel() for m in layers[0].modules() if isinstance(m, nn.Linear))
+        heads = config.num_attention_heads
+        return cls(
+            layers=len(layers),
+            hidden=config.hidden_size,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            linear=linear,
+            kv_bytes=next(decoder.parameters()).element_size(),
+        )
+
+    def prefill_flops(self, entering: Sequence[int], past: Sequence[int] | None = None) -> int:
+        """Multiply-adds of one sample's prefill.
+
+        Args:
+            entering: tokens (text included) entering each layer.
+            past: keys cached before, per layer; default none.
+        """
+        past = past or [0] * self.layers
+        width = self.heads * self.head_dim
+        return sum(n * self.linear + 2 * n * (n + p) * width for n, p in zip(entering, past, strict=True))
+
+    def kv_cache_bytes(self, lengths: Sequence[int]) -> int:
+        """Bytes of keys and values of one sample, from the keys held by each layer."""
+        return 2 * sum(lengths) * self.kv_heads * self.head_dim * self.kv_bytes
+
+
+@dataclass
+class Latency:
+    """Measured milliseconds of the decoder: per prefill, and per decoding step."""
+
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+
+    def add(self, ms: float, prefill: bool) -> None:
+        (self.prefill if prefill else self.decode).append(ms)
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One sample of the batch."""
+
+    visual_tokens: int
+    text_tokens: int  # everything that is not visual
+    visual_per_layer: tuple[int, ...]  # entering each layer
+    equal_tokens: float  # a pruning layer counts at its pruned size, as published
+    equal_tokens_entering: float  # every layer counts what enters it
+    flops_dense: int
+    flops_sparse: int  # scoring included
+    flops_scoring: int  # raters, rater-row attention, merging
+    note: str = ""  # why it ran dense, if it did
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the last prefill cost and saved; ``print`` it, or take :meth:`to_dict`."""
+
+    method: dict[str, Any]
+    layers: tuple[int, ...]
+    samples: tuple[SampleReport, ...]
+    kv_lengths: tuple[int, ...]  # keys held by each layer after the prefill, padding of the batch included
+    kv_bytes_dense: int
+    kv_bytes_sparse: int
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+
+    @property
+    def flops_dense(self) -> int:
+        return sum(s.flops_dense for s in self.samples)
+
+    @property
+    def flops_sparse(self) -> int:
+        return sum(s.flops_sparse for s in self.samples)
+
+    @property
+    def speedup_limit(self) -> float:
+        """Dense over sparse prefill FLOPs: no implementation can be faster by more."""
+        return self.flops_dense / self.flops_sparse
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        totals = {"flops_dense": self.flops_dense, "flops_sparse": self.flops_sparse}
+        return {**asdict(self), **totals, "speedup_limit": self.speedup_limit}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """``(quantity, dense, sparse)``, ready for a table."""
+        n = len(self.samples)
+
+        def mean(values: Sequence[float]) -> str:
+            return f"{sum(values) / n:.1f}"
+
+        rows = [
+            (
+                "equal tokens",
+                mean([s.visual_tokens for s in self.samples]),
+                mean([s.equal_tokens for s in self.samples]),
+            ),
+            (
+                "equal tokens (entering)",
+                mean([s.visual_tokens for s in self.samples]),
+                mean([s.equal_tokens_entering for s in self.samples]),
+            ),
+            ("prefill multiply-adds", _si(self.flops_dense), _si(self.flops_sparse)),
+            ("KV cache bytes", _si(self.kv_bytes_dense), _si(self.kv_bytes_sparse)),
+        ]
+        for name, value in (("prefill ms", self.prefill_ms), ("decode ms per token", self.decode_ms)):
+            if value is not None:
+                rows.append((name, "", f"{value:.2f}"))
+        return rows
+
+    def __str__(self) -> str:
+        lines = [f"{self.method['method']}, pruning after layers {', '.join(map(str, self.layers))}"]
+        lines.append(f"{'':<26}{'dense':>12}{'sparse':>12}")
+        lines += [f"{name:<26}{dense:>12}{sparse:>12}" for name, dense, sparse in self.rows()]
+        lines.append("visual tokens per layer")
+        for i, sample in enumerate(self.samples):
+            note = f"  ({sample.note})" if sample.note else ""
+            lines.append(f"  sample {i}: {staircase(sample.visual_per_layer)}{note}")
+        return "\n".join(lines)
+
+
+def staircase(per_layer: Sequence[int]) -> str:
+    """``576 x3, 300 x4``: counts with how many layers in a row have them."""
+    runs: list[list[int]] = []
+    for count in per_layer:
+        if runs and runs[-1][0] == count:
+            runs[-1][1] += 1
+        else:
+            runs.append([count, 1])
+    return ", ".join(f"{count} x{times}" for count, times in runs)
+
+
+def _si(value: float) -> str:
+    """A number with a metric prefix."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.2f} {prefix}"
+    return f"{value:.0f}"
+
+
+def batch_report(
+    *,
+    method: dict[str, Any],
+    shape: DecoderShape,
+    layers: tuple[int, ...],
+    visual: Sequence[int],
+    text: Sequence[int],
+    length: Sequence[int],
+    width: int,
+    tokens_out: Sequence[Sequence[int]],
+    recycled: Sequence[Sequence[int]],
+    past: Sequence[int],
+    latency: Latency,
+) -> Report:
+    """Put a report together from counts.
+
+    Args:
+        method: the method as a dict.
+        shape: of the decoder.
+        layers: pruning layers.
+        visual, text, length: per sample: visual tokens, text tokens after them, all tokens.
+        width: padded length of the batch.
+        tokens_out: visual tokens per sample after each stage that ran; empty if the prefill ran dense.
+        recycled: recycled tokens per sample and stage.
+        past: keys each layer had cached before.
+        latency: measurements, possibly none.
+    """
+    samples, kv = [], [width] * shape.layers
+    for stage, layer in zip(tokens_out, layers, strict=False):
+        kept = max(n - v + o for n, v, o in zip(length, visual, stage, strict=True))
+        kv[layer + 1 :] = [kept] * (shape.layers - layer - 1)
+    for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
+        entering, scoring = [v] * shape.layers, 0
+        for s, layer in enumerate(layers[: len(tokens_out)]):
+            keys = n - v + entering[layer] + past[layer]
+            scoring += t * keys * shape.heads * shape.head_dim + recycled[s][i] ** 2 * shape.hidden
+            entering[layer + 1 :] = [tokens_out[s][i]] * (shape.layers - layer - 1)
+        scoring += v * t * shape.hidden if tokens_out else 0
+        dense = entering[-1] == v and all(e == v for e in entering)
+        scoring = 0 if dense else scoring
+        note = ""
+        if dense:
+            note = "ran dense: no visual tokens" if not v else "ran dense: no text after the visual tokens"
+            note = "ran dense: the budget keeps every visual token" if v and t else note
+        leaving = (*entering[1:], entering[-1])
+        samples.append(
+            SampleReport(
+                visual_tokens=v,
+                text_tokens=n - v,
+                visual_per_layer=tuple(entering),
+                equal_tokens=sum(leaving) / shape.layers,
+                equal_tokens_entering=sum(entering) / shape.layers,
+                flops_dense=shape.prefill_flops([n] * shape.layers, past),
+                flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
+                flops_scoring=scoring,
+                note=note,
+            )
+        )
+    lengths = tuple(p + k for p, k in zip(past, kv, strict=True))
+    return Report(
+        method=method,
+        layers=layers,
+        samples=tuple(samples),
+        kv_lengths=lengths,
+        kv_bytes_dense=len(samples) * shape.kv_cache_bytes([p + width for p in past]),
+        kv_bytes_sparse=len(samples) * shape.kv_cache_bytes(lengths),
+        prefill_ms=median(latency.prefill) if latency.prefill else None,
+        decode_ms=median(latency.decode) if latency.decode else None,
+    )
