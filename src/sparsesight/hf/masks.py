@@ -22,10 +22,7 @@ def mask_of_rows(mask: Any, row: Tensor, offset: int, keys: int) -> Tensor:
     ``mask`` is the one that layer itself uses; ``offset`` keys were cached before its first row.
     """
     if isinstance(mask, BlockMask):
-        b = torch.arange(row.shape[0], device=row.device)[:, None, None]
-        key = torch.arange(keys, device=row.device)[None, None]
-        head = torch.zeros((), dtype=torch.long, device=row.device)
-        return mask.mask_mod(b, head, row[:, :, None], key)[:, None]
+        return _evaluate(mask, row, torch.arange(keys, device=row.device).expand(row.shape[0], -1))[:, None]
     if mask is None or mask.ndim == 2:
         return causal_rows(row, keys, offset, None if mask is None else mask[:, :keys].bool())
     mask = mask[..., :keys].expand(row.shape[0], -1, -1, -1)
@@ -54,10 +51,11 @@ def select_mask(
         seen = slot[:, None] <= (row + past)[..., None]
         return (seen & valid[:, None])[:, None]
     if isinstance(mask, BlockMask):
-        rule = mask.mask_mod
+        # One captured tensor, not a closure over the old mask's: the compiled kernel gets few inputs.
+        allowed = _evaluate(mask, row, slot) & valid[:, None]
 
         def pruned(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return valid[b, k] & rule(b, h, row[b, q], slot[b, k])
+            return allowed[b, q, k]
 
         return create_block_mask(
             pruned, B=row.shape[0], H=None, Q_LEN=row.shape[1], KV_LEN=slot.shape[1], device=str(row.device)
@@ -75,3 +73,10 @@ def select_mask(
     if mask.dtype == torch.bool:
         return mask & valid[:, None, None]
     return mask.masked_fill(~valid[:, None, None], torch.finfo(mask.dtype).min)
+
+
+def _evaluate(mask: BlockMask, row: Tensor, slot: Tensor) -> Tensor:
+    """The rule of a block mask as a boolean tensor [b, rows, keys], at ``row`` [b, rows] and ``slot`` [b, keys]."""
+    sample = torch.arange(row.shape[0], device=row.device)[:, None, None]
+    head = torch.zeros((), dtype=torch.long, device=row.device)
+    return mask.mask_mod(sample, head, row[:, :, None], slot[:, None])
