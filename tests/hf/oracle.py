@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def oracle_logits(model: Any, ids: Tensor, kept: list[Tensor], layers: tuple[int, ...], **pictures: Any) -> Tensor:
+def oracle_logits(
+    model: Any, ids: Tensor, kept: list[Tensor], layers: tuple[int, ...], **pictures: Any
+) -> Tensor:
     """Logits [n, vocab] of one unpadded sample (prompt and what was generated), computed densely.
 
     Args:
@@ -33,7 +35,9 @@ def oracle_logits(model: Any, ids: Tensor, kept: list[Tensor], layers: tuple[int
         hooks.append(layer.register_forward_pre_hook(_with_mask(allowed[None, None]), with_kwargs=True))
     try:
         with torch.no_grad():
-            return model(input_ids=ids[None], attention_mask=torch.ones(1, n, dtype=torch.long), **pictures).logits[0]
+            return model(
+                input_ids=ids[None], attention_mask=torch.ones(1, n, dtype=torch.long), **pictures
+            ).logits[0]
     finally:
         for hook in hooks:
             hook.remove()

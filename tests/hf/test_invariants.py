@@ -30,7 +30,11 @@ ALL = [
 
 
 def label(method: Method) -> str:
-    return f"{method.name}-{method.positions}" + ("-adaptive" if method.data_dependent else "") + f"-{method.layers}"
+    return (
+        f"{method.name}-{method.positions}"
+        + ("-adaptive" if method.data_dependent else "")
+        + f"-{method.layers}"
+    )
 
 
 @lru_cache(maxsize=16)
@@ -115,7 +119,9 @@ def fingerprint(built: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, module in built.named_modules():
         hooks = {k: len(v) for k, v in vars(module).items() if "hooks" in k and hasattr(v, "__len__")}
-        attributes = {k: id(v) for k, v in vars(module).items() if not k.startswith("_") or "sparsesight" in k}
+        attributes = {
+            k: id(v) for k, v in vars(module).items() if not k.startswith("_") or "sparsesight" in k
+        }
         found[name] = (type(module), hooks, attributes, id(getattr(module, "config", None)))
     found["parameters"] = {k: (id(p), p._version) for k, p in built.named_parameters()}
     found["config"] = built.config.to_dict()

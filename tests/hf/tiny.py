@@ -24,7 +24,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 SIDE, PATCH = 48, 6  # 64 visual tokens
 LAYERS = 7
-WORDS = "<pad> <s> </s> <unk> <image> USER ASSISTANT : ? what is the red small star left of a blue ring and how many".split()
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+WORDS = [*SPECIAL, *"USER ASSISTANT : ? what is the red small star left of a blue ring and how many".split()]  # noqa: SIM905
 FAMILIES = ("llava", "llava_next")
 
 
@@ -42,7 +43,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model(family: str = "llava", attention: str = "sdpa", dtype: torch.dtype = torch.float32, **text: Any) -> Any:
+def model(
+    family: str = "llava", attention: str = "sdpa", dtype: torch.dtype = torch.float32, **text: Any
+) -> Any:
     """A random model of the family; the same weights for every attention implementation."""
     torch.manual_seed(7)
     vision = CLIPVisionConfig(
@@ -73,7 +76,9 @@ def model(family: str = "llava", attention: str = "sdpa", dtype: torch.dtype = t
         "attn_implementation": attention,
     }
     if family == "llava":
-        built: Any = LlavaForConditionalGeneration(LlavaConfig(**common, image_seq_length=(SIDE // PATCH) ** 2))
+        built: Any = LlavaForConditionalGeneration(
+            LlavaConfig(**common, image_seq_length=(SIDE // PATCH) ** 2)
+        )
     else:
         pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
         built = LlavaNextForConditionalGeneration(LlavaNextConfig(**common, image_grid_pinpoints=pinpoints))
@@ -95,7 +100,9 @@ def processor(family: str = "llava") -> Any:
     if family == "llava":
         return LlavaProcessor(image_processor=CLIPImageProcessorPil(**size), **common)
     pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-    return LlavaNextProcessor(image_processor=LlavaNextImageProcessorPil(image_grid_pinpoints=pinpoints, **size), **common)
+    return LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(image_grid_pinpoints=pinpoints, **size), **common
+    )
 
 
 def picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:

@@ -169,6 +169,8 @@ class Forward:
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """Inputs of a layer, rewritten for the rows that are left; None if nothing changes."""
+        if self.cache is None:  # the decoder makes its own where it is given none
+            self.cache = kwargs.get("past_key_values")
         if (
             self.rows is not None
             and self.done < len(self.plan.stages)
