@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -18,103 +17,11 @@ from torch import nn
 from .budget import Retain
 from .errors import SparseSightError
 from .hf.families import anatomy
+from .hf.forward import NOT_ROWS, take_rows
 from .hf.sparsify import sparsify
 
 DECODE = "decode"
 PREFILL = "prefill"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a random LLaVA. ``heads`` defaults to a head width of 64, ``kv_heads`` to ``heads``."""
-
-    layers: int = 24
-    hidden: int = 1024
-    ffn: int = 2816
-    visual: int = 576
-    text: int = 64
-    heads: int = 0
-    kv_heads: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Shape:
-        """Read ``layers=24,hidden=1024,...``; what is not named keeps its default.
-
-        Raises:
-            SparseSightError: naming the part that is wrong and what is known.
-        """
-        values: dict[str, int] = {}
-        for part in filter(None, (p.strip() for p in text.split(","))):
-            name, _, value = part.partition("=")
-            if name not in cls.__dataclass_fields__ or not value.isdigit() or not int(value):
-                known = ", ".join(cls.__dataclass_fields__)
-                raise SparseSightError(f"shape: {part!r} is not NAME=NUMBER with a name out of {known}")
-            values[name] = int(value)
-        shape = cls(**values)
-        heads = shape.heads or max(shape.hidden // 64, 1)
-        shape = cls(**{**asdict(shape), "heads": heads, "kv_heads": shape.kv_heads or heads})
-        if shape.hidden % heads or shape.hidden // heads % 2 or heads % shape.kv_heads or shape.layers < 2:
-            raise SparseSightError(
-                f"shape: {shape} needs two layers or more, an even head width hidden / heads and kv_heads dividing heads"
-            )
-        return shape
-
-
-def random_llava(
-    shape: Shape, dtype: torch.dtype, device: str, attention: str = "sdpa"
-) -> tuple[nn.Module, dict[str, Any]]:
-    """A LLaVA of random weights with a thin vision tower, and a prompt of exactly that shape.
-
-    Only the decoder is measured, so the tower is as small as it can be; 2880 tokens come from five 576-token pictures.
-    """
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    side = max(s for s in range(1, math.isqrt(shape.visual) + 1) if shape.visual % (s * s) == 0)
-    vision = CLIPVisionConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        image_size=2 * side,
-        patch_size=2,
-        projection_dim=8,
-    )
-    text = LlamaConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        vocab_size=1000,
-        max_position_embeddings=shape.visual + shape.text + 4096,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=999,
-        vision_feature_layer=-1,
-        attn_implementation=attention,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            model = LlavaForConditionalGeneration(config).eval()
-        finally:
-            torch.set_default_dtype(before)
-    model.generation_config.eos_token_id = None
-    ahead = min(shape.text // 2, 35)  # a system prompt before the picture, as LLaVA has
-    ids = torch.randint(5, 900, (1, shape.visual + shape.text))
-    ids[:, ahead : ahead + shape.visual] = 999
-    pixels = torch.randn(shape.visual // side**2, 3, 2 * side, 2 * side, dtype=dtype)
-    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-    return model, {k: v.to(device) for k, v in prompt.items()}
-
-
-def repeat_prompt(prompt: dict[str, Any], batch: int) -> dict[str, Any]:
-    """The same prompt ``batch`` times."""
-    return {k: v.repeat(batch, *[1] * (v.ndim - 1)) for k, v in prompt.items()}
 
 
 @dataclass
@@ -150,6 +57,38 @@ def timed_decoder(decoder: nn.Module, times: Times) -> Iterator[None]:
     hooks = [
         decoder.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
         decoder.register_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def shortened(decoder: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
+    """Give layer ``i`` only the first ``lengths[i]`` rows: the same arithmetic as pruning, with nothing chosen.
+
+    What this costs is the ceiling of this machine for that schedule: short inputs use its arithmetic less well.
+    """
+
+    def shorten(n: int) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            hidden = args[0]
+            rows = torch.arange(n, device=hidden.device).expand(hidden.shape[0], -1)
+            mask = kwargs.get("attention_mask")
+            kwargs = {k: take_rows(v, rows, length) for k, v in kwargs.items() if k not in NOT_ROWS}
+            kwargs["attention_mask"] = None if mask is None else mask[..., :n, :n]
+            return (hidden[:, :n],), kwargs
+
+        return hook
+
+    layers: Any = decoder.layers
+    length = lengths[0]
+    hooks = [
+        layer.register_forward_pre_hook(shorten(n), with_kwargs=True)
+        for layer, n in zip(layers, lengths, strict=True)
+        if n < length
     ]
     try:
         yield
@@ -203,9 +142,12 @@ def bench(
     Returns:
         One dict per budget; times are medians in milliseconds, with their spread under ``spread``. Ratios come from
         the wall clock; ``*_cpu`` are the same from processor time, which a loaded machine does not disturb.
+        ``flops_limit`` is arithmetic (without the method's own); ``measured_limit`` is what this machine reaches when
+        the same layers just get shorter inputs (:func:`shortened`).
     """
     decoder = anatomy(model).decoder
     options = options or {}
+    lengths: dict[Retain, list[int]] = {}
     for retain in retains:  # a budget that cannot be met fails now, not after minutes
         with sparsify(model, method, retain=retain, **options) as run:
             run_once(model, prompt, 0)
@@ -213,18 +155,22 @@ def bench(
             raise SparseSightError(
                 f"retain={retain!r}: keeps every visual token, there is nothing to measure"
             )
-    configurations: list[Retain | None] = [None, *retains]
-    times = {c: Times() for c in configurations}
+        sample = run.report.samples[0]
+        lengths[retain] = [sample.text_tokens + v for v in sample.visual_per_layer]
+    turns: list[tuple[str, Retain | None]] = [("dense", None)]
+    turns += [(kind, retain) for retain in retains for kind in ("sparse", "bare")]
+    times = {turn: Times() for turn in turns}
     shuffle = random.Random(0)
-    for turn in range(repeats + 1):
-        for configuration in shuffle.sample(configurations, len(configurations)):
-            into = times[configuration] if turn else Times()
-            if configuration is None:
-                with timed_decoder(decoder, into):
-                    run_once(model, prompt, steps)
-            else:
-                with sparsify(model, method, retain=configuration, **options), timed_decoder(decoder, into):
-                    run_once(model, prompt, steps)
+    for count in range(repeats + 1):
+        for turn in shuffle.sample(turns, len(turns)):
+            kind, budget = turn
+            with ExitStack() as stack:
+                if kind == "sparse":
+                    stack.enter_context(sparsify(model, method, retain=budget, **options))
+                elif kind == "bare" and budget is not None:
+                    stack.enter_context(shortened(decoder, lengths[budget]))
+                stack.enter_context(timed_decoder(decoder, times[turn] if count else Times()))
+                run_once(model, prompt, 0 if kind == "bare" else steps)
             if progress is not None:
                 progress()
     return [_row(model, prompt, decoder, retain, times, method, options) for retain in retains]
@@ -235,7 +181,7 @@ def _row(
     prompt: dict[str, Any],
     decoder: nn.Module,
     retain: Retain,
-    times: dict[Retain | None, Times],
+    times: dict[tuple[str, Retain | None], Times],
     method: str,
     options: dict[str, Any],
 ) -> dict[str, Any]:
@@ -248,10 +194,13 @@ def _row(
             shares.append({k: 1e3 * v / alone.wall[PREFILL][0] for k, v in sections.items()})
         report = run.report
     parts = {k: median(s.get(k, 0.0) for s in shares) for k in ("raters", "scoring", "gather", "masks")}
-    dense, sparse = times[None], times[retain]
+    dense, sparse, bare = times["dense", None], times["sparse", retain], times["bare", retain]
     limit = report.flops_dense / sum(s.flops_sparse - s.flops_scoring for s in report.samples)
-    speedup = median(dense.wall[PREFILL]) / median(sparse.wall[PREFILL])
-    cpu_speedup = median(dense.cpu[PREFILL]) / median(sparse.cpu[PREFILL])
+
+    def ratio(phase: str, of: str, to: Times) -> float:
+        return median(getattr(dense, of)[phase]) / median(getattr(to, of)[phase])
+
+    speedup, cpu_speedup = ratio(PREFILL, "wall", sparse), ratio(PREFILL, "cpu", sparse)
     decode = bool(dense.wall[DECODE])
     return {
         "retain": retain,
@@ -262,6 +211,8 @@ def _row(
         "flops_limit": limit,
         "prefill_ratio_to_limit": speedup / limit,
         "prefill_ratio_to_limit_cpu": cpu_speedup / limit,
+        "measured_limit": ratio(PREFILL, "wall", bare),
+        "measured_limit_cpu": ratio(PREFILL, "cpu", bare),
         "overhead_share": sum(parts.values()),
         "overhead_parts": parts,
         "decode_dense_ms": median(dense.wall[DECODE]) if decode else None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache, TextIteratorStreamer
+from transformers import DynamicCache, GenerationMixin, TextIteratorStreamer
 
 from sparsesight import SparseVLM, sparsify
 from tests.hf import tiny
@@ -30,6 +30,8 @@ def test_beam_search(family: str, attention: str) -> None:
             assert torch.equal(out.sequences[2 * i : 2 * i + 2, -5:], alone.sequences[:, -5:])
             close(out.sequences_scores[2 * i : 2 * i + 2], alone.sequences_scores)
             pictures = {k: v for k, v in single.items() if k not in ("input_ids", "attention_mask")}
+            if i == 1 and not hasattr(GenerationMixin, "_expand_multimodal_outputs"):
+                continue  # older transformers mix up the pictures of one prompt when they repeat it, dense or sparse
             kept, layers = [stage[0] for stage in run.kept], run.layers
             with sparsify_off(run):
                 for sequence, score in zip(alone.sequences, alone.sequences_scores, strict=True):

@@ -84,6 +84,7 @@ def model(
         built = LlavaNextForConditionalGeneration(LlavaNextConfig(**common, image_grid_pinpoints=pinpoints))
     built.generation_config.eos_token_id = None
     built.generation_config.pad_token_id = 0
+    built.generation_config.suppress_tokens = [WORDS.index("<image>")]  # random weights might say it
     with torch.no_grad():  # embeddings of the scale of the picture's, so that raters differ
         built.get_decoder().embed_tokens.weight.mul_(3)
     return built.to(dtype).eval()
