@@ -50,7 +50,7 @@ class sparsify_off:
         self.run.restore()
 
     def __exit__(self, *error: object) -> None:
-        self.run._install()
+        self.run._hooks.install()
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -167,7 +167,7 @@ def test_an_exception_leaves_nothing_behind(where: str, monkeypatch: pytest.Monk
             if hook is not None:
                 hook.remove()
             # The failed forward is forgotten even while the handle stays installed.
-            assert getattr(run._local, "forward", None) is None
+            assert run._hooks.forward is None
             monkeypatch.undo()
             generate(built, prompt)
             assert run.kept

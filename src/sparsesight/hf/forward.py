@@ -8,82 +8,24 @@ lengths follow from the schedules on the host, so the layer loop never waits for
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import ops
 from ..budget import Schedule
 from ..errors import SparseSightError
-from ..methods.base import Counts, Method, Selection, StageInput, planned_counts
+from ..methods.base import Counts, StageInput, planned_counts
 from ..methods.rows import Rows, advance
 from .cache import PrunedDynamicLayer, held_keys, make_pruned, pruned_layer
 from .families import inverse_frequencies
+from .layout import Layout, Plan, Record, Trace
 from .masks import mask_of_rows, select_mask
 
-Clock = Callable[[str], AbstractContextManager[None]]
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {"attention_mask", "past_key_values", "past_key_value", "use_cache", "hidden_states"}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
-
-    rows: Rows
-    visual: tuple[int, ...]  # visual tokens per sample
-    text: tuple[int, ...]  # text tokens after the last visual one, per sample
-    length: tuple[int, ...]  # all tokens per sample
-
-    @classmethod
-    def of(cls, visual: Tensor, valid: Tensor) -> Layout:
-        """``visual`` and ``valid`` are boolean [b, n]. The only sync of a forward with planned counts."""
-        rows = Rows.start(valid, visual & valid)
-        counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
-        return cls(rows, *(tuple(x) for x in counts.tolist()))
-
-    @property
-    def prunable(self) -> tuple[bool, ...]:
-        """Which samples have visual tokens and text after them to judge them."""
-        return tuple(v > 0 and t > 0 for v, t in zip(self.visual, self.text, strict=True))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What sparsification does to one model: fixed at installation."""
-
-    method: Method
-    decoder: nn.Module
-    num_layers: int
-    stages: tuple[int, ...]  # pruning layers
-    flash: bool  # whether attention takes 2D masks
-    clock: Clock
-    keep_trace: bool = False
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is remembered of a prefill when it is over; no cache, no hidden states."""
-
-    layout: Layout
-    width: int  # padded length of the batch
-    past: tuple[int, ...]  # keys each layer had cached before
-    tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
-    recycled: tuple[tuple[int, ...], ...]
-    kept: tuple[tuple[Tensor, Tensor], ...]  # per stage: origin [b, v] of the visual tokens, kept flag [b, v]
-    trace: list[Trace]
-
-
-@dataclass
-class Trace:
-    """Everything one stage saw and decided."""
-
-    stage: StageInput
-    selection: Selection
-    rows: Rows  # after the stage
 
 
 @dataclass

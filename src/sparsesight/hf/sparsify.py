@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
 from ..metrics import DecoderShape, Latency, Report, batch_report
-from .cache import check_cache, pruned_layer
-from .families import Anatomy, anatomy, attention_implementation
-from .forward import Forward, Layout, Plan, Record, Trace
-from .probe import Probe
-
-VisualMask = Tensor | Callable[[Tensor], Tensor]
-MARK = "_sparsesight_handle"  # attribute of a decoder while a handle is installed on it
+from .clock import Clock
+from .families import anatomy, attention_implementation
+from .hooks import Hooks, VisualMask
+from .layout import Plan, Record, Trace
 
 
 def sparsify(
@@ -77,23 +71,17 @@ class Sparsified:
                 f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or visual_mask=... "
                 "for a language model that gets pictures through inputs_embeds"
             )
-        if getattr(parts.decoder, MARK, None) is not None:
-            raise SparseSightError(
-                f"model={type(model).__name__} is already sparsified: restore() the first handle"
-            )
         if method.positions == "compact" and not hasattr(parts.decoder, "rotary_emb"):
             raise UnsupportedModelError(
                 "positions='compact' needs a rotary decoder: use positions='original'"
             )
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
-        self.shape = DecoderShape.of(parts.decoder)
-        self._timing, self._parts, self._visual_mask = timing, parts, visual_mask
-        self._local = threading.local()  # forwards in flight, one per thread
+        self._shape = DecoderShape.of(parts.decoder)
         self._last: Record | None = None
         self._latency = Latency()
-        self.sections: dict[str, float] | None = None
-        self._plan = Plan(
+        self._clock = Clock(next(parts.decoder.parameters()).device)
+        plan = Plan(
             method=method,
             decoder=parts.decoder,
             num_layers=len(parts.layers),
@@ -102,14 +90,7 @@ class Sparsified:
             clock=self._clock,
             keep_trace=trace,
         )
-        self._undo: list[Callable[[], object]] = []
-        try:
-            self._install()
-        except BaseException:
-            self.restore()
-            raise
-
-    # -- use --------------------------------------------------------------------------------------------------
+        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing)
 
     @property
     def report(self) -> Report:
@@ -123,7 +104,7 @@ class Sparsified:
         last = self._last
         return batch_report(
             method=self.method.to_dict(),
-            shape=self.shape,
+            shape=self._shape,
             layers=self.layers,
             visual=last.layout.visual,
             text=last.layout.text,
@@ -156,12 +137,10 @@ class Sparsified:
 
     def restore(self) -> None:
         """Give the model back exactly as it was; safe to call twice."""
-        while self._undo:
-            self._undo.pop()()
-        self._local = threading.local()
+        self._hooks.remove()
 
     def __enter__(self) -> Sparsified:
-        if not self._undo:
+        if not self._hooks.undo:
             raise SparseSightError("this handle was restored: call sparsify() again")
         return self
 
@@ -171,153 +150,16 @@ class Sparsified:
         self.restore()
 
     @contextmanager
-    def measure_sections(self) -> Any:
-        """Within it, ``sections`` collects seconds spent in raters, scoring, gather and masks (synchronising)."""
-        self.sections = {}
+    def measure_sections(self) -> Iterator[dict[str, float]]:
+        """Within it, collect the seconds spent in raters, scoring, gather and masks (waits for the device)."""
+        self._clock.sections = {}
         try:
-            yield self.sections
+            yield self._clock.sections
         finally:
-            self.sections = None
+            self._clock.sections = None
 
-    # -- installation -----------------------------------------------------------------------------------------
-
-    def _install(self) -> None:
-        parts: Anatomy = self._parts
-        setattr(parts.decoder, MARK, self)
-        self._undo.append(lambda: delattr(parts.decoder, MARK))
-
-        def hook(register: Callable[..., Any], function: Callable[..., Any], **how: Any) -> None:
-            self._undo.append(register(function, **how).remove)
-
-        if parts.base is not parts.decoder:
-            hook(parts.base.register_forward_pre_hook, self._enter_model, with_kwargs=True)
-        hook(parts.decoder.register_forward_pre_hook, self._enter_decoder, with_kwargs=True)
-        for i in range(self.layers[0] + 1, len(parts.layers)):
-            hook(parts.layers[i].register_forward_pre_hook, self._layer_hook(i), with_kwargs=True)
-        hook(parts.layers[-1].register_forward_hook, self._leave_layers)
-        hook(parts.decoder.register_forward_hook, self._leave_decoder)
-        hook(parts.decoder.register_forward_hook, self._clear, always_call=True)
-        for i in self.layers:
-            self._undo.append(Probe(parts.attention(i), i, self._observe).remove)
-
-    # -- hooks ------------------------------------------------------------------------------------------------
-
-    def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See the token ids before the picture is encoded."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        self._local.layout = None
-        if self._visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
-            visual = torch.zeros_like(ids, dtype=torch.bool)
-            for token in self._parts.visual_ids:
-                visual |= ids == token
-            self._local.layout = Layout.of(visual, _valid_rows(kwargs.get("attention_mask"), visual))
-
-    def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._timing:
-            self._synchronise()
-            self._local.started = time.perf_counter()
-        x = kwargs.get("inputs_embeds")
-        if x is None:
-            ids = kwargs.get("input_ids", args[0] if args else None)
-            if not isinstance(ids, Tensor):
-                return
-            x = module.get_input_embeddings()(ids)  # type: ignore[operator]
-        cache = kwargs.get("past_key_values")
-        batch, length = x.shape[:2]
-        layout = getattr(self._local, "layout", None)
-        self._local.layout = None
-        if self._visual_mask is not None and length > 1:
-            layout = self._layout_from_mask(x, kwargs.get("attention_mask"))
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        forward = Forward(self._plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
-        if layout is not None:
-            if any(layout.prunable):
-                check_cache(cache, self.layers[0] + 1)
-            forward.activate(layout, x)
-        if layout is not None or pruned_layer(cache, len(self._parts.layers) - 1) is not None:
-            self._local.forward = forward
-
-    def _layer_hook(self, index: int) -> Callable[..., Any]:
-        def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            forward = getattr(self._local, "forward", None)
-            if forward is None:
-                return None
-            changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], kwargs)
-            if changed is None:
-                return None
-            hidden, kwargs = changed
-            if args:
-                return (hidden, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": hidden}
-
-        return enter_layer
-
-    def _observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
-        forward = getattr(self._local, "forward", None)
-        if forward is not None:
-            forward.observe(layer, query, key, mask, kwargs)
-
-    def _leave_layers(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        forward = getattr(self._local, "forward", None)
-        if forward is None or not forward.active:
-            return None
-        if isinstance(output, tuple):
-            return (forward.leave(output[0]), *output[1:])
-        return forward.leave(output)
-
-    def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        forward: Forward | None = getattr(self._local, "forward", None)
-        record = forward.finish() if forward is not None else None
-        if self._timing:
-            self._synchronise()
-            self._latency.add(1e3 * (time.perf_counter() - self._local.started), record is not None)
+    def _remember(self, record: Record | None, ms: float | None) -> None:
+        if ms is not None:
+            self._latency.add(ms, record is not None)
         if record is not None:
             self._last = record
-
-    def _clear(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._local.forward = self._local.layout = None
-
-    # -- helpers ----------------------------------------------------------------------------------------------
-
-    def _layout_from_mask(self, x: Tensor, attention_mask: Any) -> Layout | None:
-        mask = self._visual_mask(x) if callable(self._visual_mask) else self._visual_mask
-        assert mask is not None
-        mask = (mask if mask.ndim == 2 else mask[None]).to(x.device)
-        if mask.dtype != torch.bool or (mask.shape[0] not in (1, x.shape[0]) and x.shape[0] % mask.shape[0]):
-            raise SparseSightError(
-                f"visual_mask: expected boolean [batch, length], got {mask.dtype} {list(mask.shape)} for "
-                f"{list(x.shape[:2])} tokens"
-            )
-        if mask.shape[1] != x.shape[1]:
-            return None  # a later turn, or another prompt: the mask is not about these tokens
-        mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)  # beams of a sample follow one another
-        return Layout.of(mask, _valid_rows(attention_mask, mask))
-
-    def _synchronise(self) -> None:
-        device = next(self._parts.decoder.parameters()).device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def _clock(self, section: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.sections is None else self._timed(section, self.sections)
-
-    @contextmanager
-    def _timed(self, section: str, into: dict[str, float]) -> Any:
-        self._synchronise()
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._synchronise()
-            into[section] = into.get(section, 0.0) + time.perf_counter() - start
-
-
-def _valid_rows(attention_mask: Any, like: Tensor) -> Tensor:
-    """Which of the current input's tokens are not padding, from a 2D mask over past and present; else all."""
-    if (
-        isinstance(attention_mask, Tensor)
-        and attention_mask.ndim == 2
-        and attention_mask.shape[1] >= like.shape[1]
-    ):
-        return attention_mask[:, attention_mask.shape[1] - like.shape[1] :].to(like.device).bool()
-    return torch.ones_like(like, dtype=torch.bool)

@@ -1,0 +1,69 @@
+"""Plain data around a forward: the prompt's layout, what was planned, what is remembered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..methods.base import Method, Selection, StageInput
+from ..methods.rows import Rows
+from .clock import Clock
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
+
+    rows: Rows
+    visual: tuple[int, ...]  # visual tokens per sample
+    text: tuple[int, ...]  # text tokens after the last visual one, per sample
+    length: tuple[int, ...]  # all tokens per sample
+
+    @classmethod
+    def of(cls, visual: Tensor, valid: Tensor) -> Layout:
+        """``visual`` and ``valid`` are boolean [b, n]. The only sync of a forward with planned counts."""
+        rows = Rows.start(valid, visual & valid)
+        counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
+        return cls(rows, *(tuple(x) for x in counts.tolist()))
+
+    @property
+    def prunable(self) -> tuple[bool, ...]:
+        """Which samples have visual tokens and text after them to judge them."""
+        return tuple(v > 0 and t > 0 for v, t in zip(self.visual, self.text, strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What sparsification does to one model: fixed at installation."""
+
+    method: Method
+    decoder: nn.Module
+    num_layers: int
+    stages: tuple[int, ...]  # pruning layers
+    flash: bool  # whether attention takes 2D masks
+    clock: Clock
+    keep_trace: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of a prefill when it is over; no cache, no hidden states."""
+
+    layout: Layout
+    width: int  # padded length of the batch
+    past: tuple[int, ...]  # keys each layer had cached before
+    tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
+    recycled: tuple[tuple[int, ...], ...]
+    kept: tuple[tuple[Tensor, Tensor], ...]  # per stage: origin [b, v] of the visual tokens, kept flag [b, v]
+    trace: list[Trace]
+
+
+@dataclass
+class Trace:
+    """Everything one stage saw and decided."""
+
+    stage: StageInput
+    selection: Selection
+    rows: Rows  # after the stage
