@@ -1,8 +1,14 @@
 """SparseSight: vision-language models that look only where the question points."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .errors import BudgetError, SparseSightError, UnsupportedModelError
-from .hf.sparsify import Sparsified, sparsify
-from .methods import METHODS, Method, Random, SparseVLM, SparseVLMPlus
+
+if TYPE_CHECKING:
+    from .hf.sparsify import Sparsified, sparsify
+    from .methods import METHODS, Method, Random, SparseVLM, SparseVLMPlus
 
 __version__ = "0.1.0"
 
@@ -18,3 +24,18 @@ __all__ = [
     "UnsupportedModelError",
     "sparsify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and transformers, which takes seconds, only when something needs them."""
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = ".hf.sparsify" if name in ("Sparsified", "sparsify") else ".methods"
+    value = globals()[name] = getattr(import_module(module, __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -130,12 +130,12 @@ def check_retain(retain: Retain) -> None:
     elif not 0 < float(retain) <= 1:
         raise BudgetError(
             f"retain={retain!r}: a ratio lies in (0, 1]; write {round(float(retain))} for tokens"
-            if float(retain) > 1
+            if 1 < float(retain) < math.inf
             else f"retain={retain!r}: a ratio lies in (0, 1]"
         )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096, typed=True)  # typed: one token (1) is not every token (1.0)
 def plan(
     retain: Retain,
     visual: int,
@@ -156,11 +156,11 @@ def plan(
         layers: 0-based layers after which to prune, ascending, each below ``num_layers - 1``.
         recycle: fraction of the dropped tokens that is merged (0: none).
         always_drop: the published clamp ``min(count, tokens - 1)``; off, a stage that needs to drop nothing does not.
-        published: published schedules as ``((retain, counts), ...)``, used where they apply: 32 layers, 576 visual
-            tokens, the published pruning layers.
+        published: published schedules as ``((retain, counts), ...)``, used where they meet the request: 32 layers,
+            576 visual tokens, the published pruning layers and recycling.
 
     Returns:
-        A schedule whose equal tokens lie within one token of the request.
+        A schedule whose equal tokens lie within one token of the request, or the largest that ``always_drop`` allows.
 
     Raises:
         BudgetError: if no schedule meets the request; the message says which values are possible.
@@ -178,22 +178,38 @@ def plan(
         return Schedule(visual, num_layers, ())
     if num_layers == PUBLISHED_LAYERS and visual == PUBLISHED_VISUAL:
         for value, counts in published:
-            if value == target:
-                return _build(counts, visual, num_layers, layers, recycle, always_drop)
-    return _solve(min(target, visual), visual, num_layers, layers, recycle, always_drop)
+            if value == target and len(counts) == len(layers):
+                known = _build(counts, visual, num_layers, layers, recycle, always_drop)
+                if abs(known.equal_tokens - target) <= 1:
+                    return known
+
+    def cost(count: int) -> float:
+        return _build((count,) * len(layers), visual, num_layers, layers, recycle, always_drop).equal_tokens
+
+    least, most = cost(1), cost(visual)
+    if target < least - 1:
+        lowest = least - 1
+        raise BudgetError(
+            f"retain={retain!r} of {visual} visual tokens cannot be met when pruning after layers {layers} of "
+            f"{num_layers}: possible are {math.ceil(lowest)} to {visual} (ratios "
+            f"{math.ceil(1000 * lowest / visual) / 1000:.3f} to 1.0); prune earlier with layers=(...) to go lower"
+        )
+    return _solve(min(target, most), visual, num_layers, layers, recycle, always_drop)
 
 
-def check_layers(layers: tuple[int, ...], num_layers: int) -> None:
-    """Reject pruning layers that are not ascending and within the decoder.
+def check_layers(layers: tuple[int, ...], num_layers: int | None = None) -> None:
+    """Reject pruning layers that are not ascending and, where its depth is known, within the decoder.
 
     Raises:
         BudgetError: naming the layers and the range.
     """
-    fits = all(isinstance(x, Integral) and 0 <= x < num_layers - 1 for x in layers)
-    if not layers or not fits or any(a >= b for a, b in pairwise(layers)):
-        raise BudgetError(
-            f"layers={layers!r}: give ascending 0-based layers from 0 to {num_layers - 2} (of {num_layers})"
-        )
+    end = math.inf if num_layers is None else num_layers - 1  # nothing is left to save after the last layer
+    fits = isinstance(layers, tuple) and all(
+        isinstance(x, Integral) and not isinstance(x, bool) and 0 <= x < end for x in layers
+    )
+    if not fits or not layers or any(a >= b for a, b in pairwise(layers)):
+        possible = "0 on" if num_layers is None else f"0 to {num_layers - 2} (of {num_layers})"
+        raise BudgetError(f"layers={layers!r}: give a tuple of ascending 0-based layers from {possible}")
 
 
 def _build(
@@ -223,17 +239,11 @@ def _solve(
     the equal tokens grow with that number. Rounding is made good in the later stages.
     """
 
-    def cost(counts: tuple[int, ...]) -> float:
-        return _build(counts, visual, num_layers, layers, recycle, always_drop).equal_tokens
+    def build(counts: tuple[int, ...]) -> Schedule:
+        return _build(counts, visual, num_layers, layers, recycle, always_drop)
 
-    least = cost((1,) * len(layers))
-    most = cost((visual,) * len(layers))
-    if target < least - 1 or target > most + 1:
-        raise BudgetError(
-            f"retain={target:g} of {visual} visual tokens cannot be met when pruning after layers {layers} of "
-            f"{num_layers}: possible are {math.ceil(least)} to {math.floor(most)} "
-            f"(ratios {least / visual:.3f} to 1.0); prune earlier with layers=(...) to go lower"
-        )
+    def cost(counts: tuple[int, ...]) -> float:
+        return build(counts).equal_tokens
 
     def counts_at(s: float) -> tuple[int, ...]:
         counts, tokens = [], visual
@@ -252,16 +262,12 @@ def _solve(
         low, high = (middle, high) if cost(counts_at(middle)) < target else (low, middle)
     best = counts_at(high)
     for i in reversed(range(len(layers))):
-        upper = best[i - 1] if i else visual
-        lower = best[i + 1] if i + 1 < len(layers) else 1
-        choices = [
-            (*best[:i], k, *best[i + 1 :])
-            for k in range(max(best[i] - 64, lower), min(best[i] + 64, upper) + 1)
-        ]
+        upper = min(best[i] + 64, build(best).stages[i].tokens_in)
+        choices = [(*best[:i], k, *best[i + 1 :]) for k in range(max(best[i] - 64, 1), upper + 1)]
         best = min([best, *choices], key=lambda c: abs(cost(c) - target))
         if abs(cost(best) - target) <= 0.5:
             break
-    return _build(best, visual, num_layers, layers, recycle, always_drop)
+    return build(best)
 
 
 def as_published(table: Mapping[int, tuple[int, ...]]) -> tuple[tuple[int, tuple[int, ...]], ...]:

@@ -37,7 +37,9 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
             message names the file, the problem and what to do.
     """
     file = Path(path)
-    name = repr(str(file))
+    name = repr(os.fspath(path))
+    if not os.fspath(path):
+        raise SparseSightError(f"{name} names no file: give the path of a picture")
     _check_file(file, name)
     try:
         # Sizes are checked below, with a message of our own.
@@ -51,9 +53,9 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         pixels = re.search(r"\d+", str(error))
         size = f"{int(pixels[0]):,}" if pixels else "too many"
         raise SparseSightError(_too_large(name, size, max_pixels)) from None
-    except OSError as error:
-        raise SparseSightError(f"{name} cannot be read ({_reason(error)}): check the file") from None
     except Exception as error:  # Pillow's readers raise whatever a malformed header leads them to
+        if isinstance(error, OSError) and error.errno is not None:  # from the operating system
+            raise SparseSightError(f"{name} cannot be read ({_reason(error)}): check the file") from None
         raise SparseSightError(_damaged(name, error)) from None
     with image:
         width, height = image.size
@@ -92,7 +94,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8))
     elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
         values = values - values.min()
         image = Image.fromarray(np.rint(255 * values / (values.max() or 1.0)).astype(np.uint8))
     if image.has_transparency_data:

@@ -69,9 +69,12 @@ def text_raters(
     if its share, averaged over the visual tokens, is strictly above the mean share. Where rounding leaves none (a
     single text token, equal tokens) all text tokens rate.
     """
-    logits = visual.float() @ text.float().transpose(1, 2)
-    share = logits.masked_fill(~text_mask[:, None], -math.inf).softmax(-1)
-    share = share.masked_fill(~visual_mask[..., None], 0).sum(1)
+    # The softmax ignores what all text tokens have in common: without it, equal tokens tie exactly, not up to rounding.
+    text = text.float()
+    text = text - take(text, text_mask.int().argmax(1, keepdim=True))
+    logits = text @ visual.float().transpose(1, 2)  # votes of one visual token stand in a column
+    share = logits.masked_fill(~text_mask[..., None], -math.inf).softmax(1)
+    share = share.masked_fill(~visual_mask[:, None], 0).sum(2)
     share = share / visual_mask.sum(1, keepdim=True).clamp(min=1)
     mean = share.masked_fill(~text_mask, 0).sum(1, keepdim=True) / text_mask.sum(1, keepdim=True).clamp(min=1)
     chosen = (share > mean) & text_mask
@@ -187,13 +190,14 @@ def rotary_gravity(
     frequency reads; ``w`` then measures distance in time, height and width at once, as the attention itself does.
 
     Args:
-        query_position: [b, r], or [axes, b, r]; integer positions.
+        query_position: [b, r], or [axes, b, r]; integer positions, any padding on the left.
         key_position: [b, k], or [axes, b, k].
         inv_freq: the ``f`` rotary frequencies ``theta_i``.
         head_dim: full head width ``d``.
         axis: which axis each frequency reads; needed with multi-axis positions.
     """
-    start = query_position[..., :1]  # distances are what counts: small angles lose fewer digits
+    # Distances are what counts, and small angles lose fewer digits; :func:`compact` leaves the last query no padding.
+    start = query_position[..., -1:]
 
     def rotation(position: Tensor) -> Tensor:
         offset = (position - start).float()
@@ -270,9 +274,9 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
     """
     b, m, c = x.shape
     width, device = max(clusters), x.device
-    x = x.float()
     count = torch.tensor(clusters, device=device)[:, None]
     valid = torch.arange(m, device=device) < torch.tensor(sizes, device=device)[:, None]
+    x = x.float().masked_fill(~valid[..., None], 0)  # also in sums, where zero times NaN would be NaN
     exists = torch.arange(width, device=device) < count
     pair = valid[:, :, None] & valid[:, None, :]
     with torch.no_grad():

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 PANEL = 384  # pixels of a panel's longer side, or a little less: a patch takes whole pixels
 GAP = 16
 CAPTION = 30
-PAPER, INK, EDGE = (255, 255, 255), (40, 40, 40), (255, 96, 0)
+PAPER, INK, FRAME, EDGE = (255, 255, 255), (40, 40, 40), (200, 200, 200), (255, 96, 0)
 # A dropped patch loses its colours and most of its contrast, and becomes lighter; what was cropped off becomes darker.
-DROPPED_CONTRAST, DROPPED_LIGHT = 0.3, 165
+DROPPED_CONTRAST, DROPPED_LIGHT = 0.35, 165
 CROPPED_CONTRAST = 0.3
 
 
@@ -64,22 +64,22 @@ class Grid:
         images = getattr(processor, "image_processor", None)
         patch = getattr(getattr(config, "vision_config", None), "patch_size", None)
         size = _sizes(getattr(images, "size", None))
-        tiled = any(getattr(images, name, None) for name in ("image_grid_pinpoints", "do_pad", "crop_to_patches"))
+        tiled = any(
+            getattr(images, name, None) for name in ("image_grid_pinpoints", "do_pad", "crop_to_patches")
+        )
         if tiled or size is None or not isinstance(patch, int) or not getattr(images, "do_resize", False):
             raise unknown
-        crop = None
-        if getattr(images, "do_center_crop", False):
-            crop = _sizes(getattr(images, "crop_size", None))
-            if not isinstance(crop, tuple) or max(crop) > (size if isinstance(size, int) else min(size)):
-                raise unknown  # a crop larger than the picture adds a frame
-        seen = crop or size
-        if isinstance(seen, int):
+        crops = getattr(images, "do_center_crop", False)
+        seen = _sizes(getattr(images, "crop_size", None)) if crops else size
+        if not isinstance(seen, tuple):
             raise unknown  # as long as the picture happens to be
+        if seen != size and max(seen) > (size if isinstance(size, int) else min(size)):
+            raise unknown  # a crop larger than the picture adds a frame
         rows, columns = seen[0] // patch, seen[1] // patch
         expected = {visual_tokens, getattr(config, "image_seq_length", None) or visual_tokens}
         if expected != {rows * columns}:
             raise unknown
-        return cls(rows, columns, patch, size, crop)
+        return cls(rows, columns, patch, size, seen if crops else None)
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, upper, right and lower edge of what the model sees of a picture, in pixels of the picture."""
@@ -99,11 +99,13 @@ class Grid:
 
 def _sizes(size: Any) -> int | tuple[int, int] | None:
     """A processor's size as a shortest edge or (height, width); None if it is anything else."""
-    get = size.get if isinstance(size, dict) else lambda key: getattr(size, key, None)
-    if get("height") and get("width"):
-        return int(get("height")), int(get("width"))
-    if get("shortest_edge") and not get("longest_edge"):
-        return int(get("shortest_edge"))
+    sides = ("height", "width", "shortest_edge", "longest_edge")
+    found = [size.get(s) if isinstance(size, dict) else getattr(size, s, None) for s in sides]
+    height, width, shortest, longest = found
+    if height and width:
+        return int(height), int(width)
+    if shortest and not longest:
+        return int(shortest)
     return None
 
 
@@ -116,8 +118,8 @@ def kept_picture(
 ) -> Image.Image:
     """The picture, then one panel per stage, side by side.
 
-    The first panel is the whole picture, with what the processor crops off darkened. The others show only the part
-    that the model sees: kept patches as they are and outlined, dropped ones pale and grey.
+    The first panel is the whole picture, with what the processor crops off darkened and the rest outlined. The others
+    show only the part that the model sees: kept patches as they are and outlined, dropped ones pale and grey.
 
     Args:
         image: the picture that the model was asked about.
@@ -137,14 +139,17 @@ def kept_picture(
     view = image.resize(size, Image.Resampling.BICUBIC, box)
     first = _whole(image, box, size[1])
     panels = [(first, f"the picture, {image.width} x {image.height}")]
-    for mask, caption in zip(masks, _captions(masks, merged, layers), strict=True):
-        panels.append((_panel(view, mask, cell), caption))
+    for i, mask in enumerate(masks):
+        where = f"stage {i + 1}" if layers is None else f"after layer {layers[i]}"
+        more = f" + {merged[i]} merged" if merged is not None and merged[i] else ""
+        panels.append((_panel(view, mask, cell), f"{where}: {mask.sum()}{more} of {mask.size}"))
     font = ImageFont.load_default(16)
     widths = [max(p.width, round(font.getlength(caption))) for p, caption in panels]
     sheet = Image.new("RGB", (sum(widths) + GAP * (len(panels) + 1), size[1] + CAPTION + GAP), PAPER)
     draw, x = ImageDraw.Draw(sheet), GAP
-    for (panel, caption), width in zip(panels, widths, strict=True):
+    for (panel, caption), width in zip(panels, widths, strict=True):  # as wide as the caption needs
         draw.text((x, CAPTION // 2), caption, INK, font, anchor="lm")
+        draw.rectangle((x - 1, CAPTION - 1, x + panel.width, CAPTION + panel.height), outline=FRAME)
         sheet.paste(panel, (x, CAPTION))
         x += width + GAP
     return sheet
@@ -161,6 +166,9 @@ def kept_text(
 ) -> str:
     """What each stage kept, in characters that are one patch wide and two patches high.
 
+    Captions are short, so that three stages of 24 x 24 patches fit 80 columns: ``layer 5: 66+8 of 576`` are 66 kept
+    and 8 merged tokens.
+
     Args:
         kept, grid, merged, layers: as for :func:`kept_picture`.
         width: columns to fill; stages that do not fit go below.
@@ -175,7 +183,10 @@ def kept_text(
     masks = _masks(kept, grid)
     signs = " '.:" if ascii_only else "·▀▄█"
     blocks = []
-    for mask, caption in zip(masks, _captions(masks, merged, layers), strict=True):
+    for i, mask in enumerate(masks):
+        where = f"stage {i + 1}" if layers is None else f"layer {layers[i]}"
+        more = f"+{merged[i]}" if merged is not None and merged[i] else ""
+        caption = f"{where}: {mask.sum()}{more} of {mask.size}"
         even = np.pad(mask, ((0, grid.rows % 2), (0, 0)))
         pairs = even[0::2] + 2 * even[1::2].astype(int)
         blocks.append([caption, *("".join(signs[x] for x in row) for row in pairs)])
@@ -204,25 +215,17 @@ def _masks(kept: Kept, grid: Grid) -> list[np.ndarray[Any, Any]]:
     return masks
 
 
-def _captions(
-    masks: Sequence[np.ndarray[Any, Any]], merged: Sequence[int] | None, layers: Sequence[int] | None
-) -> list[str]:
-    captions = []
-    for i, mask in enumerate(masks):
-        where = f"stage {i + 1}" if layers is None else f"after layer {layers[i]}"
-        extra = f" + {merged[i]} merged" if merged is not None and merged[i] else ""
-        captions.append(f"{where}: {mask.sum()}{extra} of {mask.size}")
-    return captions
-
-
 def _whole(image: Image.Image, box: tuple[float, float, float, float], height: int) -> Image.Image:
     """The picture at most ``height`` high and twice as wide; outside ``box`` it is darkened."""
     scale = min(height / image.height, 2 * height / image.width)
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     whole = image.resize(size, Image.Resampling.BICUBIC)
-    seen = tuple(round(edge * scale) for edge in box)
+    left, top, right, bottom = (round(edge * scale) for edge in box)
+    if right - left >= size[0] and bottom - top >= size[1]:
+        return whole
     dark = whole.point(lambda value: value * CROPPED_CONTRAST)
-    dark.paste(whole.crop(seen), seen[:2])
+    dark.paste(whole.crop((left, top, right, bottom)), (left, top))
+    ImageDraw.Draw(dark).rectangle((left, top, right - 1, bottom - 1), outline=EDGE)
     return dark
 
 

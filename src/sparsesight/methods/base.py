@@ -9,9 +9,11 @@ method, exact counts, stable ties, order, recycling, lives in :meth:`Method.sele
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -23,6 +25,10 @@ from ..errors import SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+
+# More visual tokens than any picture has: what cannot be met with these cannot be met.
+ANY_PICTURE = 1_000_000
 
 
 class Counts(NamedTuple):
@@ -122,12 +128,14 @@ class Method(ABC):
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
 
     def __post_init__(self) -> None:
-        for key in ("retain", "layers"):  # JSON and the command line give lists
-            if isinstance(getattr(self, key), list):
-                object.__setattr__(self, key, tuple(getattr(self, key)))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _plain(value))
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise SparseSightError(f"{field.name}={value!r}: use True or False")
         check_retain(self.retain)
         if self.layers is not None:
-            check_layers(self.layers, max(self.layers, default=0) + 2)
+            check_layers(self.layers)
         if self.positions not in ("original", "compact"):
             raise SparseSightError(f"positions={self.positions!r}: use 'original' or 'compact'")
 
@@ -168,11 +176,20 @@ class Method(ABC):
         """The pruning layers in a decoder of ``num_layers``.
 
         Raises:
-            BudgetError: if they do not fit, or one is not ``allowed``.
+            BudgetError: if they do not fit, or no picture could meet the budget with them.
+            SparseSightError: if one is not ``allowed``.
         """
+        layers = self._layers(num_layers, allowed)
+        if not self.data_dependent and not isinstance(self.retain, int):
+            self.plan(
+                ANY_PICTURE, num_layers, layers
+            )  # a ratio or counts that no picture could meet fail now
+        return layers
+
+    def _layers(self, num_layers: int, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
         if self.layers is None:
             depths = self.depths
-            if isinstance(self.retain, tuple) and not self.data_dependent and len(self.retain) < len(depths):
+            if isinstance(self.retain, tuple) and not self.data_dependent:
                 depths = depths[: len(self.retain)]
             return pruning_layers(depths, num_layers, allowed)
         check_layers(self.layers, num_layers)
@@ -214,6 +231,20 @@ class Method(ABC):
     def to_dict(self) -> dict[str, Any]:
         """This method as JSON-ready data; :func:`sparsesight.methods.from_dict` reads it back."""
         return {"method": self.name, **dataclasses.asdict(self)}
+
+
+def is_number(value: object) -> bool:
+    """Whether a field holds a finite number; ``True`` is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """The JSON-ready equal of a field: lists (JSON, the command line) become tuples, numpy's numbers Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(x) for x in value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def planned_counts(schedules: Sequence[Schedule], stages: int, device: torch.device) -> tuple[Counts, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from ..errors import SparseSightError
 from .base import Method, StageInput
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ class Random(Method):
     seed: int = 0
 
     name: ClassVar[str] = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.seed, bool) or not isinstance(self.seed, Integral):
+            raise SparseSightError(f"seed={self.seed!r}: a whole number")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         x = stage.origin + ((self.seed * 1_000_003 + stage.index + 1) * 0x9E3779B1) % 2**31

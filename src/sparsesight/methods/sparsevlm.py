@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import ops
 from ..budget import recycled_counts
 from ..errors import SparseSightError
-from .base import Counts, Method, StageInput
+from .base import Counts, Method, StageInput, is_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -51,8 +51,11 @@ class SparseVLM(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.recycle < 1:
+        if not is_number(self.recycle) or not 0 <= self.recycle < 1:
             raise SparseSightError(f"recycle={self.recycle!r}: a fraction from 0 to below 1")
+        for name in ("scale", "bias"):
+            if not is_number(value := getattr(self, name)):
+                raise SparseSightError(f"{name}={value!r}: a number, such as the published 13.5 and 0")
 
     @classmethod
     def published(cls, retain: int = 192) -> SparseVLM:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import SparseSightError
-from .base import Method, StageInput
+from .base import Method, StageInput, is_number
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,15 +47,14 @@ class SparseVLMPlus(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        count = isinstance(self.heads, Integral) and not isinstance(self.heads, bool)
-        if not (self.heads >= 1 if count else isinstance(self.heads, float) and 0 < self.heads <= 1):
+        limit = math.inf if isinstance(self.heads, Integral) else 1
+        if not is_number(self.heads) or not 0 < self.heads <= limit:
             raise SparseSightError(
                 f"heads={self.heads!r}: a count of at least 1 (int) or a fraction in (0, 1] (float)"
             )
-        if self.gravity_floor is not None and not 0 < self.gravity_floor <= 1:
-            raise SparseSightError(
-                f"gravity_floor={self.gravity_floor!r}: a fraction in (0, 1], or None for no floor"
-            )
+        floor = self.gravity_floor
+        if floor is not None and not (is_number(floor) and 0 < floor <= 1):
+            raise SparseSightError(f"gravity_floor={floor!r}: a fraction in (0, 1], or None for no floor")
 
     @classmethod
     def published(cls, retain: int = 192) -> SparseVLMPlus:

@@ -1,0 +1,156 @@
+"""One question about one picture, put to a model as it is and sparsified."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SparseSightError
+from .loading import Loaded, out_of_memory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..methods import Method
+    from ..metrics import Report
+
+PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for processors without a chat template
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and how long its decoder took."""
+
+    answer: str
+    tokens: int  # of the answer, the end token included
+    prefill_ms: float | None
+    decode_ms: float | None  # median per further token; None if there was none
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same question with and without sparsification.
+
+    Attributes:
+        kept: per stage, indices of the kept visual tokens.
+        merged: per stage, merged tokens that went on beside them.
+        layers: per stage, the layer after which it pruned. All three are empty if the prefill ran dense.
+    """
+
+    dense: Answer
+    sparse: Answer
+    report: Report
+    kept: list[list[int]]
+    merged: list[int]
+    layers: list[int]
+
+    @property
+    def agree(self) -> bool:
+        return self.dense.answer == self.sparse.answer
+
+
+def prepare(loaded: Loaded, image: Image, question: str) -> Any:
+    """Model inputs for one picture and one question, on the model's device.
+
+    Raises:
+        SparseSightError: if the question is empty or contains the model's picture placeholder, or if the checkpoint's
+            chat template or processor cannot make a prompt of it.
+    """
+    processor = loaded.processor
+    placeholder = getattr(processor, "image_token", None) or "<image>"
+    if not question.strip():
+        raise SparseSightError("the question is empty: ask something about the picture")
+    if placeholder in question:
+        raise SparseSightError(
+            f"the question contains {placeholder!r}, which stands for the picture: leave it out"
+        )
+    try:
+        if getattr(processor, "chat_template", None):
+            content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+            inputs = processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        else:
+            text = PLAIN_PROMPT.format(image=placeholder, question=question)
+            inputs = processor(text=text, images=image, return_tensors="pt")
+    except Exception as error:  # a template is a program that came with the checkpoint
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        raise SparseSightError(
+            f"the processor of model {loaded.name!r} cannot make a prompt of this question and picture ({why})"
+        ) from error
+    return inputs.to(loaded.model.device, loaded.model.dtype)
+
+
+def compare(loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int) -> Comparison:
+    """Answer greedily, dense and sparse; each way once unmeasured before, so that neither pays for a first run.
+
+    Raises:
+        SparseSightError: what :func:`sparsesight.sparsify` refuses, a budget that this picture cannot meet, too
+            little memory.
+    """
+    from .. import sparsify
+
+    model = loaded.model
+    with out_of_memory(model.device):
+        with sparsify(model, method):
+            _generate(loaded, inputs, 1)
+        _generate(loaded, inputs, 1)
+        with sparsify(model, method, timing=True) as run:
+            text, tokens = _generate(loaded, inputs, max_new_tokens)
+        report = run.report
+        sparse = Answer(text, tokens, report.prefill_ms, report.decode_ms)
+        with _timed(model) as times:
+            text, tokens = _generate(loaded, inputs, max_new_tokens)
+    dense = Answer(text, tokens, times[0], median(times[1:]) if times[1:] else None)
+    kept = [stage[0].tolist() for stage in run.kept]
+    layers = list(run.layers[: len(kept)])
+    entering = report.samples[0].visual_per_layer
+    merged = [entering[layer + 1] - len(stage) for layer, stage in zip(layers, kept, strict=True)]
+    return Comparison(dense, sparse, report, kept, merged, layers)
+
+
+def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, int]:
+    """The greedy answer and its number of tokens."""
+    import torch
+
+    with torch.inference_mode():
+        output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return loaded.processor.decode(new, skip_special_tokens=True).strip(), len(new)
+
+
+@contextmanager
+def _timed(model: Any) -> Iterator[list[float]]:
+    """Milliseconds of every call of the decoder, the prefill first: what ``sparsify(timing=True)`` measures."""
+    import torch
+
+    times: list[float] = []
+    started = 0.0
+
+    def now() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return 1e3 * time.perf_counter()
+
+    def enter(*_: Any) -> None:
+        nonlocal started
+        started = now()
+
+    def leave(*_: Any) -> None:
+        times.append(now() - started)
+
+    decoder = model.get_decoder()
+    hooks = [decoder.register_forward_pre_hook(enter), decoder.register_forward_hook(leave)]
+    try:
+        yield times
+    finally:
+        for hook in hooks:
+            hook.remove()

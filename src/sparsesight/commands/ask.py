@@ -1,0 +1,186 @@
+"""``sparsesight ask``: the answer with all visual tokens beside the answer with few."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import SparseSightError
+from .options import METHOD, RETAIN, choose_method, choose_retain, parse_layers
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..viz import Grid
+    from .answering import Comparison
+
+PICTURE_SUFFIXES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def ask(
+    image: str | None = typer.Argument(
+        None, metavar="IMAGE", help="A picture file.", show_default="a bundled picture"
+    ),
+    question: str | None = typer.Argument(
+        None, metavar="QUESTION", help="What to ask about it.", show_default="one about the bundled picture"
+    ),
+    model: str | None = typer.Option(
+        None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
+    ),
+    method: str | None = typer.Option(
+        None, help="One of those that 'sparsesight methods' lists.", show_default=METHOD
+    ),
+    retain: str | None = typer.Option(
+        None,
+        help="Visual tokens to keep: on average over the layers (64), as a ratio of all (0.33 or 33%), or after each "
+        "stage (300,200,110).",
+        show_default=str(RETAIN),
+    ),
+    layers: str | None = typer.Option(
+        None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
+    ),
+    max_new_tokens: int = typer.Option(64, min=1, help="Longest answer."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs."),
+    save: Path | None = typer.Option(None, help="Save a picture of what was kept.", show_default=False),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Let code that comes with the model run."
+    ),
+) -> None:
+    """Ask about a picture, with all its visual tokens and with few, and show which ones were kept.
+
+    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
+    --method.
+    """
+    # Whatever can be wrong with what was typed is found before anything slow begins.
+    budget = choose_retain(retain)
+    name = choose_method(method)
+    options: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
+    path, picture, question = _picture_and_question(image, question)
+    if save is not None:
+        _check_target(save)
+
+    from rich.console import Console
+
+    progress = Console(stderr=True)
+    download = model is not None and not Path(model).expanduser().exists()
+    title = "the bundled model" if model is None else model
+    # Code that prints, such as a checkpoint's own, must not mix with the answer.
+    with redirect_stdout(sys.stderr):
+        with progress.status("starting"):
+            from ..methods import make_method
+            from .answering import compare, prepare
+            from .loading import load_model, quiet
+
+            chosen = make_method(name, retain=budget, **options)
+        with quiet(bars=download and progress.is_terminal):
+            if download and progress.is_terminal:
+                progress.print(
+                    f"loading {title}", markup=False
+                )  # a spinner would fight with the progress bars
+                loaded = load_model(model, device, dtype, trust_remote_code)
+            else:
+                with progress.status(f"loading {title}"):
+                    loaded = load_model(model, device, dtype, trust_remote_code)
+            with progress.status("asking, with all visual tokens and with few"):
+                result = compare(loaded, prepare(loaded, picture, question), chosen, max_new_tokens)
+    grid, why_not = _grid(loaded.model.config, loaded.processor, result)
+    if save is not None and grid is not None:
+        _save(save, picture, result, grid)
+    if as_json:
+        facts = {
+            "question": question,
+            "image": str(path),
+            "model": loaded.name,
+            "method": chosen.to_dict(),
+            "dense": asdict(result.dense),
+            "sparse": asdict(result.sparse),
+            "agree": result.agree,
+            "report": result.report.to_dict(),
+            "kept": result.kept,
+            "merged": result.merged,
+            "saved": str(save) if grid is not None and save is not None else None,
+        }
+        typer.echo(json.dumps(facts))
+        if save is not None and grid is None:
+            typer.echo(f"note: {why_not}", err=True)
+        return
+    from .showing import show
+
+    show(result, grid, why_not, picture=str(path), question=question, model=loaded.name)
+    if save is not None and grid is not None:
+        typer.echo(f"\nsaved {save}")
+
+
+def _picture_and_question(image: str | None, question: str | None) -> tuple[Path, Image, str]:
+    """What to look at and what to ask; a lone question is about the bundled picture.
+
+    Raises:
+        SparseSightError: a picture that cannot be opened, or one without a question.
+    """
+    from .. import bundled
+    from ..images import open_image
+
+    if image is not None and question is None and _is_question(image):
+        image, question = None, image
+    if image is None:
+        path = bundled.default_picture()
+        question = question or bundled.picture_questions()[path.name][0]["question"]
+        return path, open_image(path), question
+    picture = open_image(image)
+    if question is None:
+        raise SparseSightError(
+            f'there is no question about {image!r}: write sparsesight ask {image!r} "QUESTION"'
+        )
+    return Path(image), picture, question
+
+
+def _is_question(text: str) -> bool:
+    """Whether a lone argument is words rather than a file name."""
+    try:
+        exists = Path(text).exists()
+    except OSError:  # longer than a file name can be
+        exists = False
+    return not exists and len(text.split()) > 1 and Path(text).suffix.lower() not in PICTURE_SUFFIXES
+
+
+def _check_target(save: Path) -> None:
+    """Find out that a picture cannot be saved before computing it."""
+    from PIL import Image
+
+    if save.is_dir():
+        raise SparseSightError(f"--save {str(save)!r} is a directory: name a file in it, such as kept.png")
+    extensions = Image.registered_extensions()  # also loads the formats
+    if extensions.get(save.suffix.lower()) not in Image.SAVE:
+        raise SparseSightError(f"--save {str(save)!r}: end the file name in a picture format such as .png")
+    if not save.parent.is_dir():
+        raise SparseSightError(f"--save {str(save)!r}: the directory does not exist, create it first")
+    if not os.access(save if save.exists() else save.parent, os.W_OK):
+        raise SparseSightError(f"--save {str(save)!r} cannot be written: choose another place")
+
+
+def _save(save: Path, picture: Image, result: Comparison, grid: Grid) -> None:
+    from ..viz import kept_picture
+
+    try:
+        kept_picture(picture, result.kept, grid, result.merged, result.layers).save(save)
+    except OSError as error:
+        raise SparseSightError(f"--save {str(save)!r} cannot be written: {error}") from None
+
+
+def _grid(config: Any, processor: Any, result: Comparison) -> tuple[Grid | None, str]:
+    """The model's grid, or None and why there is none."""
+    from ..viz import Grid
+
+    try:
+        return Grid.of(config, processor, result.report.samples[0].visual_tokens), ""
+    except SparseSightError as error:
+        return None, str(error)

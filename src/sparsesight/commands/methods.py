@@ -1,0 +1,37 @@
+"""``sparsesight methods``: what there is to choose from."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+
+def methods() -> None:
+    """List the methods and their options."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..methods import METHODS, Method
+
+    console = Console(highlight=False)
+    common = {field.name for field in fields(Method)}
+    table = Table.grid(padding=(0, 2))
+    for name, kind in METHODS.items():
+        first_line = (kind.__doc__ or "").strip().partition("\n")[0]
+        table.add_row(Text(name, "bold"), Text(first_line))
+        own = [_written(field) for field in fields(kind) if field.name not in common]
+        if own:
+            table.add_row("", Text("options: " + ", ".join(own), "dim"))
+    console.print(table)
+    console.print()
+    every = ", ".join(_written(field) for field in fields(Method))
+    console.print(Text(f"options of every method: {every}", "dim"))
+
+
+def _written(field: Field[Any]) -> str:
+    """An option as one would write it, ``seed=0``."""
+    if field.default is MISSING:
+        return field.name
+    value = f"{field.default:g}" if isinstance(field.default, float) else repr(field.default)
+    return f"{field.name}={value}"

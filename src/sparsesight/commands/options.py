@@ -1,0 +1,88 @@
+"""What a user may write for ``--retain`` and ``--layers``, and what the environment may choose."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from ..errors import SparseSightError
+
+RETAIN = 64
+METHOD = "sparsevlm+"
+RETAIN_VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN")  # the first is how SparseVLM's own scripts spell it
+VERSION_VARIABLE = "USE_VERSION"
+VERSIONS = {"1_0": "sparsevlm", "2_0": "sparsevlm+"}
+
+
+def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int, ...]:
+    """``64`` -> 64 tokens on average, ``0.33`` or ``33%`` -> a ratio, ``300,200,110`` -> counts per stage.
+
+    Args:
+        text: what was written.
+        source: the option or variable it was written in, for messages.
+
+    Raises:
+        SparseSightError: if it is none of these; the message names the source and the text.
+    """
+    value = text.strip()
+    if re.fullmatch(r"\d+", value, re.ASCII):
+        if int(value) < 1:
+            raise SparseSightError(f"{source} {text!r}: keep at least 1 token")
+        return int(value)
+    if re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*%|\d*\.\d+|\d+\.", value, re.ASCII):
+        ratio = float(value.rstrip("% ")) / (100 if value.endswith("%") else 1)
+        if not 0 < ratio <= 1:
+            raise SparseSightError(f"{source} {text!r}: a ratio lies above 0 and goes up to 1 (100%)")
+        return ratio
+    if re.fullmatch(r"\d+(\s*,\s*\d+)*\s*,?", value, re.ASCII):
+        return tuple(int(count) for count in value.rstrip(", ").split(","))
+    raise SparseSightError(
+        f"{source} {text!r} is no budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (300,200,110)"
+    )
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``0,2,4`` -> (0, 2, 4).
+
+    Raises:
+        SparseSightError: if it is not a list of numbers.
+    """
+    if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text, re.ASCII):
+        raise SparseSightError(f"--layers {text!r} are no layers: write 0-based numbers such as 2,6,15")
+    return tuple(int(layer) for layer in text.split(","))
+
+
+def choose_retain(
+    option: str | None, environment: Mapping[str, str] = os.environ
+) -> int | float | tuple[int, ...]:
+    """``--retain``, else what the environment says, else 64. An empty variable counts as unset.
+
+    Raises:
+        SparseSightError: if the one that decides makes no sense, or the two spellings of the variable disagree.
+    """
+    if option is not None:
+        return parse_retain(option)
+    found = {name: environment[name] for name in RETAIN_VARIABLES if environment.get(name, "").strip()}
+    values = {parse_retain(text, f"environment variable {name}") for name, text in found.items()}
+    if len(values) > 1:
+        said = " and ".join(f"{name}={text!r}" for name, text in found.items())
+        raise SparseSightError(f"environment variables {said} disagree: unset one, or pass --retain")
+    return values.pop() if values else RETAIN
+
+
+def choose_method(option: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """``--method``, else what the environment says, else SparseVLM+. An empty variable counts as unset.
+
+    Raises:
+        SparseSightError: if the variable is neither version.
+    """
+    if option is not None:
+        return option
+    version = environment.get(VERSION_VARIABLE, "").strip()
+    if version and version not in VERSIONS:
+        known = " or ".join(f"{version} ({method})" for version, method in VERSIONS.items())
+        raise SparseSightError(
+            f"environment variable {VERSION_VARIABLE} {version!r} is unknown: set {known}, or pass --method"
+        )
+    return VERSIONS[version] if version else METHOD

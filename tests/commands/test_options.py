@@ -1,0 +1,108 @@
+"""What may be written for the budget, the layers and the method, and in the environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparsesight import SparseSightError
+from sparsesight.commands.options import choose_method, choose_retain, parse_layers, parse_retain
+from tests.commands.running import (
+    ask,
+    asked,
+    plain_surroundings,  # noqa: F401
+    refused,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("64", 64),
+        (" 1 ", 1),
+        ("0.33", 0.33),
+        (".5", 0.5),
+        ("1.0", 1.0),
+        ("1.", 1.0),
+        ("33%", 0.33),
+        ("12.5 %", 0.125),
+        ("100%", 1.0),
+        ("300,200,110", (300, 200, 110)),
+        ("300, 200", (300, 200)),
+        ("17,", (17,)),
+    ],
+)
+def test_budgets(text: str, meant: Any) -> None:
+    found = parse_retain(text)
+    assert found == meant and type(found) is type(meant)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "-5",
+        "0",
+        "0.0",
+        "0%",
+        "1.5",
+        "101%",
+        "1e2",
+        "nan",
+        "inf",
+        "64x",
+        "3,,2",
+        ",3",
+        "3;2",
+        "1_0",
+        "٣",
+    ],
+)
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(SparseSightError) as caught:
+        parse_retain(text, "--some-source")
+    assert "--some-source" in str(caught.value) and repr(text) in str(caught.value)
+
+
+def test_layers() -> None:
+    assert parse_layers("0,2,4") == (0, 2, 4)
+    assert parse_layers(" 3 ") == (3,)
+    for text in ("", "a", "1;2", "-1", "1,", "1.5"):
+        with pytest.raises(SparseSightError, match="--layers"):
+            parse_layers(text)
+
+
+def test_budgets_from_the_environment() -> None:
+    assert choose_retain(None, {}) == 64
+    assert choose_retain(None, {"RETAIN_TOKN": "192"}) == 192
+    assert choose_retain(None, {"RETAIN_TOKEN": "33%"}) == 0.33
+    assert choose_retain(None, {"RETAIN_TOKN": "96", "RETAIN_TOKEN": " 96"}) == 96
+    assert choose_retain(None, {"RETAIN_TOKN": "", "RETAIN_TOKEN": "96"}) == 96
+    assert choose_retain("7", {"RETAIN_TOKN": "192"}) == 7
+    assert choose_retain("7", {"RETAIN_TOKN": "nonsense"}) == 7
+
+
+def test_methods_from_the_environment() -> None:
+    assert choose_method(None, {}) == "sparsevlm+"
+    assert choose_method(None, {"USE_VERSION": "1_0"}) == "sparsevlm"
+    assert choose_method(None, {"USE_VERSION": "2_0"}) == "sparsevlm+"
+    assert choose_method(None, {"USE_VERSION": ""}) == "sparsevlm+"
+    assert choose_method("random", {"USE_VERSION": "1_0"}) == "random"
+    assert choose_method("random", {"USE_VERSION": "nonsense"}) == "random"
+
+
+def test_nonsense_in_the_environment_names_the_variable() -> None:
+    assert "RETAIN_TOKN 'many'" in refused(ask(RETAIN_TOKN="many"))
+    assert "RETAIN_TOKEN '0'" in refused(ask(RETAIN_TOKEN="0"))
+    assert "USE_VERSION '3_0'" in refused(ask(USE_VERSION="3_0"))
+    message = refused(ask(RETAIN_TOKN="64", RETAIN_TOKEN="96"))
+    assert "RETAIN_TOKN='64'" in message and "RETAIN_TOKEN='96'" in message
+
+
+def test_the_environment_chooses_and_options_win() -> None:
+    method = asked(RETAIN_TOKN="192", USE_VERSION="1_0")["method"]
+    assert (method["method"], method["retain"]) == ("sparsevlm", 192)
+    method = asked("--retain", "20%", "--method", "random", RETAIN_TOKN="192", USE_VERSION="1_0")["method"]
+    assert (method["method"], method["retain"]) == ("random", 0.2)

@@ -1,0 +1,75 @@
+"""The shapes and dtypes that annotations promise are checked for as long as the tests run.
+
+The package imports jaxtyping for type checkers only, so that users need not install it. Here its names are put into
+the modules that use them, and every annotated function, method, dataclass and named tuple in those modules is
+wrapped: a tensor of another shape or dtype than promised raises at once, whichever test meets it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from types import ModuleType
+from typing import Any
+
+try:
+    import jaxtyping
+    from beartype import beartype
+except ImportError:  # a machine without the development tools runs the same tests unchecked
+    jaxtyping = None  # type: ignore[assignment]
+
+NAMES = ("Bool", "Float", "Int")
+
+
+def pytest_configure() -> None:
+    if jaxtyping is not None:
+        for module in annotated_modules():
+            for name in NAMES:
+                setattr(module, name, getattr(jaxtyping, name))
+        for module in annotated_modules():
+            check(module)
+
+
+def annotated_modules() -> list[ModuleType]:
+    import sparsesight.hf.sparsify  # noqa: F401 - it imports all modules in question
+
+    return [m for n, m in sys.modules.items() if n.startswith(("sparsesight.ops", "sparsesight.methods"))]
+
+
+def shaped(function: Any) -> bool:
+    """Whether an annotation states a shape."""
+    text = str(inspect.get_annotations(function))
+    return any(f"{name}[" in text for name in NAMES)
+
+
+def check(module: ModuleType) -> None:
+    """Wrap whatever a module defines with stated shapes, also where another module has imported it by name."""
+
+    def wrap(function: Any) -> Any:
+        # Read the annotations here, where one that means nothing raises; the checker would pass over it.
+        inner = getattr(function, "__func__", function)
+        inner.__annotations__ = typing.get_type_hints(inner, vars(module), include_extras=True)
+        return jaxtyping.jaxtyped(function, typechecker=beartype)
+
+    defined = [(k, v) for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__]
+    for name, value in defined:
+        if inspect.isfunction(value):
+            if shaped(value):
+                replace(name, value, wrap(value))
+        elif inspect.isclass(value):
+            for key, method in list(vars(value).items()):
+                inner = method.__func__ if isinstance(method, classmethod) else method
+                if inspect.isfunction(inner) and key not in ("__init__", "__new__") and shaped(inner):
+                    setattr(value, key, wrap(method))
+            if shaped(value) and dataclasses.is_dataclass(value):
+                value.__init__ = wrap(value.__init__)  # type: ignore[misc]
+            elif shaped(value) and issubclass(value, tuple):
+                value.__new__ = staticmethod(wrap(value.__new__))  # type: ignore[method-assign,assignment]
+
+
+def replace(name: str, function: Any, checked: Any) -> None:
+    for n, module in list(sys.modules.items()):
+        if n.split(".")[0] == "sparsesight" and vars(module).get(name) is function:
+            setattr(module, name, checked)
