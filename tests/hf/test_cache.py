@@ -1,0 +1,89 @@
+"""Pruned cache layers: logical lengths over physical ones, through every operation a cache knows."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from sparsesight import UnsupportedModelError
+from sparsesight.hf.cache import PrunedDynamicLayer, check_cache, held_keys, make_pruned
+
+
+def pruned(batch: int = 2, ragged: bool = False) -> PrunedDynamicLayer:
+    """Ten logical tokens of which [0, 3, 4, 8, 9] are held, then two more appended; keys hold their logical index."""
+    cache = DynamicCache()
+    layer = make_pruned(cache, 0)
+    slots = torch.tensor([[0, 3, 4, 8, 9]]).repeat(batch, 1)
+    valid = torch.ones_like(slots, dtype=torch.bool)
+    if ragged:
+        valid[0, 0] = False
+    layer.note(slots, valid, 10, ragged)
+    layer.update(keys(slots), keys(slots))
+    tail = torch.tensor([[10, 11]]).repeat(batch, 1)
+    layer.update(keys(tail), keys(tail))
+    return layer
+
+
+def keys(slots: torch.Tensor) -> torch.Tensor:
+    return slots[:, None, :, None].float().expand(-1, 2, -1, 4).contiguous()
+
+
+def test_lengths() -> None:
+    layer = pruned()
+    assert layer.get_seq_length() == 12 and layer.physical_length() == 7
+    assert layer.get_mask_sizes(3) == (15, 0)
+    slots, valid = layer.key_slots(2, torch.device("cpu"))
+    assert torch.equal(keys(slots), layer.keys) and bool(valid.all())
+    assert held_keys(None, 2) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("remove", "left"), [(0, 7), (1, 6), (2, 5), (3, 4), (4, 3), (7, 3), (8, 2), (12, 0)]
+)
+def test_crop_counts_logically(remove: int, left: int) -> None:
+    layer = pruned()
+    layer.crop(-remove)
+    assert layer.physical_length() == left and layer.get_seq_length() == 12 - remove
+    slots, _ = layer.key_slots(2, torch.device("cpu"))
+    assert left == 0 or torch.equal(keys(slots), layer.keys)
+
+
+def test_crop_of_a_ragged_batch_is_refused_where_samples_differ() -> None:
+    layer = pruned(ragged=True)
+    layer.crop(-2)  # the common tail is no problem
+    assert layer.physical_length() == 5
+    with pytest.raises(UnsupportedModelError, match="different tokens"):
+        layer.crop(-1)
+    assert layer.physical_length() == 5
+
+
+def test_batch_operations_move_the_bookkeeping_along() -> None:
+    layer = pruned(ragged=True)
+    layer.reorder_cache(torch.tensor([1, 0]))
+    assert layer.valid[:, 0].tolist() == [True, False]
+    layer.batch_repeat_interleave(2)
+    assert layer.valid[:, 0].tolist() == [True, True, False, False] and layer.slots.shape == (4, 5)
+    layer.batch_select_indices(torch.tensor([3]))
+    assert layer.valid.shape == (1, 5) and layer.keys.shape[0] == 1
+    copied = copy.deepcopy(layer)
+    layer.reset()
+    assert layer.get_seq_length() == 0 and copied.get_seq_length() == 12
+
+
+def test_text_before_the_first_picture_was_kept_whole() -> None:
+    cache = DynamicCache()
+    before = torch.arange(4)[None]
+    cache.update(keys(before), keys(before), 0)
+    layer = make_pruned(cache, 0)
+    assert layer.get_seq_length() == 4 and layer.slots.tolist() == [[0, 1, 2, 3]]
+    assert make_pruned(cache, 0) is layer
+
+
+def test_caches_that_cannot_be_pruned() -> None:
+    check_cache(None, 0)
+    check_cache(DynamicCache(), 1)
+    with pytest.raises(UnsupportedModelError, match="transformers Cache"):
+        check_cache(((torch.zeros(1),),), 0)

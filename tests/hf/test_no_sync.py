@@ -1,0 +1,95 @@
+"""The layer loop never waits for the device: every length follows from the schedule, known on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sparsesight import SparseVLM, sparsify
+from tests.hf.test_invariants import batch, generate, model
+
+READS = ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "cpu", "numpy")
+
+
+class HostRead(RuntimeError):
+    pass
+
+
+@pytest.fixture
+def forbid_reads_in_layers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Reading a tensor's values raises between the entrance of layer 0 and the exit of the last layer."""
+    inside = False
+
+    def enter(*args: Any) -> None:
+        nonlocal inside
+        inside = True
+
+    def leave(*args: Any) -> None:
+        nonlocal inside
+        inside = False
+
+    def guarded(name: str, real: Any) -> Any:
+        def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if inside:
+                raise HostRead(name)
+            return real(self, *args, **kwargs)
+
+        return read
+
+    for name in READS:
+        monkeypatch.setattr(torch.Tensor, name, guarded(name, getattr(torch.Tensor, name)))
+
+    def install(built: Any) -> None:
+        layers = built.get_decoder().layers
+        handles.append(layers[0].register_forward_pre_hook(enter))
+        handles.append(layers[-1].register_forward_hook(leave))  # after ours: ours is inside
+
+    handles: list[Any] = []
+    yield install
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("method", ["sparsevlm", "sparsevlm+", "random"])
+def test_planned_counts_never_read_the_device(
+    method: str, attention: str, forbid_reads_in_layers: Any
+) -> None:
+    built = model("llava_next", attention)
+    with sparsify(built, method, retain=0.4) as run:
+        forbid_reads_in_layers(built)
+        generate(built, batch("llava_next"))
+        assert run.kept
+
+
+def test_the_rank_rule_reads_it_once_per_stage(forbid_reads_in_layers: Any) -> None:
+    """And so the guard works: v1.0's counts depend on data."""
+    built = model("llava")
+    with sparsify(built, SparseVLM(1.0, (1, 3), adaptive=True, scale=3.0)):
+        forbid_reads_in_layers(built)
+        with pytest.raises(HostRead, match="tolist"):
+            generate(built, batch("llava"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_sees_no_sync_in_the_layers() -> None:
+    built = model("llava_next").to("cuda")
+    prompt = {k: v.to("cuda") for k, v in batch("llava_next").items()}
+    layers = built.get_decoder().layers
+    with sparsify(built, retain=0.4) as run, torch.no_grad():
+        built(**prompt)
+        hooks = [
+            layers[0].register_forward_pre_hook(lambda *a: torch.cuda.set_sync_debug_mode("error")),
+            layers[-1].register_forward_hook(lambda *a: torch.cuda.set_sync_debug_mode("default")),
+        ]
+        try:
+            built(**prompt)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            for hook in hooks:
+                hook.remove()
+        assert run.kept
+    built.to("cpu")
