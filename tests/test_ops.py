@@ -680,6 +680,13 @@ def test_density_peaks_merge_in_a_batch(poison: float, seed: int) -> None:
             close(merge.tokens[i, :k], alone.tokens[0], 1e-6)
 
 
+def test_merged_tokens_shrink_as_published() -> None:
+    """The sum over ``count + 1e-6``, not the mean."""
+    x = normal(0, 1, 5, 6)
+    merge = ops.density_peaks_merge(x, [5], [5])
+    torch.testing.assert_close(merge.tokens, x[:, merge.centre[0]] / (1 + 1e-6), rtol=2e-7, atol=0)
+
+
 def test_density_peaks_merge_of_equal_tokens() -> None:
     """All alike: centres stay distinct and keep themselves, no cluster is empty."""
     x = normal(0, 1, 6).expand(9, 6)

@@ -140,8 +140,9 @@ def bench(
         progress: called with no arguments after each run.
 
     Returns:
-        One dict per budget; times are medians in milliseconds, with their spread under ``spread``. Ratios come from
-        the wall clock; ``*_cpu`` are the same from processor time, which a loaded machine does not disturb.
+        One dict per budget; times are medians in milliseconds, with their spread under ``spread``. Ratios are medians
+        of the ratios within a turn, so that a machine that drifts does not bend them; they come from the wall clock,
+        and ``*_cpu`` are the same from processor time, which a loaded machine disturbs less.
         ``flops_limit`` is arithmetic (without the method's own); ``measured_limit`` is what this machine reaches when
         the same layers just get shorter inputs (:func:`shortened`).
     """
@@ -197,10 +198,11 @@ def _row(
     dense, sparse, bare = times["dense", None], times["sparse", retain], times["bare", retain]
     limit = report.flops_dense / sum(s.flops_sparse - s.flops_scoring for s in report.samples)
 
-    def ratio(phase: str, of: str, to: Times) -> float:
-        return median(getattr(dense, of)[phase]) / median(getattr(to, of)[phase])
+    def ratio(of: str, to: Times) -> float:
+        pairs = zip(getattr(dense, of)[PREFILL], getattr(to, of)[PREFILL], strict=True)
+        return median(x / y for x, y in pairs)
 
-    speedup, cpu_speedup = ratio(PREFILL, "wall", sparse), ratio(PREFILL, "cpu", sparse)
+    speedup, cpu_speedup = ratio("wall", sparse), ratio("cpu", sparse)
     decode = bool(dense.wall[DECODE])
     return {
         "retain": retain,
@@ -211,8 +213,8 @@ def _row(
         "flops_limit": limit,
         "prefill_ratio_to_limit": speedup / limit,
         "prefill_ratio_to_limit_cpu": cpu_speedup / limit,
-        "measured_limit": ratio(PREFILL, "wall", bare),
-        "measured_limit_cpu": ratio(PREFILL, "cpu", bare),
+        "measured_limit": ratio("wall", bare),
+        "measured_limit_cpu": ratio("cpu", bare),
         "overhead_share": sum(parts.values()),
         "overhead_parts": parts,
         "decode_dense_ms": median(dense.wall[DECODE]) if decode else None,

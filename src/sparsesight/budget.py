@@ -183,10 +183,7 @@ def plan(
                 if abs(known.equal_tokens - target) <= 1:
                     return known
 
-    def cost(count: int) -> float:
-        return _build((count,) * len(layers), visual, num_layers, layers, recycle, always_drop).equal_tokens
-
-    least, most = cost(1), cost(visual)
+    least = _build((1,) * len(layers), visual, num_layers, layers, recycle, always_drop).equal_tokens
     if target < least - 1:
         lowest = least - 1
         raise BudgetError(
@@ -194,7 +191,7 @@ def plan(
             f"{num_layers}: possible are {math.ceil(lowest)} to {visual} (ratios "
             f"{math.ceil(1000 * lowest / visual) / 1000:.3f} to 1.0); prune earlier with layers=(...) to go lower"
         )
-    return _solve(min(target, most), visual, num_layers, layers, recycle, always_drop)
+    return _solve(target, visual, num_layers, layers, recycle, always_drop)
 
 
 def check_layers(layers: tuple[int, ...], num_layers: int | None = None) -> None:

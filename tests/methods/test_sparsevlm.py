@@ -70,14 +70,20 @@ def test_rank_rule() -> None:
     mean = attention(sample).mean(0)
     rank = int(np.linalg.matrix_rank(mean, rtol=30 * np.finfo(np.float32).eps))
     assert rank == 3
-    for scale, bias in ((2.5, 0.0), (1.0, 6.5), (0.2, 0.0), (50.0, 0.0)):
-        method = SparseVLM(1.0, (2,), adaptive=True, scale=scale, bias=bias)
+    for scale, bias, recycle in (
+        (2.5, 0.0, 0.3),
+        (1.0, 6.5, 0.3),
+        (0.2, 0.0, 0.5),
+        (50.0, 0.0, 0.3),
+        (3.0, 1.0, 0.9),
+    ):
+        method = SparseVLM(1.0, (2,), adaptive=True, scale=scale, bias=bias, recycle=recycle)
         _, stage = build(method, [sample])
         assert stage.planned is None
         keep = min(int(rank * scale + bias), 29)
         counts = method.counts(stage)
         assert counts.keep.tolist() == [keep]
-        assert (counts.recycled[0], counts.merged[0]) == recycled_counts(30 - keep, 0.3)
+        assert (counts.recycled[0], counts.merged[0]) == recycled_counts(30 - keep, recycle)
         assert counts.recycle.tolist() == list(counts.recycled)
         selection = method.select(stage)
         assert int(selection.keep.sum()) == keep
