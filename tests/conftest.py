@@ -14,6 +14,8 @@ import typing
 from types import ModuleType
 from typing import Any
 
+import torch
+
 try:
     import jaxtyping
     from beartype import beartype
@@ -24,6 +26,7 @@ NAMES = ("Bool", "Float", "Int")
 
 
 def pytest_configure() -> None:
+    torch.set_num_threads(1)  # tensors are small: threads gain little, and on a busy machine they mostly wait
     if jaxtyping is not None:
         for module in annotated_modules():
             for name in NAMES:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -97,6 +94,7 @@ def compare(loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int) ->
             little memory.
     """
     from .. import sparsify
+    from ..bench import DECODE, PREFILL, Times, timed_decoder
 
     model = loaded.model
     with out_of_memory(model.device):
@@ -107,9 +105,11 @@ def compare(loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int) ->
             text, tokens = _generate(loaded, inputs, max_new_tokens)
         report = run.report
         sparse = Answer(text, tokens, report.prefill_ms, report.decode_ms)
-        with _timed(model) as times:
+        times = Times()
+        with timed_decoder(model.get_decoder(), times):
             text, tokens = _generate(loaded, inputs, max_new_tokens)
-    dense = Answer(text, tokens, times[0], median(times[1:]) if times[1:] else None)
+    further = times.wall[DECODE]
+    dense = Answer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
     kept = [stage[0].tolist() for stage in run.kept]
     layers = list(run.layers[: len(kept)])
     entering = report.samples[0].visual_per_layer
@@ -125,32 +125,3 @@ def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, in
         output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     new = output[0, inputs["input_ids"].shape[1] :]
     return loaded.processor.decode(new, skip_special_tokens=True).strip(), len(new)
-
-
-@contextmanager
-def _timed(model: Any) -> Iterator[list[float]]:
-    """Milliseconds of every call of the decoder, the prefill first: what ``sparsify(timing=True)`` measures."""
-    import torch
-
-    times: list[float] = []
-    started = 0.0
-
-    def now() -> float:
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        return 1e3 * time.perf_counter()
-
-    def enter(*_: Any) -> None:
-        nonlocal started
-        started = now()
-
-    def leave(*_: Any) -> None:
-        times.append(now() - started)
-
-    decoder = model.get_decoder()
-    hooks = [decoder.register_forward_pre_hook(enter), decoder.register_forward_hook(leave)]
-    try:
-        yield times
-    finally:
-        for hook in hooks:
-            hook.remove()
