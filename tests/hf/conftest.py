@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers.integrations import flex_attention as integration
 
 
@@ -22,7 +22,13 @@ def uncompiled_flex(monkeypatch: pytest.MonkeyPatch) -> None:
     def reference(self: Any) -> Any:
         return flex_attention
 
+    def uncompiled(**how: Any) -> Any:
+        return create_block_mask(**{**how, "_compile": False})
+
     monkeypatch.setattr(integration.WrappedFlexAttention, "__call__", reference)
+    monkeypatch.setattr(
+        "transformers.masking_utils.create_block_mask", uncompiled
+    )  # compiling takes longer than the tests
 
 
 @pytest.fixture(autouse=True)

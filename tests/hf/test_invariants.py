@@ -64,7 +64,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("attention", BACKENDS[:2])
+@pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("method", ALL, ids=label)
 def test_batch_equals_alone(family: str, attention: str, method: Method) -> None:
     """Left-padded, with different texts, picture counts and sizes, and a sample without a picture."""
