@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin, TextIteratorStreamer
 
-from sparsesight import SparseVLM, sparsify
+from sparsesight import SparseVLM, UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_invariants import batch, close, generate, model, processor
@@ -109,6 +109,16 @@ def test_gradients_flow() -> None:
         grads = {k: p.grad for k, p in built.named_parameters() if p.grad is not None}
         assert grads["model.multi_modal_projector.linear_2.weight"].abs().sum() > 0
         assert all(bool(g.isfinite().all()) for g in grads.values())
+
+
+def test_gradient_checkpointing_is_refused() -> None:
+    built, prompt = tiny.model("llava").train(), batch("llava", (0,))
+    built.gradient_checkpointing_enable()
+    with sparsify(built, retain=0.4):
+        with pytest.raises(UnsupportedModelError, match="gradient_checkpointing_disable"):
+            built(**prompt)
+        built.gradient_checkpointing_disable()
+        assert built(**prompt).logits.requires_grad
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -232,7 +232,7 @@ class Forward:
         self.seen = None
         column, visual = ops.compact(rows.visual, max(self.tokens))
         offset = key.shape[2] - hidden.shape[1]
-        position = self._positions(rows, hidden)
+        position = self._positions(rows)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -273,7 +273,7 @@ class Forward:
             self.trace.append(Trace(stage, selection, self.rows))
         return shorter
 
-    def _positions(self, rows: Rows, hidden: Tensor) -> Tensor:
+    def _positions(self, rows: Rows) -> Tensor:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""
         if self.plan.method.positions == "compact" and self.done:
             return self.memo["positions", None][1][0]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SparseSightError
+from ..errors import SparseSightError, UnsupportedModelError
 from .cache import check_cache, pruned_layer
 from .families import Anatomy
 from .forward import Forward
@@ -127,6 +127,11 @@ class Hooks:
         if layout is not None:
             if any(layout.prunable):
                 check_cache(cache, self.plan.stages[0] + 1)
+                if module.training and getattr(module, "gradient_checkpointing", False):
+                    raise UnsupportedModelError(
+                        "gradient checkpointing runs layers again without their rows: call "
+                        "model.gradient_checkpointing_disable() while sparsified"
+                    )
             forward.activate(layout, x)
         if layout is not None or pruned_layer(cache, len(self.parts.layers) - 1) is not None:
             self.local.forward = forward
