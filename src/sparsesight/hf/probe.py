@@ -24,6 +24,20 @@ PREFIX = "sparsesight|"
 MARK = "_sparsesight_probe"
 
 
+class _WithConfig:
+    """A module as seen with its own config, from which some implementations read the name back.
+
+    The module itself is not touched during a call: another thread may be in it.
+    """
+
+    def __init__(self, module: nn.Module, config: Any) -> None:
+        self.config = config
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
 class Probe:
     """Shows ``listener(layer, query, key, mask, kwargs)`` every attention call of one module until removed."""
 
@@ -39,6 +53,7 @@ class Probe:
         AttentionInterface.register(name, _probed_attention)
         private = copy.copy(self.config)
         private.__dict__["_attn_implementation_internal"] = name
+        self.view = _WithConfig(attention, self.config)
         attention.config = private
         setattr(attention, MARK, self)  # found by the registered function
 
@@ -76,13 +91,6 @@ def _probed_attention(
     **kwargs: Any,
 ) -> Any:
     probe: Probe = getattr(module, MARK)
-    private, module.config = (
-        module.config,
-        probe.config,
-    )  # some implementations read the name back from the config
-    try:
-        result = probe.real(module, query, key, value, attention_mask, *args, **kwargs)
-    finally:
-        module.config = private
+    result = probe.real(probe.view, query, key, value, attention_mask, *args, **kwargs)
     probe.listener(probe.layer, query, key, attention_mask, kwargs)
     return result
