@@ -62,6 +62,9 @@ class PrunedDynamicLayer(DynamicLayer):
         self.ragged = ragged
 
     def reset(self) -> None:
+        # Dropped, not zeroed as older transformers do: zeros would count as tokens.
+        self.keys = self.values = None
+        self.is_initialized = False
         super().reset()
         self.held = self.logical = 0
         self.ragged = False
