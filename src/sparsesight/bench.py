@@ -16,6 +16,7 @@ from torch import nn
 
 from .budget import Retain
 from .errors import SparseSightError
+from .hf.clock import Clock
 from .hf.families import anatomy
 from .hf.forward import NOT_ROWS, take_rows
 from .hf.sparsify import sparsify
@@ -36,22 +37,16 @@ class Times:
 def timed_decoder(decoder: nn.Module, times: Times) -> Iterator[None]:
     """Time every call of the decoder, from before the first hook to after the last."""
     started: list[tuple[float, float]] = []
-    device = next(decoder.parameters()).device
-
-    def synchronise() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    clock = Clock(next(decoder.parameters()).device)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        synchronise()
-        started.append((time.perf_counter(), time.process_time()))
+        started.append((clock.now(), time.process_time()))
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        synchronise()
         wall, cpu = started.pop()
         x = kwargs.get("inputs_embeds")
         phase = PREFILL if x is not None and x.shape[1] > 1 else DECODE
-        times.wall[phase].append(1e3 * (time.perf_counter() - wall))
+        times.wall[phase].append(1e3 * (clock.now() - wall))
         times.cpu[phase].append(1e3 * (time.process_time() - cpu))
 
     hooks = [

@@ -188,6 +188,15 @@ def staircase(per_layer: Sequence[int]) -> str:
     return ", ".join(f"{count} x{times}" for count, times in runs)
 
 
+def _why_dense(visual: int, text: int) -> str:
+    """Why a sample kept all its visual tokens."""
+    if not visual:
+        return "ran dense: no visual tokens"
+    return (
+        f"ran dense: {'the budget keeps every visual token' if text else 'no text after the visual tokens'}"
+    )
+
+
 def _si(value: float) -> str:
     """A number with a metric prefix."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -234,12 +243,8 @@ def batch_report(
             scoring += t * keys * shape.heads * shape.head_dim + recycled[s][i] ** 2 * shape.hidden
             entering[layer + 1 :] = [tokens_out[s][i]] * (shape.layers - layer - 1)
         scoring += v * t * shape.hidden if tokens_out else 0
-        dense = entering[-1] == v and all(e == v for e in entering)
-        scoring = 0 if dense else scoring
-        note = ""
-        if dense:
-            note = "ran dense: no visual tokens" if not v else "ran dense: no text after the visual tokens"
-            note = "ran dense: the budget keeps every visual token" if v and t else note
+        note = _why_dense(v, t) if all(e == v for e in entering) else ""
+        scoring = 0 if note else scoring
         leaving = (*entering[1:], entering[-1])
         samples.append(
             SampleReport(

@@ -12,7 +12,7 @@ Axes in the annotations: ``b`` batch, ``n`` sequence rows, ``v`` visual tokens, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -136,10 +136,7 @@ def head_sums(
     ``divisor`` divides the softmaxed attention of every (rater, key) pair, as SparseVLM+ does with the rotary weight.
     """
     total = query.new_zeros(query.shape[0], query.shape[1], key.shape[2], dtype=torch.float32)
-    for start in range(0, query.shape[2], ROW_CHUNK):
-        rows = slice(start, start + ROW_CHUNK)
-        part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
-        attention = attention_rows(query[:, :, rows], key, part, scale, softcap)
+    for rows, attention in _row_chunks(query, key, mask, scale, softcap):
         if divisor is not None:
             attention = attention / divisor[:, None, rows]
         total += attention.masked_fill(~rater[:, None, rows, None], 0).sum(2)
@@ -154,12 +151,18 @@ def head_mean(
     softcap: float | None = None,
 ) -> Float[Tensor, "b r k"]:
     """Attention of every row averaged over heads: the raters-by-keys matrix whose rank SparseVLM v1.0 takes."""
-    parts = []
+    chunks = _row_chunks(query, key, mask, scale, softcap)
+    return torch.cat([attention.mean(1) for _, attention in chunks], 1)
+
+
+def _row_chunks(
+    query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None
+) -> Iterator[tuple[slice, Tensor]]:
+    """:func:`attention_rows` for a bounded number of rows at a time, with which rows they are."""
     for start in range(0, query.shape[2], ROW_CHUNK):
         rows = slice(start, start + ROW_CHUNK)
         part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
-        parts.append(attention_rows(query[:, :, rows], key, part, scale, softcap).mean(1))
-    return torch.cat(parts, 1)
+        yield rows, attention_rows(query[:, :, rows], key, part, scale, softcap)
 
 
 def select_heads(

@@ -87,18 +87,16 @@ def _subject(
     """The model to measure, its prompt, and what to call it."""
     import torch
 
-    from .loading import load_model, pick_device
+    from .loading import check_dtype, load_model, pick_device
 
     if shape is not None:
         from ..shapes import Shape, random_llava
 
         sizes = Shape.parse(shape)
         where = pick_device(device)
-        names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-        names["auto"] = torch.bfloat16 if where.type == "cuda" else torch.float32
-        if dtype not in names:
-            raise SparseSightError(f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16")
-        return *random_llava(sizes, names[dtype], str(where), attention), str(sizes)
+        check_dtype(dtype)
+        name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
+        return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes)
     from .. import bundled
     from ..images import open_image
     from .answering import prepare

@@ -44,8 +44,7 @@ def load_model(
     from .. import bundled
 
     target = pick_device(device)
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise SparseSightError(f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16")
+    check_dtype(dtype)
     if dtype == "auto" and target.type == "cpu":
         dtype = "float32"
     where: str | Path = bundled.MODEL_PATH if name is None else name
@@ -86,6 +85,16 @@ def load_model(
                 "config.json belongs to another model"
             )
         return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name)
+
+
+def check_dtype(dtype: str) -> None:
+    """Reject a ``--dtype`` that is none.
+
+    Raises:
+        SparseSightError: naming the value and what is possible.
+    """
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise SparseSightError(f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16")
 
 
 @contextmanager

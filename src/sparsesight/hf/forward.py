@@ -176,12 +176,12 @@ class Forward:
             return None
         with self.plan.clock("masks"):
             segment = sum(layer > p for p in self.plan.stages)
-            row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
-            slot, valid, before = self._once(
-                ("keys", segment),
-                None,
-                lambda _: _extend(cached, row + self.past, torch.ones_like(row, dtype=torch.bool)),
-            )
+
+            def keys(_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+                row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
+                return row, *_extend(cached, row + self.past, torch.ones_like(row, dtype=torch.bool))
+
+            row, slot, valid, before = self._once(("keys", segment), None, keys)
             changed = dict(kwargs)
             self._finish(changed, hidden, kwargs, row, slot, valid, cached.ragged, before, segment)
         return hidden, changed

@@ -112,10 +112,11 @@ class Hooks:
             self.local.started = self.plan.clock.now()
         x = kwargs.get("inputs_embeds")
         if x is None:
-            ids = kwargs.get("input_ids", args[0] if args else None)
-            if not isinstance(ids, Tensor):
+            x = kwargs.get("input_ids", args[0] if args else None)
+            if not isinstance(x, Tensor):
                 return
-            x = module.get_input_embeddings()(ids)  # type: ignore[operator]
+            if x.shape[1] > 1:  # a prompt: raters are chosen among its embeddings
+                x = module.get_input_embeddings()(x)  # type: ignore[operator]
         cache = kwargs.get("past_key_values")
         batch, length = x.shape[:2]
         layout = getattr(self.local, "layout", None)

@@ -181,9 +181,8 @@ class Method(ABC):
         """
         layers = self._layers(num_layers, allowed)
         if not self.data_dependent and not isinstance(self.retain, int):
-            self.plan(
-                ANY_PICTURE, num_layers, layers
-            )  # a ratio or counts that no picture could meet fail now
+            # A ratio or counts that no picture could meet fail now.
+            self.plan(ANY_PICTURE, num_layers, layers)
         return layers
 
     def _layers(self, num_layers: int, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
