@@ -1,338 +1,227 @@
-"""The scene generator: the same every time, within its ranges, and never wrong about its own pictures."""
+"""Rendered scenes: the same pixels every time and everywhere, and pictures that show their objects."""
 
-import re
+import hashlib
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from sparsesight.bundled.scenes import (
-    CELL,
-    CELLS,
-    COLORS,
-    GRID,
-    KINDS,
-    LETTERS,
-    MAX_CARDS,
-    PATCH,
-    PLAIN_SHAPES,
-    SHAPES,
-    SIDE,
-    SIZES,
-    Question,
-    Scene,
-    SceneObject,
-    questions,
-    render,
-)
+from sparsesight.bundled import scenes as module
+from sparsesight.bundled.asking import KINDS
+from sparsesight.bundled.dataset import CLUTTER, SMALL
+from sparsesight.bundled.drawing import Rng
+from sparsesight.bundled.objects import COLORS, GRID, PATCH, SIDE, Recipe, arrange
+from sparsesight.bundled.scenes import VERSION, Scene, draw, questions, render
 
-SEEDS = range(60)
+RECIPES = {"default": Recipe(), "small": SMALL, "clutter": CLUTTER}
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [render(seed) for seed in SEEDS]
+    return [render(seed) for seed in range(24)]
 
 
 @pytest.fixture(scope="module")
-def asked(scenes: list[Scene]) -> list[tuple[Scene, Question]]:
-    return [(scene, question) for scene in scenes for question in questions(scene, 15)]
+def occluded() -> list[Scene]:
+    return [render(seed, SMALL) for seed in range(12)]
 
 
-# The same every time
+# The same every time, everywhere
+
+# (recipe, seed): the first 16 hexadecimal digits of the SHA-256 of the picture's RGB bytes and of the text of the
+# first 40 questions and answers
+GOLDEN = {
+    ("default", 0): ("6d949cb88932b5d4", "a923fdf732eb9aa8"),
+    ("default", 1): ("1d49974a29b2ea54", "5653a2e6dcd37aed"),
+    ("default", 2**32 - 1): ("c98b1142da1a3753", "5bc6095474176c78"),
+    ("small", 0): ("c91bcd29920c266e", "89ad0b9e159cf012"),
+    ("small", 1): ("e2544c7bd4bbb7d3", "630c4944ea749b69"),
+    ("small", 2**32 - 1): ("4f765e525086264e", "632e502276e665df"),
+    ("clutter", 0): ("01cc0a51b1414e5c", "ed1c78bf18335752"),
+    ("clutter", 1): ("72458bb338efb2f2", "2a4c29c6a589eadc"),
+    ("clutter", 2**32 - 1): ("d5eb5db6aaa09df9", "a580e493ca822be7"),
+}
+
+
+def digests(scene: Scene) -> tuple[str, str]:
+    asked = "\n".join(f"{question.text} {question.answer}" for question in questions(scene, 40))
+    pixels, text = (hashlib.sha256(data).hexdigest() for data in (scene.image.tobytes(), asked.encode()))
+    return pixels[:16], text[:16]
+
+
+@pytest.mark.parametrize(("recipe", "seed"), GOLDEN)
+def test_a_seed_gives_the_pixels_and_questions_of_version_2(recipe: str, seed: int) -> None:
+    found = digests(render(seed, RECIPES[recipe]))
+    assert (VERSION, *found) == (2, *GOLDEN[recipe, seed]), (
+        "a seed gives another scene than before: if that is meant, raise scenes.VERSION and renew GOLDEN; "
+        "if not, this platform, numpy or Pillow draws otherwise, and figures measured on scenes do not carry over"
+    )
 
 
 def test_a_seed_gives_the_same_scene_again(scenes: list[Scene]) -> None:
     for scene in scenes[:5]:
         again = render(scene.seed)
-        assert again.objects == scene.objects
+        assert again.objects == scene.objects == arrange(Rng(scene.seed), Recipe())
         assert np.array_equal(again.owner, scene.owner)
         assert again.image.tobytes() == scene.image.tobytes()
-        assert questions(again, 10) == questions(scene, 10)
+        assert questions(again, 40) == questions(scene, 40)
 
 
-def test_seeds_give_different_scenes(scenes: list[Scene]) -> None:
-    assert len({scene.image.tobytes() for scene in scenes}) == len(scenes)
-    assert len({scene.objects for scene in scenes}) == len(scenes)
-
-
-def test_more_questions_only_add_to_the_list(scenes: list[Scene]) -> None:
-    for scene in scenes[:10]:
-        assert questions(scene, 12)[:5] == questions(scene, 5)
+def test_seeds_and_recipes_give_different_scenes(scenes: list[Scene], occluded: list[Scene]) -> None:
+    everything = [*scenes, *occluded, render(0, CLUTTER)]
+    assert len({scene.image.tobytes() for scene in everything}) == len(everything)
+    assert len({scene.objects for scene in everything}) == len(everything)
 
 
 def test_nothing_depends_on_the_random_state_of_numpy() -> None:
     np.random.seed(1)  # noqa: NPY002 (the global state is the point)
-    first = render(7).image.tobytes()
+    first = digests(render(7))
     np.random.seed(2)  # noqa: NPY002
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    assert render(7).image.tobytes() == first
+    assert digests(render(7)) == first
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-# Ranges
+def test_asking_does_not_depend_on_the_picture() -> None:
+    scene = render(3)
+    blank = Scene(3, scene.objects, scene.image.point(lambda _: 0), scene.owner)
+    assert questions(blank, 40) == questions(scene, 40)
 
 
-def test_pictures_and_maps_have_their_sizes(scenes: list[Scene]) -> None:
-    assert (SIDE, GRID, PATCH) == (336, 24, 14)
-    for scene in scenes:
-        assert scene.image.size == (SIDE, SIDE)
-        assert scene.image.mode == "RGB"
-        assert scene.owner.shape == (GRID, GRID)
-        assert np.issubdtype(scene.owner.dtype, np.integer)
+def test_nothing_is_painted_with_fractions(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = set()
 
+    def watch(canvas: np.ndarray, left: int, top: int, color: np.ndarray, coverage: np.ndarray) -> None:
+        kinds.update(array.dtype.kind for array in (canvas, np.asarray(color), coverage))
 
-def test_objects_are_within_their_ranges(scenes: list[Scene]) -> None:
-    for scene in scenes:
-        assert 4 <= len(scene.objects) <= 9
-        assert len({item.cell for item in scene.objects}) == len(scene.objects)
-        assert sum(item.shape == "card" for item in scene.objects) <= MAX_CARDS
-        for item in scene.objects:
-            assert item.shape in SHAPES
-            assert item.color in COLORS
-            assert item.extent in SIZES[item.size]
-            assert item.size == "large" or item.shape != "card"
-            assert (
-                (item.letter in LETTERS and len(item.letter) == 1)
-                if item.shape == "card"
-                else item.letter == ""
-            )
-            for start, index in zip((item.left, item.top), item.cell, strict=True):
-                assert 0 <= index < CELLS
-                assert CELL * index <= start <= CELL * (index + 1) - item.extent
-
-
-def test_every_value_occurs(scenes: list[Scene]) -> None:
-    items = [item for scene in scenes for item in scene.objects]
-    assert {item.shape for item in items} == {*PLAIN_SHAPES, "card"}
-    assert {item.color for item in items} == set(COLORS)
-    assert {item.extent for item in items} == {extent for extents in SIZES.values() for extent in extents}
-    assert {item.letter for item in items} == {"", *LETTERS}
-    assert {len(scene.objects) for scene in scenes} == set(range(4, 10))
+    monkeypatch.setattr(module, "blend", watch)
+    render(0, replace(CLUTTER, bars=1))
+    assert kinds == {"i"}
 
 
 # The picture shows the objects
 
 
-def test_objects_have_their_colors_in_the_picture(scenes: list[Scene]) -> None:
-    # Off the middle, where a card has its letter and a ring its hole, on points that the shape is sure to cover.
-    inside = {"ring": (0.13, 0.5), "card": (0.5, 0.1), "cross": (0.1, 0.5)}
-    tolerance = 14 + 6 + 1  # an object's own shade, the grain, and rounding
+def test_pictures_and_maps_have_their_sizes(scenes: list[Scene]) -> None:
+    assert (SIDE, GRID, PATCH) == (336, 24, 14)
     for scene in scenes:
+        assert scene.image.size == (SIDE, SIDE) and scene.image.mode == "RGB"
+        assert scene.owner.shape == (GRID, GRID) and scene.owner.dtype.kind == "i"
+
+
+@pytest.mark.parametrize("recipe", ["default", "clutter"])
+def test_objects_have_their_colors_in_the_picture(recipe: str) -> None:
+    names = list(COLORS)
+    palette = np.array(list(COLORS.values()))
+    for seed in range(8):
+        scene = render(seed, RECIPES[recipe])
         pixels = np.asarray(scene.image).astype(int)
-        for item in scene.objects:
-            across, down = inside.get(item.shape, (0.5, 0.5))
-            found = pixels[item.top + int(down * item.extent), item.left + int(across * item.extent)]
-            assert np.abs(found - COLORS[item.color]).max() <= tolerance, (scene.seed, item)
+        for item, mask in zip(scene.objects, scene.masks, strict=True):
+            shown = np.median(pixels[mask], axis=0)
+            apart = np.abs(palette - shown).max(axis=1)
+            assert names[int(apart.argmin())] == item.color, (seed, item)
+            assert apart.min() <= 14 + 14 + 2  # its own tint, half its shade on both axes, the grain
 
 
-def test_cards_carry_dark_letters_and_rings_are_hollow(scenes: list[Scene]) -> None:
+def test_cards_carry_dark_letters_and_nothing_else_does(scenes: list[Scene]) -> None:
     for scene in scenes:
-        pixels = np.asarray(scene.image).astype(int)
-        for item in scene.objects:
-            middle = pixels[item.top : item.top + item.extent, item.left : item.left + item.extent]
-            middle = middle[item.extent // 4 : -item.extent // 4, item.extent // 4 : -item.extent // 4]
-            ink = (middle.max(axis=2) < 40).sum()
-            if item.letter:
-                assert ink > 40, (scene.seed, item)
-            if item.shape == "ring":
-                center = pixels[int(item.center[1]), int(item.center[0])]
-                assert np.abs(center - COLORS[item.color]).max() > 21, (scene.seed, item)
+        dark = np.asarray(scene.image).max(axis=2) < 30
+        for item, mask in zip(scene.objects, scene.masks, strict=True):
+            ink = float(dark[mask].mean())
+            assert (0.05 < ink < 0.4) if item.letter else ink == 0, (scene.seed, item, ink)
 
 
-def test_letters_look_different() -> None:
-    from sparsesight.bundled.drawing import letter_stencil
+def test_masks_are_the_pixels_of_the_objects(scenes: list[Scene]) -> None:
+    for scene in scenes[:8]:
+        masks = scene.masks
+        assert masks.shape == (len(scene.objects), SIDE, SIDE) and masks.dtype == bool
+        assert masks.sum(axis=0).max() == 1, "a pixel shows one object at most"
+        for index, (item, mask) in enumerate(zip(scene.objects, masks, strict=True)):
+            rows, columns = np.nonzero(mask)
+            assert item.top <= rows.min() and rows.max() < item.top + item.extent
+            assert item.left <= columns.min() and columns.max() < item.left + item.extent
+            assert 0.25 < mask.sum() / item.extent**2 <= 1
+            patches = mask.reshape(GRID, PATCH, GRID, PATCH).sum(axis=(1, 3))
+            assert (scene.owner[patches > PATCH**2 / 2] == index).all()
 
-    assert len({letter_stencil(letter).tobytes() for letter in LETTERS}) == len(LETTERS)
+
+def test_patch_words_say_what_each_patch_shows(scenes: list[Scene]) -> None:
+    for scene in scenes[:8]:
+        words = scene.patch_words()
+        assert len(words) == GRID * GRID
+        for place, said in enumerate(words):
+            index = scene.owner[place // GRID, place % GRID]
+            if index < 0:
+                assert said == ()
+            else:
+                item = scene.objects[index]
+                letter = [item.letter] if item.shape == "card" else []
+                assert sorted(said) == sorted([item.shape, item.color, item.size, *letter])
 
 
-# The owner map agrees with the positions of the objects
+# The recipes of the stress tests
 
 
-def test_owners_are_objects_or_nothing(scenes: list[Scene]) -> None:
+def hidden(scene: Scene) -> np.ndarray:
+    """The share of each object that shows the pure grey of bars, which no object has by itself."""
+    pixels = np.asarray(scene.image)
+    grey = (pixels.max(axis=2) == pixels.min(axis=2)) & (pixels[..., 0] > 60) & (pixels[..., 0] < 140)
+    return np.array([grey[mask].mean() for mask in scene.masks])
+
+
+def test_bars_hide_a_part_of_half_the_objects(scenes: list[Scene], occluded: list[Scene]) -> None:
+    assert max(hidden(scene).max() for scene in scenes) < 0.02
+    shares = np.concatenate([hidden(scene) for scene in occluded])
+    behind = shares[shares > 0.02]
+    assert 0.4 < len(behind) / len(shares) < 0.6
+    assert behind.max() < 0.75 and 0.2 < behind.mean() < 0.4
+    every = hidden(render(0, replace(SMALL, bars=1)))
+    assert (every > 0.02).all()
+
+
+def steps_on_the_ground(scene: Scene) -> int:
+    """How often the brightness jumps between neighbouring pixels outside the squares of the objects."""
+    light = np.asarray(scene.image).astype(int).mean(axis=2)
+    free = np.ones((SIDE, SIDE), dtype=bool)
+    for item in scene.objects:
+        free[item.top : item.top + item.extent, item.left : item.left + item.extent] = False
+    return int(((np.abs(np.diff(light, axis=1)) > 55) & free[:, 1:] & free[:, :-1]).sum())
+
+
+def test_litter_lies_on_the_ground(scenes: list[Scene]) -> None:
+    assert max(steps_on_the_ground(scene) for scene in scenes) == 0
+    assert min(steps_on_the_ground(render(seed, CLUTTER)) for seed in range(8)) > 30
+
+
+# Lists of questions
+
+
+def test_more_questions_only_add_to_the_list(scenes: list[Scene]) -> None:
     for scene in scenes:
-        assert set(np.unique(scene.owner)) == set(range(-1, len(scene.objects)))
-
-
-def test_an_object_owns_the_patch_it_is_centered_in_and_none_it_does_not_touch(scenes: list[Scene]) -> None:
-    for scene in scenes:
-        for index, item in enumerate(scene.objects):
-            x, y = item.center
-            assert scene.owner[int(y // PATCH), int(x // PATCH)] == index
-            rows, columns = np.nonzero(scene.owner == index)
-            assert (rows * PATCH < item.top + item.extent).all()
-            assert ((rows + 1) * PATCH > item.top).all()
-            assert (columns * PATCH < item.left + item.extent).all()
-            assert ((columns + 1) * PATCH > item.left).all()
-
-
-def test_a_patch_inside_a_solid_object_is_its_own(scenes: list[Scene]) -> None:
-    seen = 0
-    for scene in scenes:
-        for index, item in enumerate(scene.objects):
-            if item.shape in ("square", "card"):
-                rim = item.extent // 5  # a card's corners are round, a square leaves a margin
-                for row in range(-(-(item.top + rim) // PATCH), (item.top + item.extent - rim) // PATCH):
-                    for column in range(
-                        -(-(item.left + rim) // PATCH), (item.left + item.extent - rim) // PATCH
-                    ):
-                        assert scene.owner[row, column] == index
-                        seen += 1
-    assert seen > 20
-
-
-def test_patches_far_from_every_object_are_background(scenes: list[Scene]) -> None:
-    for scene in scenes:
-        near = np.zeros((GRID, GRID), dtype=bool)
-        for item in scene.objects:
-            near[
-                item.top // PATCH : (item.top + item.extent - 1) // PATCH + 1,
-                item.left // PATCH : (item.left + item.extent - 1) // PATCH + 1,
-            ] = True
-        assert (scene.owner[~near] == -1).all()
-        assert 0.3 < (scene.owner[near] >= 0).mean() <= 1
-
-
-# Questions: each kind is answered a second time here, from the wording and the objects alone
-
-Answered = tuple[str, set[int]]
-STEPS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-
-
-def named(objects: tuple[SceneObject, ...], *words: str) -> list[int]:
-    """The objects that answer to all the words."""
-    return [i for i, item in enumerate(objects) if set(words) <= {item.color, item.shape}]
-
-
-def only(indices: list[int]) -> int:
-    assert len(indices) == 1, "the question does not say which object it means"
-    return indices[0]
-
-
-def answer_color(objects: tuple[SceneObject, ...], shape: str) -> Answered:
-    index = only(named(objects, shape))
-    return objects[index].color, {index}
-
-
-def answer_shape(objects: tuple[SceneObject, ...], color: str) -> Answered:
-    index = only(named(objects, color))
-    return objects[index].shape, {index}
-
-
-def answer_exist(objects: tuple[SceneObject, ...], color: str, shape: str) -> Answered:
-    found = named(objects, color, shape)
-    return "yes" if found else "no", set(found)
-
-
-def answer_count(objects: tuple[SceneObject, ...], plural: str) -> Answered:
-    word = plural.removesuffix(" objects")
-    if word == plural:
-        word = "cross" if plural == "crosses" else plural.removesuffix("s")
-    found = named(objects, word)
-    return str(len(found)), set(found)
-
-
-def answer_neighbor(objects: tuple[SceneObject, ...], direction: str, color: str, shape: str) -> Answered:
-    index = only(named(objects, color, shape))
-    (column, row), (dx, dy) = objects[index].cell, STEPS[direction]
-    beside = only([i for i, item in enumerate(objects) if item.cell == (column + dx, row + dy)])
-    return f"{objects[beside].color} {objects[beside].shape}", {index, beside}
-
-
-def answer_letter(objects: tuple[SceneObject, ...], color: str) -> Answered:
-    index = only(named(objects, color, "card"))
-    return objects[index].letter, {index}
-
-
-def answer_compare(
-    objects: tuple[SceneObject, ...],
-    color: str,
-    shape: str,
-    direction: str,
-    other_color: str,
-    other_shape: str,
-) -> Answered:
-    first, second = only(named(objects, color, shape)), only(named(objects, other_color, other_shape))
-    axis = 0 if direction in ("left of", "right of") else 1
-    gap = objects[first].center[axis] - objects[second].center[axis]
-    assert abs(gap) >= 24, "too close to compare"
-    before = direction in ("left of", "above")
-    return "yes" if (gap < 0) == before else "no", {first, second}
-
-
-def answer_size(objects: tuple[SceneObject, ...], color: str, shape: str) -> Answered:
-    index = only(named(objects, color, shape))
-    return "small" if objects[index].extent < 35 else "large", {index}
-
-
-def answer_where(objects: tuple[SceneObject, ...], color: str, shape: str) -> Answered:
-    index = only(named(objects, color, shape))
-    x, y = objects[index].center
-    assert abs(x - 168) > 14, "too close to the middle"
-    assert abs(y - 168) > 14, "too close to the middle"
-    return ("top" if y < 168 else "bottom") + (" left" if x < 168 else " right"), {index}
-
-
-THING = r"(\w+) (\w+)"
-DIRECTION = "(left of|right of|above|below)"
-ANSWERERS: dict[str, tuple[str, Callable[..., Answered]]] = {
-    "color": (r"What color is the (\w+)\?", answer_color),
-    "shape": (r"What shape is the (\w+) object\?", answer_shape),
-    "exist": (rf"Is there a {THING}\?", answer_exist),
-    "count": (r"How many ([\w ]+) are there\?", answer_count),
-    "neighbor": (rf"What is {DIRECTION} the {THING}\?", answer_neighbor),
-    "letter": (r"What letter is on the (\w+) card\?", answer_letter),
-    "compare": (rf"Is the {THING} {DIRECTION} the {THING}\?", answer_compare),
-    "size": (rf"What size is the {THING}\?", answer_size),
-    "where": (rf"Where is the {THING}\?", answer_where),
-}
-
-
-@pytest.mark.parametrize("kind", ANSWERERS)
-def test_answers_follow_from_the_objects(kind: str, asked: list[tuple[Scene, Question]]) -> None:
-    of_kind = [(scene, question) for scene, question in asked if question.kind == kind]
-    assert len(of_kind) >= 20
-    pattern, answer = ANSWERERS[kind]
-    for scene, question in of_kind:
-        match = re.fullmatch(pattern, question.text)
-        assert match, question.text
-        right, shown_by = answer(scene.objects, *match.groups())
-        assert question.answer == right, (scene.seed, question)
-        assert set(question.objects) == shown_by, (scene.seed, question)
-        assert len(question.objects) == len(shown_by)
-
-
-def test_all_kinds_are_covered_above() -> None:
-    assert set(ANSWERERS) == set(KINDS)
-
-
-def test_questions_of_a_scene_differ(scenes: list[Scene]) -> None:
-    for scene in scenes:
-        texts = [question.text for question in questions(scene, 15)]
-        assert len(set(texts)) == len(texts) == 15
+        asked = questions(scene, 64)
+        assert len({question.text for question in asked}) == 64
+        assert questions(scene, 5) == asked[:5]
+        assert questions(scene, 0) == []
 
 
 def test_a_scene_that_runs_out_of_questions_says_so(scenes: list[Scene]) -> None:
-    with pytest.raises(ValueError, match="scene 0 has only"):
+    with pytest.raises(ValueError, match=r"scene 0 has only [0-9]+ questions, not 10000"):
         questions(scenes[0], 10_000)
 
 
-@pytest.mark.parametrize(("seed", "plural"), [(137, "red objects"), (250, "rings"), (272, "green objects")])
-def test_what_the_model_cannot_count_to_is_not_asked(seed: int, plural: str) -> None:
-    scene = render(seed)
-    answer, _ = answer_count(scene.objects, plural)
-    assert int(answer) > 5, "this seed no longer has what the test is about"
-    every = [question for _, ask in KINDS.values() for _, question in ask(scene.objects)]
-    assert f"How many {plural} are there?" not in {question.text for question in every}
-    assert {question.answer for question in every if question.kind == "count"} <= set("012345")
+def test_kinds_come_in_their_proportions(scenes: list[Scene]) -> None:
+    asked = Counter(question.kind for scene in scenes for question in questions(scene, 10))
+    total = sum(share for share, _ in KINDS.values())
+    for kind, (share, _) in KINDS.items():
+        # A scene has few questions about letters, and may have none.
+        low = 0.3 if kind == "letter" else 0.6
+        assert low < asked[kind] / asked.total() / (share / total) < 1.5, kind
 
 
-def test_no_answer_is_given_away_by_its_kind(asked: list[tuple[Scene, Question]]) -> None:
-    """Answering without the picture must not pay: no answer may hold much more than half of any kind."""
-    for kind in KINDS:
-        answers = Counter(question.answer for _, question in asked if question.kind == kind)
-        assert max(answers.values()) <= 0.65 * answers.total(), (kind, answers)
-    counts = Counter(question.answer for _, question in asked if question.kind == "count")
-    assert set("01234") <= set(counts)
-    assert max(counts.values()) <= 0.35 * counts.total()
+def test_draws_are_in_proportion_to_the_weights() -> None:
+    rng = Rng(0)
+    drawn = Counter(draw(rng, [1, 0, 2, 1]) for _ in range(4000))
+    assert set(drawn) == {0, 2, 3}
+    assert drawn[2] / 4000 == pytest.approx(0.5, abs=0.03)
+    assert drawn[0] / 4000 == pytest.approx(0.25, abs=0.03)

@@ -1,0 +1,126 @@
+"""Probe the bundled model: accuracy, controls, pruning by depth, raters.
+
+    python benchmarks/probe_bundled.py --out benchmarks/results/bundled
+
+Writes probes.json (all numbers, and the marks they were made from), probes.md and a plot for each part. A run that was
+stopped goes on where it was when it is started again with the same --out; with another model it starts anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from probing import accuracy, controls, depth, raters
+from probing.answering import Examiner
+from probing.store import Store, sha256
+
+from sparsesight.bench import environment
+from sparsesight.bundled import MODEL_PATH, load, scenes
+
+PARTS: dict[str, Any] = {"accuracy": accuracy, "controls": controls, "depth": depth, "raters": raters}
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    model, processor = load() if arguments.model is None else load_from(arguments.model)
+    subject = {
+        "model_sha256": sha256((arguments.model or MODEL_PATH) / "model.safetensors"),
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "decoder_layers": len(model.get_decoder().layers),
+        "visual_tokens": model.config.image_seq_length,
+        "scenes_version": scenes.VERSION,
+    }
+    examiner = Examiner(
+        model, processor, Store(arguments.out / "probes.json", subject, arguments.fresh), arguments.batch
+    )
+    wrong = [d for d in arguments.depths or () if d not in examiner.depths]
+    if wrong:
+        sys.exit(f"--depths {wrong}: this model can be pruned after {list(examiner.depths)} layers")
+    for name in arguments.parts:
+        numbers = PARTS[name].run(examiner, arguments)
+        facts = {
+            "command": command(),
+            "prompts_at_once": arguments.batch,
+            **environment("cpu", torch.float32),
+        }
+        examiner.store.keep_part(name, {"made_with": facts, **numbers})
+        PARTS[name].plot(numbers, arguments.out / f"{name}.png")
+        write_tables(examiner.store, arguments.out / "probes.md")
+
+
+def write_tables(store: Store, path: Path) -> None:
+    """Markdown of all parts that there are numbers of."""
+    facts = ", ".join(f"{name} {value}" for name, value in store.data["subject"].items())
+    lines = [f"# Probes of the bundled model\n\n{facts}\n"]
+    for name, part in PARTS.items():
+        if name in store.parts:
+            numbers = store.parts[name]
+            made = dict(numbers["made_with"])
+            how = f"    {made.pop('command')}\n\n" + ", ".join(
+                f"{key} {value}" for key, value in made.items()
+            )
+            lines += [f"## {name.capitalize()}\n\n{how}\n", part.markdown(numbers)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def load_from(path: Path) -> tuple[Any, Any]:
+    """Another model of the same make, in eval mode and float32, and its processor."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype="float32", local_files_only=True)
+    return model.eval(), AutoProcessor.from_pretrained(path, local_files_only=True)
+
+
+def command() -> str:
+    """What was typed."""
+    return " ".join(["python", "benchmarks/probe_bundled.py", *sys.argv[1:]])
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for the results")
+    add("--parts", type=parts, default=list(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
+    add("--scenes", type=int, help="the first so many scenes of each split, 2 or more (default: all)")
+    add("--depth-scenes", type=int, default=24, help="scenes for pruning by depth (default: 24)")
+    add("--depths", type=numbers_of, help="layers before pruning, such as 1,4,8 (default: all)")
+    add("--model", type=Path, help="folder of another model (default: the bundled one)")
+    add("--batch", type=int, default=16, help="prompts at once (default: 16)")
+    add("--threads", type=int, default=1, help="of torch (default: 1)")
+    add("--fresh", action="store_true", help="forget what the output folder holds")
+    arguments = parser.parse_args()
+    if arguments.scenes is not None and arguments.scenes < 2:
+        parser.error(f"--scenes {arguments.scenes}: 2 or more, a control needs another scene's picture")
+    for name in ("depth_scenes", "batch", "threads"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: 1 or more")
+    return arguments
+
+
+def parts(text: str) -> list[str]:
+    """Names of parts, in the order of `PARTS`."""
+    wanted = text.split(",")
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown}: choose from {', '.join(PARTS)}")
+    return [name for name in PARTS if name in wanted]
+
+
+def numbers_of(text: str) -> list[int]:
+    """Whole numbers between commas, ascending."""
+    try:
+        return sorted({int(one) for one in text.split(",")})
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers between commas") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How the bundled model is made: what `benchmarks/train_bundled.py` runs."""

@@ -1,0 +1,129 @@
+"""Scenes as training data: pixels, what is true of every patch, and tokenised questions."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsesight.bundled.asking import neighbors, plural
+from sparsesight.bundled.scenes import GRID, KINDS, PATCH, SIDE, questions, render
+
+from .blueprint import GROUND, WORD_ID
+
+PATCHES = GRID * GRID
+SLOT = 20  # tokens that a question and its answer may take
+PROMPT = [WORD_ID["<s>"], WORD_ID["USER"], WORD_ID[":"]]  # what stands before the picture
+KIND_NAMES = list(KINDS)
+WORDS_PER_PATCH = 7
+
+
+@dataclass
+class Texts:
+    """What is said about `n` scenes, `k` times each."""
+
+    tokens: np.ndarray  # uint8 [n, k, SLOT]: what is given and what is to be said, closed by </s>
+    given: np.ndarray  # uint8 [n, k]: tokens of what is given, such as a question
+    length: np.ndarray  # uint8 [n, k]: tokens in all
+    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES; of no meaning for captions
+
+    @classmethod
+    def empty(cls, n: int, k: int) -> Texts:
+        arrays = (np.zeros(shape, dtype=np.uint8) for shape in ((n, k, SLOT), (n, k), (n, k), (n, k)))
+        return cls(*arrays)
+
+    def put(self, row: int, slot: int, given: list[int], said: list[int]) -> None:
+        whole = [*given, *said, WORD_ID["</s>"]]
+        self.tokens[row, slot, : len(whole)] = whole
+        self.given[row, slot], self.length[row, slot] = len(given), len(whole)
+
+
+@dataclass
+class Scenes:
+    """`n` scenes, one row each."""
+
+    pixels: np.ndarray  # uint8 [n, 3, SIDE, SIDE]; empty where not asked for
+    owner: np.ndarray  # int8 [n, PATCHES]: the object that owns a patch, or -1
+    central: np.ndarray  # bool [n, PATCHES]: an object's centre lies in this patch
+    words: np.ndarray  # uint8 [n, PATCHES, WORDS_PER_PATCH]: ids true of the patch, 0 where there are fewer
+    place: np.ndarray  # float32 [n, PATCHES, 2]: centre of the owner, x and y from -1 to 1
+    cell: np.ndarray  # int8 [n, PATCHES, 2]: column and row of the owner's cell, -1 on the ground
+    questions: Texts
+    captions: Texts
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+def token_ids(text: str) -> list[int]:
+    """The ids that the tokenizer gives to a text, without <s>."""
+    return [WORD_ID[word] for word in re.findall(r"\n|\w+|[^\w\s]", text)]
+
+
+def make(first_seed: int, n: int, per_scene: int, workers: int) -> Scenes:
+    """Render `n` scenes from consecutive seeds in worker processes, in order.
+
+    `per_scene` questions are asked about each, and there are half as many captions.
+    """
+    jobs = [
+        (seed, min(50, first_seed + n - seed), per_scene) for seed in range(first_seed, first_seed + n, 50)
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        return _join(list(pool.map(_make_some, jobs)))
+
+
+def _join(parts: list[Any]) -> Any:
+    """Rows of parts put together, in nested dataclasses of arrays."""
+    if not is_dataclass(parts[0]):
+        return np.concatenate(parts)
+    return type(parts[0])(*(_join([getattr(part, f.name) for part in parts]) for f in fields(parts[0])))
+
+
+def _make_some(job: tuple[int, int, int]) -> Scenes:
+    first_seed, n, per_scene = job
+    made = Scenes(
+        pixels=np.zeros((n, 3, SIDE, SIDE), dtype=np.uint8),
+        owner=np.zeros((n, PATCHES), dtype=np.int8),
+        central=np.zeros((n, PATCHES), dtype=bool),
+        words=np.zeros((n, PATCHES, WORDS_PER_PATCH), dtype=np.uint8),
+        place=np.zeros((n, PATCHES, 2), dtype=np.float32),
+        cell=np.full((n, PATCHES, 2), -1, dtype=np.int8),
+        questions=Texts.empty(n, per_scene),
+        captions=Texts.empty(n, per_scene // 2),
+    )
+    for row in range(n):
+        scene = render(first_seed + row)
+        rng = np.random.default_rng([first_seed + row, 3])
+        made.pixels[row] = np.asarray(scene.image).transpose(2, 0, 1)
+        owner = made.owner[row] = scene.owner.ravel()
+        made.words[row, owner < 0, 0] = WORD_ID[GROUND]
+        descriptions = []
+        for index, item in enumerate(scene.objects):
+            mine = owner == index
+            x, y = item.center
+            side = ["left" if x < SIDE / 2 else "right", "top" if y < SIDE / 2 else "bottom"]
+            words = [WORD_ID[word] for word in (item.shape, item.color, item.size, *side, *item.letter)]
+            made.words[row, mine, : len(words) + 1] = [*words, WORD_ID[plural(item.shape)]]
+            made.place[row, mine] = [2 * x / SIDE - 1, 2 * y / SIDE - 1]
+            made.cell[row, mine] = item.cell
+            made.central[row, int(y) // PATCH * GRID + int(x) // PATCH] = True
+            descriptions.append(words)
+        relations = [
+            token_ids(f"{scene.objects[a].name} {direction} {scene.objects[b].name}")
+            for direction, a, b in neighbors(scene.objects)
+        ]
+        for slot in range(per_scene // 2):
+            if slot % 3 == 2 and relations:
+                words = relations[rng.integers(len(relations))]
+            else:  # the words of an object in any order
+                words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
+            made.captions.put(row, slot, [WORD_ID["\n"]], words)
+        for slot, question in enumerate(questions(scene, per_scene)):
+            made.questions.put(
+                row, slot, token_ids(f"\n{question.text} ASSISTANT:"), token_ids(question.answer)
+            )
+            made.questions.kind[row, slot] = KIND_NAMES.index(question.kind)
+    return made

@@ -1,0 +1,137 @@
+"""Stage two: the language model learns to answer, over visual tokens computed once.
+
+Many questions share one picture: they stand behind it one after another, and a block mask keeps each from
+seeing the others. Every question gets the positions it would have alone, so training sees what inference does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from .data import KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
+
+ASKED_WEIGHT = 0.2  # of the words of a question in the loss, to those of its answer
+CLOSING_WEIGHT = 0.2  # of </s>, whose prediction is easy
+
+
+@dataclass
+class Packed:
+    """Questions about a batch of pictures, as tensors."""
+
+    ids: torch.Tensor  # [pictures, m]: text after the picture, questions one behind the other
+    positions: torch.Tensor  # [pictures, prefix + m]
+    mask: torch.Tensor  # [pictures, 1, prefix + m, prefix + m]: 0 where attention may go, -inf where not
+    at: torch.Tensor  # [targets]: flat indices into [pictures, m]
+    targets: torch.Tensor  # [targets]
+    answer: torch.Tensor  # bool [targets]: the target belongs to an answer, not to a question
+    question: np.ndarray  # [targets]: a number per question
+    kind: np.ndarray  # [targets]
+
+
+def pack(texts: Texts, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray) -> Packed:
+    """The texts `slots` [pictures, k] about the scenes `rows`, with the patches `visible` [pictures, n] shown."""
+    pictures, count = slots.shape
+    prefix = len(PROMPT) + visible.shape[1]
+    tokens = texts.tokens[rows[:, None], slots].astype(np.int64)
+    given = texts.given[rows[:, None], slots].astype(np.int64)
+    length = texts.length[rows[:, None], slots].astype(np.int64) - 1  # </s> is predicted, never read
+    ends = length.cumsum(axis=1)
+    m = int(ends[:, -1].max())
+    ids = np.zeros((pictures, m), dtype=np.int64)
+    goal, segment = np.zeros_like(ids), np.full_like(ids, -1)
+    offset = np.zeros_like(ids)
+    in_answer = np.zeros(ids.shape, dtype=bool)
+    for row in range(pictures):
+        for k in range(count):
+            end, size = ends[row, k], length[row, k]
+            here = slice(end - size, end)
+            ids[row, here] = tokens[row, k, :size]
+            goal[row, here] = tokens[row, k, 1 : size + 1]
+            segment[row, here], offset[row, here] = k, np.arange(size)
+            in_answer[row, end - size + given[row, k] - 1 : end] = True
+    at = np.flatnonzero(segment >= 0)
+    which = (np.arange(pictures)[:, None] * count + segment).ravel()[at]
+    positions = np.concatenate(
+        [
+            np.broadcast_to(np.arange(len(PROMPT)), (pictures, len(PROMPT))),
+            visible + len(PROMPT),
+            offset + len(PROMPT) + PATCHES,
+        ],
+        axis=1,
+    )
+    own = torch.from_numpy(segment)
+    together = (own[:, :, None] == own[:, None, :]) & torch.ones(m, m, dtype=torch.bool).tril()
+    open_to = torch.zeros(pictures, 1, prefix + m, prefix + m, dtype=torch.bool)
+    open_to[:, 0, :prefix, :prefix] = torch.ones(prefix, prefix, dtype=torch.bool).tril()
+    open_to[:, 0, prefix:, :prefix] = True
+    open_to[:, 0, prefix:, prefix:] = together
+    return Packed(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        mask=torch.zeros(open_to.shape).masked_fill_(~open_to, torch.finfo(torch.float32).min),
+        at=torch.from_numpy(at),
+        targets=torch.from_numpy(goal.ravel()[at]),
+        answer=torch.from_numpy(in_answer.ravel()[at]),
+        question=which,
+        kind=texts.kind[rows[:, None], slots].ravel()[which],
+    )
+
+
+def choose(scenes: Scenes, rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Patches [pictures, n] to show, in order: every object's middle, two more of each object, then any."""
+    if n == PATCHES:
+        return np.tile(np.arange(PATCHES), (len(rows), 1))
+    draw = rng.random((len(rows), PATCHES))
+    owner = scenes.owner[rows]
+    by_object = np.argsort(owner + draw, axis=1)
+    ordered = np.take_along_axis(owner, by_object, axis=1)
+    third = ordered != np.roll(ordered, 2, axis=1)  # among the first two of its object in this random order
+    early = np.zeros_like(third)
+    np.put_along_axis(early, by_object, third, axis=1)
+    value = draw + (early & (owner >= 0)) + 2 * scenes.central[rows]
+    return np.sort(np.argpartition(-value, n, axis=1)[:, :n], axis=1)
+
+
+def logits(model: Any, visual: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """The predictions at the targets [targets, words], from visual tokens [pictures, n, width]."""
+    table = model.get_input_embeddings()
+    device = visual.device
+    start = table(torch.tensor(PROMPT, device=device)).expand(len(visual), -1, -1)
+    hidden = model.model.language_model(
+        inputs_embeds=torch.cat([start, visual, table(packed.ids.to(device))], dim=1),
+        position_ids=packed.positions.to(device),
+        attention_mask=packed.mask.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    text = hidden[:, -packed.ids.shape[1] :].flatten(0, 1)
+    result: torch.Tensor = model.lm_head(text[packed.at.to(device)])
+    return result
+
+
+def loss(predicted: torch.Tensor, packed: Packed, closing: int) -> torch.Tensor:
+    """Cross entropy over answers and, with less weight, questions.
+
+    A question's words depend on the picture too ("Where is the red ..." names something that is there), and
+    each has to be looked up in one step where an answer takes two: so lookups are learned first.
+    """
+    targets, answer = packed.targets.to(predicted.device), packed.answer.to(predicted.device)
+    weight = torch.where(answer, 1.0, ASKED_WEIGHT)
+    weight = torch.where(targets == closing, CLOSING_WEIGHT, weight)
+    each = F.cross_entropy(predicted.float(), targets, reduction="none")
+    return (each * weight).sum() / (weight * answer).sum()
+
+
+def right(predicted: torch.Tensor, packed: Packed) -> dict[str, list[bool]]:
+    """Kind -> for each of its questions, whether every token of the answer is the likeliest."""
+    hits = (predicted.argmax(-1).cpu() == packed.targets).numpy()
+    answer = packed.answer.numpy()
+    result: dict[str, list[bool]] = {name: [] for name in KIND_NAMES}
+    for number in np.unique(packed.question):
+        mine = (packed.question == number) & answer
+        result[KIND_NAMES[packed.kind[mine][0]]].append(bool(hits[mine].all()))
+    return result

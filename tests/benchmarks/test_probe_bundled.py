@@ -1,0 +1,77 @@
+"""The command, from a model on disk to tables and plots, stopped and started again."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.probing.answering import Examiner
+
+ROOT = Path(__file__).parents[2]
+PARTS = ["accuracy", "controls", "depth", "raters"]
+
+
+def probe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks/probe_bundled.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
+    examiner.model.save_pretrained(tmp_path / "model")
+    examiner.processor.save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    how = [
+        "--out",
+        str(out),
+        "--model",
+        str(tmp_path / "model"),
+        "--scenes",
+        "2",
+        "--depth-scenes",
+        "1",
+        "--depths",
+        "2",
+    ]
+    first = probe(*how)
+    assert first.returncode == 0, first.stderr
+    data = json.loads((out / "probes.json").read_text(encoding="utf-8"))
+    assert list(data["parts"]) == PARTS and data["subject"]["decoder_layers"] == 3
+    assert data["parts"]["depth"]["grid"]["depths"] == [2]
+    assert len(data["cells"]) == 4 + 3 + 1 + 5 * 6 + 2 * 3
+    assert all(data["parts"][part]["made_with"]["command"] for part in PARTS)
+    assert "## Raters" in (out / "probes.md").read_text(encoding="utf-8")
+    assert all((out / f"{part}.png").stat().st_size > 10_000 for part in PARTS)
+
+    # What is finished is not done again: a mark that no run would give stays.
+    data["cells"]["dense/test"] = data["cells"]["dense/test"].replace("0", "1")
+    (out / "probes.json").write_text(json.dumps(data), encoding="utf-8")
+    again = probe(*how, "--parts", "accuracy")
+    assert again.returncode == 0, again.stderr
+    data = json.loads((out / "probes.json").read_text(encoding="utf-8"))
+    assert data["parts"]["accuracy"]["splits"]["test"]["all"]["share"] == 1
+    assert list(data["parts"]) == PARTS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--parts", "accuracy,speed"], "speed"),
+        (["--scenes", "1"], "another scene's picture"),
+        (["--depths", "1;2"], "whole numbers"),
+        (["--threads", "0"], "1 or more"),
+    ],
+)
+def test_refusals(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # where the command finds its parts
+    monkeypatch.setattr(sys, "argv", ["probe_bundled.py", "--out", "nowhere", *arguments])
+    with pytest.raises(SystemExit):
+        importlib.import_module("probe_bundled").parse()
+    assert message in capsys.readouterr().err
