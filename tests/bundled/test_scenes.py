@@ -38,9 +38,9 @@ GOLDEN = {
     ("small", 0): ("c91bcd29920c266e", "89ad0b9e159cf012"),
     ("small", 1): ("e2544c7bd4bbb7d3", "630c4944ea749b69"),
     ("small", 2**32 - 1): ("4f765e525086264e", "632e502276e665df"),
-    ("clutter", 0): ("01cc0a51b1414e5c", "ed1c78bf18335752"),
-    ("clutter", 1): ("72458bb338efb2f2", "2a4c29c6a589eadc"),
-    ("clutter", 2**32 - 1): ("d5eb5db6aaa09df9", "a580e493ca822be7"),
+    ("clutter", 0): ("f3c3c30748192f7e", "ed1c78bf18335752"),
+    ("clutter", 1): ("06767905defefdaa", "2a4c29c6a589eadc"),
+    ("clutter", 2**32 - 1): ("02024c8080e0d55e", "a580e493ca822be7"),
 }
 
 
@@ -164,13 +164,14 @@ def test_patch_words_say_what_each_patch_shows(scenes: list[Scene]) -> None:
 
 
 def hidden(scene: Scene) -> np.ndarray:
-    """The share of each object that shows the pure grey of bars, which no object has by itself."""
+    """The share of each object but cards that shows the pure grey of bars, which no object has by itself."""
     pixels = np.asarray(scene.image)
     grey = (pixels.max(axis=2) == pixels.min(axis=2)) & (pixels[..., 0] > 60) & (pixels[..., 0] < 140)
-    return np.array([grey[mask].mean() for mask in scene.masks])
+    shown = zip(scene.objects, scene.masks, strict=True)
+    return np.array([grey[mask].mean() for item, mask in shown if not item.letter])
 
 
-def test_bars_hide_a_part_of_half_the_objects(scenes: list[Scene], occluded: list[Scene]) -> None:
+def test_bars_hide_a_part_of_half_the_objects_but_cards(scenes: list[Scene], occluded: list[Scene]) -> None:
     assert max(hidden(scene).max() for scene in scenes) < 0.02
     shares = np.concatenate([hidden(scene) for scene in occluded])
     behind = shares[shares > 0.02]

@@ -53,7 +53,7 @@ SPLITS = {
         Split("test", 3_000_000, 240, "the figures of the model card"),
         Split("test-b", 4_000_000, 240, "as test, from other seeds: to check that a result is not luck"),
         Split("occluded", 5_000_000, 120, "objects two thirds as large, half of them partly hidden", SMALL),
-        Split("clutter", 6_000_000, 120, "20 objects on every scene, among 90 grey scraps", CLUTTER),
+        Split("clutter", 6_000_000, 120, "20 objects on every scene, among 90 dark scraps", CLUTTER),
     )
 }
 

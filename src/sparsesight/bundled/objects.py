@@ -51,7 +51,7 @@ class Recipe:
     bars: float = (
         0  # the share of objects that a grey bar partly hides; never cards, whose letters would merge
     )
-    litter: int = 0  # grey scraps strewn over the ground
+    litter: int = 0  # dark scraps strewn over the ground
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _paint(objects: Objects, rng: Rng, recipe: Recipe) -> Image.Image:
     for _ in range(recipe.litter):
         scrap = letter_stencil("CLZ"[rng.randint(3)], int(rng.randint(8, 18)))  # no shape that is asked about
         left, top = rng.randint(SIDE - len(scrap) + 1, size=2)
-        blend(canvas, left, top, rng.randint(40, 150) + rng.randint(-15, 16, size=3), scrap)
+        blend(canvas, left, top, rng.randint(10, 50) + rng.randint(-15, 16, size=3), scrap)
     for item in objects:
         extent = item.extent
         color = np.array(COLORS[item.color]) + rng.randint(-14, 15, size=3)
