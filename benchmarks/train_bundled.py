@@ -1,10 +1,10 @@
-"""Train the bundled model from nothing.
+"""Train a bundled model from nothing.
 
     python benchmarks/train_bundled.py --out runs/bundled
 
 Everything is rendered and trained here; nothing is downloaded. A run that was stopped goes on where it was
-when the same command is given again. At the end `--out` holds `model/` (what `src/sparsesight/bundled/model`
-ships) and `log.jsonl` (the learning curves).
+when the same command is given again. At the end `--out` holds `model/` (what `bundled.MODEL_PATH` takes) and
+`log.jsonl` (the learning curves).
 
 Stages: "tower" teaches vision tower, projector and word embeddings to name what every patch shows; they are
 then frozen. "seed" trains a language model of few layers on captions, then on questions, while it sees few
@@ -51,7 +51,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a run; the defaults are the recipe of the shipped model."""
+    """Sizes of a run; the defaults take two CPU cores about an hour."""
 
     width: int = 128
     tower_layers: int = 4
@@ -62,9 +62,9 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 4000, 8, 32, 0.02, 0.7, captions_first=400),
-        Stage("grown", 8, 1500, 12, 64, 0.012, 0.9),
-        Stage("whole", 8, 350, 4, PATCHES, 0.006, 1.0, captions=0.0),
+        Stage("seed", 4, 2600, 8, 32, 0.02, 0.7, captions_first=400),
+        Stage("grown", 8, 900, 12, 64, 0.012, 0.9),
+        Stage("whole", 8, 250, 4, PATCHES, 0.006, 1.0, captions=0.0),
     )
 
 
@@ -237,7 +237,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     training = Training(
-        Plan(), Run(arguments.out, every=50), arguments.device, arguments.workers, arguments.seed
+        Plan(), Run(arguments.out, every=100), arguments.device, arguments.workers, arguments.seed
     )
     training.all()
     folder = arguments.out / "model"
