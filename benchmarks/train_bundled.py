@@ -46,7 +46,7 @@ class Stage:
     rate: float  # of Muon; AdamW has a sixth
     decay: float  # share of the steps in which the rate falls to nothing
     captions_first: int = 0  # steps with captions alone
-    captions: float = 0.2  # share of captions after that
+    captions: float = 0.25  # share of captions after that
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 2600, 8, 32, 0.02, 0.7, captions_first=400),
-        Stage("grown", 8, 900, 12, 64, 0.012, 0.9),
-        Stage("whole", 8, 250, 4, PATCHES, 0.006, 1.0, captions=0.0),
+        Stage("seed", 4, 6000, 8, 32, 0.02, 0.8, captions_first=600),
+        Stage("grown", 8, 1200, 12, 64, 0.012, 0.9),
+        Stage("whole", 8, 300, 4, PATCHES, 0.006, 1.0, captions=0.0),
     )
 
 
@@ -182,7 +182,8 @@ class Training:
             texts, few = (scenes.captions, 26) if captions else (scenes.questions, plan.per_picture)
             slots = np.argsort(rng.random((stage.pictures, texts.kind.shape[1])), axis=1)[:, :few]
             packed, shown = self.batch(scenes, texts, tokens, rows, slots, stage.visible, rng)
-            return decoder.loss(decoder.logits(model, shown, packed), packed, closing)
+            measure = decoder.caption_loss if captions else decoder.loss
+            return measure(decoder.logits(model, shown, packed), packed, closing)
 
         def evaluate() -> dict[str, Any]:
             right: dict[str, list[bool]] = {name: [] for name in KIND_NAMES}

@@ -19,6 +19,7 @@ SLOT = 20  # tokens that a question and its answer may take
 PROMPT = [WORD_ID["<s>"], WORD_ID["USER"], WORD_ID[":"]]  # what stands before the picture
 KIND_NAMES = list(KINDS)
 WORDS_PER_PATCH = 7
+DESCRIPTION, RELATION = 0, 1  # kinds of captions
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Texts:
     tokens: np.ndarray  # uint8 [n, k, SLOT]: what is given and what is to be said, closed by </s>
     given: np.ndarray  # uint8 [n, k]: tokens of what is given, such as a question
     length: np.ndarray  # uint8 [n, k]: tokens in all
-    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES; of no meaning for captions
+    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES, or DESCRIPTION or RELATION for captions
 
     @classmethod
     def empty(cls, n: int, k: int) -> Texts:
@@ -118,6 +119,7 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         for slot in range(per_scene // 2):
             if slot % 3 == 2 and relations:
                 words = relations[rng.integers(len(relations))]
+                made.captions.kind[row, slot] = RELATION
             else:  # the words of an object in any order
                 words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
             made.captions.put(row, slot, [WORD_ID["\n"]], words)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .data import KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
+from .data import DESCRIPTION, KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
 
 ASKED_WEIGHT = 0.2  # of the words of a question in the loss, to those of its answer
 CLOSING_WEIGHT = 0.2  # of </s>, whose prediction is easy
@@ -124,6 +124,25 @@ def loss(predicted: torch.Tensor, packed: Packed, closing: int) -> torch.Tensor:
     weight = torch.where(targets == closing, CLOSING_WEIGHT, weight)
     each = F.cross_entropy(predicted.float(), targets, reduction="none")
     return (each * weight).sum() / (weight * answer).sum()
+
+
+def caption_loss(predicted: torch.Tensor, packed: Packed, closing: int) -> torch.Tensor:
+    """Cross entropy over captions, whose kind is `DESCRIPTION` or `RELATION`.
+
+    A description's words stand in random order, so each of those still to come is as likely as the others to be
+    next. Asking for all of them at once is the mean over the orders, without the noise of drawing one.
+    """
+    targets = packed.targets
+    same = torch.from_numpy(packed.question)
+    ahead = (same[:, None] == same[None, :]).triu()
+    loose = torch.from_numpy(packed.kind == DESCRIPTION) & (targets != closing)
+    ahead &= torch.where(loose[:, None], loose[None, :], torch.eye(len(targets), dtype=torch.bool))
+    now, then = ahead.nonzero(as_tuple=True)
+    wanted = torch.zeros(len(targets), predicted.shape[1])
+    wanted[now, targets[then]] = 1.0
+    wanted /= wanted.sum(-1, keepdim=True)
+    each = F.cross_entropy(predicted.float(), wanted.to(predicted.device), reduction="none")
+    return each.mean()
 
 
 def right(predicted: torch.Tensor, packed: Packed) -> dict[str, list[bool]]:
