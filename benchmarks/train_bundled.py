@@ -167,7 +167,8 @@ class Training:
         self, stage: Stage, scenes: Scenes, tokens: torch.Tensor, val_tokens: torch.Tensor
     ) -> None:
         plan, model = self.plan, self.model
-        decoder_parts = nn.ModuleList([model.model.language_model.layers, model.model.language_model.norm])
+        text = model.model.language_model
+        decoder_parts = nn.ModuleList([text.layers, text.norm, model.lm_head])
         model.requires_grad_(False)
         decoder_parts.requires_grad_(True)
         chosen = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]

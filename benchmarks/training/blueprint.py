@@ -67,7 +67,7 @@ def build_model(width: int, layers: int, tower_layers: int, seed: int) -> LlavaF
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 1e10},
         rms_norm_eps=1e-5,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         pad_token_id=WORD_ID["<pad>"],
         bos_token_id=WORD_ID["<s>"],
         eos_token_id=WORD_ID["</s>"],
@@ -90,7 +90,7 @@ def build_model(width: int, layers: int, tower_layers: int, seed: int) -> LlavaF
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=GRID**2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )
     model = LlavaForConditionalGeneration(config)
     _initialise(model, width)
@@ -108,6 +108,7 @@ def _initialise(model: Any, width: int) -> None:
     trained transformers (mimetic initialisation, Trockman and Kolter 2023).
     """
     model.get_input_embeddings().weight.normal_(std=0.13)
+    model.lm_head.weight.normal_(std=0.05)
     for layer in model.model.language_model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         spread = 0.6 / math.sqrt(width)

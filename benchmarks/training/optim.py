@@ -23,7 +23,8 @@ class Optimizer:
         """`steps` in all, the last share `decay` of them falling linearly to zero."""
         matrices, others = [], []
         for name, weight in named:
-            (matrices if weight.dim() == 2 and "embed" not in name else others).append(weight)
+            table = "embed" in name or "lm_head" in name
+            (matrices if weight.dim() == 2 and not table else others).append(weight)
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         ]
