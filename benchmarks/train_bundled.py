@@ -43,7 +43,7 @@ class Stage:
     steps: int
     pictures: int  # a step
     visible: int  # patches shown
-    rate: float  # of Muon; AdamW has a sixth
+    rate: float
     decay: float  # share of the steps in which the rate falls to nothing
     captions_first: int = 0  # steps with captions alone
     captions: float = 0.25  # share of captions after that
@@ -62,9 +62,9 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 6000, 8, 32, 0.02, 0.8, captions_first=600),
-        Stage("grown", 8, 1200, 12, 64, 0.012, 0.9),
-        Stage("whole", 8, 300, 4, PATCHES, 0.006, 1.0, captions=0.0),
+        Stage("seed", 4, 6000, 8, 32, 2e-3, 0.7, captions_first=300),
+        Stage("grown", 8, 1200, 12, 64, 1e-3, 0.9),
+        Stage("whole", 8, 300, 4, PATCHES, 4e-4, 1.0, captions=0.0),
     )
 
 
@@ -110,7 +110,7 @@ class Training:
         tower.tie_other_words(
             model.get_input_embeddings(), [blueprint.WORD_ID[word] for word in blueprint.CONTENT]
         )
-        optimizer = Optimizer(chosen, plan.tower_steps, 0.02, 3e-3, 0.6)
+        optimizer = Optimizer(chosen, plan.tower_steps, 3e-3, 0.6, matrix_rate=0.02)
         if not self.run.finished("tower"):
             scenes = make(TOWER_SEED, plan.tower_scenes, 1, self.workers)
 
@@ -172,7 +172,7 @@ class Training:
         model.requires_grad_(False)
         decoder_parts.requires_grad_(True)
         chosen = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-        optimizer = Optimizer(chosen, stage.steps, stage.rate, stage.rate / 6, stage.decay)
+        optimizer = Optimizer(chosen, stage.steps, stage.rate, stage.decay)
         closing = blueprint.WORD_ID["</s>"]
         number = 2 + plan.stages.index(stage)
 

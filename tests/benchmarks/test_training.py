@@ -35,9 +35,9 @@ def plan(train_bundled: Any) -> Any:
         val_scenes=4,
         per_picture=3,
         stages=(
-            stage("seed", 1, 3, 2, 24, 0.02, 0.5, captions_first=1),
-            stage("grown", 2, 2, 2, 30, 0.01, 1.0),
-            stage("whole", 2, 1, 1, 576, 0.01, 1.0, captions=0.0),
+            stage("seed", 1, 3, 2, 24, 2e-3, 0.5, captions_first=1),
+            stage("grown", 2, 2, 2, 30, 1e-3, 1.0),
+            stage("whole", 2, 1, 1, 576, 1e-3, 1.0, captions=0.0),
         ),
     )
 
