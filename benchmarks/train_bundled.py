@@ -29,6 +29,7 @@ from training.run import Run
 
 from sparsesight.bundled.dataset import SPLITS
 from sparsesight.bundled.scenes import COLORS, LETTERS, SHAPES, SINGLE_OBJECT, SIZES
+from sparsesight.methods import SparseVLM
 
 TOWER_SEED = 1_000_000  # scenes of the first stage; those of the second are the split "train"
 QUESTIONS = 64  # a scene
@@ -82,9 +83,8 @@ class Training:
     def all(self) -> None:
         self.train_tower()
         blueprint.tell_apart(self.model, self.visual_tokens(self.val).float().norm(dim=-1).mean().item())
-        bf16_round(
-            self.model
-        )  # so that the language model learns on the visual tokens that the shipped file gives
+        # The language model learns on the visual tokens that the shipped file gives.
+        bf16_round(self.model)
         scenes = make(SPLITS["train"].first_seed, self.plan.scenes, QUESTIONS, self.workers)
         train, val = self.visual_tokens(scenes), self.visual_tokens(self.val)
         scenes.pixels = scenes.pixels[:, :0]
@@ -140,7 +140,7 @@ class Training:
         return scores | {"raters": round(self.content_raters(), 4)}
 
     def content_raters(self) -> float:
-        """Of the first questions about every scene, how many have a word of content among the published raters."""
+        """Of the first questions about every fourth scene, the share with a word of content among the raters."""
         found, asked = [], self.val.questions
         content = torch.tensor([blueprint.WORD_ID[word] for word in blueprint.CONTENT])
         for row in range(0, len(self.val), 4):
@@ -148,8 +148,11 @@ class Training:
             for slot in range(16):
                 ids = torch.from_numpy(asked.tokens[row, slot, : asked.given[row, slot]].astype(np.int64))
                 words = self.model.get_input_embeddings()(ids.to(self.device))
-                share = (visual @ words.T).softmax(-1).mean(0).cpu()
-                found.append(torch.isin(ids[share >= share.mean()], content).any().item())
+                everything = [
+                    torch.ones(1, len(x), dtype=torch.bool, device=x.device) for x in (visual, words)
+                ]
+                rater = SparseVLM().rate(visual[None], words[None], *everything)[0].cpu()
+                found.append(torch.isin(ids[rater], content).any().item())
         return float(np.mean(found))
 
     # Stage two

@@ -37,9 +37,7 @@ class Batch:
 
     rows: list[int]  # which examples
     input_ids: Tensor  # int64 [b, n]
-    features: (
-        list[Tensor] | None
-    )  # [v, c] each, as the decoder takes them; None for prompts without a picture
+    features: list[Tensor] | None  # [v, c] each, as the decoder takes them; None without a picture
 
 
 class Sheet:
@@ -144,9 +142,8 @@ def answer(model: Any, processor: Any, batch: Batch, method: Method | None = Non
         "attention_mask": torch.ones_like(batch.input_ids),
     }
     if batch.features is not None:
-        features: Any = list(
-            batch.features
-        )  # one tensor for each picture, as `get_image_features` returns them
+        # one tensor for each picture, as `get_image_features` returns them
+        features: Any = list(batch.features)
         inputs["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
     if method is None:
         output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)

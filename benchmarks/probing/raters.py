@@ -12,6 +12,7 @@ import torch
 from matplotlib.patches import Patch
 from tqdm import tqdm
 
+from sparsesight.bundled.asking import plural
 from sparsesight.bundled.scenes import COLORS as COLOR_WORDS
 from sparsesight.bundled.scenes import LETTERS, SHAPES, SIZES
 from sparsesight.methods import SparseVLM
@@ -21,10 +22,8 @@ from .intervals import GROUPS, by_group, estimate
 from .presenting import STYLE, shown, table
 
 SPLIT = "test"
-PLURALS = tuple("crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES)
-NAMING = frozenset(
-    (*SHAPES, *PLURALS, *COLOR_WORDS, *SIZES, *LETTERS)
-)  # words that name an object or its look
+# words that name an object or its look
+NAMING = frozenset((*SHAPES, *map(plural, SHAPES), *COLOR_WORDS, *SIZES, *LETTERS))
 ATTRIBUTES = frozenset(("color", "shape", "size", "letter"))  # words that name what is asked of it
 SORTS = {"names an object": "#0072B2", "names an attribute": "#E69F00", "other": "#999999"}
 

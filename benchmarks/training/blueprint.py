@@ -49,6 +49,7 @@ VOCABULARY = [
     *LETTERS,
     GROUND,
 ]
+WORD_PATTERN = r"\n|\w+|[^\w\s]"  # a token is a line break, a word or a sign
 WORD_ID = {word: index for index, word in enumerate(VOCABULARY)}
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
@@ -189,7 +190,7 @@ def grow(model: Any, layers: int) -> Any:
 def build_processor() -> LlavaProcessor:
     """One token per word, and pictures brought to 336 x 336 as CLIP does it."""
     tokenizer = Tokenizer(models.WordLevel(WORD_ID, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", WORD_ID["<s>"])]
     )

@@ -12,7 +12,7 @@ import numpy as np
 from sparsesight.bundled.asking import neighbors, plural
 from sparsesight.bundled.scenes import GRID, KINDS, PATCH, SIDE, questions, render
 
-from .blueprint import GROUND, WORD_ID
+from .blueprint import GROUND, WORD_ID, WORD_PATTERN
 
 PATCHES = GRID * GRID
 SLOT = 20  # tokens that a question and its answer may take
@@ -46,7 +46,7 @@ class Texts:
 class Scenes:
     """`n` scenes, one row each."""
 
-    pixels: np.ndarray  # uint8 [n, 3, SIDE, SIDE]; empty where not asked for
+    pixels: np.ndarray  # uint8 [n, 3, SIDE, SIDE]; empty once the visual tokens are made
     owner: np.ndarray  # int8 [n, PATCHES]: the object that owns a patch, or -1
     central: np.ndarray  # bool [n, PATCHES]: an object's centre lies in this patch
     words: np.ndarray  # uint8 [n, PATCHES, WORDS_PER_PATCH]: ids true of the patch, 0 where there are fewer
@@ -61,7 +61,7 @@ class Scenes:
 
 def token_ids(text: str) -> list[int]:
     """The ids that the tokenizer gives to a text, without <s>."""
-    return [WORD_ID[word] for word in re.findall(r"\n|\w+|[^\w\s]", text)]
+    return [WORD_ID[word] for word in re.findall(WORD_PATTERN, text)]
 
 
 def make(first_seed: int, n: int, per_scene: int, workers: int) -> Scenes:

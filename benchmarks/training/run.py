@@ -52,10 +52,8 @@ class Run:
             smooth += (value.item() - smooth) * max(0.05, 1 / (step + 1))
             last = step == optimizer.steps - 1
             if step % self.every == 0 or last:
-                modules.eval()
                 with torch.no_grad():
                     scores = evaluate()
-                modules.train()
                 seconds, processor = time.perf_counter() - clock, time.process_time() - cpu
                 line = {
                     "stage": stage,

@@ -42,15 +42,13 @@ FOREGROUND = 0.4  # the share of patches that objects own, at least
 
 @dataclass(frozen=True)
 class Recipe:
-    """What kind of scenes to draw. The bundled model was trained on the default, and answers worse elsewhere."""
+    """What kind of scenes to draw. Training is on the default; a model answers worse elsewhere."""
 
     objects: tuple[int, int] = (12, 20)  # how many, both ends included
     small: tuple[int, int] = (42, 48)  # pixels along a small object, both ends included
     large: tuple[int, int] = (62, 67)
     foreground: float = FOREGROUND
-    bars: float = (
-        0  # the share of objects that a grey bar partly hides; never cards, whose letters would merge
-    )
+    bars: float = 0  # the share of objects but cards, whose letters would merge, that a grey bar partly hides
     litter: int = 0  # dark scraps strewn over the ground
 
 
