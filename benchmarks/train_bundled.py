@@ -63,9 +63,9 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 6000, 8, 32, 2e-3, 0.7, captions_first=300),
-        Stage("grown", 8, 1200, 12, 64, 1e-3, 0.9),
-        Stage("whole", 8, 300, 4, PATCHES, 4e-4, 1.0, captions=0.0),
+        Stage("seed", 4, 2500, 8, 32, 2e-3, 0.2, captions_first=300),
+        Stage("grown", 8, 4500, 8, 32, 1.5e-3, 0.7),
+        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.0),
     )
 
 

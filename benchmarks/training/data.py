@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.asking import neighbors, plural
+from sparsesight.bundled.asking import COMPARE_GAP, neighbors, plural
+from sparsesight.bundled.objects import Objects
 from sparsesight.bundled.scenes import GRID, KINDS, PATCH, SIDE, questions, render
 
 from .blueprint import GROUND, WORD_ID, WORD_PATTERN
@@ -112,13 +115,11 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             made.cell[row, mine] = item.cell
             made.central[row, int(y) // PATCH * GRID + int(x) // PATCH] = True
             descriptions.append(words)
-        relations = [
-            token_ids(f"{scene.objects[a].name} {direction} {scene.objects[b].name}")
-            for direction, a, b in neighbors(scene.objects)
-        ]
+        relations = _relations(scene.objects)
         for slot in range(per_scene // 2):
-            if slot % 3 == 2 and relations:
-                words = relations[rng.integers(len(relations))]
+            told = relations[slot // 2 % 2]
+            if slot % 2 and told:
+                words = token_ids(told[rng.integers(len(told))])
                 made.captions.kind[row, slot] = RELATION
             else:  # the words of an object in any order
                 words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
@@ -129,3 +130,24 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             )
             made.questions.kind[row, slot] = KIND_NAMES.index(question.kind)
     return made
+
+
+def _relations(objects: Objects) -> tuple[list[str], list[str]]:
+    """What lies next to an object, and how two objects lie to each other; names mean one object each.
+
+    These are the steps on the way to an answer about a neighbour or a comparison, each asked for by itself.
+    """
+    times = Counter(item.name for item in objects)
+    named = [item for item in objects if times[item.name] == 1]
+    beside = [
+        f"{direction} the {objects[a].name} {objects[b].name}"
+        for direction, a, b in neighbors(objects)
+        if objects[a] in named
+    ]
+    apart = []
+    for one, other in permutations(named, 2):
+        across, down = (there - here for here, there in zip(one.center, other.center, strict=True))
+        words = ["left" if across > 0 else "right"] if abs(across) >= COMPARE_GAP else []
+        words += ["above" if down > 0 else "below"] if abs(down) >= COMPARE_GAP else []
+        apart.append(f"{one.name} {other.name} : {' '.join(words)}")
+    return beside, apart
