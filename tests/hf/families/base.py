@@ -85,7 +85,9 @@ CLIPS = (
     ),
 )
 
-WORDS = ["USER", "ASSISTANT", ":", "?", "what", "is", "the", "red", "small", "star", "left", "of", "a", "blue", "ring", "and", "how", "many"]
+WORDS = """
+    USER ASSISTANT : ? what is the red small star left of a blue ring and how many
+""".split()  # noqa: SIM905
 
 
 def tokenizer(*special: str, **named: str) -> PreTrainedTokenizerFast:
