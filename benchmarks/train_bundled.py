@@ -63,9 +63,9 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 2500, 8, 32, 2e-3, 0.2, captions_first=300),
-        Stage("grown", 8, 4500, 8, 32, 1.5e-3, 0.7),
-        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.0),
+        Stage("seed", 4, 2000, 8, 32, 2e-3, 0.2, captions_first=300, captions=0.4),
+        Stage("grown", 8, 5000, 8, 32, 1.5e-3, 0.6, captions=0.4),
+        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.1),
     )
 
 
@@ -82,6 +82,7 @@ class Training:
 
     def all(self) -> None:
         self.train_tower()
+        blueprint.raise_places(self.model, self.aids.places)
         blueprint.tell_apart(self.model, self.visual_tokens(self.val).float().norm(dim=-1).mean().item())
         # The language model learns on the visual tokens that the shipped file gives.
         bf16_round(self.model)

@@ -24,7 +24,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Aids(nn.Module):
-    """Read-outs used in training only: is the patch its object's middle, where is that, which cell, which patch."""
+    """Read-outs used in training only: the object's middle or not, where that is, the patch, the cell."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -32,6 +32,11 @@ class Aids(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.split(self.linear(tokens), [1, 2, 2, CELLS, CELLS], dim=-1)
+
+    @property
+    def places(self) -> torch.Tensor:
+        """What reads an object's place, its cell and its middle: [13, width]."""
+        return torch.cat([self.linear.weight[:3], self.linear.weight[5:]])
 
 
 def tie_other_words(table: nn.Embedding, content: list[int]) -> None:

@@ -9,10 +9,10 @@ import torch
 from transformers import DynamicCache
 
 from sparsesight import UnsupportedModelError
-from sparsesight.hf.cache import PrunedDynamicLayer, check_cache, held_keys, make_pruned
+from sparsesight.hf.cache import PrunedLayer, check_cache, held_keys, make_pruned
 
 
-def pruned(batch: int = 2, ragged: bool = False) -> PrunedDynamicLayer:
+def pruned(batch: int = 2, ragged: bool = False) -> PrunedLayer:
     """Ten logical tokens of which [0, 3, 4, 8, 9] are held, then two more appended; keys hold their logical index."""
     cache = DynamicCache()
     layer = make_pruned(cache, 0)
@@ -78,7 +78,7 @@ def test_text_before_the_first_picture_was_kept_whole() -> None:
     before = torch.arange(4)[None]
     cache.update(keys(before), keys(before), 0)
     layer = make_pruned(cache, 0)
-    assert layer.get_seq_length() == 4 and layer.slots.tolist() == [[0, 1, 2, 3]]
+    assert layer.get_seq_length() == 4 and layer.key_slots(1, torch.device("cpu"))[0].tolist() == [[0, 1, 2, 3]]
     assert make_pruned(cache, 0) is layer
 
 

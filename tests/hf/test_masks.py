@@ -42,7 +42,7 @@ def block_mask() -> Any:
 
 
 def select(mask: Any, **how: Any) -> Any:
-    settings = {"ragged": True, "past": PAST, "flash": False, **how}
+    settings = {"ragged": True, "past": PAST, "total": PAST + LENGTH, "flash": False, **how}
     return select_mask(mask, ROW, SLOT, VALID, **settings)
 
 
@@ -70,6 +70,32 @@ def test_no_mask_stays_none_unless_ragged() -> None:
     assert select(None, ragged=False) is None
     causal = (SLOT[:, None] <= ROW[..., None] + PAST) & VALID[:, None]
     assert torch.equal(select(None)[:, 0], causal)
+
+
+@pytest.mark.parametrize("form", ["boolean", "additive", "block"])
+def test_a_windowed_mask_lacks_columns_before_the_window(form: str) -> None:
+    """Keys whose columns it lacks are hidden; the others are found by their logical index."""
+    gone = 4
+    mask: Any = full()[:, None, :, gone:]
+    if form == "additive":
+        mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    elif form == "block":
+        rule = full()
+        mask = create_block_mask(
+            lambda b, h, q, k: rule[b, q, k + gone],
+            B=2,
+            H=None,
+            Q_LEN=LENGTH,
+            KV_LEN=PAST + LENGTH - gone,
+            device="cpu",
+        )
+    got = select(mask)
+    if form == "block":
+        b, q, k = torch.meshgrid(torch.arange(2), torch.arange(5), torch.arange(8), indexing="ij")
+        seen = got.mask_mod(b, torch.tensor(0), q, k)
+    else:
+        seen = got[:, 0] if form == "boolean" else got[:, 0] == 0
+    assert torch.equal(seen, expected() & (SLOT >= gone)[:, None])
 
 
 @pytest.mark.parametrize("form", ["boolean", "additive", "block", "flash", "none"])

@@ -205,10 +205,20 @@ def test_static_cache_is_refused_before_anything_runs() -> None:
         generate(built, prompt)
 
 
-def test_sliding_window_is_refused() -> None:
+def test_layers_of_an_unknown_type_are_refused() -> None:
+    built = small_llama()
+    built.config.layer_types = ["full_attention", "hash_attention"] * 2
+    with pytest.raises(UnsupportedModelError, match="hash_attention"):
+        sparsify(built, visual_mask=torch.ones(1, 4, dtype=torch.bool))
+
+
+def test_a_sliding_window_under_flash_attention_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be counted in the tokens that are left."""
     built = small_llama()
     built.config.layer_types = ["full_attention", "sliding_attention"] * 2
-    with pytest.raises(UnsupportedModelError, match="sliding_attention"):
+    built.config.sliding_window = 8
+    monkeypatch.setattr(built.config, "_attn_implementation_internal", "flash_attention_2")
+    with pytest.raises(UnsupportedModelError, match="attn_implementation='sdpa'"):
         sparsify(built, visual_mask=torch.ones(1, 4, dtype=torch.bool))
 
 

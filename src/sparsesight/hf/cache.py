@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import cache_utils
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import UnsupportedModelError
 
 
-class PrunedDynamicLayer(DynamicLayer):
-    """A :class:`DynamicLayer` whose first ``held`` keys stand for ``logical`` tokens.
+class PrunedLayer(DynamicLayer):
+    """A cache layer whose first ``held`` keys stand for ``logical`` tokens.
 
     ``slots`` [b, held] is the logical index of each of those keys and ``valid`` [b, held] tells filler; keys appended
     later are ordinary tokens and follow the logical length one by one.
@@ -28,12 +29,13 @@ class PrunedDynamicLayer(DynamicLayer):
     logical: int
     ragged: bool  # whether there is filler among the held keys (known without asking the device)
 
-    @classmethod
-    def of(cls, layer: DynamicLayer) -> PrunedDynamicLayer:
-        """Turn a cache layer into a pruned one; one that already is stays itself."""
-        if isinstance(layer, cls):
+    @staticmethod
+    def of(layer: DynamicLayer) -> PrunedLayer:
+        """Turn a cache layer into a pruned one of its kind; one that already is stays itself."""
+        if isinstance(layer, PrunedLayer):
             return layer
-        pruned = cls.__new__(cls)
+        kind = PRUNED_KINDS[type(layer)]
+        pruned = kind.__new__(kind)
         pruned.__dict__.update(layer.__dict__)
         pruned.held = pruned.logical = 0
         pruned.ragged = False
@@ -41,15 +43,15 @@ class PrunedDynamicLayer(DynamicLayer):
 
     def physical_length(self) -> int:
         """Keys actually stored."""
-        return super().get_seq_length()
+        return DynamicLayer.get_seq_length(self)
 
     def get_seq_length(self) -> int:
         return self.logical + self.physical_length() - self.held
 
     def key_slots(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Logical index and validity [rows, stored] of the keys stored now."""
-        tail = self.physical_length() - self.held
-        after = torch.arange(self.logical, self.logical + tail, device=device).expand(rows, tail)
+        length, tail = self.get_seq_length(), self.physical_length() - self.held
+        after = torch.arange(length - tail, length, device=device).expand(rows, tail)
         fine = torch.ones_like(after, dtype=torch.bool)
         if not self.held:
             return after, fine
@@ -94,7 +96,7 @@ class PrunedDynamicLayer(DynamicLayer):
         else:
             remove = -tokens_to_remove
         if remove:
-            super().crop(-remove)
+            DynamicLayer.crop(self, -remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
@@ -113,34 +115,105 @@ class PrunedDynamicLayer(DynamicLayer):
             self.slots, self.valid = change(self.slots), change(self.valid)
 
 
-def pruned_layer(cache: Cache | None, index: int) -> PrunedDynamicLayer | None:
+class PrunedDynamicLayer(PrunedLayer):
+    """In the place of a :class:`DynamicLayer`."""
+
+
+class PrunedSlidingLayer(PrunedLayer, DynamicSlidingWindowLayer):
+    """In the place of a :class:`DynamicSlidingWindowLayer`.
+
+    It stores the last ``window - 1`` of its keys. No more than those can lie in the window, which is counted in
+    logical tokens; the masks hide those of them that lie before it.
+    """
+
+    noted: bool = False  # the coming update ends at the logical length that was noted
+
+    def get_seq_length(self) -> int:
+        return self.cumulative_length
+
+    def note(self, slots: Tensor, valid: Tensor, logical: int, ragged: bool) -> None:
+        super().note(slots, valid, logical, ragged)
+        self.noted = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        stored = self.physical_length() + key_states.shape[-2]
+        result: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
+        if self.noted:
+            self.cumulative_length = self.logical
+            self.noted = False
+        self._forget(stored)
+        return result
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """As of any pruned layer, then cut to the window; past it only after ``activate_past_recording``."""
+        length = self.get_seq_length()
+        if length >= self.sliding_window and not getattr(self, "record_past", False):
+            raise RuntimeError(
+                "crop: the sliding window has passed tokens; call activate_past_recording() first"
+            )
+        super().crop(tokens_to_remove)
+        if tokens_to_remove:
+            self.cumulative_length = length + min(
+                tokens_to_remove if tokens_to_remove < 0 else tokens_to_remove - length, 0
+            )
+        stored = self.physical_length()
+        if self.keys is not None and self.values is not None and stored >= self.sliding_window:
+            self.keys = self.keys[:, :, 1 - self.sliding_window :]
+            self.values = self.values[:, :, 1 - self.sliding_window :]
+        self._forget(stored)
+
+    def _forget(self, stored: int) -> None:
+        """Follow the cut from ``stored`` keys to those that are left."""
+        gone = min(stored - self.physical_length(), self.held)
+        if gone:
+            self.slots, self.valid = self.slots[:, gone:], self.valid[:, gone:]
+            self.held -= gone
+
+
+PRUNED_KINDS: dict[type, type[PrunedLayer]] = {
+    DynamicLayer: PrunedDynamicLayer,
+    DynamicSlidingWindowLayer: PrunedSlidingLayer,
+}
+
+# Layers that store no keys: recurrent and convolutional ones, and those that read another layer's keys.
+KEYLESS = {
+    getattr(cache_utils, name)
+    for name in ("LinearAttentionLayer", "DummyLayer")
+    if hasattr(cache_utils, name)
+}
+
+
+def pruned_layer(cache: Cache | None, index: int) -> PrunedLayer | None:
     """The pruned layer at ``index``, or None if that layer was never pruned."""
     layers = getattr(cache, "layers", ())
     layer = layers[index] if index < len(layers) else None
-    return layer if isinstance(layer, PrunedDynamicLayer) else None
+    return layer if isinstance(layer, PrunedLayer) else None
+
+
+def was_pruned(cache: Cache | None) -> bool:
+    """Whether any layer holds fewer tokens than its logical length, or once did."""
+    return any(isinstance(layer, PrunedLayer) for layer in getattr(cache, "layers", ()))
 
 
 def held_keys(cache: Cache | None, num_layers: int) -> tuple[int, ...]:
-    """Keys stored by each layer."""
+    """Keys stored by each layer; 0 for layers that store none."""
     layers = getattr(cache, "layers", ())
     counts = [
-        x.physical_length() if isinstance(x, PrunedDynamicLayer) else int(x.get_seq_length()) for x in layers
+        layer.keys.shape[-2] if getattr(layer, "keys", None) is not None and layer.keys.numel() else 0
+        for layer in layers
     ]
     return tuple((counts + [0] * num_layers)[:num_layers])
 
 
-def make_pruned(cache: Cache, index: int) -> PrunedDynamicLayer:
+def make_pruned(cache: Cache, index: int) -> PrunedLayer:
     """Put a pruned layer in the place of the cache's layer ``index`` (created if the cache is lazy)."""
     while len(cache.layers) <= index:
         cache.layers.append(DynamicLayer())
     old = cache.layers[index]
     assert isinstance(old, DynamicLayer)  # check_cache() saw to it
-    layer = PrunedDynamicLayer.of(old)
-    if not layer.held and layer.keys is not None and layer.physical_length():
-        # Text-only turns came before: everything was kept.
-        row = torch.arange(layer.physical_length(), device=layer.keys.device).expand(layer.keys.shape[0], -1)
-        layer.note(row, torch.ones_like(row, dtype=torch.bool), layer.physical_length(), ragged=False)
-    cache.layers[index] = layer
+    cache.layers[index] = layer = PrunedLayer.of(old)
     return layer
 
 
@@ -158,7 +231,9 @@ def check_cache(cache: Any, first: int) -> None:
     lazy = getattr(cache, "layer_class_to_replicate", None)
     if lazy is not None:
         kinds.add(lazy)
-    bad = sorted(k.__name__ for k in kinds - {DynamicLayer, PrunedDynamicLayer})
+    bad = sorted(
+        k.__name__ for k in kinds - PRUNED_KINDS.keys() - KEYLESS if not issubclass(k, PrunedLayer)
+    )
     if bad:
         raise UnsupportedModelError(
             f"past_key_values has layers of type {bad}, which cannot be pruned yet: use a DynamicCache (the default)"

@@ -13,6 +13,25 @@ from ..errors import UnsupportedModelError
 # Config attributes under which transformers' families store the placeholder id of a visual token.
 VISUAL_ID_KEYS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 ATTENTION_NAMES = ("self_attn", "attention", "attn")
+# What the types of layers in transformers' configs mean here.
+WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+KEYLESS = {"linear_attention", "conv", "mamba", "moe", "mlp"}
+# Decoders whose full-attention layers use no positions, and do not say so in the attention module.
+UNROTATED = {"cohere2", "cohere2_moe"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What kind of decoder layer this is."""
+
+    index: int
+    kind: str  # of transformers' layer types, such as "full_attention"
+    window: int | None  # tokens that a windowed layer sees
+    source: int  # the layer whose keys it reads: its own, or those of an earlier one
+
+    @property
+    def attends(self) -> bool:
+        return self.kind not in KEYLESS
 
 
 @dataclass(frozen=True)
@@ -23,6 +42,7 @@ class Anatomy:
     base: nn.Module  # takes input_ids and pixel_values
     decoder: nn.Module  # takes inputs_embeds, owns the layers
     layers: nn.ModuleList
+    kinds: tuple[Layer, ...]
     visual_ids: tuple[int, ...]
     prunable: tuple[int, ...]  # layers after which pruning is possible
 
@@ -37,40 +57,85 @@ def anatomy(model: nn.Module) -> Anatomy:
     Raises:
         UnsupportedModelError: if the model has no decoder layers to prune between, or attention that cannot be read.
     """
-    find = getattr(model, "get_decoder", None)
-    if not isinstance(model, nn.Module) or find is None or not hasattr(model, "config"):
+    name = f"model={type(model).__name__}"
+    if not isinstance(model, nn.Module) or not hasattr(model, "get_decoder") or not hasattr(model, "config"):
         raise UnsupportedModelError(
-            f"model={type(model).__name__}: expected a transformers model with get_decoder(), such as "
+            f"{name}: expected a transformers model with get_decoder(), such as "
             "AutoModelForImageTextToText loads"
         )
-    decoder = find()
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name}: an encoder-decoder has no visual tokens in its decoder")
+    decoder = _decoder_of(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) < 2:
-        raise UnsupportedModelError(f"model={type(model).__name__}: found no decoder with two layers or more")
-    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name}: found no decoder with two layers or more")
+    kinds = layer_kinds(decoder.config, len(layers))
+    strange = sorted({x.kind for x in kinds} - {"full_attention", *WINDOWED, *KEYLESS})
+    if strange:
+        raise UnsupportedModelError(f"{name}: layers of type {strange} are not supported yet")
+    if "flash" in attention_implementation(decoder) and any(x.window for x in kinds):
         raise UnsupportedModelError(
-            f"model={type(model).__name__}: an encoder-decoder has no visual tokens in its decoder"
+            f"{name}: FlashAttention counts a sliding window in the tokens that are left, not in the prompt's; "
+            "load the model with attn_implementation='sdpa'"
         )
-    types = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(layers)
-    others = sorted({t for t in types if t != "full_attention"})
-    if others or getattr(decoder.config, "sliding_window", None):
-        raise UnsupportedModelError(
-            f"model={type(model).__name__}: layers of type {others or ['sliding_attention']} are not supported yet"
-        )
-    blind = [i for i, layer in enumerate(layers) if _attention_of(layer) is None]
+    blind = [i for i, layer in enumerate(layers) if kinds[i].attends and _attention_of(layer) is None]
     if blind:
-        raise UnsupportedModelError(
-            f"model={type(model).__name__}: no self-attention found in decoder layers {blind}"
-        )
+        raise UnsupportedModelError(f"{name}: no self-attention found in decoder layers {blind}")
     base = getattr(model, "base_model", model)
     return Anatomy(
         model=model,
         base=model if base is decoder else base,
         decoder=decoder,
         layers=layers,
+        kinds=kinds,
         visual_ids=visual_ids(model.config),
-        prunable=tuple(range(len(layers) - 1)),
+        prunable=_prunable(model.config, kinds),
     )
+
+
+def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
+    """The kinds of a decoder's layers, as its cache sees them."""
+    types = list(getattr(config, "layer_types", None) or ())
+    if not types:
+        windowed = next((t for t, key in WINDOWED.items() if getattr(config, key, None)), "full_attention")
+        types = [windowed] * count
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    modes = getattr(config, "kv_sharing_modes", None) or ["own"] * (count - shared) + ["reuse"] * shared
+    kinds = []
+    for index, kind in enumerate(types[:count]):
+        sources = [i for i in range(index) if types[i] == kind and modes[i] != "reuse"]
+        source = sources[-1] if modes[index] == "reuse" and sources else index
+        kinds.append(Layer(index, kind, getattr(config, WINDOWED.get(kind, ""), None), source))
+    return tuple(kinds)
+
+
+def _prunable(config: Any, kinds: tuple[Layer, ...]) -> tuple[int, ...]:
+    """Layers after which tokens may go.
+
+    They attend to everything (a windowed one would do only where all are), they come after the last layer that still
+    adds picture features to the hidden states, and before every layer whose keys others borrow, as those must go
+    with the borrowers' masks.
+    """
+    vision = getattr(config, "vision_config", None)
+    first = max(len(getattr(vision, "deepstack_visual_indexes", None) or ()) - 1, 0)
+    stop = min([len(kinds) - 1, *(x.source for x in kinds if x.source != x.index)])
+    full = any(x.kind == "full_attention" for x in kinds)
+    return tuple(
+        i
+        for i in range(first, stop)
+        if kinds[i].kind == "full_attention" or (kinds[i].attends and not full)
+    )
+
+
+def _decoder_of(model: Any) -> Any:
+    """The module that owns the decoder layers; some families' ``get_decoder`` returns one around it."""
+    decoder = model.get_decoder()
+    while not hasattr(decoder, "layers"):
+        inner = getattr(decoder, "model", None) or getattr(decoder, "language_model", None)
+        if inner is None:
+            break
+        decoder = inner
+    return decoder
 
 
 def visual_ids(config: Any) -> tuple[int, ...]:
@@ -85,9 +150,17 @@ def attention_implementation(decoder: nn.Module) -> str:
     return str(config._attn_implementation)
 
 
-def inverse_frequencies(decoder: nn.Module) -> torch.Tensor | None:
-    """Rotary frequencies of the decoder, or None if it has no rotary embedding."""
-    return getattr(getattr(decoder, "rotary_emb", None), "inv_freq", None)
+def inverse_frequencies(decoder: nn.Module, layer: int) -> torch.Tensor | None:
+    """Rotary frequencies of one layer, or None if it has no rotary embedding."""
+    config: Any = decoder.config
+    module: Any = decoder
+    kind = layer_kinds(config, len(module.layers))[layer].kind
+    unrotated = getattr(config, "model_type", "") in UNROTATED and kind == "full_attention"
+    if unrotated or not getattr(_attention_of(module.layers[layer]), "use_rope", True):
+        return None
+    rotary = getattr(decoder, "rotary_emb", None)
+    own = getattr(rotary, f"{kind}_inv_freq", None)  # some decoders have frequencies per kind of layer
+    return own if own is not None else getattr(rotary, "inv_freq", None)
 
 
 def _attention_of(layer: nn.Module) -> nn.Module | None:

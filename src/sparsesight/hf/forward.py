@@ -19,13 +19,36 @@ from ..budget import Schedule
 from ..errors import SparseSightError
 from ..methods.base import Counts, StageInput, planned_counts
 from ..methods.rows import Rows, advance
-from .cache import PrunedDynamicLayer, held_keys, make_pruned, pruned_layer
-from .families import inverse_frequencies
+from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
+from .families import Layer, inverse_frequencies
 from .layout import Layout, Plan, Record, Trace
 from .masks import mask_of_rows, select_mask
 
 # Layer arguments that are not per-row tensors and must never be shortened.
-NOT_ROWS = {"attention_mask", "past_key_values", "past_key_value", "use_cache", "hidden_states"}
+NOT_ROWS = {
+    "attention_mask",
+    "past_key_values",
+    "past_key_value",
+    "use_cache",
+    "hidden_states",
+    "shared_kv_states",
+}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys that layers of one kind see within a segment."""
+
+    slot: Tensor  # [b, k] logical index
+    valid: Tensor  # [b, k] False for filler
+    ragged: bool  # whether there is filler
+    before: Tensor | int  # how many of them were there before this forward: [b, 1]
+
+    @classmethod
+    def of(cls, cached: PrunedLayer, slot: Tensor, valid: Tensor, ragged: bool) -> Keys:
+        """Those cached before, and the new ones."""
+        old, fine = cached.key_slots(slot.shape[0], slot.device)
+        return cls(torch.cat((old, slot), 1), torch.cat((fine, valid), 1), ragged, fine.sum(1, keepdim=True))
 
 
 @dataclass
@@ -119,9 +142,10 @@ class Forward:
             and layer == self.plan.stages[self.done] + 1
         ):
             hidden = self._prune(hidden)
+        kind = self.plan.kinds[layer]
         if self.rows is None:
-            known = pruned_layer(self.cache, layer)
-            return None if known is None else self._serve(known, layer, hidden, kwargs)
+            known = pruned_layer(self.cache, kind.source)
+            return None if known is None else self._serve(known, kind, hidden, kwargs)
         if not self.done:
             return None
         with self.plan.clock("masks"):
@@ -130,16 +154,11 @@ class Forward:
                 k: v if k in NOT_ROWS else self._once(k, v, lambda v: take_rows(v, source, self.length))
                 for k, v in kwargs.items()
             }
-            row, slot, valid = self.rows.slot, self.rows.slot + self.past, self.rows.valid
-            ragged = self.ragged
-            before: Tensor | int = 0
-            if self.cache is not None:
-                cached = make_pruned(self.cache, layer)
-                if cached.held or cached.physical_length():
-                    slot, valid, before = self._once("keys", None, lambda _: _extend(cached, slot, valid))
-                    ragged = ragged or cached.ragged
-                cached.note(slot, valid, self.past + self.length, ragged)
-            self._finish(changed, hidden, kwargs, row, slot, valid, ragged, before)
+            if kind.attends:
+                keys = self._keys(kind)
+                self._finish(changed, hidden, kwargs, self.rows.slot, keys, kind)
+            else:
+                changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
         return hidden, changed
 
     def leave(self, hidden: Tensor) -> Tensor:
@@ -148,8 +167,10 @@ class Forward:
             return hidden
         with self.plan.clock("gather"):
             target = self.rows.source.masked_fill(~self.rows.valid, self.length)
-            full = hidden.new_zeros(self.batch, self.length + 1, hidden.shape[2])
-            return full.scatter(1, target[..., None].expand_as(hidden), hidden)[:, :-1]
+            flat = fold(hidden)
+            full = flat.new_zeros(self.batch, self.length + 1, flat.shape[2])
+            full = full.scatter(1, target[..., None].expand_as(flat), flat)[:, :-1]
+            return unfold(full, hidden)
 
     def finish(self) -> Record | None:
         """What to remember of a prefill; None for other forwards."""
@@ -168,23 +189,55 @@ class Forward:
     # -- parts ------------------------------------------------------------------------------------------------
 
     def _serve(
-        self, cached: PrunedDynamicLayer, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+        self, cached: PrunedLayer, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """A forward without pruning (decoding, a text-only turn) over a cache that was pruned before."""
         compact = self.plan.method.positions == "compact"
         if kwargs.get("attention_mask") is None and not cached.ragged and not compact:
             return None
         with self.plan.clock("masks"):
-            segment = sum(layer > p for p in self.plan.stages)
+            segment = sum(kind.index > p for p in self.plan.stages)
+            row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
 
-            def keys(_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-                row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
-                return row, *_extend(cached, row + self.past, torch.ones_like(row, dtype=torch.bool))
+            def keys(_: Any) -> Keys:
+                return Keys.of(cached, row + self.past, torch.ones_like(row, dtype=torch.bool), cached.ragged)
 
-            row, slot, valid, before = self._once(("keys", segment), None, keys)
             changed = dict(kwargs)
-            self._finish(changed, hidden, kwargs, row, slot, valid, cached.ragged, before, segment)
+            self._finish(
+                changed,
+                hidden,
+                kwargs,
+                row,
+                self._once(("keys", segment, kind.kind), None, keys),
+                kind,
+                segment,
+            )
         return hidden, changed
+
+    def _keys(self, kind: Layer) -> Keys:
+        """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
+        rows = self.rows
+        assert rows is not None
+        cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
+        own = kind.source == kind.index
+
+        def keys(_: Any) -> Keys:
+            slot = rows.slot + self.past
+            if cached is None or not cached.physical_length():
+                return Keys(slot, rows.valid, self.ragged, 0)
+            return Keys.of(cached, slot, rows.valid, self.ragged or cached.ragged)
+
+        seen = self._once(("keys", kind.kind), None, keys)
+        if cached is not None and own:
+            cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
+        return seen
+
+    def _padding(self, mask: Any) -> Any:
+        """The mask of a layer without attention: which of its rows are tokens."""
+        assert self.rows is not None
+        if mask is None:
+            return self.rows.valid if self.ragged else None
+        return (take_rows(mask, self.rows.source, self.length).bool() & self.rows.valid).to(mask.dtype)
 
     def _finish(
         self,
@@ -192,25 +245,32 @@ class Forward:
         hidden: Tensor,
         kwargs: dict[str, Any],
         row: Tensor,
-        slot: Tensor,
-        valid: Tensor,
-        ragged: bool,
-        before: Tensor | int,
+        keys: Keys,
+        kind: Layer,
         segment: int | None = None,
     ) -> None:
         """Mask and positions, made once per segment."""
         plan = self.plan
         if "attention_mask" in kwargs:
             changed["attention_mask"] = self._once(
-                ("mask", segment),
+                ("mask", segment, kind.kind),
                 kwargs["attention_mask"],
-                lambda m: select_mask(m, row, slot, valid, ragged=ragged, past=self.past, flash=plan.flash),
+                lambda m: select_mask(
+                    m,
+                    row,
+                    keys.slot,
+                    keys.valid,
+                    ragged=keys.ragged,
+                    past=self.past,
+                    total=self.past + self.length,
+                    flash=plan.flash,
+                ),
             )
         if plan.method.positions == "compact":
             fine = self.rows.valid if self.rows is not None else torch.ones_like(row, dtype=torch.bool)
 
             def renumber(_: Any) -> tuple[Tensor, Any]:
-                position = (fine.cumsum(1) - 1).clamp(min=0) + before
+                position = (fine.cumsum(1) - 1).clamp(min=0) + keys.before
                 return position, plan.decoder.rotary_emb(hidden, position)  # type: ignore[operator]
 
             changed["position_ids"], changed["position_embeddings"] = self._once(
@@ -230,6 +290,7 @@ class Forward:
             )
         row, rater, query, key, mask, kwargs = self.seen
         self.seen = None
+        shaped, hidden = hidden, fold(hidden)
         column, visual = ops.compact(rows.visual, max(self.tokens))
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
@@ -252,7 +313,7 @@ class Forward:
                 key_position=torch.cat(
                     (position[..., :1].expand(*position.shape[:-1], offset), position), -1
                 ),
-                inv_freq=inverse_frequencies(plan.decoder),
+                inv_freq=inverse_frequencies(plan.decoder, plan.stages[self.done]),
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
             )
@@ -271,7 +332,7 @@ class Forward:
         self.memo.clear()
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
-        return shorter
+        return unfold(shorter, shaped)
 
     def _positions(self, rows: Rows) -> Tensor:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""
@@ -290,10 +351,14 @@ class Forward:
         return self.memo[key][1]
 
 
-def _extend(cached: PrunedDynamicLayer, slot: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slots and validity of the keys cached before plus the new ones, and how many valid keys came before [b, 1]."""
-    old, fine = cached.key_slots(slot.shape[0], slot.device)
-    return torch.cat((old, slot), 1), torch.cat((fine, valid), 1), fine.sum(1, keepdim=True)
+def fold(hidden: Tensor) -> Tensor:
+    """Hidden states as [b, n, c]; a decoder that carries several streams [s, b, n, c] has them side by side in c."""
+    return hidden if hidden.ndim == 3 else hidden.permute(1, 2, 0, 3).flatten(2)
+
+
+def unfold(hidden: Tensor, like: Tensor) -> Tensor:
+    """The streams of ``like`` again."""
+    return hidden if like.ndim == 3 else hidden.unflatten(2, (like.shape[0], -1)).permute(2, 0, 1, 3)
 
 
 def _pick(position: Tensor, row: Tensor) -> Tensor:

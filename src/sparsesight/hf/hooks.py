@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
-from .cache import check_cache, pruned_layer
+from .cache import check_cache, was_pruned
 from .families import Anatomy
 from .forward import Forward
 from .layout import Layout, Plan, Record
@@ -134,7 +134,7 @@ class Hooks:
                         "model.gradient_checkpointing_disable() while sparsified"
                     )
             forward.activate(layout, x)
-        if layout is not None or pruned_layer(cache, len(self.parts.layers) - 1) is not None:
+        if layout is not None or was_pruned(cache):
             self.local.forward = forward
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:

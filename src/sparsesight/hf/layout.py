@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..methods.base import Method, Selection, StageInput
 from ..methods.rows import Rows
 from .clock import Clock
+from .families import Layer
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,15 @@ class Plan:
 
     method: Method
     decoder: nn.Module
-    num_layers: int
+    kinds: tuple[Layer, ...]
     stages: tuple[int, ...]  # pruning layers
     flash: bool  # whether attention takes 2D masks
     clock: Clock
     keep_trace: bool = False
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.kinds)
 
 
 @dataclass(frozen=True)

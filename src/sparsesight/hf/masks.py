@@ -30,7 +30,7 @@ def mask_of_rows(mask: Any, row: Tensor, offset: int, keys: int) -> Tensor:
 
 
 def select_mask(
-    mask: Any, row: Tensor, slot: Tensor, valid: Tensor, *, ragged: bool, past: int, flash: bool
+    mask: Any, row: Tensor, slot: Tensor, valid: Tensor, *, ragged: bool, past: int, total: int, flash: bool
 ) -> Any:
     """The mask of a pruned layer.
 
@@ -41,6 +41,7 @@ def select_mask(
         valid: [b, k] False for filler.
         ragged: whether any of ``valid`` is False, known to the host.
         past: logical length before this forward.
+        total: logical length after it.
         flash: whether the attention implementation takes 2D masks.
     """
     if mask is None:
@@ -50,6 +51,10 @@ def select_mask(
             return valid
         seen = slot[:, None] <= (row + past)[..., None]
         return (seen & valid[:, None])[:, None]
+    # A mask of a windowed layer has no columns for keys that lie before the window of its first row.
+    gone = total - (mask.seq_lengths[1] if isinstance(mask, BlockMask) else mask.shape[-1])
+    if gone > 0:
+        slot, valid, ragged = (slot - gone).clamp(min=0), valid & (slot >= gone), True
     if isinstance(mask, BlockMask):
         # One captured tensor, not a closure over the old mask's: the compiled kernel gets few inputs.
         allowed = _evaluate(mask, row, slot) & valid[:, None]

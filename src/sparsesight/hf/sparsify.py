@@ -84,7 +84,7 @@ class Sparsified:
         plan = Plan(
             method=method,
             decoder=parts.decoder,
-            num_layers=len(parts.layers),
+            kinds=parts.kinds,
             stages=self.layers,
             flash="flash" in attention_implementation(parts.decoder),
             clock=self._clock,
