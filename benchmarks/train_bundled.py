@@ -48,6 +48,7 @@ class Stage:
     decay: float  # share of the steps in which the rate falls to nothing
     captions_first: int = 0  # steps with captions alone
     captions: float = 0.25  # share of captions after that
+    relations: bool = False  # captions tell how objects lie to each other, not what they are
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 2000, 8, 32, 2e-3, 0.2, captions_first=300, captions=0.4),
-        Stage("grown", 8, 5000, 8, 32, 1.5e-3, 0.6, captions=0.4),
-        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.1),
+        Stage("seed", 4, 2200, 8, 32, 2e-3, 0.2, captions_first=300),
+        Stage("grown", 8, 4500, 8, 32, 1.5e-3, 0.5, captions=0.35, relations=True),
+        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.1, relations=True),
     )
 
 
@@ -82,7 +83,6 @@ class Training:
 
     def all(self) -> None:
         self.train_tower()
-        blueprint.raise_places(self.model, self.aids.places)
         blueprint.tell_apart(self.model, self.visual_tokens(self.val).float().norm(dim=-1).mean().item())
         # The language model learns on the visual tokens that the shipped file gives.
         bf16_round(self.model)
@@ -127,6 +127,7 @@ class Training:
     def patch_accuracy(self) -> dict[str, Any]:
         """Of the patches that an object owns, how many are given its shape, colour, size and letter."""
         groups = {"shape": SHAPES, "color": tuple(COLORS), "size": SIZES, "letter": tuple(LETTERS)}
+        groups |= {"column": tuple(blueprint.COLUMNS), "row": tuple(blueprint.ROWS)}
         hits: dict[str, list[torch.Tensor]] = {name: [] for name in groups}
         for first in range(0, len(self.val), 16):
             rows = np.arange(first, min(first + 16, len(self.val)))
@@ -185,7 +186,10 @@ class Training:
             rows = np.sort(rng.choice(len(scenes), stage.pictures, replace=False))
             captions = step < stage.captions_first or rng.random() < stage.captions
             texts, few = (scenes.captions, 26) if captions else (scenes.questions, plan.per_picture)
-            slots = np.argsort(rng.random((stage.pictures, texts.kind.shape[1])), axis=1)[:, :few]
+            draw = rng.random((stage.pictures, texts.kind.shape[1]))
+            if captions:  # descriptions stand in the first half, relations in the second
+                draw[:, slice(0, QUESTIONS // 2) if stage.relations else slice(QUESTIONS // 2, None)] += 1
+            slots = np.argsort(draw, axis=1)[:, :few]
             packed, shown = self.batch(scenes, texts, tokens, rows, slots, stage.visible, rng)
             measure = decoder.caption_loss if captions else decoder.loss
             return measure(decoder.logits(model, shown, packed), packed, closing)

@@ -15,13 +15,13 @@ from sparsesight.bundled.asking import COMPARE_GAP, neighbors, plural
 from sparsesight.bundled.objects import Objects
 from sparsesight.bundled.scenes import GRID, KINDS, PATCH, SIDE, questions, render
 
-from .blueprint import GROUND, WORD_ID, WORD_PATTERN
+from .blueprint import COLUMNS, GROUND, MIDDLE, ROWS, WORD_ID, WORD_PATTERN
 
 PATCHES = GRID * GRID
 SLOT = 20  # tokens that a question and its answer may take
 PROMPT = [WORD_ID["<s>"], WORD_ID["USER"], WORD_ID[":"]]  # what stands before the picture
 KIND_NAMES = list(KINDS)
-WORDS_PER_PATCH = 7
+WORDS_PER_PATCH = 10
 DESCRIPTION, RELATION = 0, 1  # kinds of captions
 
 
@@ -54,7 +54,6 @@ class Scenes:
     central: np.ndarray  # bool [n, PATCHES]: an object's centre lies in this patch
     words: np.ndarray  # uint8 [n, PATCHES, WORDS_PER_PATCH]: ids true of the patch, 0 where there are fewer
     place: np.ndarray  # float32 [n, PATCHES, 2]: centre of the owner, x and y from -1 to 1
-    cell: np.ndarray  # int8 [n, PATCHES, 2]: column and row of the owner's cell, -1 on the ground
     questions: Texts
     captions: Texts
 
@@ -70,7 +69,7 @@ def token_ids(text: str) -> list[int]:
 def make(first_seed: int, n: int, per_scene: int, workers: int) -> Scenes:
     """Render `n` scenes from consecutive seeds in worker processes, in order.
 
-    `per_scene` questions are asked about each, and there are half as many captions.
+    `per_scene` questions are asked about each; there are as many captions, descriptions in the first half.
     """
     jobs = [
         (seed, min(50, first_seed + n - seed), per_scene) for seed in range(first_seed, first_seed + n, 50)
@@ -94,9 +93,8 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         central=np.zeros((n, PATCHES), dtype=bool),
         words=np.zeros((n, PATCHES, WORDS_PER_PATCH), dtype=np.uint8),
         place=np.zeros((n, PATCHES, 2), dtype=np.float32),
-        cell=np.full((n, PATCHES, 2), -1, dtype=np.int8),
         questions=Texts.empty(n, per_scene),
-        captions=Texts.empty(n, per_scene // 2),
+        captions=Texts.empty(n, per_scene),
     )
     for row in range(n):
         scene = render(first_seed + row)
@@ -109,16 +107,20 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             mine = owner == index
             x, y = item.center
             side = ["left" if x < SIDE / 2 else "right", "top" if y < SIDE / 2 else "bottom"]
-            words = [WORD_ID[word] for word in (item.shape, item.color, item.size, *side, *item.letter)]
+            cell = [COLUMNS[item.cell[0]], ROWS[item.cell[1]]]
+            words = [
+                WORD_ID[word] for word in (item.shape, item.color, item.size, *side, *cell, *item.letter)
+            ]
             made.words[row, mine, : len(words) + 1] = [*words, WORD_ID[plural(item.shape)]]
             made.place[row, mine] = [2 * x / SIDE - 1, 2 * y / SIDE - 1]
-            made.cell[row, mine] = item.cell
-            made.central[row, int(y) // PATCH * GRID + int(x) // PATCH] = True
+            central = int(y) // PATCH * GRID + int(x) // PATCH
+            made.central[row, central] = True
+            made.words[row, central, len(words) + 1] = WORD_ID[MIDDLE]
             descriptions.append(words)
         relations = _relations(scene.objects)
-        for slot in range(per_scene // 2):
-            told = relations[slot % 5 - 1] if slot % 5 else []
-            if told:
+        for slot in range(per_scene):
+            told = relations[slot % 3]
+            if slot >= per_scene // 2 and told:
                 words = token_ids(told[rng.integers(len(told))])
                 made.captions.kind[row, slot] = RELATION
             else:  # the words of an object in any order
@@ -132,25 +134,25 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
     return made
 
 
-def _relations(objects: Objects) -> tuple[list[str], list[str], list[str], list[str]]:
-    """What is said of places, in four lists: neighbours, neighbours with their cell, cells, and pairs of objects.
+def _relations(objects: Objects) -> tuple[list[str], list[str], list[str]]:
+    """What lies beside an object, the same with its cell, and how two objects lie to each other.
 
-    A neighbour is found in two steps: where is the object, and what is in the cell beside it? Each is asked for by
-    itself too, and in the second list the cell is said in between: language models learn to take in silence the
-    steps they have learned to say (Deng et al. 2024). Names mean one object each.
+    A neighbour is found in two steps: where is the object, and what is in the cell beside it? In the second list the
+    cell is said in between: language models learn to take in silence the steps they have learned to say (Deng et
+    al. 2024). Names mean one object each.
     """
     times = Counter(item.name for item in objects)
     named = [item for item in objects if times[item.name] == 1]
-    cell = {item: f"{item.cell[0]} {item.cell[1]}" for item in objects}
     pairs = [(way, objects[a], objects[b]) for way, a, b in neighbors(objects) if objects[a] in named]
     beside = [f"{way} the {one.name} {other.name}" for way, one, other in pairs]
-    with_cell = [f"{way} the {one.name} {cell[other]} {other.name}" for way, one, other in pairs]
-    cells = [f"{item.name} {cell[item]}" for item in named]
-    cells += [f"{cell[item]} {item.name}" for item in objects]
+    with_cell = [
+        f"{way} the {one.name} : {COLUMNS[other.cell[0]]} {ROWS[other.cell[1]]} {other.name}"
+        for way, one, other in pairs
+    ]
     apart = []
     for one, other in permutations(named, 2):
         across, down = (there - here for here, there in zip(one.center, other.center, strict=True))
         words = ["left" if across > 0 else "right"] if abs(across) >= COMPARE_GAP else []
         words += ["above" if down > 0 else "below"] if abs(down) >= COMPARE_GAP else []
         apart.append(f"{one.name} {other.name} : {' '.join(words)}")
-    return beside, with_cell, cells, apart
+    return beside, with_cell, apart

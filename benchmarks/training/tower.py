@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsesight.bundled.scenes import CELLS, GRID
+from sparsesight.bundled.scenes import GRID
 
 from .data import Scenes
 
@@ -24,19 +24,14 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Aids(nn.Module):
-    """Read-outs used in training only: the object's middle or not, where that is, the patch, the cell."""
+    """Read-outs used in training only: where the object's middle lies, and the patch; x and y, from -1 to 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, 1 + 2 + 2 + 2 * CELLS)
+        self.linear = nn.Linear(width, 4)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return torch.split(self.linear(tokens), [1, 2, 2, CELLS, CELLS], dim=-1)
-
-    @property
-    def places(self) -> torch.Tensor:
-        """What reads an object's place, its cell and its middle: [13, width]."""
-        return torch.cat([self.linear.weight[:3], self.linear.weight[5:]])
+        return torch.split(self.linear(tokens), [2, 2], dim=-1)
 
 
 def tie_other_words(table: nn.Embedding, content: list[int]) -> None:
@@ -71,8 +66,7 @@ def loss(
     put = lambda array: torch.from_numpy(array[rows]).to(device)  # noqa: E731
     tokens = visual_tokens(model, pixels)
     logits = tokens @ model.get_input_embeddings().weight.T
-    words, owner, central = put(scenes.words).long(), put(scenes.owner), put(scenes.central)
-    place, cell = put(scenes.place), put(scenes.cell).long()
+    words, owner, place = put(scenes.words).long(), put(scenes.owner), put(scenes.place)
     owned = owner >= 0
     true = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, words, True)
     true[..., 0] = False  # word 0 pads the lists
@@ -80,14 +74,9 @@ def loss(
     missed = (F.softplus(rivals - logits) * true).sum(-1)
     result = missed[owned].mean() + 0.3 * missed[~owned].mean()
 
-    middle, spot, own_spot, column, row = aids(tokens)
-    result = result + F.binary_cross_entropy_with_logits(
-        middle[owned][:, 0], central[owned].float(), pos_weight=torch.tensor(3.0, device=device)
-    )
+    spot, own_spot = aids(tokens)
     result = result + 4 * F.smooth_l1_loss(spot[owned], place[owned], beta=0.05)
     line = (torch.arange(GRID, device=device) + 0.5) / GRID * 2 - 1
     own = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).reshape(-1, 2).expand_as(own_spot)
     result = result + F.smooth_l1_loss(own_spot, own, beta=0.05)
-    for guess, axis in ((column, 0), (row, 1)):
-        result = result + 0.5 * F.cross_entropy(guess[owned], cell[owned][:, axis])
     return result, logits

@@ -78,7 +78,9 @@ def test_text_before_the_first_picture_was_kept_whole() -> None:
     before = torch.arange(4)[None]
     cache.update(keys(before), keys(before), 0)
     layer = make_pruned(cache, 0)
-    assert layer.get_seq_length() == 4 and layer.key_slots(1, torch.device("cpu"))[0].tolist() == [[0, 1, 2, 3]]
+    assert layer.get_seq_length() == 4 and layer.key_slots(1, torch.device("cpu"))[0].tolist() == [
+        [0, 1, 2, 3]
+    ]
     assert make_pruned(cache, 0) is layer
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsesight import SparseSightError, SparseVLMPlus, UnsupportedModelError, ops
+from sparsesight import SparseSightError, SparseVLMPlus, ops
 
 from .stages import Sample, build, frequencies
 from .test_sparsevlm import attention
@@ -135,11 +135,16 @@ def test_head_count() -> None:
         SparseVLMPlus.published().head_count(8)
 
 
-def test_a_model_without_rotary_embedding_is_refused() -> None:
+def test_a_layer_without_rotary_positions_has_nothing_to_divide_out() -> None:
+    """The weight is one: what counts is plain attention, summed over the best heads."""
     method = SparseVLMPlus((5, 3, 2))
     _, stage = build(method, [Sample.random(0, 2, 12, 4)], inv_freq=None)
-    with pytest.raises(UnsupportedModelError, match="no rotary embedding"):
-        method.select(stage)
+    assert torch.equal(stage.gravity(), torch.ones(1, stage.query.shape[2], stage.key.shape[2]))
+    _, still = build(method, [Sample.random(0, 2, 12, 4)], inv_freq=torch.zeros(stage.query.shape[-1] // 2))
+    weight = still.gravity()[0, 0, 0]  # frequencies of zero: the same weight everywhere
+    chosen, other = method.select(stage), method.select(still)
+    assert torch.equal(chosen.keep, other.keep)
+    torch.testing.assert_close(chosen.score, other.score * weight)
 
 
 def test_presets() -> None:

@@ -231,9 +231,7 @@ def check_cache(cache: Any, first: int) -> None:
     lazy = getattr(cache, "layer_class_to_replicate", None)
     if lazy is not None:
         kinds.add(lazy)
-    bad = sorted(
-        k.__name__ for k in kinds - PRUNED_KINDS.keys() - KEYLESS if not issubclass(k, PrunedLayer)
-    )
+    bad = sorted(k.__name__ for k in kinds - PRUNED_KINDS.keys() - KEYLESS if not issubclass(k, PrunedLayer))
     if bad:
         raise UnsupportedModelError(
             f"past_key_values has layers of type {bad}, which cannot be pruned yet: use a DynamicCache (the default)"

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from . import refused
 
 # Config attributes under which transformers' families store the placeholder id of a visual token.
 VISUAL_ID_KEYS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-ATTENTION_NAMES = ("self_attn", "attention", "attn")
+ATTENTION_NAMES = ("self_attn", "attention", "attn", "mixer")
 # What the types of layers in transformers' configs mean here.
 WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 KEYLESS = {"linear_attention", "conv", "mamba", "moe", "mlp"}
-# Decoders whose full-attention layers use no positions, and do not say so in the attention module.
-UNROTATED = {"cohere2", "cohere2_moe"}
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,10 @@ class Anatomy:
     prunable: tuple[int, ...]  # layers after which pruning is possible
 
     def attention(self, layer: int) -> nn.Module:
-        """The self-attention module of a decoder layer."""
-        return _attention_of(self.layers[layer])  # type: ignore[return-value]
+        """The self-attention module of a decoder layer that has one."""
+        found = attention_of(self.layers[layer])
+        assert found is not None
+        return found
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -58,6 +58,9 @@ def anatomy(model: nn.Module) -> Anatomy:
         UnsupportedModelError: if the model has no decoder layers to prune between, or attention that cannot be read.
     """
     name = f"model={type(model).__name__}"
+    kind = getattr(getattr(model, "config", None), "model_type", "")
+    if kind in refused.FAMILIES:
+        raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {refused.FAMILIES[kind]}")
     if not isinstance(model, nn.Module) or not hasattr(model, "get_decoder") or not hasattr(model, "config"):
         raise UnsupportedModelError(
             f"{name}: expected a transformers model with get_decoder(), such as "
@@ -72,15 +75,21 @@ def anatomy(model: nn.Module) -> Anatomy:
     kinds = layer_kinds(decoder.config, len(layers))
     strange = sorted({x.kind for x in kinds} - {"full_attention", *WINDOWED, *KEYLESS})
     if strange:
-        raise UnsupportedModelError(f"{name}: layers of type {strange} are not supported yet")
+        why = refused.LAYERS.get(strange[0], "it is not known how they see what is left")
+        raise UnsupportedModelError(f"{name}: decoder layers of type {strange} cannot be pruned: {why}")
     if "flash" in attention_implementation(decoder) and any(x.window for x in kinds):
         raise UnsupportedModelError(
             f"{name}: FlashAttention counts a sliding window in the tokens that are left, not in the prompt's; "
             "load the model with attn_implementation='sdpa'"
         )
-    blind = [i for i, layer in enumerate(layers) if kinds[i].attends and _attention_of(layer) is None]
+    blind = [i for i, layer in enumerate(layers) if kinds[i].attends and attention_of(layer) is None]
     if blind:
         raise UnsupportedModelError(f"{name}: no self-attention found in decoder layers {blind}")
+    prunable = _prunable(model.config, kinds)
+    if not prunable:
+        raise UnsupportedModelError(
+            f"{name}: there is no decoder layer after which every later one can do with less"
+        )
     base = getattr(model, "base_model", model)
     return Anatomy(
         model=model,
@@ -89,7 +98,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         layers=layers,
         kinds=kinds,
         visual_ids=visual_ids(model.config),
-        prunable=_prunable(model.config, kinds),
+        prunable=prunable,
     )
 
 
@@ -116,15 +125,21 @@ def _prunable(config: Any, kinds: tuple[Layer, ...]) -> tuple[int, ...]:
     adds picture features to the hidden states, and before every layer whose keys others borrow, as those must go
     with the borrowers' masks.
     """
-    vision = getattr(config, "vision_config", None)
-    first = max(len(getattr(vision, "deepstack_visual_indexes", None) or ()) - 1, 0)
+    first = max(_last_addition(config) - 1, 0)
     stop = min([len(kinds) - 1, *(x.source for x in kinds if x.source != x.index)])
     full = any(x.kind == "full_attention" for x in kinds)
     return tuple(
-        i
-        for i in range(first, stop)
-        if kinds[i].kind == "full_attention" or (kinds[i].attends and not full)
+        i for i in range(first, stop) if kinds[i].kind == "full_attention" or (kinds[i].attends and not full)
     )
+
+
+def _last_addition(config: Any) -> int:
+    """The last layer before which a family adds picture features to the hidden states (deepstack), 0 if none."""
+    vision = getattr(config, "vision_config", None)
+    after = len(getattr(vision, "deepstack_visual_indexes", None) or ())  # one each after the first layers
+    mapped = [layer for _, layer in getattr(config, "deepstack_layer_map", None) or ()]
+    spatial = getattr(config, "spatial_target_layers", None) if mapped else None
+    return max([after, *mapped, *(spatial or ())])
 
 
 def _decoder_of(model: Any) -> Any:
@@ -150,18 +165,6 @@ def attention_implementation(decoder: nn.Module) -> str:
     return str(config._attn_implementation)
 
 
-def inverse_frequencies(decoder: nn.Module, layer: int) -> torch.Tensor | None:
-    """Rotary frequencies of one layer, or None if it has no rotary embedding."""
-    config: Any = decoder.config
-    module: Any = decoder
-    kind = layer_kinds(config, len(module.layers))[layer].kind
-    unrotated = getattr(config, "model_type", "") in UNROTATED and kind == "full_attention"
-    if unrotated or not getattr(_attention_of(module.layers[layer]), "use_rope", True):
-        return None
-    rotary = getattr(decoder, "rotary_emb", None)
-    own = getattr(rotary, f"{kind}_inv_freq", None)  # some decoders have frequencies per kind of layer
-    return own if own is not None else getattr(rotary, "inv_freq", None)
-
-
-def _attention_of(layer: nn.Module) -> nn.Module | None:
+def attention_of(layer: nn.Module) -> nn.Module | None:
+    """The self-attention module of a decoder layer, or None if it has none."""
     return next((getattr(layer, n) for n in ATTENTION_NAMES if hasattr(layer, n)), None)

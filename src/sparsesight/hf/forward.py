@@ -20,9 +20,10 @@ from ..errors import SparseSightError
 from ..methods.base import Counts, StageInput, planned_counts
 from ..methods.rows import Rows, advance
 from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
-from .families import Layer, inverse_frequencies
+from .families import Layer
 from .layout import Layout, Plan, Record, Trace
 from .masks import mask_of_rows, select_mask
+from .rotary import axes, axis_of_frequencies, frequencies
 
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {
@@ -76,11 +77,12 @@ class Forward:
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
+    rotary_axis: Tensor | None = None
 
     # -- start ------------------------------------------------------------------------------------------------
 
-    def activate(self, layout: Layout, embeddings: Tensor) -> None:
-        """Plan the stages and choose the raters.
+    def activate(self, layout: Layout) -> None:
+        """Plan the stages.
 
         Raises:
             BudgetError: if a sample's visual tokens cannot meet the budget; nothing has been computed yet.
@@ -98,19 +100,23 @@ class Forward:
             return
         if not plan.method.data_dependent:
             self.counts = planned_counts(schedules, len(plan.stages), self.device)
-        with plan.clock("raters"), torch.no_grad():
-            rows = layout.rows
+        self.prunable = torch.tensor(layout.prunable).to(self.device, non_blocking=True)
+        self.rows = layout.rows
+
+    def rate(self, embeddings: Tensor) -> None:
+        """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
+        if self.rows is None or self.layout is None:
+            return
+        with self.plan.clock("raters"), torch.no_grad():
+            rows, layout = self.rows, self.layout
+            x = embeddings if embeddings.ndim == 3 else embeddings[0]
             visual_at, is_visual = ops.compact(rows.visual, max(layout.visual))
             text_at, is_text = ops.compact(rows.text, max(layout.text))
-            chosen = plan.method.rate(
-                ops.take(embeddings, visual_at), ops.take(embeddings, text_at), is_visual, is_text
-            )
+            chosen = self.plan.method.rate(ops.take(x, visual_at), ops.take(x, text_at), is_visual, is_text)
             # Scatter the choice back; padding points at other rows and must not clear them.
             target = text_at.masked_fill(~is_text, self.length)
             rater = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
-            rater = rater.scatter_(1, target, chosen)[:, :-1]
-        self.prunable = torch.tensor(layout.prunable).to(self.device, non_blocking=True)
-        self.rows = replace(rows, rater=rater)
+            self.rows = replace(rows, rater=rater.scatter_(1, target, chosen)[:, :-1])
 
     @property
     def active(self) -> bool:
@@ -292,6 +298,7 @@ class Forward:
         self.seen = None
         shaped, hidden = hidden, fold(hidden)
         column, visual = ops.compact(rows.visual, max(self.tokens))
+        frequency = frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
         with plan.clock("scoring"):
@@ -313,9 +320,10 @@ class Forward:
                 key_position=torch.cat(
                     (position[..., :1].expand(*position.shape[:-1], offset), position), -1
                 ),
-                inv_freq=inverse_frequencies(plan.decoder, plan.stages[self.done]),
+                inv_freq=frequency,
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
+                rotary_axis=None if frequency is None or position.ndim == 2 else self._axis(len(frequency)),
             )
             selection = plan.method.select(stage)
         with plan.clock("gather"):
@@ -341,7 +349,16 @@ class Forward:
         given = self.position_ids
         if given is None:
             return rows.source + self.past
+        if given.ndim == 3:  # some prepend the plain positions, for masks
+            count = axes(self.plan.decoder)
+            given = given[-count:] if count > 1 else given[0]
         return _pick(given.expand(*given.shape[:-2], self.batch, -1), rows.source)
+
+    def _axis(self, count: int) -> Tensor:
+        """Which axis of multi-axis positions each frequency reads; the same at all stages."""
+        if self.rotary_axis is None:
+            self.rotary_axis = axis_of_frequencies(self.plan.decoder, count)
+        return self.rotary_axis
 
     def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

@@ -1,9 +1,9 @@
 """The hooks that let a decoder run with fewer tokens, and their undoing.
 
 A forward passes them in this order: the model's entrance (token ids, before the picture is encoded), the decoder's
-entrance (embeddings: raters are chosen), the attention of pruning layers (the probe), the entrance of every layer after
-the first stage, the last layer's exit, the decoder's exit. What one forward knows is in :class:`Forward`, one per
-thread; it is gone when the decoder returns or raises.
+entrance, the first layer's entrance (embeddings: raters are chosen), the attention of pruning layers (the probe), the
+entrance of every layer after the first stage, the last layer's exit, the decoder's exit. What one forward knows is in
+:class:`Forward`, one per thread; it is gone when the decoder returns or raises.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class Hooks:
         if parts.base is not parts.decoder:
             hook(parts.base.register_forward_pre_hook, self.enter_model, with_kwargs=True)
         hook(parts.decoder.register_forward_pre_hook, self.enter_decoder, with_kwargs=True)
+        hook(parts.layers[0].register_forward_pre_hook, self.enter_layers, with_kwargs=True)
         for i in range(self.plan.stages[0] + 1, len(parts.layers)):
             hook(parts.layers[i].register_forward_pre_hook, self.layer_entrance(i), with_kwargs=True)
         hook(parts.layers[-1].register_forward_hook, self.leave_layers)
@@ -115,13 +116,13 @@ class Hooks:
             x = kwargs.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
                 return
-            if x.shape[1] > 1:  # a prompt: raters are chosen among its embeddings
-                x = module.get_input_embeddings()(x)  # type: ignore[operator]
         cache = kwargs.get("past_key_values")
         batch, length = x.shape[:2]
         layout = getattr(self.local, "layout", None)
         self.local.layout = None
         if self.visual_mask is not None and length > 1:
+            if callable(self.visual_mask) and not x.is_floating_point():
+                x = module.get_input_embeddings()(x)  # type: ignore[operator]
             layout = self.layout_from_mask(x, kwargs.get("attention_mask"))
         past = int(cache.get_seq_length()) if cache is not None else 0
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
@@ -133,9 +134,14 @@ class Hooks:
                         "gradient checkpointing runs layers again without their rows: call "
                         "model.gradient_checkpointing_disable() while sparsified"
                     )
-            forward.activate(layout, x)
+            forward.activate(layout)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
+
+    def enter_layers(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See what enters the first layer: raters are chosen by it."""
+        if self.forward is not None:
+            self.forward.rate(args[0] if args else kwargs["hidden_states"])
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""

@@ -24,6 +24,25 @@ PREFIX = "sparsesight|"
 MARK = "_sparsesight_probe"
 
 
+class _Name(str):
+    """A registered name that also answers to the real one: some layers compare theirs before they mask or shape."""
+
+    def __new__(cls, real: str) -> _Name:
+        made = super().__new__(cls, PREFIX + real)
+        made.real = real
+        return made
+
+    real: str
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) or self.real == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
 class _WithConfig:
     """A module as seen with its own config, from which some implementations read the name back.
 
@@ -49,7 +68,7 @@ class Probe:
         self.attention, self.layer, self.listener = attention, layer, listener
         self.config: Any = attention.config
         self.real = real_attention(attention)
-        name = PREFIX + attention_implementation(attention)
+        name = _Name(attention_implementation(attention))
         AttentionInterface.register(name, _probed_attention)
         private = copy.copy(self.config)
         private.__dict__["_attn_implementation_internal"] = name

@@ -16,6 +16,7 @@ from .clock import Clock
 from .families import anatomy, attention_implementation
 from .hooks import Hooks, VisualMask
 from .layout import Plan, Record, Trace
+from .rotary import is_plain
 
 
 def sparsify(
@@ -71,9 +72,10 @@ class Sparsified:
                 f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or visual_mask=... "
                 "for a language model that gets pictures through inputs_embeds"
             )
-        if method.positions == "compact" and not hasattr(parts.decoder, "rotary_emb"):
+        if method.positions == "compact" and not is_plain(parts.decoder):
             raise UnsupportedModelError(
-                "positions='compact' needs a rotary decoder: use positions='original'"
+                "positions='compact' needs a decoder with one kind of rotary positions along one axis: "
+                "use positions='original'"
             )
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)

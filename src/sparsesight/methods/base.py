@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import ops
 from ..budget import Retain, Schedule, as_published, check_layers, check_retain, plan, pruning_layers
-from ..errors import SparseSightError, UnsupportedModelError
+from ..errors import SparseSightError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -60,7 +60,7 @@ class StageInput:
     key_column: Int[Tensor, "b v"]  # key of each visual token
     query_position: Int[Tensor, "... b r"]  # rotary positions of the text rows
     key_position: Int[Tensor, "... b k"]  # rotary positions of all keys
-    inv_freq: Float[Tensor, " f"] | None  # rotary frequencies; None if the model has no rotary embedding
+    inv_freq: Float[Tensor, " f"] | None  # rotary frequencies; None if the layer has no rotary embedding
     scale: float  # of the attention logits
     softcap: float | None = None
     rotary_axis: Int[Tensor, " f"] | None = None
@@ -79,13 +79,10 @@ class StageInput:
     def gravity(self) -> Float[Tensor, "b r k"]:
         """Rotary weight of every (text row, key) pair (see :func:`ops.rotary_gravity`).
 
-        Raises:
-            UnsupportedModelError: if the model has no rotary embedding.
+        It is 1 in a layer without rotary positions, where there is nothing to divide out.
         """
         if self.inv_freq is None:
-            raise UnsupportedModelError(
-                "the method divides by the rotary weight, and this model has no rotary embedding"
-            )
+            return self.key.new_ones(*self.query.shape[::2], self.key.shape[2], dtype=torch.float32)
         d = self.query.shape[-1]
         return ops.rotary_gravity(self.query_position, self.key_position, self.inv_freq, d, self.rotary_axis)
 
