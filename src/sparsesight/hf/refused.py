@@ -15,7 +15,7 @@ _MASKED = "a mask instead of placeholder ids tells where its visual tokens are; 
 FAMILIES = {
     "blip": _CROSS,
     "blip-2": _QUERIES,
-    "diffusion_gemma": "it refines its whole answer by diffusion, over visual tokens that are only in an encoder's cache",
+    "diffusion_gemma": "it refines its whole answer by diffusion, over visual tokens only in an encoder's cache",
     "evolla": "it reads proteins, which enter by cross-attention, and no pictures",
     "florence2": _SEQ2SEQ,
     "git": "its decoder itself puts a picture's tokens before the text, and no placeholder ids stand for them",

@@ -1,0 +1,97 @@
+"""GLM's vision-language models, from GLM-4.1V on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from .base import Family, Sample
+from .grids import PATCH, SIZE, Layout, build, grid_prompts, rope
+
+LAYOUT = Layout(
+    tokens={
+        "image_start_token": "<|begin_of_image|>",
+        "image_end_token": "<|end_of_image|>",
+        "video_start_token": "<|begin_of_video|>",
+        "video_end_token": "<|end_of_video|>",
+        "image_token": "<|image|>",  # of clips too
+        "video_token": "<|video|>",
+    },
+    image="<|begin_of_image|><|image|><|end_of_image|>",
+    video="<|begin_of_video|><|video|><|end_of_video|>",
+)
+VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "image_size": 48,
+    "patch_size": PATCH,
+    "out_hidden_size": 32,
+    "initializer_range": 0.1,
+}
+EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+}
+
+
+def _prompts(kind: str, stem: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    parts = import_module(f"transformers.models.{kind}.image_processing_pil_{kind}")
+    images = getattr(parts, f"{stem}ImageProcessorPil")(
+        patch_size=PATCH, size={edge: 2 * pixels for edge, pixels in SIZE.items()}
+    )
+    processor = getattr(import_module(f"transformers.models.{kind}.processing_{kind}"), f"{stem}Processor")
+    return grid_prompts(samples, LAYOUT, processor, images)
+
+
+def _filmed(prompts: Any, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Every picture as a clip of two frames: the family takes no pictures and clips in one batch."""
+
+    def film(sample: Sample) -> Sample:
+        still = tuple(np.stack([np.asarray(image), np.asarray(image)[::-1]]) for image in sample.images)
+        return replace(
+            sample, text=re.sub("<image>", "<video>", sample.text), images=(), videos=still + sample.videos
+        )
+
+    return prompts([film(sample) for sample in samples])
+
+
+SECTIONS = rope(2, 1, 1, partial_rotary_factor=0.5)
+G4, G46 = partial(_prompts, "glm4v", "Glm4v"), partial(_prompts, "glm46v", "Glm46V")
+FAMILIES = (
+    Family("glm4v", partial(build, "Glm4v", LAYOUT, SECTIONS, VISION), G4),
+    Family(
+        "glm4v-video",
+        partial(build, "Glm4v", LAYOUT, SECTIONS, VISION),
+        partial(_filmed, G4),
+        visual="image, video",
+    ),
+    Family(
+        "glm46v",
+        partial(
+            build,
+            "Glm46V",
+            LAYOUT,
+            {**SECTIONS, "model_type": "glm4v_text"},
+            {**VISION, "model_type": "glm4v_vision"},
+        ),
+        G46,
+    ),
+    Family(
+        "glm4v_moe",
+        partial(build, "Glm4vMoe", LAYOUT, {**EXPERTS, **SECTIONS}, VISION),
+        G4,
+        decoder="mixture of experts",
+    ),
+    Family("glm_ocr", partial(build, "GlmOcr", LAYOUT, rope(4, 2, 2), VISION), G46),
+)
