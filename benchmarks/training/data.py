@@ -11,9 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.asking import COMPARE_GAP, neighbors, plural
+from sparsesight.bundled.asking import COMPARE_GAP, DIRECTIONS, Question, neighbors, plural
 from sparsesight.bundled.objects import Objects
-from sparsesight.bundled.scenes import GRID, KINDS, PATCH, SIDE, questions, render
+from sparsesight.bundled.scenes import (
+    GRID,
+    KINDS,
+    MAX_COUNT,
+    PATCH,
+    PLAIN,
+    SIDE,
+    SINGLE_OBJECT,
+    questions,
+    render,
+)
 
 from .blueprint import COLUMNS, GROUND, MIDDLE, ROWS, WORD_ID, WORD_PATTERN
 
@@ -22,7 +32,10 @@ SLOT = 20  # tokens that a question and its answer may take
 PROMPT = [WORD_ID["<s>"], WORD_ID["USER"], WORD_ID[":"]]  # what stands before the picture
 KIND_NAMES = list(KINDS)
 WORDS_PER_PATCH = 10
+MAX_OBJECTS = PLAIN.objects[1]
+THOUGHTS = MAX_OBJECTS + MAX_COUNT + 1
 DESCRIPTION, RELATION = 0, 1  # kinds of captions
+WAYS = tuple(way.split()[0] for way in DIRECTIONS)
 
 
 @dataclass
@@ -33,11 +46,14 @@ class Texts:
     given: np.ndarray  # uint8 [n, k]: tokens of what is given, such as a question
     length: np.ndarray  # uint8 [n, k]: tokens in all
     kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES, or DESCRIPTION or RELATION for captions
+    sought: np.ndarray  # int8 [n, k]: the object that all tokens after a name have to find to say it, or -1
+    thought: np.ndarray  # int8 [n, k, SLOT]: what a token should bring to mind, a row of Scenes.about, or -1
 
     @classmethod
     def empty(cls, n: int, k: int) -> Texts:
         arrays = (np.zeros(shape, dtype=np.uint8) for shape in ((n, k, SLOT), (n, k), (n, k), (n, k)))
-        return cls(*arrays)
+        none = np.full((n, k, SLOT), -1, dtype=np.int8)
+        return cls(*arrays, sought=none[..., 0].copy(), thought=none)
 
     def put(self, row: int, slot: int, given: list[int], said: list[int]) -> None:
         whole = [*given, *said, WORD_ID["</s>"]]
@@ -54,6 +70,9 @@ class Scenes:
     central: np.ndarray  # bool [n, PATCHES]: an object's centre lies in this patch
     words: np.ndarray  # uint8 [n, PATCHES, WORDS_PER_PATCH]: ids true of the patch, 0 where there are fewer
     place: np.ndarray  # float32 [n, PATCHES, 2]: centre of the owner, x and y from -1 to 1
+    about: (
+        np.ndarray
+    )  # uint8 [n, MAX_OBJECTS, WORDS_PER_PATCH]: ids true of each object, 0 where there are fewer
     questions: Texts
     captions: Texts
 
@@ -93,6 +112,7 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         central=np.zeros((n, PATCHES), dtype=bool),
         words=np.zeros((n, PATCHES, WORDS_PER_PATCH), dtype=np.uint8),
         place=np.zeros((n, PATCHES, 2), dtype=np.float32),
+        about=np.zeros((n, THOUGHTS, WORDS_PER_PATCH), dtype=np.uint8),
         questions=Texts.empty(n, per_scene),
         captions=Texts.empty(n, per_scene),
     )
@@ -102,6 +122,7 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         made.pixels[row] = np.asarray(scene.image).transpose(2, 0, 1)
         owner = made.owner[row] = scene.owner.ravel()
         made.words[row, owner < 0, 0] = WORD_ID[GROUND]
+        made.about[row, MAX_OBJECTS:, 0] = [WORD_ID[str(number)] for number in range(MAX_COUNT + 1)]
         descriptions = []
         for index, item in enumerate(scene.objects):
             mine = owner == index
@@ -116,6 +137,7 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             central = int(y) // PATCH * GRID + int(x) // PATCH
             made.central[row, central] = True
             made.words[row, central, len(words) + 1] = WORD_ID[MIDDLE]
+            made.about[row, index, : len(words)] = words
             descriptions.append(words)
         relations = _relations(scene.objects)
         for slot in range(per_scene):
@@ -131,7 +153,35 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
                 row, slot, token_ids(f"\n{question.text} ASSISTANT:"), token_ids(question.answer)
             )
             made.questions.kind[row, slot] = KIND_NAMES.index(question.kind)
+            if question.kind == "neighbor":
+                made.questions.sought[row, slot] = question.objects[1]
+            for place, index in _thoughts(question):
+                made.questions.thought[row, slot, place] = index
     return made
+
+
+def _thoughts(question: Question) -> list[tuple[int, int]]:
+    """What the tokens of a question should bring to mind: (place of the token, row of `Scenes.about`).
+
+    A name brings to mind the object it means; the end of a question about a neighbour, that neighbour; all that
+    follows what is counted, the number.
+    """
+    tokens = token_ids(f"\n{question.text} ASSISTANT")
+    name, mark, closing = len(tokens) - 3, len(tokens) - 2, len(tokens) - 1
+    objects = question.objects
+    if question.kind in SINGLE_OBJECT:
+        return [(place, objects[0]) for place in (name, mark, closing)]
+    if question.kind == "exist" and len(objects) == 1:
+        return [(name, objects[0])]
+    if question.kind == "neighbor":
+        return [(name, objects[0]), (mark, objects[1]), (closing, objects[1])]
+    if question.kind == "compare":
+        first = min(tokens.index(WORD_ID[way]) for way in WAYS if WORD_ID[way] in tokens) - 1
+        return [(first, objects[0]), (name, objects[1])]
+    if question.kind == "count":
+        number = MAX_OBJECTS + len(objects)
+        return [(place, number) for place in range(tokens.index(WORD_ID["are"]), closing + 1)]
+    return []
 
 
 def _relations(objects: Objects) -> tuple[list[str], list[str], list[str]]:
