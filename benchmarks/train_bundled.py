@@ -8,15 +8,19 @@ when the same command is given again. At the end `--out` holds `model/` (what `b
 
 Stages: "tower" teaches vision tower, projector and word embeddings to name what every patch shows; they are
 then frozen. "seed" trains a language model of few layers on captions, then on questions, while it sees few
-patches, which is cheap; "grown" puts new layers between its layers; "whole" shows it all 576 patches, as they
-will be in use. No loss ever touches attention, so where the model looks at which depth is learned.
+patches, which is cheap; "grown" puts new layers on top; "whole" shows it all 576 patches, as they will be in use.
+
+Two aids are taken away before the end. The tokens of a question are to bring to mind what they mean ("thoughts"): a
+name its object, the end of a question the neighbour or the number asked for. And in the first half of "grown" some heads
+must find the neighbour asked about ("search"); the loss leaves open which heads, of which layer. `--no-search`
+trains without it.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +63,6 @@ class Stage:
     decay: float  # share of the steps in which the rate falls to nothing
     captions_first: int = 0  # steps with captions alone
     captions: float = 0.25  # share of captions after that
-    relations: float = 0.0  # share of captions that tell how objects lie to each other, not what they are
     thoughts: tuple[float, float] = (0.0, 0.0)  # their weight in the loss at the start and at the end
     search: float = (
         0.0  # weight of finding a neighbour by attention, falling to nothing by the middle of the stage
@@ -198,6 +201,7 @@ class Training:
         optimizer = Optimizer(chosen, stage.steps, stage.rate, stage.decay)
         closing = blueprint.WORD_ID["</s>"]
         number = 2 + plan.stages.index(stage)
+        last_search = [0.0]
 
         def loss(step: int) -> torch.Tensor:
             rng = self.draw(number, step)
@@ -205,20 +209,13 @@ class Training:
             captions = step < stage.captions_first or rng.random() < stage.captions
             texts, few = (scenes.captions, 26) if captions else (scenes.questions, plan.per_picture)
             draw = rng.exponential(size=(stage.pictures, texts.kind.shape[1]))
-            if captions:  # descriptions stand in the first half, relations in the second
-                draw[
-                    :,
-                    slice(0, QUESTIONS // 2)
-                    if rng.random() < stage.relations
-                    else slice(QUESTIONS // 2, None),
-                ] += 99
-            else:
+            if not captions:
                 draw[np.isin(texts.kind[rows], HARD)] /= stage.hard
             slots = np.argsort(draw, axis=1)[:, :few]
             packed, shown = self.batch(scenes, texts, tokens, rows, slots, stage.visible, rng)
             done = step / stage.steps
-            search, weight = torch.tensor(0.0), stage.search * max(0.0, 1 - 2 * done)
-            with autocast(stage):
+            search, weight = torch.zeros((), device=self.device), stage.search * max(0.0, 1 - 2 * done)
+            with autocast(stage, self.device):
                 if weight and not captions:
                     predicted, search = decoder.logits_and_search(model, shown, packed)
                 else:
@@ -226,7 +223,7 @@ class Training:
             if captions:
                 return decoder.caption_loss(predicted, packed, closing)
             first, last = stage.thoughts
-            self.found = search.item()
+            last_search[0] = search.item()
             return decoder.loss(predicted, packed, closing, first + (last - first) * done) + weight * search
 
         def evaluate() -> dict[str, Any]:
@@ -248,9 +245,8 @@ class Training:
             single = [hit for kind in SINGLE_OBJECT for hit in right[kind]]
             scores = {"all": everything, "single": single, **right}
             scores |= {key: hits for key, hits in thoughts.items() if key.startswith(("neighbor", "compare"))}
-            return {name: round(float(np.mean(hits)), 4) for name, hits in scores.items() if hits} | {
-                "found": getattr(self, "found", 0)
-            }
+            shares = {name: round(float(np.mean(hits)), 4) for name, hits in scores.items() if hits}
+            return {"search": round(last_search[0], 4), **shares}
 
         self.run.train(stage.name, decoder_parts, optimizer, loss, evaluate)
 
@@ -269,9 +265,9 @@ class Training:
         return decoder.pack(scenes, texts, rows, slots, patches), shown
 
 
-def autocast(stage: Stage) -> torch.autocast:
-    """Products in bfloat16 where the pictures are short; there matrices are the time, elsewhere attention is."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=stage.visible < PATCHES)
+def autocast(stage: Stage, device: str) -> torch.autocast:
+    """Products in bfloat16 where few patches are shown: there matrices are the time, elsewhere attention is."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=stage.visible < PATCHES)
 
 
 @torch.no_grad()
@@ -291,10 +287,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=2, help="processes that render scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-search", action="store_true", help="no loss on attention at all")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    plan = Plan()
+    if arguments.no_search:
+        plan = replace(plan, stages=tuple(replace(stage, search=0.0) for stage in plan.stages))
     training = Training(
-        Plan(), Run(arguments.out, every=100), arguments.device, arguments.workers, arguments.seed
+        plan, Run(arguments.out, every=100), arguments.device, arguments.workers, arguments.seed
     )
     training.all()
     folder = arguments.out / "model"

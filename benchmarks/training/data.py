@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.asking import COMPARE_GAP, DIRECTIONS, Question, neighbors, plural
-from sparsesight.bundled.objects import Objects
+from sparsesight.bundled.asking import DIRECTIONS, Question, plural
 from sparsesight.bundled.scenes import (
     GRID,
     KINDS,
@@ -34,7 +31,6 @@ KIND_NAMES = list(KINDS)
 WORDS_PER_PATCH = 10
 MAX_OBJECTS = PLAIN.objects[1]
 THOUGHTS = MAX_OBJECTS + MAX_COUNT + 1
-DESCRIPTION, RELATION = 0, 1  # kinds of captions
 WAYS = tuple(way.split()[0] for way in DIRECTIONS)
 
 
@@ -45,7 +41,7 @@ class Texts:
     tokens: np.ndarray  # uint8 [n, k, SLOT]: what is given and what is to be said, closed by </s>
     given: np.ndarray  # uint8 [n, k]: tokens of what is given, such as a question
     length: np.ndarray  # uint8 [n, k]: tokens in all
-    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES, or DESCRIPTION or RELATION for captions
+    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES; of no meaning for captions
     sought: np.ndarray  # int8 [n, k]: the object that all tokens after a name have to find to say it, or -1
     thought: np.ndarray  # int8 [n, k, SLOT]: what a token should bring to mind, a row of Scenes.about, or -1
 
@@ -88,7 +84,7 @@ def token_ids(text: str) -> list[int]:
 def make(first_seed: int, n: int, per_scene: int, workers: int) -> Scenes:
     """Render `n` scenes from consecutive seeds in worker processes, in order.
 
-    `per_scene` questions are asked about each; there are as many captions, descriptions in the first half.
+    `per_scene` questions are asked about each; there are as many captions, the words of an object in any order.
     """
     jobs = [
         (seed, min(50, first_seed + n - seed), per_scene) for seed in range(first_seed, first_seed + n, 50)
@@ -139,14 +135,8 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             made.words[row, central, len(words) + 1] = WORD_ID[MIDDLE]
             made.about[row, index, : len(words)] = words
             descriptions.append(words)
-        relations = _relations(scene.objects)
         for slot in range(per_scene):
-            told = relations[slot % 3]
-            if slot >= per_scene // 2 and told:
-                words = token_ids(told[rng.integers(len(told))])
-                made.captions.kind[row, slot] = RELATION
-            else:  # the words of an object in any order
-                words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
+            words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
             made.captions.put(row, slot, [WORD_ID["\n"]], words)
         for slot, question in enumerate(questions(scene, per_scene)):
             made.questions.put(
@@ -182,27 +172,3 @@ def _thoughts(question: Question) -> list[tuple[int, int]]:
         number = MAX_OBJECTS + len(objects)
         return [(place, number) for place in range(tokens.index(WORD_ID["are"]), closing + 1)]
     return []
-
-
-def _relations(objects: Objects) -> tuple[list[str], list[str], list[str]]:
-    """What lies beside an object, the same with its cell, and how two objects lie to each other.
-
-    A neighbour is found in two steps: where is the object, and what is in the cell beside it? In the second list the
-    cell is said in between: language models learn to take in silence the steps they have learned to say (Deng et
-    al. 2024). Names mean one object each.
-    """
-    times = Counter(item.name for item in objects)
-    named = [item for item in objects if times[item.name] == 1]
-    pairs = [(way, objects[a], objects[b]) for way, a, b in neighbors(objects) if objects[a] in named]
-    beside = [f"{way} the {one.name} {other.name}" for way, one, other in pairs]
-    with_cell = [
-        f"{way} the {one.name} : {COLUMNS[other.cell[0]]} {ROWS[other.cell[1]]} {other.name}"
-        for way, one, other in pairs
-    ]
-    apart = []
-    for one, other in permutations(named, 2):
-        across, down = (there - here for here, there in zip(one.center, other.center, strict=True))
-        words = ["left" if across > 0 else "right"] if abs(across) >= COMPARE_GAP else []
-        words += ["above" if down > 0 else "below"] if abs(down) >= COMPARE_GAP else []
-        apart.append(f"{one.name} {other.name} : {' '.join(words)}")
-    return beside, with_cell, apart

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .data import DESCRIPTION, KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
+from .data import KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
 
 ASKED_WEIGHT = 0.2  # of the words of a question in the loss, to those of its answer
 CLOSING_WEIGHT = 0.2  # of </s>, whose prediction is easy
@@ -126,7 +126,7 @@ def logits_and_search(model: Any, visual: torch.Tensor, packed: Packed) -> tuple
     result, attentions = run(model, visual, packed, output_attentions=True)
     seeking = packed.sought.any(-1)
     text, n = packed.ids.shape[1], visual.shape[1]
-    at, sought = packed.at[seeking], packed.sought[seeking]
+    at, sought = packed.at[seeking].to(visual.device), packed.sought[seeking].to(visual.device)
     found = []
     for weights in attentions:  # [pictures, heads, prefix + m, prefix + m]
         rows = weights[:, :, -text:, len(PROMPT) : len(PROMPT) + n].transpose(1, 2).flatten(0, 1)[at]
@@ -171,22 +171,21 @@ def loss(predicted: torch.Tensor, packed: Packed, closing: int, thoughts: float 
 
 
 def caption_loss(predicted: torch.Tensor, packed: Packed, closing: int) -> torch.Tensor:
-    """Cross entropy over captions, whose kind is `DESCRIPTION` or `RELATION`.
+    """Cross entropy over captions.
 
-    A description's words stand in random order, so each of those still to come is as likely as the others to be
+    A caption's words stand in random order, so each of those still to come is as likely as the others to be
     next. Asking for all of them at once is the mean over the orders, without the noise of drawing one.
     """
     targets = packed.targets
     same = torch.from_numpy(packed.question)
+    loose = targets != closing
     ahead = (same[:, None] == same[None, :]).triu()
-    loose = torch.from_numpy(packed.kind == DESCRIPTION) & (targets != closing)
     ahead &= torch.where(loose[:, None], loose[None, :], torch.eye(len(targets), dtype=torch.bool))
     now, then = ahead.nonzero(as_tuple=True)
     wanted = torch.zeros(len(targets), predicted.shape[1])
     wanted[now, targets[then]] = 1.0
     wanted /= wanted.sum(-1, keepdim=True)
-    each = F.cross_entropy(predicted.float(), wanted.to(predicted.device), reduction="none")
-    return each.mean()
+    return F.cross_entropy(predicted.float(), wanted.to(predicted.device))
 
 
 def thought(predicted: torch.Tensor, packed: Packed, groups: dict[str, list[int]]) -> dict[str, list[bool]]:
