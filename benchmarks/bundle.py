@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from probe_bundled import load_from
@@ -33,10 +34,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder that train_bundled.py wrote")
     parser.add_argument("--to", type=Path, default=bundled.MODEL_PATH.parent, help="default: the package")
     arguments = parser.parse_args()
+    model, processor = load_from(arguments.model)
     catalogue, images, seed = {}, {}, FIRST_SEED
     while len(images) < PICTURES:
         scene = render(seed)
-        told = answered(arguments.model, scene)
+        told = answered(model, processor, scene)
         if {question.kind for question in told} == set(KINDS):
             name = f"scene-{seed}.png"
             images[name] = scene.image
@@ -53,17 +55,16 @@ def main() -> None:
     print(f"{arguments.to}: {', '.join(images)}")
 
 
-def answered(model: Path, scene: Scene) -> list[Question]:
+def answered(model: Any, processor: Any, scene: Scene) -> list[Question]:
     """The questions that the model answers rightly, one of each kind at most, in the order of kinds."""
     asked = questions(scene, ASKED)
     tried = [q for kind in KINDS for q in [q for q in asked if q.kind == kind][:2]]
-    loaded, processor = load_from(model)
     sheet = Sheet(
-        loaded, processor, [Example("", scene, q, "") for q in tried], [scene.image] * len(tried), 16
+        model, processor, [Example("", scene, q, "") for q in tried], [scene.image] * len(tried), 16
     )
     right: dict[str, Question] = {}
     for batch in sheet.batches:
-        for row, said in zip(batch.rows, answer(loaded, processor, batch), strict=True):
+        for row, said in zip(batch.rows, answer(model, processor, batch), strict=True):
             if said == tried[row].answer:
                 right.setdefault(tried[row].kind, tried[row])
     return [right[kind] for kind in KINDS if kind in right]

@@ -10,10 +10,10 @@ Stages: "tower" teaches vision tower, projector and word embeddings to name what
 then frozen. "seed" trains a language model of few layers on captions, then on questions, while it sees few
 patches, which is cheap; "grown" puts new layers on top; "whole" shows it all 576 patches, as they will be in use.
 
-Two aids are taken away before the end. The tokens of a question are to bring to mind what they mean ("thoughts"): a
-name its object, the end of a question the neighbour or the number asked for. And in the first half of "grown" some heads
-must find the neighbour asked about ("search"); the loss leaves open which heads, of which layer. `--no-search`
-trains without it.
+Two aids are taken away before the end. The tokens of a question are to bring to mind what they mean ("thoughts"):
+a name its object, the end of a question the neighbour or the number asked for. And in the first half of "grown"
+some heads must find the neighbour asked about ("search"); the loss leaves open which heads, of which layers.
+`--no-search` trains without it.
 """
 
 from __future__ import annotations
