@@ -24,6 +24,7 @@ from .families import Layer
 from .layout import Layout, Plan, Record, Trace
 from .masks import mask_of_rows, select_mask
 from .rotary import axes, axis_of_frequencies, frequencies
+from .shape import cached_numbers
 
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {
@@ -95,7 +96,8 @@ class Forward:
             schedules.append(plan.method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
         self.layout = layout
         self.tokens = layout.visual
-        self.past_keys = held_keys(self.cache, plan.num_layers)
+        held = held_keys(self.cache, plan.num_layers)
+        self.past_keys = tuple(held[kind.source] for kind in plan.kinds)
         if not any(layout.prunable) or not (plan.method.data_dependent or any(s.stages for s in schedules)):
             return
         if not plan.method.data_dependent:
@@ -186,6 +188,7 @@ class Forward:
             self.layout,
             self.length,
             self.past_keys,
+            cached_numbers(self.cache, self.plan.num_layers),
             tuple(self.tokens_out),
             tuple(self.recycled),
             tuple(self.kept),

@@ -13,22 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsesight.hf.families import Anatomy
+
 
 @contextmanager
-def blinded(model: Any, gone: dict[int, Tensor]) -> Iterator[None]:
+def blinded(parts: Anatomy, gone: dict[int, Tensor]) -> Iterator[None]:
     """Within it, layer `i` does not see the tokens `gone[i]` (int64 [k], places in the unpadded prompt).
 
     For a single sample, and eager attention, which always takes a mask.
     """
     hooks = []
-    decoder = model.get_decoder()
     for index, places in gone.items():
-        layer = decoder.layers[index]
-        mixer = next((getattr(layer, n) for n in ("linear_attn", "conv", "mamba") if hasattr(layer, n)), None)
-        if mixer is not None:
-            hooks += _shorten(mixer, places)
-        else:
+        layer = parts.layers[index]
+        if parts.kinds[index].attends:
             hooks.append(layer.register_forward_pre_hook(_hide(places, [0]), with_kwargs=True))
+        elif parts.kinds[index].kind not in ("moe", "mlp"):  # those see one token at a time
+            mixer = next(getattr(layer, n) for n in ("linear_attn", "conv", "mixer") if hasattr(layer, n))
+            hooks += _shorten(mixer, places)
     try:
         yield
     finally:
