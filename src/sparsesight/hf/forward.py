@@ -125,6 +125,13 @@ class Forward:
         """Whether this forward prunes."""
         return self.rows is not None
 
+    @property
+    def kept_end(self) -> int:
+        """How many of the last tokens are text, and so stay, in every sample that is pruned."""
+        layout = self.layout
+        assert layout is not None
+        return min(t for t, prunable in zip(layout.text, layout.prunable, strict=True) if prunable)
+
     # -- inside the layers ------------------------------------------------------------------------------------
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
@@ -158,21 +165,25 @@ class Forward:
             return None
         with self.plan.clock("masks"):
             source = self.rows.source
+            # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
+            # pass to those layers is cut already.
+            rows = hidden.shape[-2]
+            fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
             changed = {
-                k: v if k in NOT_ROWS else self._once(k, v, lambda v: take_rows(v, source, self.length))
+                k: v if k in fixed else self._once(k, v, lambda v: take_rows(v, source, self.length))
                 for k, v in kwargs.items()
             }
             if kind.attends:
                 keys = self._keys(kind)
-                self._finish(changed, hidden, kwargs, self.rows.slot, keys, kind)
+                self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
             else:
                 changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
         return hidden, changed
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output at the length of the input; rows of dropped tokens are zero."""
-        if self.rows is None or not self.done:
-            return hidden
+        if self.rows is None or not self.done or hidden.shape[-2] < self.rows.source.shape[1]:
+            return hidden  # of few rows, the last ones: no token of theirs was dropped
         with self.plan.clock("gather"):
             target = self.rows.source.masked_fill(~self.rows.valid, self.length)
             flat = fold(hidden)
@@ -262,7 +273,7 @@ class Forward:
         plan = self.plan
         if "attention_mask" in kwargs:
             changed["attention_mask"] = self._once(
-                ("mask", segment, kind.kind),
+                ("mask", segment, kind.kind, row.shape[1]),
                 kwargs["attention_mask"],
                 lambda m: select_mask(
                     m,

@@ -77,7 +77,7 @@ class Case:
                 missing = torch.ones(len(visual), dtype=torch.bool)
                 missing[stay] = False
                 gone |= dict.fromkeys(range(layer + 1, end + 1), visual[missing])
-            with blinded(self.parts, gone):
+            with blinded(self.parts, gone, prompt["input_ids"].shape[1]):
                 self._oracles[key] = self.generate("eager", prompt)
         return self._oracles[key]
 
@@ -168,8 +168,10 @@ def lengths(case: Case, attention: str) -> None:
     count = len(case.parts.layers)
     report = run.report
     assert report.kv_lengths == (stored(sparse) + (0,) * count)[:count]
-    assert report.kv_bytes_sparse == size(cache) < report.kv_bytes_dense == size(whole)
-    assert stored(sparse) != stored(dense)
+    assert report.kv_bytes_sparse == size(cache) and report.kv_bytes_dense == size(whole)
+    fewer = [a < b for a, b in zip(stored(sparse), stored(dense), strict=True)]
+    # What a window holds may be full all the same.
+    assert any(fewer) == any(x.kind == "full_attention" for x in case.parts.kinds)
     assert report.flops_sparse < report.flops_dense
 
 
