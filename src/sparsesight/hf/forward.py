@@ -78,7 +78,7 @@ class Forward:
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
-    rotary_axis: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None  # axis and frequency of each pair, where there are several axes
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -312,9 +312,11 @@ class Forward:
         self.seen = None
         shaped, hidden = hidden, fold(hidden)
         column, visual = ops.compact(rows.visual, max(self.tokens))
-        frequency = frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
+        axis, frequency = None, frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
+        if frequency is not None and position.ndim == 3:
+            axis, frequency = self._axis(frequency)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -337,7 +339,7 @@ class Forward:
                 inv_freq=frequency,
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
-                rotary_axis=None if frequency is None or position.ndim == 2 else self._axis(len(frequency)),
+                rotary_axis=axis,
             )
             selection = plan.method.select(stage)
         with plan.clock("gather"):
@@ -368,11 +370,11 @@ class Forward:
             given = given[-count:] if count > 1 else given[0]
         return _pick(given.expand(*given.shape[:-2], self.batch, -1), rows.source)
 
-    def _axis(self, count: int) -> Tensor:
+    def _axis(self, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
         """Which axis of multi-axis positions each frequency reads; the same at all stages."""
-        if self.rotary_axis is None:
-            self.rotary_axis = axis_of_frequencies(self.plan.decoder, count)
-        return self.rotary_axis
+        if self.rotary is None:
+            self.rotary = axis_of_frequencies(self.plan.decoder, inv_freq)
+        return self.rotary
 
     def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

@@ -29,7 +29,6 @@ ALL = (
     *gemma4_like.FAMILIES,
     *idefics_like.FAMILIES,
     *grid_like.FAMILIES,
-    *grid_like.ALONE,
     *glm_like.FAMILIES,
     *liquid_like.FAMILIES,
     *minicpm_like.FAMILIES,

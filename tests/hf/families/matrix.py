@@ -14,6 +14,7 @@ from sparsesight.hf.families import anatomy
 
 from .base import CLIPS, SAMPLES, Family, Sample
 from .oracle import blinded
+from .rotation import rotated_ones
 
 NEW = 3  # tokens to generate
 ATTENTION = ("eager", "sdpa")
@@ -175,12 +176,38 @@ def lengths(case: Case, attention: str) -> None:
     assert report.flops_sparse < report.flops_dense
 
 
+def rotation(case: Case, attention: str) -> None:
+    """The rotary weight that SparseVLM+ divides out is what the pruning layer's own rotation does."""
+    prompt = case.prompt(1)
+    model = case.models[attention]
+    with sparsify(model, trace=True, **case.budget()) as run:
+        with rotated_ones(anatomy(model), run.layers) as ones:
+            model.generate(**prompt, max_new_tokens=1, do_sample=False)
+        trace = run.trace
+    for step, layer in zip(trace, run.layers, strict=True):
+        stage = step.stage
+        rows, keys = stage.query.shape[2], stage.key.shape[2]
+        if not ones[layer]:
+            assert stage.inv_freq is None, f"layer {layer} is not rotated"
+            continue
+        query, key = (_rows(x, keys) for x in ones[layer][:2])
+        rest = stage.query.shape[-1] - query.shape[-1]
+        weight = (query[-rows:] @ key.T + rest) / stage.query.shape[-1] ** 0.5
+        case.close(stage.gravity()[0], weight, f"layer {layer}")
+
+
+def _rows(x: Tensor, count: int) -> Tensor:
+    """One head [rows, width] of [1, heads, rows, width] or [1, rows, heads, width]."""
+    return x[0, 0] if x.shape[2] == count else x[0, :, 0]
+
+
 CHECKS: dict[str, Callable[[Case, str], None]] = {
     "batch": batch,
     "oracle": oracle,
     "identity": identity,
     "beams": beams,
     "lengths": lengths,
+    "rotation": rotation,
 }
 # What transformers itself must do for a check to say anything; a family may name these in `Family.broken`.
 DENSE: dict[str, Callable[[Case, str], None]] = {"batch": dense_batch, "beams": dense_beams}

@@ -293,5 +293,12 @@ FAMILIES = (
     # Its image processor needs torchvision.
     Family("emu3", _emu3, _emu3_prompts, inputs="tensors", decoder="pictures are words"),
     # Its processor takes one picture per prompt.
-    Family("fuyu", _fuyu, _fuyu_prompts, inputs="tensors", decoder="no encoder"),
+    Family(
+        "fuyu",
+        _fuyu,
+        _fuyu_prompts,
+        inputs="tensors",
+        decoder="no encoder",
+        broken={"beams": "transformers repeats every patch for each beam"},
+    ),
 )
