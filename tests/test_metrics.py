@@ -9,7 +9,7 @@ import pytest
 
 from sparsesight import SparseVLM, SparseVLMPlus
 from sparsesight.methods import from_dict
-from sparsesight.metrics import DecoderShape, LayerShape, Latency, Report, batch_report, staircase
+from sparsesight.metrics import DecoderShape, Latency, LayerShape, Report, batch_report, staircase
 
 LAYERS, HIDDEN, FFN, HEADS = 3, 64, 96, 4
 

@@ -78,7 +78,9 @@ class Forward:
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
-    rotary: tuple[Tensor, Tensor] | None = None  # axis and frequency of each pair, where there are several axes
+    rotary: tuple[Tensor, Tensor] | None = (
+        None  # axis and frequency of each pair, where there are several axes
+    )
 
     # -- start ------------------------------------------------------------------------------------------------
 

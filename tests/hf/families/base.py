@@ -62,11 +62,15 @@ class Family:
 
     @property
     def missing(self) -> str:
-        """Why it cannot be built here, if the installed transformers is older than the family."""
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+        return missing(self.name)
 
-        kind = self.name.split("-")[0]
-        return "" if kind in CONFIG_MAPPING_NAMES else f"transformers {transformers.__version__} has no {kind}"
+
+def missing(name: str) -> str:
+    """Why a family cannot be built here, if the installed transformers is older than it; else nothing."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    known = name in CONFIG_MAPPING_NAMES or name.split("-")[0] in CONFIG_MAPPING_NAMES
+    return "" if known else f"transformers {transformers.__version__} has no {name}"
 
 
 def picture(seed: int, width: int = 48, height: int = 48) -> Image.Image:

@@ -32,7 +32,11 @@ def rotated_ones(parts: Anatomy, layers: tuple[int, ...]) -> Iterator[dict[int, 
         for kind in type(attention).__mro__:
             module = sys.modules[kind.__module__]
             for name, function in vars(module).items():
-                if name.startswith("apply_") and "rot" in name and (module, name) not in [u[:2] for u in undo]:
+                if (
+                    name.startswith("apply_")
+                    and "rot" in name
+                    and (module, name) not in [u[:2] for u in undo]
+                ):
                     undo.append((module, name, function))
     for module, name, function in undo:
         setattr(module, name, _spy(function, found, inside))
