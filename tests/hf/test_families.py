@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 
 from tests.hf.families import ALL
 from tests.hf.families.base import Family
 from tests.hf.families.matrix import ATTENTION, CHECKS, DENSE, Case
+
+# Builders are written for this version or later; some families did not do in older ones what they were made for.
+NEWEST = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
 
 
 @pytest.fixture(scope="module", params=ALL, ids=lambda family: family.name)
@@ -26,4 +30,14 @@ def test_family(case: Case, check: str, attention: str) -> None:
             DENSE.get(check, CHECKS[check])(case, attention)
         except Exception:
             pytest.skip(f"{case.family.name}, {check}: {why}")
-    CHECKS[check](case, attention)
+    try:
+        CHECKS[check](case, attention)
+    except Exception:
+        if NEWEST:
+            raise
+        why = case.dense_failure(check, attention)
+        if not why:
+            raise
+        pytest.skip(
+            f"{case.family.name}, {check}: the dense model fails too on {transformers.__version__}: {why}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,11 @@ def missing(name: str) -> str:
 
     known = name in CONFIG_MAPPING_NAMES or name.split("-")[0] in CONFIG_MAPPING_NAMES
     return "" if known else f"transformers {transformers.__version__} has no {name}"
+
+
+def takes(model: str, argument: str) -> bool:
+    """Whether this version of transformers' class `model` takes that argument, which has had other names."""
+    return argument in inspect.signature(getattr(transformers, model).forward).parameters
 
 
 def picture(seed: int, width: int = 48, height: int = 48) -> Image.Image:

@@ -60,6 +60,14 @@ class Case:
         )
         return out.sequences[:, -NEW:], torch.stack(out.logits, 1)
 
+    def dense_failure(self, check: str, attention: str) -> str:
+        """Why the dense model does not do what a check asks of the sparse one, or nothing if it does."""
+        try:
+            DENSE.get(check, dense_runs)(self, attention)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}".split("\n")[0]
+        return ""
+
     def close(self, a: Tensor, b: Tensor, what: str) -> None:
         atol = self.family.tolerance
         torch.testing.assert_close(a, b, atol=atol, rtol=1e-3, msg=lambda text: f"{what}: {text}")
@@ -199,6 +207,13 @@ def rotation(case: Case, attention: str) -> None:
 def _rows(x: Tensor, count: int) -> Tensor:
     """One head [rows, width] of [1, heads, rows, width] or [1, rows, heads, width]."""
     return x[0, 0] if x.shape[2] == count else x[0, :, 0]
+
+
+def dense_runs(case: Case, attention: str) -> None:
+    """The dense model can be asked at all."""
+    case.generate(attention, case.prompt())
+    for i in range(len(case.samples)):
+        case.generate(attention, case.prompt(i))
 
 
 CHECKS: dict[str, Callable[[Case, str], None]] = {

@@ -281,7 +281,8 @@ def _fuyu_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
         spans.append(("<image>" * width + END) * height)
     prompt = expanded(samples, spans)
     if rows:
-        prompt["pixel_values"] = torch.cat(rows)
+        name = "pixel_values" if base.takes("FuyuForCausalLM", "pixel_values") else "image_patches"
+        prompt[name] = torch.cat(rows)
     return prompt
 
 

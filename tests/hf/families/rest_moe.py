@@ -10,7 +10,7 @@ from torch import nn
 
 from . import base
 from .base import Family, Sample
-from .rest import pictures, silent, words
+from .rest import expanded, pictures, silent, words
 
 HIDDEN = base.TEXT["hidden_size"]
 VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -85,6 +85,8 @@ def _deepseek_ocr2_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
         downsample_ratio=4,
     )
     text, images = [sample.text for sample in samples], pictures(samples) or None
+    if not images:  # older processors insist on pictures
+        return expanded(samples, [])
     return dict(processor(text=text, images=images, max_patches=2, padding=True, return_tensors="pt"))
 
 
