@@ -102,6 +102,11 @@ def anatomy(model: nn.Module) -> Anatomy:
     )
 
 
+def layer_config(config: Any, index: int) -> Any:
+    """The config of one decoder layer, where layers differ in their sizes; else that of all."""
+    return config.per_layer_config[index] if getattr(config, "is_heterogeneous", False) else config
+
+
 def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
     """The kinds of a decoder's layers, as its cache sees them."""
     types = list(getattr(config, "layer_types", None) or ())
@@ -114,7 +119,8 @@ def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
     for index, kind in enumerate(types[:count]):
         sources = [i for i in range(index) if types[i] == kind and modes[i] != "reuse"]
         source = sources[-1] if modes[index] == "reuse" and sources else index
-        kinds.append(Layer(index, kind, getattr(config, WINDOWED.get(kind, ""), None), source))
+        window = getattr(layer_config(config, index), WINDOWED[kind], None) if kind in WINDOWED else None
+        kinds.append(Layer(index, kind, window, source))
     return tuple(kinds)
 
 

@@ -24,6 +24,7 @@ from .families import Layer
 from .layout import Layout, Plan, Record, Trace
 from .masks import mask_of_rows, select_mask
 from .rotary import axes, axis_of_frequencies, frequencies
+from .shape import cached_numbers
 
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {
@@ -77,7 +78,9 @@ class Forward:
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
-    rotary_axis: Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = (
+        None  # axis and frequency of each pair, where there are several axes
+    )
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -95,7 +98,8 @@ class Forward:
             schedules.append(plan.method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
         self.layout = layout
         self.tokens = layout.visual
-        self.past_keys = held_keys(self.cache, plan.num_layers)
+        held = held_keys(self.cache, plan.num_layers)
+        self.past_keys = tuple(held[kind.source] for kind in plan.kinds)
         if not any(layout.prunable) or not (plan.method.data_dependent or any(s.stages for s in schedules)):
             return
         if not plan.method.data_dependent:
@@ -122,6 +126,13 @@ class Forward:
     def active(self) -> bool:
         """Whether this forward prunes."""
         return self.rows is not None
+
+    @property
+    def kept_end(self) -> int:
+        """How many of the last tokens are text, and so stay, in every sample that is pruned."""
+        layout = self.layout
+        assert layout is not None
+        return min(t for t, prunable in zip(layout.text, layout.prunable, strict=True) if prunable)
 
     # -- inside the layers ------------------------------------------------------------------------------------
 
@@ -156,21 +167,25 @@ class Forward:
             return None
         with self.plan.clock("masks"):
             source = self.rows.source
+            # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
+            # pass to those layers is cut already.
+            rows = hidden.shape[-2]
+            fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
             changed = {
-                k: v if k in NOT_ROWS else self._once(k, v, lambda v: take_rows(v, source, self.length))
+                k: v if k in fixed else self._once(k, v, lambda v: take_rows(v, source, self.length))
                 for k, v in kwargs.items()
             }
             if kind.attends:
                 keys = self._keys(kind)
-                self._finish(changed, hidden, kwargs, self.rows.slot, keys, kind)
+                self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
             else:
                 changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
         return hidden, changed
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output at the length of the input; rows of dropped tokens are zero."""
-        if self.rows is None or not self.done:
-            return hidden
+        if self.rows is None or not self.done or hidden.shape[-2] < self.rows.source.shape[1]:
+            return hidden  # of few rows, the last ones: no token of theirs was dropped
         with self.plan.clock("gather"):
             target = self.rows.source.masked_fill(~self.rows.valid, self.length)
             flat = fold(hidden)
@@ -186,6 +201,7 @@ class Forward:
             self.layout,
             self.length,
             self.past_keys,
+            cached_numbers(self.cache, self.plan.num_layers),
             tuple(self.tokens_out),
             tuple(self.recycled),
             tuple(self.kept),
@@ -259,7 +275,7 @@ class Forward:
         plan = self.plan
         if "attention_mask" in kwargs:
             changed["attention_mask"] = self._once(
-                ("mask", segment, kind.kind),
+                ("mask", segment, kind.kind, row.shape[1]),
                 kwargs["attention_mask"],
                 lambda m: select_mask(
                     m,
@@ -298,9 +314,11 @@ class Forward:
         self.seen = None
         shaped, hidden = hidden, fold(hidden)
         column, visual = ops.compact(rows.visual, max(self.tokens))
-        frequency = frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
+        axis, frequency = None, frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
+        if frequency is not None and position.ndim == 3:
+            axis, frequency = self._axis(frequency)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -323,7 +341,7 @@ class Forward:
                 inv_freq=frequency,
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
-                rotary_axis=None if frequency is None or position.ndim == 2 else self._axis(len(frequency)),
+                rotary_axis=axis,
             )
             selection = plan.method.select(stage)
         with plan.clock("gather"):
@@ -354,11 +372,11 @@ class Forward:
             given = given[-count:] if count > 1 else given[0]
         return _pick(given.expand(*given.shape[:-2], self.batch, -1), rows.source)
 
-    def _axis(self, count: int) -> Tensor:
+    def _axis(self, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
         """Which axis of multi-axis positions each frequency reads; the same at all stages."""
-        if self.rotary_axis is None:
-            self.rotary_axis = axis_of_frequencies(self.plan.decoder, count)
-        return self.rotary_axis
+        if self.rotary is None:
+            self.rotary = axis_of_frequencies(self.plan.decoder, inv_freq)
+        return self.rotary
 
     def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

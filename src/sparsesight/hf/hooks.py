@@ -107,7 +107,7 @@ class Hooks:
                 visual |= ids == token
             self.local.layout = Layout.of(visual, valid_rows(kwargs.get("attention_mask"), visual))
 
-    def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
         if self.timing:
             self.local.started = self.plan.clock.now()
@@ -115,7 +115,7 @@ class Hooks:
         if x is None:
             x = kwargs.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
-                return
+                return None
         cache = kwargs.get("past_key_values")
         batch, length = x.shape[:2]
         layout = getattr(self.local, "layout", None)
@@ -137,6 +137,11 @@ class Hooks:
             forward.activate(layout)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
+        last = kwargs.get("logits_to_keep")
+        if forward.active and isinstance(last, int) and last > forward.kept_end:
+            # A decoder that goes on with so many last rows would take others than are meant.
+            return args, {**kwargs, "logits_to_keep": 0}
+        return None
 
     def enter_layers(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See what enters the first layer: raters are chosen by it."""
@@ -155,12 +160,13 @@ class Hooks:
             forward = self.forward
             if forward is None:
                 return None
-            changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], kwargs)
+            more = {str(i): arg for i, arg in enumerate(args[1:])}
+            changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], {**more, **kwargs})
             if changed is None:
                 return None
             hidden, kwargs = changed
             if args:
-                return (hidden, *args[1:]), kwargs
+                return (hidden, *(kwargs.pop(i) for i in more)), kwargs
             return args, {**kwargs, "hidden_states": hidden}
 
         return enter_layer

@@ -58,7 +58,8 @@ class Record:
 
     layout: Layout
     width: int  # padded length of the batch
-    past: tuple[int, ...]  # keys each layer had cached before
+    past: tuple[int, ...]  # keys each layer had cached before, or the one it borrows from
+    cached: tuple[int, ...] | None  # numbers each layer caches per token; None without a cache
     tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
     recycled: tuple[tuple[int, ...], ...]
     kept: tuple[tuple[Tensor, Tensor], ...]  # per stage: origin [b, v] of the visual tokens, kept flag [b, v]

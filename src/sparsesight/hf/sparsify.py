@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
-from ..metrics import DecoderShape, Latency, Report, batch_report
+from ..metrics import Latency, Report, batch_report
 from .clock import Clock
 from .families import anatomy, attention_implementation
 from .hooks import Hooks, VisualMask
 from .layout import Plan, Record, Trace
 from .rotary import is_plain
+from .shape import decoder_shape
 
 
 def sparsify(
@@ -79,7 +80,7 @@ class Sparsified:
             )
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
-        self._shape = DecoderShape.of(parts.decoder)
+        self._shape = decoder_shape(parts)
         self._last: Record | None = None
         self._latency = Latency()
         self._clock = Clock(next(parts.decoder.parameters()).device)
@@ -106,7 +107,7 @@ class Sparsified:
         last = self._last
         return batch_report(
             method=self.method.to_dict(),
-            shape=self._shape,
+            shape=self._shape if last.cached is None else self._shape.caching(last.cached),
             layers=self.layers,
             visual=last.layout.visual,
             text=last.layout.text,
