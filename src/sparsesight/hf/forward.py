@@ -78,6 +78,7 @@ class Forward:
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
     rotary_axis: Tensor | None = None
+    checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -140,7 +141,9 @@ class Forward:
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """Inputs of a layer, rewritten for the rows that are left; None if nothing changes."""
-        if self.cache is None:  # the decoder makes its own where it is given none
+        if self.checkpointed:
+            self.cache = None
+        elif self.cache is None:  # the decoder makes its own where it is given none
             self.cache = kwargs.get("past_key_values")
         if (
             self.rows is not None
