@@ -78,6 +78,8 @@ class Forward:
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
     rotary_axis: Tensor | None = None
+    spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
+    keys: dict[int, Keys] = field(default_factory=dict)  # what each layer attends to, where that is not everything
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class Forward:
                 for k, v in kwargs.items()
             }
             if kind.attends:
-                keys = self._keys(kind)
+                keys = self.keys[layer] = self._keys(kind)
                 self._finish(changed, hidden, kwargs, self.rows.slot, keys, kind)
             else:
                 changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
@@ -180,6 +182,19 @@ class Forward:
             full = flat.new_zeros(self.batch, self.length + 1, flat.shape[2])
             full = full.scatter(1, target[..., None].expand_as(flat), flat)[:, :-1]
             return unfold(full, hidden)
+
+    def rows_of(self, layer: int) -> Rows | None:
+        """The rows that ``layer`` computed on; None if it was all of the input."""
+        return next((rows for first, rows in reversed(self.spans) if layer >= first), None)
+
+    def keys_of(self, layer: int) -> Keys | None:
+        """The keys that ``layer`` attended to; None if nothing was dropped from them. After that layer has run."""
+        if layer in self.keys:
+            return self.keys[layer]
+        cached = pruned_layer(self.cache, self.plan.kinds[layer].source)
+        if cached is None:
+            return None
+        return Keys(*cached.key_slots(self.batch, self.device), cached.ragged, 0)
 
     def finish(self) -> Record | None:
         """What to remember of a prefill; None for other forwards."""
@@ -340,6 +355,7 @@ class Forward:
         self.recycled.append(selection.counts.recycled)
         self.kept.append((stage.origin, selection.keep))
         self.done += 1
+        self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))

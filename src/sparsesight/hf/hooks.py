@@ -23,6 +23,7 @@ from .families import Anatomy, attention_implementation, check_implementation
 from .forward import Forward
 from .generation import Generating
 from .layout import Layout, Plan, Record
+from .outputs import widen_outputs
 from .probe import Probe
 
 VisualMask = Tensor | Callable[[Tensor], Tensor]
@@ -205,7 +206,10 @@ class Hooks:
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Hand over what is to be remembered."""
-        record = self.forward.finish() if self.forward is not None else None
+        forward = self.forward
+        record = forward.finish() if forward is not None else None
+        if forward is not None:
+            widen_outputs(output, forward)
         self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
