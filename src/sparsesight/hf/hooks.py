@@ -162,7 +162,7 @@ class Hooks:
         )
         if layout is not None:
             if any(layout.prunable):
-                check_cache(cache, self.plan.stages[0] + 1)
+                check_cache(kwargs.get("cache", cache), self.plan.stages[0] + 1)  # continuous batching's own name
                 forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
         if layout is not None or was_pruned(cache):
