@@ -136,8 +136,10 @@ class Forward:
         with self.plan.clock("scoring"), torch.no_grad():
             row, valid = ops.compact(self.rows.text, max(self.layout.text))
             rater = self.rows.rater.gather(1, row) & valid
-            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-            self.seen = (row, rater, query.gather(2, index), key, mask, kwargs)
+            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]).to(query.device)
+            mask = mask.to(self.device) if isinstance(mask, Tensor) else mask
+            # A model may lie on several devices; everything is chosen on the one that its decoder starts on.
+            self.seen = (row, rater, query.gather(2, index).to(self.device), key.to(self.device), mask, kwargs)
 
     def enter(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
@@ -177,7 +179,7 @@ class Forward:
         if self.rows is None or not self.done:
             return hidden
         with self.plan.clock("gather"):
-            target = self.rows.source.masked_fill(~self.rows.valid, self.length)
+            target = self.rows.source.masked_fill(~self.rows.valid, self.length).to(hidden.device)
             flat = fold(hidden)
             full = flat.new_zeros(self.batch, self.length + 1, flat.shape[2])
             full = full.scatter(1, target[..., None].expand_as(flat), flat)[:, :-1]
@@ -314,7 +316,7 @@ class Forward:
             )
         row, rater, query, key, mask, kwargs = self.seen
         self.seen = None
-        shaped, hidden = hidden, fold(hidden)
+        shaped, hidden = hidden, fold(hidden).to(self.device)
         column, visual = ops.compact(rows.visual, max(self.tokens))
         frequency = frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
