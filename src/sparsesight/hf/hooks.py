@@ -140,6 +140,7 @@ class Hooks:
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
+        self.local.forward = None  # an interrupted one is not told that it is over
         if self.timing:
             self.local.started = self.plan.clock.now()
         if attention_implementation(module) != self.implementation:
