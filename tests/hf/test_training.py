@@ -8,11 +8,19 @@ import pytest
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sparsesight import UnsupportedModelError, sparsify
+from sparsesight import SparseSightError, UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, model
 
 HOOKS_RUN_AGAIN = "__call__" in vars(GradientCheckpointingLayer)  # older transformers
+
+
+def after_pictures(built: Any, prompt: Any) -> torch.Tensor:
+    """Labels on everything that is not predicted from a visual token."""
+    visual = prompt["input_ids"] == built.config.image_token_id
+    wanted = prompt["attention_mask"].bool() & ~visual
+    wanted[:, 1:] &= ~visual[:, :-1]
+    return torch.where(wanted, prompt["input_ids"], -100)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -24,8 +32,7 @@ def test_forward_with_labels(side: str, attention: str, method: str) -> None:
     tools = tiny.processor("llava")
     tools.tokenizer.padding_side = side
     prompt = tiny.inputs(tools, tiny.SAMPLES)
-    answers = torch.where(prompt["attention_mask"].bool(), prompt["input_ids"], -100)
-    answers[:, :-4] = -100
+    answers = after_pictures(built, prompt)
     with sparsify(built, method, retain=0.4), torch.no_grad():
         out = built(**prompt, labels=answers)
         assert out.logits.shape[:2] == prompt["input_ids"].shape and bool(out.loss.isfinite())
@@ -40,7 +47,7 @@ def test_forward_with_labels(side: str, attention: str, method: str) -> None:
 
 def test_gradients_flow() -> None:
     built, prompt = tiny.model("llava"), batch("llava")
-    answers = torch.where(prompt["attention_mask"].bool(), prompt["input_ids"], -100)
+    answers = after_pictures(built, prompt)
     for method in ("sparsevlm", "sparsevlm+"):
         built.zero_grad()
         with sparsify(built, method, retain=0.4):
@@ -48,6 +55,31 @@ def test_gradients_flow() -> None:
         grads = {k: p.grad for k, p in built.named_parameters() if p.grad is not None}
         assert grads["model.multi_modal_projector.linear_2.weight"].abs().sum() > 0
         assert all(bool(g.isfinite().all()) for g in grads.values())
+
+
+@pytest.mark.parametrize("labels", ["all", "text"])
+def test_labels_predicted_from_visual_tokens_are_refused(labels: str) -> None:
+    """Their loss would be that of a hidden state of zeros: the same constant whatever the weights are."""
+    built, prompt = model("llava"), batch("llava")
+    answers = torch.where(prompt["attention_mask"].bool(), prompt["input_ids"], -100)
+    if labels == "text":
+        answers[prompt["input_ids"] == built.config.image_token_id] = -100
+    with torch.no_grad():
+        dense = built(**prompt, labels=answers).loss
+        with sparsify(built, retain=0.4):
+            calls: list[int] = []
+            hook = built.get_decoder().layers[0].register_forward_pre_hook(lambda *a: calls.append(1))
+            with pytest.raises(SparseSightError, match=r"labels: in samples \[0, 1, 3\]"):
+                built(**prompt, labels=answers)
+            hook.remove()
+            assert not calls
+            assert built(**prompt, labels=after_pictures(built, prompt)).loss.isfinite()
+            logits = built(**prompt).logits  # the refused labels are forgotten
+            assert bool(logits.isfinite().all())
+            text = batch("llava", (2,))
+            built(**text, labels=text["input_ids"])
+        with sparsify(built, retain=1.0):  # nothing is dropped
+            assert torch.equal(built(**prompt, labels=answers).loss, dense)
 
 
 def loss_and_gradients(built: Any, prompt: Any, answers: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
@@ -62,7 +94,7 @@ def loss_and_gradients(built: Any, prompt: Any, answers: torch.Tensor) -> tuple[
 def test_checkpointed_activations_change_nothing(method: str, attention: str) -> None:
     """Same loss and gradients with and without; the model runs dense with the same settings afterwards."""
     built, prompt = tiny.model("llava", attention).train(), batch("llava")
-    answers = answers_of(built, prompt)
+    answers = after_pictures(built, prompt)
     dense = loss_and_gradients(built, prompt, answers)
     with sparsify(built, method, retain=0.4) as run:
         loss, gradients = loss_and_gradients(built, prompt, answers)
@@ -83,13 +115,6 @@ def test_checkpointed_activations_change_nothing(method: str, attention: str) ->
     assert again == dense[0]
 
 
-def answers_of(built: Any, prompt: Any) -> torch.Tensor:
-    """Labels on the last four tokens of each prompt."""
-    answers = torch.where(prompt["attention_mask"].bool(), prompt["input_ids"], -100)
-    answers[:, :-4] = -100
-    return answers
-
-
 def test_a_layer_forward_counts_once_with_checkpointed_activations() -> None:
     """Layers do run again in the backward pass; what was chosen is not chosen again."""
     if HOOKS_RUN_AGAIN:
@@ -99,7 +124,7 @@ def test_a_layer_forward_counts_once_with_checkpointed_activations() -> None:
     calls: list[int] = []
     hook = built.get_decoder().layers[4].mlp.register_forward_pre_hook(lambda m, a: calls.append(a[0].shape[1]))
     with sparsify(built, retain=0.4) as run:
-        built(**prompt, labels=answers_of(built, prompt)).loss.backward()
+        built(**prompt, labels=after_pictures(built, prompt)).loss.backward()
         width = run.report.kv_lengths[4]
     hook.remove()
     assert calls == [width, width]

@@ -36,7 +36,8 @@ class Layer:
 class Anatomy:
     """The parts of a model that sparsification touches."""
 
-    model: nn.Module  # as given by the user
+    given: nn.Module  # by the user
+    model: nn.Module  # the same, without a wrapper for adapters
     base: nn.Module  # takes input_ids and pixel_values
     decoder: nn.Module  # takes inputs_embeds, owns the layers
     layers: nn.ModuleList
@@ -58,7 +59,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         UnsupportedModelError: if the model has no decoder layers to prune between, or attention that cannot be read.
     """
     name = f"model={type(model).__name__}"
-    model = _without_adapters(model)
+    given, model = model, _without_adapters(model)
     kind = getattr(getattr(model, "config", None), "model_type", "")
     if kind in refused.FAMILIES:
         raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {refused.FAMILIES[kind]}")
@@ -89,6 +90,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         )
     base = getattr(model, "base_model", model)
     return Anatomy(
+        given=given,
         model=model,
         base=model if base is decoder else base,
         decoder=decoder,

@@ -76,6 +76,9 @@ class Hooks:
         generate = getattr(parts.model, "generate", None)
         if generate is not None:
             self.added.attribute(parts.model, "generate", self.generating.watch(generate, self.has_pictures))
+        for module in {parts.given, parts.model} - {parts.base, parts.decoder}:
+            hook(module, "forward_pre", self.see_labels, with_kwargs=True)
+            hook(module, "forward", self.forget, always_call=True)
         if parts.base is not parts.decoder:
             hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
             hook(parts.base, "forward", self.forget, always_call=True)
@@ -126,6 +129,10 @@ class Hooks:
 
     # -- in the order of a forward ----------------------------------------------------------------------------
 
+    def see_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Labels stay with the outermost model; what they are predicted from is decided inside."""
+        self.local.labels = kwargs.get("labels")
+
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -166,6 +173,8 @@ class Hooks:
                 check_cache(kwargs.get("cache", cache), self.plan.stages[0] + 1)  # continuous batching's own name
                 forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
+            if forward.active:
+                check_labels(getattr(self.local, "labels", None), layout.rows.visual)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
 
@@ -215,7 +224,7 @@ class Hooks:
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        self.local.forward = self.local.layout = None
+        self.local.forward = self.local.layout = self.local.labels = None
 
     def layout_from_mask(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
         """The layout by the user's own visual mask; None if that is not about these tokens.
@@ -237,6 +246,23 @@ class Hooks:
         mask = torch.nn.functional.pad(mask, (0, x.shape[1] - prompt))
         mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)  # beams of a sample follow one another
         return Layout.of(mask, valid_rows(attention_mask, mask), prompt)
+
+
+def check_labels(labels: Any, visual: Tensor) -> None:
+    """Refuse labels that are predicted from visual tokens [b, n]: those may be dropped, and predict nothing then.
+
+    Raises:
+        SparseSightError: naming a sample.
+    """
+    if not isinstance(labels, Tensor) or labels.shape != visual.shape:
+        return
+    wrong = (labels.to(visual.device)[:, 1:] != -100) & visual[:, :-1]
+    samples = wrong.any(1).nonzero()[:, 0].tolist()
+    if samples:
+        raise SparseSightError(
+            f"labels: in samples {samples} some are predicted from visual tokens, which may be dropped: set labels to "
+            "-100 on visual tokens and on the token after each picture"
+        )
 
 
 def is_checkpointed(decoder: nn.Module) -> bool:
