@@ -19,7 +19,9 @@ def lora(built: Any) -> Any:
     peft = pytest.importorskip("peft")
     torch.manual_seed(11)
     targets = r".*language_model.*\.(q_proj|v_proj|down_proj)"
-    adapted = peft.get_peft_model(built, peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False)).eval()
+    adapted = peft.get_peft_model(
+        built, peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+    ).eval()
     adapted.generation_config.eos_token_id = None
     return adapted
 
@@ -49,7 +51,9 @@ def test_adapter_loaded_before(given: str) -> None:
         logits = generate(adapted, prompt)[1]
         check(run, logits)
         with torch.no_grad():
-            plain = adapted(**prompt).logits  # PEFT calls the model's forward, past the hooks of its outermost module
+            plain = adapted(
+                **prompt
+            ).logits  # PEFT calls the model's forward, past the hooks of its outermost module
         close(plain[:, -1], logits[:, 0])
         assert torch.equal(
             adapted.generate(**prompt, max_new_tokens=3, do_sample=False),
@@ -135,8 +139,12 @@ def test_weights_that_are_elsewhere(how: str, when: str, tmp_path: Any) -> None:
             places = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "lm_head": "cpu"}
             places |= {"model.language_model.embed_tokens": "cpu", "model.language_model.norm": "cpu"}
             places |= {"model.language_model.rotary_emb": "cpu"}
-            places |= {f"model.language_model.layers.{i}": "cpu" if i < 4 else "disk" for i in range(tiny.LAYERS)}
-            accelerate.dispatch_model(built, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+            places |= {
+                f"model.language_model.layers.{i}": "cpu" if i < 4 else "disk" for i in range(tiny.LAYERS)
+            }
+            accelerate.dispatch_model(
+                built, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
+            )
 
     if when == "before":
         dispatch(built)

@@ -33,7 +33,15 @@ def layer_kinds() -> list[type]:
 
 @pytest.mark.parametrize("kind", layer_kinds(), ids=lambda k: k.__name__)
 def test_every_kind_of_layer_is_known_or_refused(kind: type) -> None:
-    cache = cache_utils.Cache(layers=[object.__new__(type(kind.__name__, (kind,), {n: None for n in kind.__abstractmethods__}) if isabstract(kind) else kind)])
+    cache = cache_utils.Cache(
+        layers=[
+            object.__new__(
+                type(kind.__name__, (kind,), dict.fromkeys(kind.__abstractmethods__))
+                if isabstract(kind)
+                else kind
+            )
+        ]
+    )
     if kind in PRUNED_KINDS.keys() | KEYLESS:
         check_cache(cache, 0)
     else:
@@ -205,7 +213,9 @@ def test_a_prefix_is_prefilled_once() -> None:
     """Two questions on copies of one cache; neither sees the other, and the prefix stays as it was."""
     built, tools = model("llava"), processor("llava")
     prefix = batch("llava", (0,))
-    questions = [tiny.inputs(tools, [(t, [])])["input_ids"] for t in ("what is red ?", "how many ring left ?")]
+    questions = [
+        tiny.inputs(tools, [(t, [])])["input_ids"] for t in ("what is red ?", "how many ring left ?")
+    ]
     with sparsify(built, retain=0.4), torch.no_grad():
         cache = fresh(built)
         built(**prefix, past_key_values=cache)
@@ -255,7 +265,12 @@ def contrastive(cached: bool, steps: int = 3) -> Any:
     def search(model: Any, input_ids: torch.Tensor, **how: Any) -> torch.Tensor:
         features = {"mm_encoder_outputs": how["mm_encoder_outputs"]} if "mm_encoder_outputs" in how else {}
         features |= {k: how[k] for k in ("pixel_values",) if k in how}  # older transformers encode later
-        out = model(input_ids=input_ids, past_key_values=fresh(model) if cached else None, use_cache=cached, **features)
+        out = model(
+            input_ids=input_ids,
+            past_key_values=fresh(model) if cached else None,
+            use_cache=cached,
+            **features,
+        )
         cache, logits = out.past_key_values, out.logits[:, -1]
         for _ in range(steps):
             logits[:, model.config.image_token_id] = -1e9
@@ -265,7 +280,9 @@ def contrastive(cached: bool, steps: int = 3) -> Any:
                 after = model(input_ids=top[:, None], past_key_values=cache).logits[:, -1]
             else:
                 longer = [torch.cat((input_ids, token.view(1, 1)), 1) for token in top]
-                after = torch.cat([model(input_ids=x, use_cache=False, **features).logits[:, -1] for x in longer])
+                after = torch.cat(
+                    [model(input_ids=x, use_cache=False, **features).logits[:, -1] for x in longer]
+                )
             best = int(after.softmax(-1).amax(1).argmax())
             if cached:
                 cache.batch_select_indices(torch.tensor([best]))

@@ -6,6 +6,7 @@ positions have gaps for several packed sequences.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,10 +49,8 @@ def stand_in(
     if attention_mask is None and _is_packed_sequence(position_ids, query.shape[0]):
         packed.append(module.layer_idx)
         starts = [0, *(position_ids[0].diff() != 1).nonzero()[:, 0].add(1).tolist(), query.shape[2]]
-        for a, b in zip(starts, starts[1:], strict=False):
-            out[0, :, a:b] = causal_attention(
-                query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scaling
-            )
+        for a, b in itertools.pairwise(starts):
+            out[0, :, a:b] = causal_attention(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scaling)
         return out.transpose(1, 2), None
     for i in range(query.shape[0]):
         keys = slice(None) if attention_mask is None else attention_mask[i, : key.shape[2]].bool()
@@ -106,7 +105,9 @@ def test_same_as_sdpa(flash: Any, method: Method, which: tuple[int, ...]) -> Non
     assert not packed
 
 
-@pytest.mark.parametrize("way", [{"num_beams": 3}, {"use_cache": False}, {"prompt_lookup_num_tokens": 2}], ids=str)
+@pytest.mark.parametrize(
+    "way", [{"num_beams": 3}, {"use_cache": False}, {"prompt_lookup_num_tokens": 2}], ids=str
+)
 def test_same_as_sdpa_in_other_ways(flash: Any, way: dict[str, Any]) -> None:
     prompt, how = batch("llava", (0,)), {"max_new_tokens": NEW, "do_sample": False, **way}
     with sparsify(model("llava"), retain=0.4):
@@ -121,6 +122,8 @@ def test_oracle(flash: Any) -> None:
     with sparsify(flash, retain=0.4) as run, torch.no_grad():
         logits = flash(**prompt).logits[0]
         kept, layers = [stage[0] for stage in run.kept], run.layers
-    expected = oracle_logits(model("llava"), prompt["input_ids"][0], kept, layers, pixel_values=prompt["pixel_values"])
+    expected = oracle_logits(
+        model("llava"), prompt["input_ids"][0], kept, layers, pixel_values=prompt["pixel_values"]
+    )
     text = prompt["input_ids"][0] != flash.config.image_token_id
     close(logits[text], expected[text])

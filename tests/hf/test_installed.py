@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,20 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import SparseSightError, UnsupportedModelError, sparsify
-from sparsesight.hf.probe import MARK
+from sparsesight import UnsupportedModelError, sparsify
 from tests.hf import tiny
-from tests.hf.test_invariants import BACKENDS, batch, close, fingerprint, generate, model
+from tests.hf.test_invariants import BACKENDS, batch, close, generate, model
 
 
 def plain_state(built: Any) -> dict[str, Any]:
     """What is ours on a model, by name; empty if it is plain."""
     found = {}
     for name, module in built.named_modules():
-        hooks = [h for k, v in vars(module).items() if k.startswith("_forward") and hasattr(v, "values") for h in v.values()]
+        hooks = [
+            h
+            for k, v in vars(module).items()
+            if k.startswith("_forward") and hasattr(v, "values")
+            for h in v.values()
+        ]
         ours = [h for h in hooks if "sparsesight" in repr(h)]
         names = [k for k in vars(module) if "sparsesight" in k or k in ("generate", "__getstate__")]
-        implementation = str.__str__(getattr(getattr(module, "config", None), "_attn_implementation", None) or "")
+        implementation = str.__str__(
+            getattr(getattr(module, "config", None), "_attn_implementation", None) or ""
+        )
         if ours or names or "sparsesight" in implementation:
             found[name] = (ours, names, implementation)
     return found
@@ -114,7 +119,10 @@ def test_attention_that_cannot_be_pruned_is_refused_when_set() -> None:
     with sparsify(built, retain=0.4):
         expected = generate(built, prompt)[1]
         built.set_attn_implementation({"text_config": "paged|eager"})
-        with pytest.raises(UnsupportedModelError, match=r"attn_implementation='paged\|eager'"), torch.no_grad():
+        with (
+            pytest.raises(UnsupportedModelError, match=r"attn_implementation='paged\|eager'"),
+            torch.no_grad(),
+        ):
             built(**prompt)
         built.set_attn_implementation("sdpa")
         assert torch.equal(generate(built, prompt)[1], expected)
@@ -162,7 +170,9 @@ class HalvedWeight(torch.nn.Linear):
     def of(cls, linear: torch.nn.Linear) -> HalvedWeight:
         made = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
         scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
-        made.weight = torch.nn.Parameter((linear.weight.detach() / scale).round().to(torch.int8), requires_grad=False)
+        made.weight = torch.nn.Parameter(
+            (linear.weight.detach() / scale).round().to(torch.int8), requires_grad=False
+        )
         made.scale = torch.nn.Parameter(scale, requires_grad=False)
         return made
 

@@ -15,7 +15,9 @@ from tests.hf.test_invariants import batch, close
 NEW = 3
 
 
-def dense_outputs(built: Any, ids: torch.Tensor, kept: list[torch.Tensor], layers: Any, **pictures: Any) -> Any:
+def dense_outputs(
+    built: Any, ids: torch.Tensor, kept: list[torch.Tensor], layers: Any, **pictures: Any
+) -> Any:
     with masked_layers(built, ids, kept, layers), torch.no_grad():
         return built(
             input_ids=ids[None],

@@ -68,7 +68,12 @@ def test_image_text_to_text_pipeline(made: str) -> None:
         assert all(torch.equal(a[0], b[0]) for a, b in zip(kept, run.kept, strict=True))
         said = tools.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert answer["generated_text"].strip() == said.strip()
-        many = ask(text=[chat("how many star ?"), messages], return_full_text=False, generate_kwargs=HOW, batch_size=2)
+        many = ask(
+            text=[chat("how many star ?"), messages],
+            return_full_text=False,
+            generate_kwargs=HOW,
+            batch_size=2,
+        )
         assert many[1][0]["generated_text"].strip() == said.strip()
     assert not plain_state(built)
     (dense,) = ask(text=messages, return_full_text=False, generate_kwargs=HOW)
@@ -132,7 +137,13 @@ def test_stop_strings() -> None:
 @pytest.mark.parametrize("cached", [True, False])
 def test_sampling_with_beams(cached: bool) -> None:
     built, prompt = model("llava"), batch("llava", (0, 1))
-    how = {"do_sample": True, "num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 4, "use_cache": cached}
+    how = {
+        "do_sample": True,
+        "num_beams": 2,
+        "num_return_sequences": 2,
+        "max_new_tokens": 4,
+        "use_cache": cached,
+    }
     with sparsify(built, retain=0.4):
         torch.manual_seed(5)
         first = built.generate(**prompt, **how)

@@ -13,7 +13,10 @@ from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, generate, model, processor
 
 # Its end repeats its beginning, so that looking up the prompt finds candidates in the very first forward.
-REPEATING = ("what is the red star ? <image> how many small blue ring left of what is the red", [tiny.picture(6)])
+REPEATING = (
+    "what is the red star ? <image> how many small blue ring left of what is the red",
+    [tiny.picture(6)],
+)
 HOW = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True}
 
 
@@ -183,9 +186,7 @@ def test_a_prompt_in_chunks_is_refused(where: str) -> None:
         assert not calls
         built.generation_config.prefill_chunk_size = None
         text = batch("llava", (2,))  # nothing to choose in a prompt without a picture
-        assert torch.equal(
-            built.generate(**text, **how, prefill_chunk_size=4), built.generate(**text, **how)
-        )
+        assert torch.equal(built.generate(**text, **how, prefill_chunk_size=4), built.generate(**text, **how))
         assert torch.equal(built.generate(**prompt, **how), plain)
 
 

@@ -108,7 +108,12 @@ anything = given(
     retain=budget,
     how=options,
 )
-quietly = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
+quietly = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "database": None,
+    "derandomize": True,
+}
 
 
 @torch.no_grad()
@@ -161,7 +166,9 @@ def two_steps(built: Any, inputs: Any, **how: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("error", "after"), [(Broken, 0), (Broken, 1), (KeyboardInterrupt, 0)], ids=["prefill", "decoding", "interrupt"]
+    ("error", "after"),
+    [(Broken, 0), (Broken, 1), (KeyboardInterrupt, 0)],
+    ids=["prefill", "decoding", "interrupt"],
 )
 def test_a_failure_in_any_hook(error: type[BaseException], after: int) -> None:
     """In each in turn; the handle goes on at once, and the model is what it was once the handle is gone."""
@@ -186,7 +193,19 @@ def test_a_failure_in_any_hook(error: type[BaseException], after: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["vision", "projector", "embeddings", "attention", "mlp", "head", "probe", "cache", "processor", "logits"]
+    "where",
+    [
+        "vision",
+        "projector",
+        "embeddings",
+        "attention",
+        "mlp",
+        "head",
+        "probe",
+        "cache",
+        "processor",
+        "logits",
+    ],
 )
 def test_a_failure_in_any_part(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the model, its cache, its processor or its user's own code."""
@@ -241,7 +260,12 @@ def census(built: Any) -> Counter[str]:
         for kind in (torch.Tensor, Forward, Hooks, PrunedLayer):
             if type(thing) is kind or (kind is PrunedLayer and isinstance(thing, kind)):
                 found[kind.__name__] += 1
-    found["hooks"] = sum(len(v) for m in built.modules() for k, v in vars(m).items() if k[-6:] == "_hooks" and isinstance(v, dict))
+    found["hooks"] = sum(
+        len(v)
+        for m in built.modules()
+        for k, v in vars(m).items()
+        if k[-6:] == "_hooks" and isinstance(v, dict)
+    )
     return found
 
 
@@ -302,7 +326,9 @@ class Sizes(TorchDispatchMode):
 
 def test_a_model_of_seven_billion_weights_is_not_touched() -> None:
     """On the meta device, where reading a weight raises; and nothing of a size is made."""
-    text = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+    text = LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    )
     vision = CLIPVisionConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=16, image_size=336,
         patch_size=14,

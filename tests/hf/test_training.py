@@ -82,7 +82,9 @@ def test_labels_predicted_from_visual_tokens_are_refused(labels: str) -> None:
             assert torch.equal(built(**prompt, labels=answers).loss, dense)
 
 
-def loss_and_gradients(built: Any, prompt: Any, answers: torch.Tensor) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(
+    built: Any, prompt: Any, answers: torch.Tensor
+) -> tuple[float, dict[str, torch.Tensor]]:
     built.zero_grad()
     loss = built(**prompt, labels=answers).loss
     loss.backward()
@@ -122,7 +124,9 @@ def test_a_layer_forward_counts_once_with_checkpointed_activations() -> None:
     built, prompt = tiny.model("llava").train(), batch("llava", (0,))
     built.gradient_checkpointing_enable()
     calls: list[int] = []
-    hook = built.get_decoder().layers[4].mlp.register_forward_pre_hook(lambda m, a: calls.append(a[0].shape[1]))
+    hook = (
+        built.get_decoder().layers[4].mlp.register_forward_pre_hook(lambda m, a: calls.append(a[0].shape[1]))
+    )
     with sparsify(built, retain=0.4) as run:
         built(**prompt, labels=after_pictures(built, prompt)).loss.backward()
         width = run.report.kv_lengths[4]

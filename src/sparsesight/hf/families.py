@@ -107,8 +107,8 @@ def _without_adapters(model: Any) -> Any:
         return model
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise UnsupportedModelError(
-            f"model={type(model).__name__}: an adapter of virtual tokens (prompt learning) hands the decoder embeddings "
-            "without token ids, so its visual tokens cannot be told; use an adapter of weights, such as LoRA"
+            f"model={type(model).__name__}: an adapter of virtual tokens (prompt learning) hands the decoder "
+            "embeddings without token ids, so its visual tokens cannot be told; use an adapter of weights, such as LoRA"
         )
     return model.get_base_model()
 

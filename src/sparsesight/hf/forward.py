@@ -79,7 +79,9 @@ class Forward:
     memo: dict[Any, Any] = field(default_factory=dict)
     rotary_axis: Tensor | None = None
     spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
-    keys: dict[int, Keys] = field(default_factory=dict)  # what each layer attends to, where that is not everything
+    keys: dict[int, Keys] = field(
+        default_factory=dict
+    )  # what each layer attends to, where that is not everything
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -139,7 +141,14 @@ class Forward:
             index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]).to(query.device)
             mask = mask.to(self.device) if isinstance(mask, Tensor) else mask
             # A model may lie on several devices; everything is chosen on the one that its decoder starts on.
-            self.seen = (row, rater, query.gather(2, index).to(self.device), key.to(self.device), mask, kwargs)
+            self.seen = (
+                row,
+                rater,
+                query.gather(2, index).to(self.device),
+                key.to(self.device),
+                mask,
+                kwargs,
+            )
 
     def enter(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]

@@ -21,9 +21,7 @@ class Generating(threading.local):
 
     prompt: int | None = None
 
-    def watch(
-        self, generate: Callable[..., Any], has_pictures: Callable[[Any], bool]
-    ) -> Callable[..., Any]:
+    def watch(self, generate: Callable[..., Any], has_pictures: Callable[[Any], bool]) -> Callable[..., Any]:
         """``generate`` that tells us what its prompt is, and is the same otherwise.
 
         ``has_pictures`` tells of a prompt's token ids (or None) whether it has visual tokens.

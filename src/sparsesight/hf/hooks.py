@@ -170,7 +170,9 @@ class Hooks:
         )
         if layout is not None:
             if any(layout.prunable):
-                check_cache(kwargs.get("cache", cache), self.plan.stages[0] + 1)  # continuous batching's own name
+                check_cache(
+                    kwargs.get("cache", cache), self.plan.stages[0] + 1
+                )  # continuous batching's own name
                 forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
             if forward.active:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
@@ -27,7 +26,9 @@ def widen_outputs(output: Any, forward: Forward) -> None:
     if hidden is not None:
         last = len(forward.plan.kinds)  # the last of them is what the decoder returns, and long already
         output["hidden_states"] = tuple(
-            x if x is None or not i or (i == last and x.shape[-2] == forward.length) else widen(x, forward, i - 1)
+            x
+            if x is None or not i or (i == last and x.shape[-2] == forward.length)
+            else widen(x, forward, i - 1)
             for i, x in enumerate(hidden)
         )
     if attentions is not None:

@@ -40,7 +40,9 @@ class Rows:
 
         Rows from column ``prompt`` on do not belong to the prompt: they are neither visual nor text that may rate.
         """
-        asked = torch.arange(valid.shape[1], device=valid.device) < (valid.shape[1] if prompt is None else prompt)
+        asked = torch.arange(valid.shape[1], device=valid.device) < (
+            valid.shape[1] if prompt is None else prompt
+        )
         visual = visual & asked
         row = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         last = torch.where(visual, row, -1).amax(1, keepdim=True)
