@@ -192,6 +192,11 @@ def pruned_layer(cache: Cache | None, index: int) -> PrunedLayer | None:
     return layer if isinstance(layer, PrunedLayer) else None
 
 
+def cached_length(cache: Any) -> int:
+    """Logical tokens of a cache; 0 without one."""
+    return int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
+
+
 def was_pruned(cache: Cache | None) -> bool:
     """Whether any layer holds fewer tokens than its logical length, or once did."""
     return any(isinstance(layer, PrunedLayer) for layer in getattr(cache, "layers", ()))

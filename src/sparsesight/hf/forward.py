@@ -81,6 +81,11 @@ class Forward:
     rotary: tuple[Tensor, Tensor] | None = (
         None  # axis and frequency of each pair, where there are several axes
     )
+    spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
+    keys: dict[int, Keys] = field(
+        default_factory=dict
+    )  # what each layer attends to, where that is not everything
+    checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -144,14 +149,25 @@ class Forward:
         with self.plan.clock("scoring"), torch.no_grad():
             row, valid = ops.compact(self.rows.text, max(self.layout.text))
             rater = self.rows.rater.gather(1, row) & valid
-            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-            self.seen = (row, rater, query.gather(2, index), key, mask, kwargs)
+            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]).to(query.device)
+            mask = mask.to(self.device) if isinstance(mask, Tensor) else mask
+            # A model may lie on several devices; everything is chosen on the one that its decoder starts on.
+            self.seen = (
+                row,
+                rater,
+                query.gather(2, index).to(self.device),
+                key.to(self.device),
+                mask,
+                kwargs,
+            )
 
     def enter(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """Inputs of a layer, rewritten for the rows that are left; None if nothing changes."""
-        if self.cache is None:  # the decoder makes its own where it is given none
+        if self.checkpointed:
+            self.cache = None
+        elif self.cache is None:  # the decoder makes its own where it is given none
             self.cache = kwargs.get("past_key_values")
         if (
             self.rows is not None
@@ -176,7 +192,7 @@ class Forward:
                 for k, v in kwargs.items()
             }
             if kind.attends:
-                keys = self._keys(kind)
+                keys = self.keys[layer] = self._keys(kind)
                 self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
             else:
                 changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
@@ -187,11 +203,24 @@ class Forward:
         if self.rows is None or not self.done or hidden.shape[-2] < self.rows.source.shape[1]:
             return hidden  # of few rows, the last ones: no token of theirs was dropped
         with self.plan.clock("gather"):
-            target = self.rows.source.masked_fill(~self.rows.valid, self.length)
+            target = self.rows.source.masked_fill(~self.rows.valid, self.length).to(hidden.device)
             flat = fold(hidden)
             full = flat.new_zeros(self.batch, self.length + 1, flat.shape[2])
             full = full.scatter(1, target[..., None].expand_as(flat), flat)[:, :-1]
             return unfold(full, hidden)
+
+    def rows_of(self, layer: int) -> Rows | None:
+        """The rows that ``layer`` computed on; None if it was all of the input."""
+        return next((rows for first, rows in reversed(self.spans) if layer >= first), None)
+
+    def keys_of(self, layer: int) -> Keys | None:
+        """The keys that ``layer`` attended to; None if nothing was dropped from them. After that layer has run."""
+        if layer in self.keys:
+            return self.keys[layer]
+        cached = pruned_layer(self.cache, self.plan.kinds[layer].source)
+        if cached is None:
+            return None
+        return Keys(*cached.key_slots(self.batch, self.device), cached.ragged, 0)
 
     def finish(self) -> Record | None:
         """What to remember of a prefill; None for other forwards."""
@@ -312,7 +341,7 @@ class Forward:
             )
         row, rater, query, key, mask, kwargs = self.seen
         self.seen = None
-        shaped, hidden = hidden, fold(hidden)
+        shaped, hidden = hidden, fold(hidden).to(self.device)
         column, visual = ops.compact(rows.visual, max(self.tokens))
         axis, frequency = None, frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
@@ -355,6 +384,7 @@ class Forward:
         self.recycled.append(selection.counts.recycled)
         self.kept.append((stage.origin, selection.keep))
         self.done += 1
+        self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))

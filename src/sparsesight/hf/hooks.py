@@ -14,12 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..errors import SparseSightError, UnsupportedModelError
-from .cache import check_cache, was_pruned
-from .families import Anatomy
+from .additions import Additions
+from .cache import cached_length, check_cache, was_pruned
+from .families import Anatomy, attention_implementation, check_implementation
 from .forward import Forward
+from .generation import Generating
 from .layout import Layout, Plan, Record
+from .outputs import widen_outputs
 from .probe import Probe
 
 VisualMask = Tensor | Callable[[Tensor], Tensor]
@@ -56,7 +60,9 @@ class Hooks:
         self.parts, self.plan, self.visual_mask = parts, plan, visual_mask
         self.done, self.timing = done, timing
         self.local = threading.local()
-        self.undo: list[Callable[[], object]] = []
+        self.generating = Generating()
+        self.added = Additions()
+        self.probes: list[Probe] = []
         try:
             self.install()
         except BaseException:
@@ -65,30 +71,56 @@ class Hooks:
 
     def install(self) -> None:
         """Register everything; each step leaves its own undoing behind."""
-        parts = self.parts
-        setattr(parts.decoder, MARK, self)
-        self.undo.append(lambda: delattr(parts.decoder, MARK))
-
-        def hook(register: Callable[..., Any], function: Callable[..., Any], **how: Any) -> None:
-            self.undo.append(register(function, **how).remove)
-
+        parts, hook = self.parts, self.added.hook
+        self.added.attribute(parts.decoder, MARK, self)
+        generate = getattr(parts.model, "generate", None)
+        if generate is not None:
+            self.added.attribute(parts.model, "generate", self.generating.watch(generate, self.has_pictures))
+        for module in {parts.given, parts.model} - {parts.base, parts.decoder}:
+            hook(module, "forward_pre", self.see_labels, with_kwargs=True)
+            hook(module, "forward", self.forget, always_call=True)
         if parts.base is not parts.decoder:
-            hook(parts.base.register_forward_pre_hook, self.enter_model, with_kwargs=True)
-        hook(parts.decoder.register_forward_pre_hook, self.enter_decoder, with_kwargs=True)
-        hook(parts.layers[0].register_forward_pre_hook, self.enter_layers, with_kwargs=True)
+            hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
+            hook(parts.base, "forward", self.forget, always_call=True)
+        hook(parts.decoder, "forward_pre", self.enter_decoder, with_kwargs=True)
+        hook(parts.layers[0], "forward_pre", self.enter_layers, with_kwargs=True)
         for i in range(self.plan.stages[0] + 1, len(parts.layers)):
-            hook(parts.layers[i].register_forward_pre_hook, self.layer_entrance(i), with_kwargs=True)
-        hook(parts.layers[-1].register_forward_hook, self.leave_layers)
-        hook(parts.decoder.register_forward_hook, self.leave_decoder)
-        hook(parts.decoder.register_forward_hook, self.forget, always_call=True)
-        for i in self.plan.stages:
-            self.undo.append(Probe(parts.attention(i), i, self.observe).remove)
+            hook(parts.layers[i], "forward_pre", self.layer_entrance(i), with_kwargs=True)
+        hook(parts.layers[-1], "forward", self.leave_layers)
+        hook(parts.decoder, "forward", self.leave_decoder)
+        hook(parts.decoder, "forward", self.forget, always_call=True)
+        self.implementation = attention_implementation(parts.decoder)
+        self.probes = [Probe(parts.attention(i), i, self.observe, self.added) for i in self.plan.stages]
 
     def remove(self) -> None:
-        """Undo in reverse order; safe to call twice."""
-        while self.undo:
-            self.undo.pop()()
+        """Take everything back; safe to call twice."""
+        self.added.remove()
+        self.probes = []
         self.local = threading.local()
+
+    def follow(self) -> None:
+        """Go along with an attention implementation that was set since the last forward.
+
+        Raises:
+            UnsupportedModelError: if it cannot be pruned.
+        """
+        check_implementation(self.parts.decoder, self.parts.kinds)
+        for probe in self.probes:
+            probe.follow()
+        self.implementation = attention_implementation(self.parts.decoder)
+
+    def has_pictures(self, ids: Any) -> bool:
+        """Whether a prompt of these token ids (None if it is embeddings) has visual tokens."""
+        if self.visual_mask is not None or not isinstance(ids, Tensor) or ids.is_floating_point():
+            return self.visual_mask is not None
+        return bool(self.is_visual(ids).any())
+
+    def is_visual(self, ids: Tensor) -> Tensor:
+        """Which token ids are placeholders of visual tokens."""
+        visual = torch.zeros_like(ids, dtype=torch.bool)
+        for token in self.parts.visual_ids:
+            visual |= ids == token
+        return visual
 
     @property
     def forward(self) -> Forward | None:
@@ -97,20 +129,29 @@ class Hooks:
 
     # -- in the order of a forward ----------------------------------------------------------------------------
 
+    def see_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Labels stay with the outermost model; what they are predicted from is decided inside."""
+        self.local.labels = kwargs.get("labels")
+
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.local.layout = None
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
-            visual = torch.zeros_like(ids, dtype=torch.bool)
-            for token in self.parts.visual_ids:
-                visual |= ids == token
-            self.local.layout = Layout.of(visual, valid_rows(kwargs.get("attention_mask"), visual))
+            past = cached_length(kwargs.get("past_key_values"))
+            prompt = self.generating.prompt_columns(past, ids.shape[1])
+            if prompt:
+                visual = self.is_visual(ids)
+                valid = valid_rows(kwargs.get("attention_mask"), visual)
+                self.local.layout = Layout.of(visual, valid, prompt)
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
+        self.local.forward = None  # an interrupted one is not told that it is over
         if self.timing:
             self.local.started = self.plan.clock.now()
+        if attention_implementation(module) != self.implementation:
+            self.follow()
         x = kwargs.get("inputs_embeds")
         if x is None:
             x = kwargs.get("input_ids", args[0] if args else None)
@@ -123,18 +164,19 @@ class Hooks:
         if self.visual_mask is not None and length > 1:
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            layout = self.layout_from_mask(x, kwargs.get("attention_mask"))
-        past = int(cache.get_seq_length()) if cache is not None else 0
-        forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
+            layout = self.layout_from_mask(x, kwargs.get("attention_mask"), cached_length(cache))
+        forward = Forward(
+            self.plan, cache, cached_length(cache), length, batch, x.device, kwargs.get("position_ids")
+        )
         if layout is not None:
             if any(layout.prunable):
-                check_cache(cache, self.plan.stages[0] + 1)
-                if module.training and getattr(module, "gradient_checkpointing", False):
-                    raise UnsupportedModelError(
-                        "gradient checkpointing runs layers again without their rows: call "
-                        "model.gradient_checkpointing_disable() while sparsified"
-                    )
+                check_cache(
+                    kwargs.get("cache", cache), self.plan.stages[0] + 1
+                )  # continuous batching's own name
+                forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
+            if forward.active:
+                check_labels(getattr(self.local, "labels", None), layout.rows.visual)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -182,14 +224,17 @@ class Hooks:
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Hand over what is to be remembered."""
-        record = self.forward.finish() if self.forward is not None else None
+        forward = self.forward
+        record = forward.finish() if forward is not None else None
+        if forward is not None:
+            widen_outputs(output, forward)
         self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        self.local.forward = self.local.layout = None
+        self.local.forward = self.local.layout = self.local.labels = None
 
-    def layout_from_mask(self, x: Tensor, attention_mask: Any) -> Layout | None:
+    def layout_from_mask(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
         """The layout by the user's own visual mask; None if that is not about these tokens.
 
         Raises:
@@ -203,10 +248,45 @@ class Hooks:
                 f"visual_mask: expected boolean [batch, length], got {mask.dtype} {list(mask.shape)} for "
                 f"{list(x.shape[:2])} tokens"
             )
-        if mask.shape[1] != x.shape[1]:
+        prompt = self.generating.prompt_columns(past, x.shape[1])
+        if mask.shape[1] != prompt:
             return None  # a later turn, or another prompt
+        mask = torch.nn.functional.pad(mask, (0, x.shape[1] - prompt))
         mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)  # beams of a sample follow one another
-        return Layout.of(mask, valid_rows(attention_mask, mask))
+        return Layout.of(mask, valid_rows(attention_mask, mask), prompt)
+
+
+def check_labels(labels: Any, visual: Tensor) -> None:
+    """Refuse labels that are predicted from visual tokens [b, n]: those may be dropped, and predict nothing then.
+
+    Raises:
+        SparseSightError: naming a sample.
+    """
+    if not isinstance(labels, Tensor) or labels.shape != visual.shape:
+        return
+    wrong = (labels.to(visual.device)[:, 1:] != -100) & visual[:, :-1]
+    samples = wrong.any(1).nonzero()[:, 0].tolist()
+    if samples:
+        raise SparseSightError(
+            f"labels: in samples {samples} some are predicted from visual tokens, which may be dropped: set labels to "
+            "-100 on visual tokens and on the token after each picture"
+        )
+
+
+def is_checkpointed(decoder: nn.Module) -> bool:
+    """Whether the decoder's layers run again in the backward pass.
+
+    Raises:
+        UnsupportedModelError: where they would do so together with the hooks on them.
+    """
+    if not (decoder.training and getattr(decoder, "gradient_checkpointing", False)):
+        return False
+    if "__call__" in vars(GradientCheckpointingLayer):
+        raise UnsupportedModelError(
+            "gradient checkpointing of this version of transformers runs a layer's hooks again, without their rows: "
+            "call model.gradient_checkpointing_disable() while sparsified, or use a newer transformers"
+        )
+    return True
 
 
 def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..methods.base import Method, Selection, StageInput
 from ..methods.rows import Rows
 from .clock import Clock
-from .families import Layer
+from .families import Layer, attention_implementation
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,12 @@ class Layout:
     length: tuple[int, ...]  # all tokens per sample
 
     @classmethod
-    def of(cls, visual: Tensor, valid: Tensor) -> Layout:
-        """``visual`` and ``valid`` are boolean [b, n]. The only sync of a forward with planned counts."""
-        rows = Rows.start(valid, visual & valid)
+    def of(cls, visual: Tensor, valid: Tensor, prompt: int | None = None) -> Layout:
+        """``visual`` and ``valid`` are boolean [b, n]; what was generated begins at column ``prompt``.
+
+        The only sync of a forward with planned counts.
+        """
+        rows = Rows.start(valid, visual & valid, prompt)
         counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
         return cls(rows, *(tuple(x) for x in counts.tolist()))
 
@@ -43,13 +46,17 @@ class Plan:
     decoder: nn.Module
     kinds: tuple[Layer, ...]
     stages: tuple[int, ...]  # pruning layers
-    flash: bool  # whether attention takes 2D masks
     clock: Clock
     keep_trace: bool = False
 
     @property
     def num_layers(self) -> int:
         return len(self.kinds)
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention takes 2D masks; the implementation may change between forwards."""
+        return "flash" in attention_implementation(self.decoder)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
 from ..metrics import Latency, Report, batch_report
 from .clock import Clock
-from .families import anatomy, attention_implementation
+from .families import anatomy
 from .hooks import Hooks, VisualMask
 from .layout import Plan, Record, Trace
 from .rotary import is_plain
@@ -89,7 +89,6 @@ class Sparsified:
             decoder=parts.decoder,
             kinds=parts.kinds,
             stages=self.layers,
-            flash="flash" in attention_implementation(parts.decoder),
             clock=self._clock,
             keep_trace=trace,
         )
@@ -143,7 +142,7 @@ class Sparsified:
         self._hooks.remove()
 
     def __enter__(self) -> Sparsified:
-        if not self._hooks.undo:
+        if not self._hooks.added:
             raise SparseSightError("this handle was restored: call sparsify() again")
         return self
 
