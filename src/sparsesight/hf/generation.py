@@ -63,8 +63,8 @@ def refuse(
         UnsupportedModelError: naming the argument and what to do.
     """
     model: Any = getattr(generate, "__self__", None)
-    configs = (kwargs.get("generation_config"), args[1] if len(args) > 1 else None)
-    configs = (*configs, getattr(model, "generation_config", None))
+    given = kwargs.get("generation_config"), args[1] if len(args) > 1 else None
+    configs = (*given, getattr(model, "generation_config", None))
 
     def setting(name: str) -> Any:
         values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
