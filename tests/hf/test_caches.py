@@ -139,6 +139,11 @@ def test_offloaded_cache_on_a_gpu() -> None:
 
 def test_a_cache_is_used_again_after_reset() -> None:
     built = model("llava")
+    cache = fresh(built)
+    generate(built, batch("llava", (0,)), past_key_values=cache)
+    cache.reset()
+    if cache.get_seq_length():
+        pytest.skip("older transformers keep the length, dense too")
     with sparsify(built, retain=0.4):
         cache = fresh(built)
         generate(built, batch("llava", (0, 1)), past_key_values=cache)
