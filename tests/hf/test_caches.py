@@ -90,6 +90,22 @@ def test_refused_before_the_decoder_runs(kind: str) -> None:
     hook.remove()
 
 
+@pytest.mark.parametrize("kind", ["static", "quantised"])
+def test_keeping_everything_works_with_any_cache(kind: str) -> None:
+    """Nothing is pruned, so nothing is refused."""
+    built, prompt = model("llava"), batch("llava", (0,))
+
+    def cache() -> Any:
+        if kind == "static":
+            return StaticCache(built.config.get_text_config(), max_cache_len=200)
+        return cache_utils.Cache(layers=[Halves() for _ in range(tiny.LAYERS)])
+
+    dense = generate(built, prompt, past_key_values=cache())[1]
+    with sparsify(built, retain=1.0) as run:
+        assert torch.equal(generate(built, prompt, past_key_values=cache())[1], dense)
+        assert run.kept == []
+
+
 class Stream:
     """Stands in for a CUDA stream."""
 
