@@ -37,7 +37,7 @@ def sparsify(
         print(run.report)
 
     Every way of ``generate()`` knows where its prompt ends. A plain forward does not: there, all text after the picture
-    is the question. Labels cannot be predicted from visual tokens, which may be dropped; those that would be are refused.
+    is the question. Labels that would be predicted from visual tokens are refused, as those may be dropped.
 
     Args:
         model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
