@@ -168,7 +168,7 @@ def test_a_cache_is_used_again_after_reset() -> None:
         assert torch.equal(logits, generate(built, batch("llava", (3,)))[1])
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_chat_over_a_kept_cache(attention: str) -> None:
     """Three turns through generate: a picture, text only, another picture. Every turn's logits are the oracle's."""
     built, tools = model("llava", attention), processor("llava")
