@@ -90,6 +90,22 @@ def test_refused_before_the_decoder_runs(kind: str) -> None:
     hook.remove()
 
 
+@pytest.mark.parametrize("kind", ["static", "quantised"])
+def test_keeping_everything_works_with_any_cache(kind: str) -> None:
+    """Nothing is pruned, so nothing is refused."""
+    built, prompt = model("llava"), batch("llava", (0,))
+
+    def cache() -> Any:
+        if kind == "static":
+            return StaticCache(built.config.get_text_config(), max_cache_len=200)
+        return cache_utils.Cache(layers=[Halves() for _ in range(tiny.LAYERS)])
+
+    dense = generate(built, prompt, past_key_values=cache())[1]
+    with sparsify(built, retain=1.0) as run:
+        assert torch.equal(generate(built, prompt, past_key_values=cache())[1], dense)
+        assert run.kept == []
+
+
 class Stream:
     """Stands in for a CUDA stream."""
 
@@ -139,6 +155,11 @@ def test_offloaded_cache_on_a_gpu() -> None:
 
 def test_a_cache_is_used_again_after_reset() -> None:
     built = model("llava")
+    cache = fresh(built)
+    generate(built, batch("llava", (0,)), past_key_values=cache)
+    cache.reset()
+    if cache.get_seq_length():
+        pytest.skip("older transformers keep the length, dense too")
     with sparsify(built, retain=0.4):
         cache = fresh(built)
         generate(built, batch("llava", (0, 1)), past_key_values=cache)
@@ -147,7 +168,7 @@ def test_a_cache_is_used_again_after_reset() -> None:
         assert torch.equal(logits, generate(built, batch("llava", (3,)))[1])
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_chat_over_a_kept_cache(attention: str) -> None:
     """Three turns through generate: a picture, text only, another picture. Every turn's logits are the oracle's."""
     built, tools = model("llava", attention), processor("llava")

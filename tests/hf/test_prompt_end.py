@@ -106,6 +106,10 @@ def small_assistant() -> LlamaForCausalLM:
 @pytest.mark.parametrize("method", ["sparsevlm+", "sparsevlm"])
 def test_assisted_decoding_is_greedy_decoding(method: str) -> None:
     built, prompt = model("llava"), batch("llava", (0,))
+    try:
+        built.generate(**prompt, **HOW, assistant_model=small_assistant())
+    except ValueError as error:  # older transformers hand the picture to the assistant
+        pytest.skip(f"dense, it cannot either: {error}")
     with sparsify(built, method, retain=0.4) as run:
         plain = built.generate(**prompt, **HOW)
         kept = run.kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
 from typing import Any
 
@@ -21,6 +22,15 @@ from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_installed import plain_state
 from tests.hf.test_invariants import Broken, batch, close, fingerprint, model
+
+
+def patience(test: Any) -> Any:
+    """Marks a test that takes minutes."""
+    asked = pytest.mark.skipif(
+        "SPARSESIGHT_SLOW" not in os.environ, reason="takes minutes: set SPARSESIGHT_SLOW=1"
+    )
+    return pytest.mark.slow(asked(test))
+
 
 # -- any prompt ---------------------------------------------------------------------------------------------------
 
@@ -124,7 +134,7 @@ def test_any_prompt(**drawn: Any) -> None:
     check_prompts(**drawn)
 
 
-@pytest.mark.slow
+@patience
 @torch.no_grad()
 @settings(max_examples=600, **quietly)
 @anything
@@ -302,7 +312,7 @@ def test_many_calls_leave_nothing() -> None:
     call_often(100)
 
 
-@pytest.mark.slow
+@patience
 def test_a_thousand_calls_leave_nothing() -> None:
     call_often(1000)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sparsesight import SparseSightError, UnsupportedModelError, sparsify
@@ -80,6 +81,22 @@ def test_labels_predicted_from_visual_tokens_are_refused(labels: str) -> None:
             built(**text, labels=text["input_ids"])
         with sparsify(built, retain=1.0):  # nothing is dropped
             assert torch.equal(built(**prompt, labels=answers).loss, dense)
+
+
+def test_labels_of_a_language_model() -> None:
+    """With a visual mask they are seen as well."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    built = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50)).eval()
+    ids, visual = torch.randint(5, 50, (1, 30)), torch.zeros(1, 30, dtype=torch.bool)
+    visual[:, 2:20] = True
+    with sparsify(built, visual_mask=visual, retain=0.4, layers=(0, 1)), torch.no_grad():
+        answers = ids.clone()
+        answers[:, :20] = -100
+        with pytest.raises(SparseSightError, match=r"labels: in samples \[0\]"):
+            built(ids, labels=answers)
+        answers[:, 20] = -100
+        assert built(ids, labels=answers).loss.isfinite()
 
 
 def loss_and_gradients(

@@ -6,9 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 ABSENT = object()
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, never traced by ``torch.compile``."""
+    return torch.compiler.disable(function, reason="SparseSight prunes between decoder layers")
 
 
 class Additions:
@@ -26,8 +32,13 @@ class Additions:
         return bool(self._hooks or self._attributes)
 
     def hook(self, module: nn.Module, kind: str, function: Callable[..., Any], **how: Any) -> None:
-        """Register a hook; ``kind`` is ``"forward"`` or ``"forward_pre"``."""
+        """Register a hook; ``kind`` is ``"forward"`` or ``"forward_pre"``.
+
+        ``torch.compile`` cuts its graphs there: a hook reads what is known of this forward only, and what a compiler
+        took for constant would be wrong in the next one.
+        """
         self._touch(module)
+        function = uncompiled(function)
         self._hooks.append((module, getattr(module, f"register_{kind}_hook")(function, **how)))
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:

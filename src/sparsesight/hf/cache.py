@@ -77,7 +77,10 @@ class PrunedLayer(DynamicLayer):
         Raises:
             UnsupportedModelError: if the samples held different numbers of the tokens to remove.
         """
-        length = self.get_seq_length()
+        length, tokens_to_remove = (
+            self.get_seq_length(),
+            int(tokens_to_remove),
+        )  # older generate() hands a tensor
         if tokens_to_remove > 0:
             tokens_to_remove = min(tokens_to_remove - length, 0)
         keep = length + tokens_to_remove
@@ -148,7 +151,7 @@ class PrunedSlidingLayer(PrunedLayer, DynamicSlidingWindowLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         """As of any pruned layer, then cut to the window; past it only after ``activate_past_recording``."""
-        length = self.get_seq_length()
+        length, tokens_to_remove = self.get_seq_length(), int(tokens_to_remove)
         if length >= self.sliding_window and not getattr(self, "record_past", False):
             raise RuntimeError(
                 "crop: the sliding window has passed tokens; call activate_past_recording() first"

@@ -47,8 +47,9 @@ class Generating(threading.local):
 def prompt_length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Tokens of the prompt, cached ones included, of a ``generate(*args, **kwargs)``; None if it is not given any."""
     given = args[0] if args else kwargs.get("inputs")
-    candidates = (kwargs.get("attention_mask"), kwargs.get("inputs_embeds"), given, kwargs.get("input_ids"))
-    return next((int(x.shape[1]) for x in candidates if isinstance(x, Tensor) and x.ndim > 1), None)
+    mask, embeds, ids = (kwargs.get(k) for k in ("attention_mask", "inputs_embeds", "input_ids"))
+    candidates = ((mask, 2), (embeds, 3), (given, 2), (ids, 2))
+    return next((int(x.shape[1]) for x, axes in candidates if isinstance(x, Tensor) and x.ndim == axes), None)
 
 
 def refuse(
@@ -63,8 +64,8 @@ def refuse(
         UnsupportedModelError: naming the argument and what to do.
     """
     model: Any = getattr(generate, "__self__", None)
-    configs = (kwargs.get("generation_config"), args[1] if len(args) > 1 else None)
-    configs = (*configs, getattr(model, "generation_config", None))
+    given = kwargs.get("generation_config"), args[1] if len(args) > 1 else None
+    configs = (*given, getattr(model, "generation_config", None))
 
     def setting(name: str) -> Any:
         values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))

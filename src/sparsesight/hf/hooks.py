@@ -76,9 +76,10 @@ class Hooks:
         generate = getattr(parts.model, "generate", None)
         if generate is not None:
             self.added.attribute(parts.model, "generate", self.generating.watch(generate, self.has_pictures))
-        for module in {parts.given, parts.model} - {parts.base, parts.decoder}:
-            hook(module, "forward_pre", self.see_labels, with_kwargs=True)
-            hook(module, "forward", self.forget, always_call=True)
+        for module in dict.fromkeys((parts.given, parts.model)):
+            if module is not parts.decoder:
+                hook(module, "forward_pre", self.see_labels, with_kwargs=True)
+                hook(module, "forward", self.forget, always_call=True)
         if parts.base is not parts.decoder:
             hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
             hook(parts.base, "forward", self.forget, always_call=True)
@@ -169,13 +170,11 @@ class Hooks:
             self.plan, cache, cached_length(cache), length, batch, x.device, kwargs.get("position_ids")
         )
         if layout is not None:
-            if any(layout.prunable):
-                check_cache(
-                    kwargs.get("cache", cache), self.plan.stages[0] + 1
-                )  # continuous batching's own name
-                forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
             if forward.active:
+                # Continuous batching gives its cache another name.
+                check_cache(kwargs.get("cache", cache), self.plan.stages[0] + 1)
+                forward.checkpointed = is_checkpointed(module)
                 check_labels(getattr(self.local, "labels", None), layout.rows.visual)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward

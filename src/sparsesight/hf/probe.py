@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedModelError
-from .additions import Additions
+from .additions import Additions, uncompiled
 
 Listener = Callable[[int, Tensor, Tensor, Any, dict[str, Any]], None]
 PREFIX = "sparsesight|"
@@ -68,7 +68,7 @@ class Probe:
             raise UnsupportedModelError(
                 f"decoder layer {layer}: its attention has no config, so it cannot be read"
             )
-        self.attention, self.layer, self.listener = attention, layer, listener
+        self.attention, self.layer, self.listener = attention, layer, uncompiled(listener)
         self.config: Any = attention.config
         self.private = copy.copy(self.config)
         self.view = _WithConfig(attention, self.config)

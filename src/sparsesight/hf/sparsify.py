@@ -37,8 +37,12 @@ def sparsify(
             output = model.generate(**inputs)
         print(run.report)
 
+    Every way of ``generate()`` knows where its prompt ends. A plain forward does not: there, all text after the picture
+    is the question. Labels that would be predicted from visual tokens are refused, as those may be dropped.
+
     Args:
-        model: a transformers vision-language model, or with ``visual_mask`` any transformers decoder.
+        model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
+            or with ``visual_mask`` any transformers decoder.
         method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``options`` are its fields).
         visual_mask: for models that pass ``inputs_embeds`` only: boolean [b, n] (or [n], or a callable from the
             embeddings [b, n, c] to it), true on visual tokens of the prompt. Default: the model's placeholder ids.
