@@ -92,6 +92,28 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A picture or a clip of a prompt, and what is left of it.
+
+    Attributes:
+        kind: "image" or "video".
+        frames: visual tokens of each frame; a picture is one frame.
+        kept: per stage, how many of them were kept; merged tokens are not among them.
+        frames_known: whether the frames could be told apart; if not, the clip is taken for one frame.
+    """
+
+    kind: str
+    frames: tuple[int, ...]
+    kept: tuple[tuple[int, ...], ...]
+    frames_known: bool
+
+    def __str__(self) -> str:
+        frames = f"{len(self.frames)} frames" if self.frames_known else "frames not known"
+        name = "picture" if self.kind == "image" else f"clip ({frames})"
+        return f"{name}: " + " -> ".join(staircase(x) for x in (self.frames, *self.kept))
+
+
+@dataclass(frozen=True)
 class SampleReport:
     """One sample of the batch."""
 
@@ -104,6 +126,7 @@ class SampleReport:
     flops_sparse: int  # scoring included
     flops_scoring: int  # raters, rater-row attention, merging
     note: str = ""  # why it ran dense, if it did
+    clips: tuple[Clip, ...] = ()  # its pictures and clips, in their order
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,8 @@ class Report:
         for i, sample in enumerate(self.samples):
             note = f"  ({sample.note})" if sample.note else ""
             lines.append(f"  sample {i}: {staircase(sample.visual_per_layer)}{note}")
+            if any(clip.kind == "video" for clip in sample.clips):
+                lines += [f"    {clip}" for clip in sample.clips]
         return "\n".join(lines)
 
 
@@ -218,6 +243,7 @@ def batch_report(
     recycled: Sequence[Sequence[int]],
     past: Sequence[int],
     latency: Latency,
+    clips: Sequence[tuple[Clip, ...]] | None = None,
 ) -> Report:
     """Put a report together from counts.
 
@@ -231,6 +257,7 @@ def batch_report(
         recycled: recycled tokens per sample and stage.
         past: keys each layer had cached before.
         latency: measurements, possibly none.
+        clips: pictures and clips of every sample.
     """
     samples, kv = [], [width] * shape.layers
     for stage, layer in zip(tokens_out, layers, strict=False):
@@ -257,6 +284,7 @@ def batch_report(
                 flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
                 flops_scoring=scoring,
                 note=note,
+                clips=clips[i] if clips is not None else (),
             )
         )
     lengths = tuple(p + k for p, k in zip(past, kv, strict=True))

@@ -226,6 +226,38 @@ def ranks(score: Float[Tensor, "b v"], valid: Bool[Tensor, "b v"]) -> Int[Tensor
     return torch.empty_like(order).scatter_(1, order, place)
 
 
+def group_ranks(
+    place: Int[Tensor, "b v"],
+    group: Int[Tensor, "b v"],
+    size: Int[Tensor, "b v"],
+    valid: Bool[Tensor, "b v"],
+) -> Int[Tensor, "b v"]:
+    """Places (see :func:`ranks`) under which any number of the best has the same share of every group.
+
+    The ``r``-th best of a group of ``s`` entries is due at ``(r + 1/2) / s``, so the first ``k`` places are the
+    apportionment of ``k`` seats by Webster's method: how many each group gets follows from the sizes alone, to within
+    rounding ``k * s / total``, and never falls as ``k`` grows. Groups that are due at once take turns spread over
+    their numbers (multiples of the golden ratio), so that a few seats among many groups are not all at the beginning.
+
+    Args:
+        place: by score, 0 is best.
+        group: number of each entry's group, below 2**31.
+        size: how many entries its group has, those included that are gone already; the same for all of a group.
+        valid: invalid entries get the last places.
+    """
+    at = torch.arange(place.shape[1], device=place.device).expand_as(place)
+    order = (group.masked_fill(~valid, 2**31) * place.shape[1] + place).argsort(dim=1)
+    sorted_group = group.masked_fill(~valid, 2**31).gather(1, order)
+    first = torch.ones_like(valid)
+    first[:, 1:] = sorted_group[:, 1:] != sorted_group[:, :-1]
+    within = at - torch.where(first, at, 0).cummax(1).values
+    within = torch.empty_like(order).scatter_(1, order, within)
+    due = ((2 * within + 1) << 30) // size.clamp(min=1)  # whole numbers: equal ones are equal on every device
+    turn = (group * 0x9E3779B1) % 2**32
+    due = (due * 2**32 + turn).masked_fill(~valid, torch.iinfo(torch.int64).max)
+    return torch.empty_like(order).scatter_(1, due.argsort(dim=1, stable=True), at)
+
+
 def first_ranked(
     place: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"], count: Int[Tensor, " b"], width: int
 ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:

@@ -78,6 +78,7 @@ class Forward:
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
     rotary_axis: Tensor | None = None
+    frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -93,6 +94,8 @@ class Forward:
             fixed = Schedule(visual, plan.num_layers, ())
             planned = prunable and not plan.method.data_dependent
             schedules.append(plan.method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
+        if axes(plan.decoder) == 3 and self.position_ids is not None and self.position_ids.ndim == 3:
+            layout = replace(layout, frames=layout.frames.by_positions(self.position_ids[-3:]))
         self.layout = layout
         self.tokens = layout.visual
         self.past_keys = held_keys(self.cache, plan.num_layers)
@@ -100,6 +103,8 @@ class Forward:
             return
         if not plan.method.data_dependent:
             self.counts = planned_counts(schedules, len(plan.stages), self.device)
+        if plan.method.per_frame:
+            self.frames = layout.frames.numbers()
         self.prunable = torch.tensor(layout.prunable).to(self.device, non_blocking=True)
         self.rows = layout.rows
 
@@ -301,6 +306,9 @@ class Forward:
         frequency = frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
+        frame, frame_tokens = (
+            (x.gather(1, rows.source.gather(1, column)) for x in self.frames) if self.frames else (None, None)
+        )
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -324,6 +332,8 @@ class Forward:
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
                 rotary_axis=None if frequency is None or position.ndim == 2 else self._axis(len(frequency)),
+                frame=frame,
+                frame_tokens=frame_tokens,
             )
             selection = plan.method.select(stage)
         with plan.clock("gather"):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import SparseSightError, UnsupportedModelError
 from .cache import check_cache, was_pruned
 from .families import Anatomy
+from .frames import FrameRule, Frames
 from .forward import Forward
 from .layout import Layout, Plan, Record
 from .probe import Probe
@@ -54,6 +55,7 @@ class Hooks:
                 f"model={type(parts.model).__name__} is already sparsified: restore() the first handle"
             )
         self.parts, self.plan, self.visual_mask = parts, plan, visual_mask
+        self.frame_rule = FrameRule.of(parts.model.config)
         self.done, self.timing = done, timing
         self.local = threading.local()
         self.undo: list[Callable[[], object]] = []
@@ -102,10 +104,10 @@ class Hooks:
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.local.layout = None
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
-            visual = torch.zeros_like(ids, dtype=torch.bool)
-            for token in self.parts.visual_ids:
-                visual |= ids == token
-            self.local.layout = Layout.of(visual, valid_rows(kwargs.get("attention_mask"), visual))
+            valid = valid_rows(kwargs.get("attention_mask"), ids)
+            visual = among(ids, self.parts.visual_ids) & valid
+            video = among(ids, self.frame_rule.video_ids) & visual
+            self.local.layout = Layout.of(valid, Frames.of(visual, video, self.frame_rule, kwargs))
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
@@ -200,7 +202,16 @@ class Hooks:
         if mask.shape[1] != x.shape[1]:
             return None  # a later turn, or another prompt
         mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)  # beams of a sample follow one another
-        return Layout.of(mask, valid_rows(attention_mask, mask))
+        valid = valid_rows(attention_mask, mask)
+        return Layout.of(valid, Frames.given(mask & valid, None))
+
+
+def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """Which of the token ids are one of ``tokens``."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for token in tokens:
+        found |= ids == token
+    return found
 
 
 def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:

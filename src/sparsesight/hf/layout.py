@@ -11,6 +11,7 @@ from ..methods.base import Method, Selection, StageInput
 from ..methods.rows import Rows
 from .clock import Clock
 from .families import Layer
+from .frames import Frames
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,14 @@ class Layout:
     visual: tuple[int, ...]  # visual tokens per sample
     text: tuple[int, ...]  # text tokens after the last visual one, per sample
     length: tuple[int, ...]  # all tokens per sample
+    frames: Frames
 
     @classmethod
-    def of(cls, visual: Tensor, valid: Tensor) -> Layout:
-        """``visual`` and ``valid`` are boolean [b, n]. The only sync of a forward with planned counts."""
-        rows = Rows.start(valid, visual & valid)
+    def of(cls, valid: Tensor, frames: Frames) -> Layout:
+        """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once."""
+        rows = Rows.start(valid, frames.visual)
         counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
-        return cls(rows, *(tuple(x) for x in counts.tolist()))
+        return cls(rows, *(tuple(x) for x in counts.tolist()), frames)
 
     @property
     def prunable(self) -> tuple[bool, ...]:

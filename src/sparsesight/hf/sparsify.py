@@ -116,6 +116,7 @@ class Sparsified:
             recycled=last.recycled,
             past=last.past,
             latency=self._latency,
+            clips=last.layout.frames.describe(self.kept),
         )
 
     @property
