@@ -11,14 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 
 class Memory(TorchDispatchMode):
-    """Within it, bytes of the storages that are made there and alive: ``now``, and at most: ``peak``.
+    """Within it, bytes of the storages that are made there and alive: ``now``, at most: ``peak``, of one: ``largest``.
 
     Storages that were there before do not count; views and in-place results make none.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.largest = 0
         self.sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -38,6 +38,7 @@ class Memory(TorchDispatchMode):
             return
         self.sizes[key] = storage.nbytes()
         self.now += storage.nbytes()
+        self.largest = max(self.largest, storage.nbytes())
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self.forget, key)
 

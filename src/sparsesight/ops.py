@@ -21,8 +21,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-# Rows scored or compared at once: bounds the [heads, rows, keys] softmax buffer and the distances of clustering, so that
-# long questions and long clips stay cheap in memory.
+# Rows scored or compared at once: bounds the [heads, rows, keys] softmax buffer and the distances of clustering, so
+# that long questions and long clips stay cheap in memory.
 ROW_CHUNK = 128
 
 
@@ -308,7 +308,7 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
         sizes: tokens per sample (host numbers: every shape follows from the schedule).
         clusters: clusters per sample (``k``), at most ``sizes[i]``.
     """
-    b, m, c = x.shape
+    b, m, _ = x.shape
     width, device = max(clusters), x.device
     count = torch.tensor(clusters, device=device)[:, None]
     valid = torch.arange(m, device=device) < torch.tensor(sizes, device=device)[:, None]

@@ -38,9 +38,7 @@ def test_counts_are_websters(sizes: list[int]) -> None:
     place = places(score, group, size)
     assert sorted(place.tolist()) == list(range(len(score)))
     for k in range(len(score) + 1):
-        counts = (
-            torch.zeros(len(sizes), dtype=torch.long).scatter_add(0, group, (place < k).long()).tolist()
-        )
+        counts = torch.zeros(len(sizes), dtype=torch.long).scatter_add(0, group, (place < k).long()).tolist()
         assert sum(counts) == k
         # The last seats that were given were due before the next ones: that is Webster's rule, ties included.
         got = [Fraction(2 * c - 1, s) for c, s in zip(counts, sizes, strict=True) if c]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, ops
 from tests.memory import Memory
@@ -23,31 +20,18 @@ METHODS: list[Method] = [
 ]
 
 
-class Largest(TorchDispatchMode):
-    """The largest tensor that anything made, in elements."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, Tensor):
-                self.numel = max(self.numel, x.untyped_storage().nbytes())
-        return out
-
-
 def cost(method: Method, visual: int) -> tuple[int, int]:
     """Bytes of the largest tensor, and most bytes at once, of one stage on a clip of ``visual`` tokens."""
     sample = Sample.random(visual, 4, visual, 40)
     frame = (torch.arange(visual) // 64)[None]
-    rows, stage = build(
+    _, stage = build(
         method, [sample], layers=(1,), frame=frame, frame_tokens=torch.full_like(frame, 64), poison=0.0
     )
     x = sample.hidden[None]
-    with Largest() as largest, Memory() as memory:
+    with Memory() as memory:
         method.rate(x[:, sample.at_visual], x[:, sample.at_text], stage.visual, stage.rater | True)
         method.select(stage)
-    return largest.numel, memory.peak
+    return memory.largest, memory.peak
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{m.per_frame}-{m.data_dependent}")

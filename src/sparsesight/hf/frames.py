@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,16 @@ from ..metrics import Clip
 
 # Families whose processors put text or markers between the frames of a clip: each run of video ids is one frame ...
 RUN_IS_FRAME = {
-    *("cohere_compass", "gemma4", "gemma4_unified", "glm46v", "glm4v", "glm4v_moe", "lfm3_vl", "minimax_m3_vl"),
+    *(
+        "cohere_compass",
+        "gemma4",
+        "gemma4_unified",
+        "glm46v",
+        "glm4v",
+        "glm4v_moe",
+        "lfm3_vl",
+        "minimax_m3_vl",
+    ),
     *("muse_glimmer", "muse_spark", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "video_llama_3"),
     *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"),
 }
@@ -103,7 +113,7 @@ class Frames:
 
     @classmethod
     def of(cls, visual: Tensor, video: Tensor, rule: FrameRule, prompt: dict[str, Any]) -> Frames:
-        """Frames by runs of ids, by the family's rule and by what else is in the ``prompt``. May wait for the device."""
+        """Frames by runs of ids, the family's rule and what else is in the ``prompt``; may wait for the device."""
         run = clip = start = _runs(visual, video)
         known = visual & (~video | rule.run_is_frame)
         if rule.run_is_frame:
@@ -146,7 +156,7 @@ class Frames:
             total, *stages = (x.bincount(minlength=len(first)).tolist() for x in counts)
             bounds = [*clip[first].nonzero()[:, 0].tolist(), len(first)]
             clips = []
-            for begin, end in zip(bounds, bounds[1:], strict=False):
+            for begin, end in pairwise(bounds):
                 token = first[begin]
                 clips.append(
                     Clip(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from ..errors import SparseSightError, UnsupportedModelError
 from .cache import check_cache, was_pruned
 from .families import Anatomy
-from .frames import FrameRule, Frames
 from .forward import Forward
+from .frames import FrameRule, Frames
 from .layout import Layout, Plan, Record
 from .probe import Probe
 

@@ -29,7 +29,8 @@ class Layout:
         """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once."""
         rows = Rows.start(valid, frames.visual)
         counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
-        return cls(rows, *(tuple(x) for x in counts.tolist()), frames)
+        visual, text, length = (tuple(x) for x in counts.tolist())
+        return cls(rows, visual, text, length, frames)
 
     @property
     def prunable(self) -> tuple[bool, ...]:

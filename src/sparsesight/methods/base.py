@@ -223,7 +223,9 @@ class Method(ABC):
             place = ops.ranks(score, stage.visual)
             if self.per_frame:
                 if stage.frame is None or stage.frame_tokens is None:
-                    raise SparseSightError("per_frame=True: it is not known which frames the visual tokens are of")
+                    raise SparseSightError(
+                        "per_frame=True: it is not known which frames the visual tokens are of"
+                    )
                 place = ops.group_ranks(place, stage.frame, stage.frame_tokens, stage.visual)
             keep = (place < counts.keep[:, None]) & stage.visual
             if not any(counts.merged):
