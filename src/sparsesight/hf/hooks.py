@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ from .cache import check_cache, was_pruned
 from .families import Anatomy
 from .forward import Forward
 from .frames import FrameRule, Frames
-from .layout import Layout, Plan, Record
+from .layout import Given, Layout, Plan, Record
 from .probe import Probe
 
-VisualMask = Tensor | Callable[[Tensor], Tensor]
+PER_CALL = "per call"
+VisualMask = Tensor | Callable[[Tensor], Tensor] | Literal["per call"]
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
 
 
@@ -33,7 +35,7 @@ class Hooks:
     Args:
         parts: of the model.
         plan: what to do.
-        visual_mask: the user's own, or None for placeholder ids.
+        visual_mask: the caller's own, or None for placeholder ids.
         done: called after every forward of the decoder with its record (None if it was no prefill) and milliseconds
             (None unless ``timing``).
         timing: whether to wait for the device and measure.
@@ -122,11 +124,11 @@ class Hooks:
         batch, length = x.shape[:2]
         layout = getattr(self.local, "layout", None)
         self.local.layout = None
-        if self.visual_mask is not None and length > 1:
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        if length > 1 and (self.visual_mask is not None or getattr(self.local, "given", None) is not None):
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            layout = self.layout_from_mask(x, kwargs.get("attention_mask"))
-        past = int(cache.get_seq_length()) if cache is not None else 0
+            layout = self.layout_as_given(x, kwargs.get("attention_mask"), past)
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         if layout is not None:
             if any(layout.prunable):
@@ -185,25 +187,30 @@ class Hooks:
         """Also after an exception: nothing of a forward outlives it."""
         self.local.forward = self.local.layout = None
 
-    def layout_from_mask(self, x: Tensor, attention_mask: Any) -> Layout | None:
-        """The layout by the user's own visual mask; None if that is not about these tokens.
+    def layout_as_given(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
+        """The layout by the caller's own mask; None if these tokens are not the prompt it is about.
 
         Raises:
-            SparseSightError: if the mask is not boolean, or its batch does not go with the prompt's.
+            SparseSightError: if there is no mask for a prompt, or one of another kind or size.
         """
-        mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
+        given = getattr(self.local, "given", None)
+        if given is None:
+            if isinstance(self.visual_mask, str):
+                if past:
+                    return None  # what follows a prompt
+                raise SparseSightError(
+                    f"visual_mask={PER_CALL!r}: this prompt was given none; put `with visual_tokens(model, mask)` "
+                    "around the call, with mask=None for a prompt without pictures"
+                )
+            mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
+            given = replace(Given.of(mask), once=False)
+        rows = given.rows(x.shape[0], x.shape[1], past)
+        if rows is None:
+            return None
+        mask, frames = (part if part is None else part.to(x.device) for part in rows)
         assert mask is not None
-        mask = (mask if mask.ndim == 2 else mask[None]).to(x.device)
-        if mask.dtype != torch.bool or x.shape[0] % mask.shape[0]:
-            raise SparseSightError(
-                f"visual_mask: expected boolean [batch, length], got {mask.dtype} {list(mask.shape)} for "
-                f"{list(x.shape[:2])} tokens"
-            )
-        if mask.shape[1] != x.shape[1]:
-            return None  # a later turn, or another prompt
-        mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)  # beams of a sample follow one another
         valid = valid_rows(attention_mask, mask)
-        return Layout.of(valid, Frames.given(mask & valid, None))
+        return Layout.of(valid, Frames.given(mask & valid, frames))
 
 
 def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:

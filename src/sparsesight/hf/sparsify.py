@@ -14,8 +14,8 @@ from ..methods import Method, make_method
 from ..metrics import DecoderShape, Latency, Report, batch_report
 from .clock import Clock
 from .families import anatomy, attention_implementation
-from .hooks import Hooks, VisualMask
-from .layout import Plan, Record, Trace
+from .hooks import PER_CALL, Hooks, VisualMask
+from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
 
 
@@ -39,8 +39,9 @@ def sparsify(
     Args:
         model: a transformers vision-language model, or with ``visual_mask`` any transformers decoder.
         method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``options`` are its fields).
-        visual_mask: for models that pass ``inputs_embeds`` only: boolean [b, n] (or [n], or a callable from the
-            embeddings [b, n, c] to it), true on visual tokens of the prompt. Default: the model's placeholder ids.
+        visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
+            call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
+            alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
         **options: fields of the method, such as ``retain=64``.
@@ -67,10 +68,16 @@ class Sparsified:
         self, model: nn.Module, method: Method, visual_mask: VisualMask | None, timing: bool, trace: bool
     ) -> None:
         parts = anatomy(model)
+        if isinstance(visual_mask, str) and visual_mask != PER_CALL:
+            raise SparseSightError(
+                f"visual_mask={visual_mask!r}: the only word that is known is {PER_CALL!r}"
+            )
+        if visual_mask is not None and not callable(visual_mask) and not isinstance(visual_mask, str):
+            Given.of(visual_mask)
         if not parts.visual_ids and visual_mask is None:
             raise UnsupportedModelError(
-                f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or visual_mask=... "
-                "for a language model that gets pictures through inputs_embeds"
+                f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or "
+                f"visual_mask={PER_CALL!r} for a language model that gets pictures through inputs_embeds"
             )
         if method.positions == "compact" and not is_plain(parts.decoder):
             raise UnsupportedModelError(
