@@ -244,6 +244,7 @@ def batch_report(
     past: Sequence[int],
     latency: Latency,
     clips: Sequence[tuple[Clip, ...]] | None = None,
+    trimmed: bool = False,
 ) -> Report:
     """Put a report together from counts.
 
@@ -258,11 +259,15 @@ def batch_report(
         past: keys each layer had cached before.
         latency: measurements, possibly none.
         clips: pictures and clips of every sample.
+        trimmed: whether layers up to the first stage cache no more than leaves it.
     """
     samples, kv = [], [width] * shape.layers
     for stage, layer in zip(tokens_out, layers, strict=False):
         kept = max(n - v + o for n, v, o in zip(length, visual, stage, strict=True))
         kv[layer + 1 :] = [kept] * (shape.layers - layer - 1)
+    if trimmed and tokens_out:
+        early = layers[0] + 1
+        kv[:early] = [min(width, kv[early])] * early
     for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
         entering, scoring = [v] * shape.layers, 0
         for s, layer in enumerate(layers[: len(tokens_out)]):

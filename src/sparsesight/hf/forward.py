@@ -154,11 +154,9 @@ class Forward:
         ):
             hidden = self._prune(hidden)
         kind = self.plan.kinds[layer]
-        if self.rows is None:
+        if self.rows is None or not self.done:
             known = pruned_layer(self.cache, kind.source)
             return None if known is None else self._serve(known, kind, hidden, kwargs)
-        if not self.done:
-            return None
         with self.plan.clock("masks"):
             source = self.rows.source
             changed = {
@@ -277,7 +275,7 @@ class Forward:
                     flash=plan.flash,
                 ),
             )
-        if plan.method.positions == "compact":
+        if plan.method.positions == "compact" and kind.index > plan.stages[0]:
             fine = self.rows.valid if self.rows is not None else torch.ones_like(row, dtype=torch.bool)
 
             def renumber(_: Any) -> tuple[Tensor, Any]:
@@ -348,9 +346,20 @@ class Forward:
         self.kept.append((stage.origin, selection.keep))
         self.done += 1
         self.memo.clear()
+        if plan.trim_early and self.done == 1 and width < self.length:
+            self._trim(width)
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
         return unfold(shorter, shaped)
+
+    def _trim(self, width: int) -> None:
+        """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
+        assert self.rows is not None
+        stays = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
+        stays.scatter_(1, self.rows.source.masked_fill(~self.rows.valid, self.length), True)
+        for kind in self.plan.kinds[: self.plan.stages[0] + 1]:
+            if self.cache is not None and kind.attends and kind.source == kind.index:
+                make_pruned(self.cache, kind.index).drop(self.past, stays[:, :-1], width, self.ragged)
 
     def _positions(self, rows: Rows) -> Tensor:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""

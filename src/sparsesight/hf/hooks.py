@@ -80,7 +80,7 @@ class Hooks:
             hook(parts.base.register_forward_pre_hook, self.enter_model, with_kwargs=True)
         hook(parts.decoder.register_forward_pre_hook, self.enter_decoder, with_kwargs=True)
         hook(parts.layers[0].register_forward_pre_hook, self.enter_layers, with_kwargs=True)
-        for i in range(self.plan.stages[0] + 1, len(parts.layers)):
+        for i in range(self.plan.first_pruned, len(parts.layers)):
             hook(parts.layers[i].register_forward_pre_hook, self.layer_entrance(i), with_kwargs=True)
         hook(parts.layers[-1].register_forward_hook, self.leave_layers)
         hook(parts.decoder.register_forward_hook, self.leave_decoder)
@@ -132,7 +132,7 @@ class Hooks:
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         if layout is not None:
             if any(layout.prunable):
-                check_cache(cache, self.plan.stages[0] + 1)
+                check_cache(cache, self.plan.first_pruned)
                 if module.training and getattr(module, "gradient_checkpointing", False):
                     raise UnsupportedModelError(
                         "gradient checkpointing runs layers again without their rows: call "

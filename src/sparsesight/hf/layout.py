@@ -111,6 +111,14 @@ class Plan:
     flash: bool  # whether attention takes 2D masks
     clock: Clock
     keep_trace: bool = False
+    trim_early: bool = (
+        False  # whether the layers before the first stage forget its dropped tokens after the prefill
+    )
+
+    @property
+    def first_pruned(self) -> int:
+        """The first layer whose cache may hold fewer tokens than its logical length."""
+        return 0 if self.trim_early else self.stages[0] + 1
 
     @property
     def num_layers(self) -> int:

@@ -24,6 +24,7 @@ def sparsify(
     method: Method | str = "sparsevlm+",
     *,
     visual_mask: VisualMask | None = None,
+    trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
     **options: Any,
@@ -42,6 +43,10 @@ def sparsify(
         visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
             call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
             alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
+        trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
+            that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
+            positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
+            they keep the cluster centre's own key.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
         **options: fields of the method, such as ``retain=64``.
@@ -53,7 +58,9 @@ def sparsify(
         SparseSightError: unknown method or option, a budget no picture can meet, a model that is already sparsified.
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
     """
-    return Sparsified(model, make_method(method, **options), visual_mask, timing, trace)
+    return Sparsified(
+        model, make_method(method, **options), visual_mask, trim_early_layers, timing=timing, trace=trace
+    )
 
 
 class Sparsified:
@@ -65,7 +72,14 @@ class Sparsified:
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, visual_mask: VisualMask | None, timing: bool, trace: bool
+        self,
+        model: nn.Module,
+        method: Method,
+        visual_mask: VisualMask | None = None,
+        trim_early_layers: bool = False,
+        *,
+        timing: bool = False,
+        trace: bool = False,
     ) -> None:
         parts = anatomy(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
@@ -98,6 +112,7 @@ class Sparsified:
             flash="flash" in attention_implementation(parts.decoder),
             clock=self._clock,
             keep_trace=trace,
+            trim_early=trim_early_layers,
         )
         self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing)
 
@@ -124,6 +139,7 @@ class Sparsified:
             past=last.past,
             latency=self._latency,
             clips=last.layout.frames.describe(self.kept),
+            trimmed=self._hooks.plan.trim_early,
         )
 
     @property
