@@ -14,6 +14,7 @@ from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, UnsupportedMod
 from tests.hf import tiny
 from tests.hf.families import llava_like
 from tests.hf.families.base import SAMPLES
+from tests.hf.hiding import hidden
 from tests.hf.test_invariants import NEW, batch, close, generate, model, processor
 
 METHODS: list[Method] = [
@@ -33,24 +34,32 @@ def label(method: Method) -> str:
     )
 
 
+def without(ids: Tensor, stay: Tensor) -> Tensor:
+    """Places of the visual tokens among ``ids`` that do not stay."""
+    visual = (ids == model("llava").config.image_token_id).nonzero()[:, 0]
+    gone = torch.ones(len(visual), dtype=torch.bool)
+    gone[stay] = False
+    return visual[gone]
+
+
 def dense_logits(
-    built: Any, ids: Tensor, prompt: int, kept: list[Tensor], layers: tuple[int, ...], **pictures: Any
+    ids: Tensor, early: tuple[int, Tensor], kept: list[Tensor], layers: tuple[int, ...], **pictures: Any
 ) -> Tensor:
-    """Logits [n, vocab] of a dense run: later layers never see what a stage dropped, and the layers up to the first
-    stage do not from row ``prompt`` on, that is, in decoding."""
-    visual = (ids == built.config.image_token_id).nonzero()[:, 0]
-    n, hooks = len(ids), []
+    """Logits [n, vocab] of a dense run with hidden keys.
+
+    Layers after a stage never see what it dropped. Layers up to the first one see it until the row ``early[0]``, and
+    from there on only the visual tokens ``early[1]``.
+    """
+    built, n, hooks = model("llava"), len(ids), []
     for i, layer in enumerate(built.get_decoder().layers):
         allowed = torch.ones(n, n, dtype=torch.bool).tril()
-        for number, (p, stay) in enumerate(zip(layers, kept, strict=True)):
-            gone = torch.ones(len(visual), dtype=torch.bool)
-            gone[stay] = False
-            gone = visual[gone]
+        if i <= layers[0]:
+            allowed[early[0] :, without(ids, early[1])] = False
+        for p, stay in zip(layers, kept, strict=True):
             if i > p:
+                gone = without(ids, stay)
                 allowed[:, gone] = False
-                allowed[gone, gone] = True
-            elif number == 0:
-                allowed[prompt:, gone] = False
+                allowed[gone, gone] = True  # their own rows: nobody looks at them
 
         def hide(module: Any, args: Any, kwargs: Any, allowed: Tensor = allowed) -> Any:
             return args, {**kwargs, "attention_mask": allowed[None, None]}
@@ -82,9 +91,7 @@ def test_oracle(attention: str, method: Method, sample: int) -> None:
     assert not torch.allclose(logits[:, 1:], untrimmed[:, 1:], atol=1e-3), "nothing was trimmed"
     ids = torch.cat((prompt["input_ids"][0], tokens[0]))
     length = prompt["input_ids"].shape[1]
-    expected = dense_logits(
-        model("llava"), ids, length, kept, run.layers, pixel_values=prompt["pixel_values"]
-    )
+    expected = dense_logits(ids, (length, kept[0]), kept, run.layers, pixel_values=prompt["pixel_values"])
     close(logits[0], expected[-NEW - 1 : -1])
 
 
@@ -156,9 +163,7 @@ def test_beams_are_reordered_rightly(attention: str) -> None:
         kept, layers = [stage[0] for stage in run.kept], run.layers
     length = prompt["input_ids"].shape[1]
     for sequence, score in zip(out.sequences, out.sequences_scores, strict=True):
-        logits = dense_logits(
-            model("llava"), sequence, length, kept, layers, pixel_values=prompt["pixel_values"]
-        )
+        logits = dense_logits(sequence, (length, kept[0]), kept, layers, pixel_values=prompt["pixel_values"])
         close(logits[-6:-1].log_softmax(-1).gather(1, sequence[-5:, None]).sum(), score)
 
 
@@ -191,91 +196,45 @@ def test_crop_and_a_second_turn(attention: str, second: str) -> None:
             stored = [layer.keys.shape[2] for layer in cache.layers]
             assert stored == list(run.report.kv_lengths) and len(set(stored[: run.layers[0] + 2])) == 1
         layers = run.layers
-    pictures = first["pixel_values"]
-    visual = int((first["input_ids"] == built.config.image_token_id).sum())
+    pictures, early = first["pixel_values"], kept[0]
     if second_kept is not None:
         # In its own prefill the second picture is whole in the early layers, the first one is not any more.
-        total = int((ids == built.config.image_token_id).sum())
-        rest = torch.arange(visual, total)
-        kept = [torch.cat((kept[0], rest)), *kept]
-        extra = [torch.cat((a, b + visual)) for a, b in zip(kept[1:], second_kept, strict=True)]
+        visual, total = ((x == built.config.image_token_id).sum() for x in (first["input_ids"], ids))
+        early = torch.cat((early, torch.arange(int(visual), int(total))))
+        kept = [torch.cat((a, b + visual)) for a, b in zip(kept, second_kept, strict=True)]
         pictures = torch.cat((pictures, more["pixel_values"]))
-        expected = _two_pictures(ids[0], n, kept[0], extra, layers, pictures)
-    else:
-        expected = dense_logits(model("llava"), ids[0], n, kept, layers, pixel_values=pictures)
-    close(out[0, -1], expected[-1])
-
-
-def _two_pictures(
-    ids: Tensor, prompt: int, early: Tensor, kept: list[Tensor], layers: tuple[int, ...], pictures: Tensor
-) -> Tensor:
-    """As ``dense_logits`` with another selection for the early layers: ``early`` of the visual tokens stay there."""
-    built = model("llava")
-    visual = (ids == built.config.image_token_id).nonzero()[:, 0]
-    gone = torch.ones(len(visual), dtype=torch.bool)
-    gone[early] = False
-    hooks = []
-    n = len(ids)
-    for i in range(layers[0] + 1):
-        allowed = torch.ones(n, n, dtype=torch.bool).tril()
-        allowed[prompt:, visual[gone]] = False
-
-        def hide(module: Any, args: Any, kwargs: Any, allowed: Tensor = allowed) -> Any:
-            return args, {**kwargs, "attention_mask": allowed[None, None]}
-
-        hooks.append(built.get_decoder().layers[i].register_forward_pre_hook(hide, with_kwargs=True))
-    try:
-        # Its own hooks come later and win only behind the first stage.
-        return _behind(built, ids, kept, layers, pictures)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _behind(built: Any, ids: Tensor, kept: list[Tensor], layers: tuple[int, ...], pictures: Tensor) -> Tensor:
-    visual = (ids == built.config.image_token_id).nonzero()[:, 0]
-    n, hooks = len(ids), []
-    for i in range(layers[0] + 1, len(built.get_decoder().layers)):
-        allowed = torch.ones(n, n, dtype=torch.bool).tril()
-        for p, stay in zip(layers, kept, strict=True):
-            if i > p:
-                gone = torch.ones(len(visual), dtype=torch.bool)
-                gone[stay] = False
-                allowed[:, visual[gone]] = False
-                allowed[visual[gone], visual[gone]] = True
-
-        def hide(module: Any, args: Any, kwargs: Any, allowed: Tensor = allowed) -> Any:
-            return args, {**kwargs, "attention_mask": allowed[None, None]}
-
-        hooks.append(built.get_decoder().layers[i].register_forward_pre_hook(hide, with_kwargs=True))
-    try:
-        with torch.no_grad():
-            every = torch.ones(1, n, dtype=torch.long)
-            return built(input_ids=ids[None], attention_mask=every, pixel_values=pictures).logits[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    close(out[0, -1], dense_logits(ids[0], (n, early), kept, layers, pixel_values=pictures)[-1])
 
 
 @pytest.mark.parametrize("window", [8, 20, 200])
 def test_sliding_windows(window: int) -> None:
-    """Early layers with a window, passed or not: batch equals alone, and nothing but the dropped tokens is missed."""
+    """Early layers with a window, passed or not: the oracle, and a batch equals alone."""
     made = next(f for f in llava_like.FAMILIES if f.name == "llava-pixtral")
-    built = made.build("sdpa")
-    config = built.config.get_text_config()
-    config.sliding_window = window
+    built = made.build("eager")
+    built.config.get_text_config().sliding_window = window
     for layer in built.get_decoder().layers:
         layer.self_attn.sliding_window = window
-    everything: Method = Random((36, 10), (1, 4))  # the first stage drops little or nothing
-    with torch.no_grad():
-        for method in (SparseVLMPlus(0.4), everything):
-            with sparsify(built, method, trim_early_layers=True) as run:
-                together = generate(built, made.prompts(SAMPLES))[1]
-                for i, sample in enumerate(SAMPLES):
-                    alone = generate(built, made.prompts([sample]))
-                    torch.testing.assert_close(together[i], alone[1][0], atol=1e-3, rtol=1e-3)
-                lengths = {layer.get_seq_length() for layer in alone[2].layers}
-                assert len(lengths) == 1 and run.kept
+    with sparsify(built, Random((20, 10), (2, 4)), trim_early_layers=True) as run:
+        together = generate(built, made.prompts(SAMPLES))[1]
+        for i, sample in enumerate(SAMPLES):
+            _, own, cache = generate(built, made.prompts([sample]))
+            torch.testing.assert_close(together[i], own[0], atol=1e-3, rtol=1e-3)
+            assert {layer.get_seq_length() for layer in cache.layers} == {
+                made.prompts([sample])["input_ids"].shape[1] + NEW - 1
+            }
+        prompt = made.prompts([SAMPLES[1]])
+        logits, layers = generate(built, prompt)[1], run.layers
+        kept = [stage[0] for stage in run.kept]
+    ids = prompt["input_ids"][0]
+    visual = (ids == built.config.image_token_id).nonzero()[:, 0]
+    gone = []
+    for stay in kept:
+        missing = torch.ones(len(visual), dtype=torch.bool)
+        missing[stay] = False
+        gone.append(visual[missing])
+    late = {i: gone[i > layers[1]] for i in range(layers[0] + 1, len(built.get_decoder().layers))}
+    with hidden(built, late, decoding=dict.fromkeys(range(layers[0] + 1), gone[0])):
+        torch.testing.assert_close(generate(built, prompt)[1], logits, atol=1e-3, rtol=1e-3)
 
 
 def test_keeping_everything_trims_nothing() -> None:
@@ -293,6 +252,9 @@ def test_keeping_everything_trims_nothing() -> None:
 def test_caches_that_cannot_be_trimmed_are_refused() -> None:
     built, prompt = model("llava"), batch("llava", (0,))
     cache = StaticCache(built.config.get_text_config(), max_cache_len=200)
-    with sparsify(built, retain=0.4, trim_early_layers=True), torch.no_grad():
-        with pytest.raises(UnsupportedModelError, match="StaticLayer"):
-            built(**prompt, past_key_values=cache)
+    with (
+        sparsify(built, retain=0.4, trim_early_layers=True),
+        torch.no_grad(),
+        pytest.raises(UnsupportedModelError, match="StaticLayer"),
+    ):
+        built(**prompt, past_key_values=cache)

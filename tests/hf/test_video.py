@@ -15,7 +15,7 @@ from sparsesight.budget import recycled_counts
 from sparsesight.hf.families import anatomy, visual_ids
 from sparsesight.hf.hooks import among
 from tests.hf.families.base import CLIPS, SAMPLES, Family
-from tests.hf.families.oracle import blinded
+from tests.hf.hiding import hidden
 from tests.hf.test_sparsify import small_llama
 from tests.memory import Memory
 
@@ -150,7 +150,7 @@ def test_invariants_frame_by_frame(name: str, method: Method) -> None:
             missing = torch.ones(len(visual), dtype=torch.bool)
             missing[ours[stage][0]] = False
             gone[i] = visual[missing]
-        with blinded(model, gone):
+        with hidden(model, gone):
             torch.testing.assert_close(generate(model, prompt)[1][0], logits[1], atol=1e-3, rtol=1e-3)
     prompt = made.prompts(every)
     dense = generate(model, prompt)[1]
