@@ -14,10 +14,10 @@ from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, sparsify
 from sparsesight.budget import recycled_counts
 from sparsesight.hf.families import anatomy, visual_ids
 from sparsesight.hf.hooks import among
+from sparsesight.memory import Memory
 from tests.hf.families.base import CLIPS, SAMPLES, Family
 from tests.hf.hiding import hidden
 from tests.hf.test_sparsify import small_llama
-from tests.memory import Memory
 
 # A prompt with a picture and a clip: tokens of each frame of the clip, and whether they are known inside generate().
 FRAMES: dict[str, tuple[str, tuple[int, ...], bool]] = {

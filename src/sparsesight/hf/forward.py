@@ -96,7 +96,7 @@ class Forward:
             schedules.append(plan.method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
         if axes(plan.decoder) == 3 and self.position_ids is not None and self.position_ids.ndim == 3:
             layout = replace(layout, frames=layout.frames.by_positions(self.position_ids[-3:]))
-        self.layout = layout
+        self.layout = replace(layout, rows=None)
         self.tokens = layout.visual
         self.past_keys = held_keys(self.cache, plan.num_layers)
         if not any(layout.prunable) or not (plan.method.data_dependent or any(s.stages for s in schedules)):

@@ -19,7 +19,7 @@ from .frames import Frames
 class Layout:
     """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
 
-    rows: Rows
+    rows: Rows | None  # until a forward takes them over
     visual: tuple[int, ...]  # visual tokens per sample
     text: tuple[int, ...]  # text tokens after the last visual one, per sample
     length: tuple[int, ...]  # all tokens per sample

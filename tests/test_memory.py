@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.memory import Memory
+from sparsesight.memory import Memory
 
 
 def test_memory_is_counted() -> None:

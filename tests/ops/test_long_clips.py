@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, ops
-from tests.memory import Memory
+from sparsesight.memory import Memory
 from tests.methods.stages import Sample, build
 
 METHODS: list[Method] = [

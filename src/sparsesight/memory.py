@@ -1,4 +1,4 @@
-"""Counting the memory of tensors, on any device, without asking its allocator."""
+"""Counting the memory of tensors, on any device, without asking its allocator: the same on every machine."""
 
 from __future__ import annotations
 
