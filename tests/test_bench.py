@@ -21,6 +21,7 @@ SMALL = "layers=4,hidden=64,ffn=96,visual=36,text=12"
 FIELDS = {
     "retain", "prefill_dense_ms", "prefill_sparse_ms", "prefill_speedup", "flops_limit", "prefill_ratio_to_limit",
     "overhead_share", "decode_dense_ms", "decode_sparse_ms", "kv_dense_bytes", "kv_sparse_bytes",
+    "peak_dense_bytes", "peak_sparse_bytes",
 }  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def test_rows(small: tuple[Any, dict[str, Any]]) -> None:
         assert row.keys() >= FIELDS
         assert row["prefill_ratio_to_limit"] == pytest.approx(row["prefill_speedup"] / row["flops_limit"])
         assert row["kv_sparse_bytes"] < row["kv_dense_bytes"] and row["flops_limit"] > 1
+        assert row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
         assert 0 < row["overhead_share"] < 1
         assert row["overhead_share"] == pytest.approx(sum(row["overhead_parts"].values()))
         assert all(row["spread"][k]["min"] <= row[k] <= row["spread"][k]["max"] for k in row["spread"])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import METHODS, sparsify
-from tests.hf import tiny
+from sparsesight import METHODS, sparsify, visual_tokens
+from tests.hf import splicing, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,6 +40,35 @@ def test_a_new_method_by_the_guide() -> None:
         model(**prompt)
     raters = run.trace[0].stage.rater
     assert raters.sum(1).tolist() == [1, 1, 0, 1] and bool(raters[[0, 1, 3], -1].all())
+
+
+def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines for LLaVA's and Mini-Gemini's code, on a stand-in written in their manner."""
+    generate, forward, use, pieces, clip = blocks("docs/outside-transformers.md")
+    names: dict[str, Any] = {
+        "torch": torch,
+        "visual_tokens": visual_tokens,
+        "IGNORE_INDEX": splicing.IGNORE_INDEX,
+    }
+    exec(generate + forward, names)
+    kind = type("Llama", (names["WithPictures"], splicing.SplicedLlama), {})
+    model = names["model"] = splicing.spliced_llama(kind)
+    names["ids"], names["attention_mask"], names["images"] = splicing.prompt()
+    exec(use, names)
+    assert [s.visual_tokens for s in names["run"].report.samples] == [36, 72, 0]
+    assert len(names["run"].kept) == 3 and names["output"].shape == (3, 4)
+    kept = names["run"].kept
+    with sparsify(model, "sparsevlm+", retain=0.4, visual_mask="per call") as run, torch.no_grad():
+        logits = names["score"](model, names["ids"], names["images"], names["attention_mask"])
+    for old, new in zip(kept, run.kept, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+    assert torch.equal(logits[:, -1].argmax(-1), names["output"][:, 0])
+    names["before"], names["after"] = torch.randn(3, 32), torch.randn(6, 32)
+    names["language_model"] = splicing.spliced_llama()
+    names["clip"] = torch.randn(4, 9, 32)
+    exec(pieces + clip, names)
+    said = capsys.readouterr().out
+    assert "equal tokens" in said and "frames=(9, 9, 9, 9)" in said
 
 
 def test_every_method_is_in_the_readme() -> None:

@@ -783,6 +783,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "select_heads": lambda: ops.select_heads(normal(0, 2, 4, 5), FLAG, 2),
     "rotary_gravity": lambda: ops.rotary_gravity(ROW, ROW, frequencies(8), 8),
     "ranks": lambda: ops.ranks(normal(0, 2, 5), FLAG),
+    "group_ranks": lambda: ops.group_ranks(ROW, torch.zeros_like(ROW), torch.full_like(ROW, 5), FLAG),
     "first_ranked": lambda: ops.first_ranked(ROW, FLAG, torch.tensor([2, 1]), 3),
     "attention_rank": lambda: ops.attention_rank(normal(0, 2, 5, 5), FLAG, FLAG),
     "rank_rule": lambda: ops.rank_rule(torch.tensor([3, 4]), torch.tensor([9, 4]), 1.5, 0.0),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from .hf.calls import visual_tokens
     from .hf.sparsify import Sparsified, sparsify
     from .methods import METHODS, Method, Random, SparseVLM, SparseVLMPlus
 
@@ -23,6 +24,7 @@ __all__ = [
     "Sparsified",
     "UnsupportedModelError",
     "sparsify",
+    "visual_tokens",
 ]
 
 
@@ -32,7 +34,8 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = ".hf.sparsify" if name in ("Sparsified", "sparsify") else ".methods"
+    homes = {"Sparsified": ".hf.sparsify", "sparsify": ".hf.sparsify", "visual_tokens": ".hf.calls"}
+    module = homes.get(name, ".methods")
     value = globals()[name] = getattr(import_module(module, __name__), name)
     return value
 

@@ -20,6 +20,7 @@ from .hf.clock import Clock
 from .hf.families import anatomy
 from .hf.forward import NOT_ROWS, take_rows
 from .hf.sparsify import sparsify
+from .memory import Memory
 
 DECODE = "decode"
 PREFILL = "prefill"
@@ -139,14 +140,20 @@ def bench(
         of the ratios within a turn, so that a machine that drifts does not bend them; they come from the wall clock,
         and ``*_cpu`` are the same from processor time, which a loaded machine disturbs less.
         ``flops_limit`` is arithmetic (without the method's own); ``measured_limit`` is what this machine reaches when
-        the same layers just get shorter inputs (:func:`shortened`).
+        the same layers just get shorter inputs (:func:`shortened`). ``peak_*_bytes`` are the most that tensors took at
+        once in a whole prefill, vision tower and cache included, weights not.
     """
     decoder = anatomy(model).decoder
     options = options or {}
     lengths: dict[Retain, list[int]] = {}
+    peaks: dict[Retain | None, int] = {}
+    with Memory() as memory:
+        run_once(model, prompt, 0)
+    peaks[None] = memory.peak
     for retain in retains:  # a budget that cannot be met fails now, not after minutes
-        with sparsify(model, method, retain=retain, **options) as run:
+        with sparsify(model, method, retain=retain, **options) as run, Memory() as memory:
             run_once(model, prompt, 0)
+        peaks[retain] = memory.peak
         if not run.kept:
             raise SparseSightError(
                 f"retain={retain!r}: keeps every visual token, there is nothing to measure"
@@ -169,7 +176,10 @@ def bench(
                 run_once(model, prompt, 0 if kind == "bare" else steps)
             if progress is not None:
                 progress()
-    return [_row(model, prompt, decoder, retain, times, method, options) for retain in retains]
+    rows = [_row(model, prompt, decoder, retain, times, method, options) for retain in retains]
+    for row in rows:
+        row |= {"peak_dense_bytes": peaks[None], "peak_sparse_bytes": peaks[row["retain"]]}
+    return rows
 
 
 def _row(

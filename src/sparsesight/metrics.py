@@ -102,6 +102,28 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A picture or a clip of a prompt, and what is left of it.
+
+    Attributes:
+        kind: "image" or "video".
+        frames: visual tokens of each frame; a picture is one frame.
+        kept: per stage, how many of them were kept; merged tokens are not among them.
+        frames_known: whether the frames could be told apart; if not, the clip is taken for one frame.
+    """
+
+    kind: str
+    frames: tuple[int, ...]
+    kept: tuple[tuple[int, ...], ...]
+    frames_known: bool
+
+    def __str__(self) -> str:
+        frames = f"{len(self.frames)} frames" if self.frames_known else "frames not known"
+        name = "picture" if self.kind == "image" else f"clip ({frames})"
+        return f"{name}: " + " -> ".join(staircase(x) for x in (self.frames, *self.kept))
+
+
+@dataclass(frozen=True)
 class SampleReport:
     """One sample of the batch."""
 
@@ -114,6 +136,7 @@ class SampleReport:
     flops_sparse: int  # scoring included
     flops_scoring: int  # raters, rater-row attention, merging
     note: str = ""  # why it ran dense, if it did
+    clips: tuple[Clip, ...] = ()  # its pictures and clips, in their order
 
 
 @dataclass(frozen=True)
@@ -184,6 +207,8 @@ class Report:
         for i, sample in enumerate(self.samples):
             note = f"  ({sample.note})" if sample.note else ""
             lines.append(f"  sample {i}: {staircase(sample.visual_per_layer)}{note}")
+            if any(clip.kind == "video" for clip in sample.clips):
+                lines += [f"    {clip}" for clip in sample.clips]
         return "\n".join(lines)
 
 
@@ -228,6 +253,8 @@ def batch_report(
     recycled: Sequence[Sequence[int]],
     past: Sequence[int],
     latency: Latency,
+    clips: Sequence[tuple[Clip, ...]] | None = None,
+    trimmed: bool = False,
 ) -> Report:
     """Put a report together from counts.
 
@@ -241,12 +268,17 @@ def batch_report(
         recycled: recycled tokens per sample and stage.
         past: keys each layer had cached before.
         latency: measurements, possibly none.
+        clips: pictures and clips of every sample.
+        trimmed: whether layers up to the first stage cache no more than leaves it.
     """
     count = len(shape.layers)
     samples, kv = [], [width] * count
     for stage, layer in zip(tokens_out, layers, strict=False):
         kept = max(n - v + o for n, v, o in zip(length, visual, stage, strict=True))
         kv[layer + 1 :] = [kept] * (count - layer - 1)
+    if trimmed and tokens_out:
+        early = layers[0] + 1
+        kv[:early] = [min(width, kv[early])] * early
     for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
         entering, scoring = [v] * count, 0
         for s, layer in enumerate(layers[: len(tokens_out)]):
@@ -268,6 +300,7 @@ def batch_report(
                 flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
                 flops_scoring=scoring,
                 note=note,
+                clips=clips[i] if clips is not None else (),
             )
         )
     lengths = shape.kv_lengths(kv, past)

@@ -21,7 +21,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Num
 
-# Rows scored at once: bounds the [heads, rows, keys] softmax buffer, so that long questions stay cheap in memory.
+# Rows scored or compared at once: bounds the [heads, rows, keys] softmax buffer and the distances of clustering, so
+# that long questions and long clips stay cheap in memory.
 ROW_CHUNK = 128
 
 
@@ -159,8 +160,7 @@ def _row_chunks(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None
 ) -> Iterator[tuple[slice, Tensor]]:
     """:func:`attention_rows` for a bounded number of rows at a time, with which rows they are."""
-    for start in range(0, query.shape[2], ROW_CHUNK):
-        rows = slice(start, start + ROW_CHUNK)
+    for rows in _chunks(query.shape[2]):
         part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
         yield rows, attention_rows(query[:, :, rows], key, part, scale, softcap)
 
@@ -226,6 +226,38 @@ def ranks(score: Float[Tensor, "b v"], valid: Bool[Tensor, "b v"]) -> Int[Tensor
     return torch.empty_like(order).scatter_(1, order, place)
 
 
+def group_ranks(
+    place: Int[Tensor, "b v"],
+    group: Int[Tensor, "b v"],
+    size: Int[Tensor, "b v"],
+    valid: Bool[Tensor, "b v"],
+) -> Int[Tensor, "b v"]:
+    """Places (see :func:`ranks`) under which any number of the best has the same share of every group.
+
+    The ``r``-th best of a group of ``s`` entries is due at ``(r + 1/2) / s``, so the first ``k`` places are the
+    apportionment of ``k`` seats by Webster's method: how many each group gets follows from the sizes alone, to within
+    rounding ``k * s / total``, and never falls as ``k`` grows. Groups that are due at once take turns spread over
+    their numbers (multiples of the golden ratio), so that a few seats among many groups are not all at the beginning.
+
+    Args:
+        place: by score, 0 is best.
+        group: number of each entry's group, below 2**31.
+        size: how many entries its group has, those included that are gone already; the same for all of a group.
+        valid: invalid entries get the last places.
+    """
+    at = torch.arange(place.shape[1], device=place.device).expand_as(place)
+    order = (group.masked_fill(~valid, 2**31) * place.shape[1] + place).argsort(dim=1)
+    sorted_group = group.masked_fill(~valid, 2**31).gather(1, order)
+    first = torch.ones_like(valid)
+    first[:, 1:] = sorted_group[:, 1:] != sorted_group[:, :-1]
+    within = at - torch.where(first, at, 0).cummax(1).values
+    within = torch.empty_like(order).scatter_(1, order, within)
+    due = ((2 * within + 1) << 30) // size.clamp(min=1)  # whole numbers: equal ones are equal on every device
+    turn = (group * 0x9E3779B1) % 2**32
+    due = (due * 2**32 + turn).masked_fill(~valid, torch.iinfo(torch.int64).max)
+    return torch.empty_like(order).scatter_(1, due.argsort(dim=1, stable=True), at)
+
+
 def first_ranked(
     place: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"], count: Int[Tensor, " b"], width: int
 ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
@@ -276,35 +308,57 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
         sizes: tokens per sample (host numbers: every shape follows from the schedule).
         clusters: clusters per sample (``k``), at most ``sizes[i]``.
     """
-    b, m, c = x.shape
+    b, m, _ = x.shape
     width, device = max(clusters), x.device
     count = torch.tensor(clusters, device=device)[:, None]
     valid = torch.arange(m, device=device) < torch.tensor(sizes, device=device)[:, None]
     x = x.float().masked_fill(~valid[..., None], 0)  # also in sums, where zero times NaN would be NaN
     exists = torch.arange(width, device=device) < count
-    pair = valid[:, :, None] & valid[:, None, :]
+    own = torch.arange(width, device=device).expand(b, width)
     with torch.no_grad():
+        # Three passes over the distances, a bounded number of rows at a time: memory stays linear in the tokens.
         # Exact differences, not a matmul: every choice below hangs on these, and a pair must not feel the batch.
-        distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(c)
-        nearest = distance.masked_fill(~pair, math.inf).square().sort(dim=-1).values[..., :width]
-        counted = exists[:, None, : nearest.shape[-1]] & nearest.isfinite()
-        log_density = -nearest.masked_fill(~counted, 0).sum(-1) / count.clamp(min=1)
-        largest = distance.masked_fill(~pair, 0).amax((1, 2))
-        denser = pair & (log_density[:, None, :] > log_density[:, :, None])
-        delta = distance.masked_fill(~denser, math.inf).amin(-1)
+        density, largest = [], x.new_zeros(b)
+        for rows in _chunks(m):
+            pair = valid[:, rows, None] & valid[:, None]
+            distance = _distance(x[:, rows], x)
+            nearest = distance.masked_fill(~pair, math.inf).square().sort(dim=-1).values[..., :width]
+            counted = exists[:, None, : nearest.shape[-1]] & nearest.isfinite()
+            density.append(-nearest.masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
+            largest = torch.maximum(largest, distance.masked_fill(~pair, 0).amax((1, 2)))
+        log_density = torch.cat(density, 1)
+        separation = []
+        for rows in _chunks(m):
+            denser = valid[:, rows, None] & valid[:, None]
+            denser &= log_density[:, None] > log_density[:, rows, None]
+            separation.append(_distance(x[:, rows], x).masked_fill(~denser, math.inf).amin(-1))
+        delta = torch.cat(separation, 1)
         delta = torch.where(delta.isinf(), largest[:, None], delta)
         centre = _peaks(log_density + delta.log(), sizes, clusters, width)
-        to_centre = distance.gather(1, centre[..., None].expand(b, width, m))
-        assign = to_centre.masked_fill(~exists[..., None], math.inf).argmin(1)
-        own = torch.arange(width, device=device).expand_as(
-            centre
-        )  # centres join themselves, also among duplicates
+        centres = take(x, centre)
+        nearest_centre = [
+            _distance(x[:, rows], centres).masked_fill(~exists[:, None], math.inf).argmin(-1)
+            for rows in _chunks(m)
+        ]
+        assign = torch.cat(nearest_centre, 1)
+        # Centres join themselves, also among duplicates.
         scratch = torch.cat((assign, assign[:, :1]), 1)
         assign = scratch.scatter(1, centre.masked_fill(~exists, m), own)[:, :m]
-        member = (assign[:, None] == own[..., None]) & valid[:, None]
-    weight = member.float()
-    tokens = weight @ x / (weight.sum(-1, keepdim=True) + 1e-6)
-    return Merge(tokens, centre, assign, exists)
+    tokens = []
+    for some in _chunks(width):
+        weight = ((assign[:, None] == own[:, some, None]) & valid[:, None]).float()
+        tokens.append(weight @ x / (weight.sum(-1, keepdim=True) + 1e-6))
+    return Merge(torch.cat(tokens, 1), centre, assign, exists)
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    """``size`` rows, a bounded number of them at a time."""
+    return (slice(start, start + ROW_CHUNK) for start in range(0, size, ROW_CHUNK))
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances over the root of the width, from exact differences."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(a.shape[-1])
 
 
 def _peaks(

@@ -64,6 +64,15 @@ def test_planned_counts_never_read_the_device(
         assert run.kept
 
 
+@pytest.mark.parametrize("method", ["sparsevlm", "sparsevlm+"])
+def test_neither_do_frames_and_trimming(method: str, forbid_reads_in_layers: Any) -> None:
+    built = model("llava_next")
+    with sparsify(built, method, retain=0.4, per_frame=True, trim_early_layers=True) as run:
+        forbid_reads_in_layers(built)
+        generate(built, batch("llava_next"))
+        assert run.kept and len(set(run.report.kv_lengths[: run.layers[0] + 2])) == 1
+
+
 def test_the_rank_rule_reads_it_once_per_stage(forbid_reads_in_layers: Any) -> None:
     """And so the guard works: v1.0's counts depend on data."""
     built = model("llava")

@@ -125,7 +125,7 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     prefill = Table(
         "retain", "sparse ms", "dense ms", "speed-up", "FLOPs limit", "ratio", "measured limit", "overhead"
     )
-    rest = Table("retain", "decode ms", "dense ms", "KV MB", "dense MB")
+    rest = Table("retain", "decode ms", "dense ms", "KV MB", "dense MB", "peak MB", "dense MB")
     for row in rows:
         prefill.add_row(
             str(row["retain"]),
@@ -138,10 +138,12 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             f"{100 * row['overhead_share']:.2f} %",
         )
         decode = [row["decode_sparse_ms"], row["decode_dense_ms"]]
-        kv = [row["kv_sparse_bytes"] / 1e6, row["kv_dense_bytes"] / 1e6]
-        rest.add_row(str(row["retain"]), *("-" if x is None else f"{x:.2f}" for x in (*decode, *kv)))
+        memory = [
+            row[f"{what}_bytes"] / 1e6 for what in ("kv_sparse", "kv_dense", "peak_sparse", "peak_dense")
+        ]
+        rest.add_row(str(row["retain"]), *("-" if x is None else f"{x:.2f}" for x in (*decode, *memory)))
     prefill.title = "Prefill: medians; ratio = speed-up / FLOPs limit"
-    rest.title = "Decoding, per token, and KV cache after the prefill"
+    rest.title = "Decoding, per token; KV cache after the prefill; peak of the prefill without the weights"
     console.print(prefill)
     console.print(rest)
     for row in rows:

@@ -14,6 +14,7 @@ from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import UnsupportedModelError
+from ..ops import compact
 
 
 class PrunedLayer(DynamicLayer):
@@ -62,6 +63,31 @@ class PrunedLayer(DynamicLayer):
         self.slots, self.valid = slots, valid
         self.held, self.logical = slots.shape[1], logical
         self.ragged = ragged
+
+    def drop(self, past: int, stays: Tensor, count: int, ragged: bool) -> None:
+        """Forget keys of the last forward, whose first token has the logical index ``past``.
+
+        Args:
+            past: logical length before it.
+            stays: boolean [b, n], which of its tokens keep their keys.
+            count: most of them that stay in any sample, known to the host.
+            ragged: whether samples keep different numbers of them.
+        """
+        stored, length, rows = self.physical_length(), self.get_seq_length(), stays.shape[1]
+        if not stored or self.keys is None or self.values is None:
+            return
+        slots, valid = self.key_slots(stays.shape[0], stays.device)
+        place = slots - past
+        valid = valid & ((place < 0) | stays.gather(1, place.clamp(0, rows - 1)))
+        index, valid = compact(valid, max(stored - rows, 0) + min(stored, count))
+        at = index[:, None, :, None]
+        self.keys, self.values = (
+            x.gather(2, at.expand(-1, x.shape[1], -1, x.shape[3])) for x in (self.keys, self.values)
+        )
+        # A window that has passed tokens of this forward holds numbers of them that only the device knows.
+        self.ragged = self.ragged or ragged or stored < rows
+        self.slots, self.valid = slots.gather(1, index), valid
+        self.held, self.logical = index.shape[1], length
 
     def reset(self) -> None:
         # Dropped, not zeroed as older transformers do: zeros would count as tokens.

@@ -86,6 +86,7 @@ class Forward:
         default_factory=dict
     )  # what each layer attends to, where that is not everything
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
+    frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -101,7 +102,9 @@ class Forward:
             fixed = Schedule(visual, plan.num_layers, ())
             planned = prunable and not plan.method.data_dependent
             schedules.append(plan.method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
-        self.layout = layout
+        if axes(plan.decoder) == 3 and self.position_ids is not None and self.position_ids.ndim == 3:
+            layout = replace(layout, frames=layout.frames.by_positions(self.position_ids[-3:]))
+        self.layout = replace(layout, rows=None)
         self.tokens = layout.visual
         held = held_keys(self.cache, plan.num_layers)
         self.past_keys = tuple(held[kind.source] for kind in plan.kinds)
@@ -109,6 +112,8 @@ class Forward:
             return
         if not plan.method.data_dependent:
             self.counts = planned_counts(schedules, len(plan.stages), self.device)
+        if plan.method.per_frame:
+            self.frames = layout.frames.numbers()
         self.prunable = torch.tensor(layout.prunable).to(self.device, non_blocking=True)
         self.rows = layout.rows
 
@@ -176,11 +181,9 @@ class Forward:
         ):
             hidden = self._prune(hidden)
         kind = self.plan.kinds[layer]
-        if self.rows is None:
+        if self.rows is None or not self.done:
             known = pruned_layer(self.cache, kind.source)
             return None if known is None else self._serve(known, kind, hidden, kwargs)
-        if not self.done:
-            return None
         with self.plan.clock("masks"):
             source = self.rows.source
             # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
@@ -317,7 +320,7 @@ class Forward:
                     flash=plan.flash,
                 ),
             )
-        if plan.method.positions == "compact":
+        if plan.method.positions == "compact" and kind.index > plan.stages[0]:
             fine = self.rows.valid if self.rows is not None else torch.ones_like(row, dtype=torch.bool)
 
             def renumber(_: Any) -> tuple[Tensor, Any]:
@@ -348,6 +351,9 @@ class Forward:
         position = self._positions(rows)
         if frequency is not None and position.ndim == 3:
             axis, frequency = self._axis(frequency)
+        frame, frame_tokens = (
+            (x.gather(1, rows.source.gather(1, column)) for x in self.frames) if self.frames else (None, None)
+        )
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -371,6 +377,8 @@ class Forward:
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
                 rotary_axis=axis,
+                frame=frame,
+                frame_tokens=frame_tokens,
             )
             selection = plan.method.select(stage)
         with plan.clock("gather"):
@@ -386,9 +394,20 @@ class Forward:
         self.done += 1
         self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
+        if plan.trim_early and self.done == 1 and width < self.length:
+            self._trim(width)
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
         return unfold(shorter, shaped)
+
+    def _trim(self, width: int) -> None:
+        """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
+        assert self.rows is not None
+        stays = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
+        stays.scatter_(1, self.rows.source.masked_fill(~self.rows.valid, self.length), True)
+        for kind in self.plan.kinds[: self.plan.stages[0] + 1]:
+            if self.cache is not None and kind.attends and kind.source == kind.index:
+                make_pruned(self.cache, kind.index).drop(self.past, stays[:, :-1], width, self.ragged)
 
     def _positions(self, rows: Rows) -> Tensor:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,14 @@ from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
 from .families import Anatomy, attention_implementation, check_implementation
 from .forward import Forward
+from .frames import FrameRule, Frames
 from .generation import Generating
-from .layout import Layout, Plan, Record
+from .layout import Given, Layout, Plan, Record
 from .outputs import widen_outputs
 from .probe import Probe
 
-VisualMask = Tensor | Callable[[Tensor], Tensor]
+PER_CALL = "per call"
+VisualMask = Tensor | Callable[[Tensor], Tensor] | Literal["per call"]
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
 
 
@@ -36,7 +39,7 @@ class Hooks:
     Args:
         parts: of the model.
         plan: what to do.
-        visual_mask: the user's own, or None for placeholder ids.
+        visual_mask: the caller's own, or None for placeholder ids.
         done: called after every forward of the decoder with its record (None if it was no prefill) and milliseconds
             (None unless ``timing``).
         timing: whether to wait for the device and measure.
@@ -58,6 +61,7 @@ class Hooks:
                 f"model={type(parts.model).__name__} is already sparsified: restore() the first handle"
             )
         self.parts, self.plan, self.visual_mask = parts, plan, visual_mask
+        self.frame_rule = FrameRule.of(parts.model.config)
         self.done, self.timing = done, timing
         self.local = threading.local()
         self.generating = Generating()
@@ -85,7 +89,7 @@ class Hooks:
             hook(parts.base, "forward", self.forget, always_call=True)
         hook(parts.decoder, "forward_pre", self.enter_decoder, with_kwargs=True)
         hook(parts.layers[0], "forward_pre", self.enter_layers, with_kwargs=True)
-        for i in range(self.plan.stages[0] + 1, len(parts.layers)):
+        for i in range(self.plan.first_pruned, len(parts.layers)):
             hook(parts.layers[i], "forward_pre", self.layer_entrance(i), with_kwargs=True)
         hook(parts.layers[-1], "forward", self.leave_layers)
         hook(parts.decoder, "forward", self.leave_decoder)
@@ -114,14 +118,7 @@ class Hooks:
         """Whether a prompt of these token ids (None if it is embeddings) has visual tokens."""
         if self.visual_mask is not None or not isinstance(ids, Tensor) or ids.is_floating_point():
             return self.visual_mask is not None
-        return bool(self.is_visual(ids).any())
-
-    def is_visual(self, ids: Tensor) -> Tensor:
-        """Which token ids are placeholders of visual tokens."""
-        visual = torch.zeros_like(ids, dtype=torch.bool)
-        for token in self.parts.visual_ids:
-            visual |= ids == token
-        return visual
+        return bool(among(ids, self.parts.visual_ids).any())
 
     @property
     def forward(self) -> Forward | None:
@@ -142,9 +139,11 @@ class Hooks:
             past = cached_length(kwargs.get("past_key_values"))
             prompt = self.generating.prompt_columns(past, ids.shape[1])
             if prompt:
-                visual = self.is_visual(ids)
-                valid = valid_rows(kwargs.get("attention_mask"), visual)
-                self.local.layout = Layout.of(visual, valid, prompt)
+                valid = valid_rows(kwargs.get("attention_mask"), ids)
+                visual = among(ids, self.parts.visual_ids) & valid
+                video = among(ids, self.frame_rule.video_ids) & visual
+                frames = Frames.of(visual, video, self.frame_rule, kwargs)
+                self.local.layout = Layout.of(valid, frames, prompt)
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
@@ -162,14 +161,17 @@ class Hooks:
         batch, length = x.shape[:2]
         layout = getattr(self.local, "layout", None)
         self.local.layout = None
-        if self.visual_mask is not None and length > 1:
+        past = cached_length(cache)
+        if length > 1 and (self.visual_mask is not None or getattr(self.local, "given", None) is not None):
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            layout = self.layout_from_mask(x, kwargs.get("attention_mask"), cached_length(cache))
-        forward = Forward(
-            self.plan, cache, cached_length(cache), length, batch, x.device, kwargs.get("position_ids")
-        )
+            layout = self.layout_as_given(x, kwargs.get("attention_mask"), past)
+        forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         if layout is not None:
+            if any(layout.prunable):
+                # "cache" is continuous batching's own name.
+                check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
+                forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
             if forward.active:
                 # Continuous batching gives its cache another name.
@@ -233,26 +235,34 @@ class Hooks:
         """Also after an exception: nothing of a forward outlives it."""
         self.local.forward = self.local.layout = self.local.labels = None
 
-    def layout_from_mask(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
-        """The layout by the user's own visual mask; None if that is not about these tokens.
+    def layout_as_given(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
+        """The layout by the caller's own mask; None if these tokens are not the prompt it is about.
 
         Raises:
-            SparseSightError: if the mask is not boolean, or its batch does not go with the prompt's.
+            SparseSightError: if there is no mask for a prompt, or one of another kind or size.
         """
-        mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
-        assert mask is not None
-        mask = (mask if mask.ndim == 2 else mask[None]).to(x.device)
-        if mask.dtype != torch.bool or x.shape[0] % mask.shape[0]:
-            raise SparseSightError(
-                f"visual_mask: expected boolean [batch, length], got {mask.dtype} {list(mask.shape)} for "
-                f"{list(x.shape[:2])} tokens"
-            )
+        given = getattr(self.local, "given", None)
+        if given is None:
+            if isinstance(self.visual_mask, str):
+                if past:
+                    return None  # what follows a prompt
+                raise SparseSightError(
+                    f"visual_mask={PER_CALL!r}: this prompt was given none; put `with visual_tokens(model, mask)` "
+                    "around the call, with mask=None for a prompt without pictures"
+                )
+            mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
+            given = replace(Given.of(mask), once=False)
         prompt = self.generating.prompt_columns(past, x.shape[1])
-        if mask.shape[1] != prompt:
-            return None  # a later turn, or another prompt
-        mask = torch.nn.functional.pad(mask, (0, x.shape[1] - prompt))
-        mask = mask.repeat_interleave(x.shape[0] // mask.shape[0], 0)  # beams of a sample follow one another
-        return Layout.of(mask, valid_rows(attention_mask, mask), prompt)
+        rows = given.rows(x.shape[0], prompt, past) if prompt else None
+        if rows is None:
+            return None
+        mask, frames = (part if part is None else part.to(x.device) for part in rows)
+        assert mask is not None
+        columns = (0, x.shape[1] - prompt)  # what was generated shows nothing
+        mask = torch.nn.functional.pad(mask, columns)
+        frames = frames if frames is None else torch.nn.functional.pad(frames, columns)
+        valid = valid_rows(attention_mask, mask)
+        return Layout.of(valid, Frames.given(mask & valid, frames), prompt)
 
 
 def check_labels(labels: Any, visual: Tensor) -> None:
@@ -286,6 +296,14 @@ def is_checkpointed(decoder: nn.Module) -> bool:
             "call model.gradient_checkpointing_disable() while sparsified, or use a newer transformers"
         )
     return True
+
+
+def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """Which of the token ids are one of ``tokens``."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for token in tokens:
+        found |= ids == token
+    return found
 
 
 def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:

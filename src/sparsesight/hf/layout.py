@@ -7,35 +7,100 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import SparseSightError
 from ..methods.base import Method, Selection, StageInput
 from ..methods.rows import Rows
 from .clock import Clock
 from .families import Layer, attention_implementation
+from .frames import Frames
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
 
-    rows: Rows
+    rows: Rows | None  # until a forward takes them over
     visual: tuple[int, ...]  # visual tokens per sample
     text: tuple[int, ...]  # text tokens after the last visual one, per sample
     length: tuple[int, ...]  # all tokens per sample
+    frames: Frames
 
     @classmethod
-    def of(cls, visual: Tensor, valid: Tensor, prompt: int | None = None) -> Layout:
-        """``visual`` and ``valid`` are boolean [b, n]; what was generated begins at column ``prompt``.
+    def of(cls, valid: Tensor, frames: Frames, prompt: int | None = None) -> Layout:
+        """``valid`` is boolean [b, n] and holds all of the frames' rows; what was generated begins at ``prompt``.
 
-        The only sync of a forward with planned counts.
+        Waits for the device once.
         """
-        rows = Rows.start(valid, visual & valid, prompt)
+        rows = Rows.start(valid, frames.visual, prompt)
         counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
-        return cls(rows, *(tuple(x) for x in counts.tolist()))
+        visual, text, length = (tuple(x) for x in counts.tolist())
+        return cls(rows, visual, text, length, frames)
 
     @property
     def prunable(self) -> tuple[bool, ...]:
         """Which samples have visual tokens and text after them to judge them."""
         return tuple(v > 0 and t > 0 for v, t in zip(self.visual, self.text, strict=True))
+
+
+@dataclass
+class Given:
+    """What a caller says of a prompt's visual tokens."""
+
+    mask: Tensor | None  # boolean [b, n]; None: there are none
+    frames: Tensor | None = None  # whole numbers [b, n]
+    once: bool = True  # whether it is about one prompt, rather than every prompt of its length
+    used: bool = False  # whether that has come
+
+    @classmethod
+    def of(cls, mask: Tensor | None, frames: Tensor | None = None) -> Given:
+        """Check dtypes and shapes; a single sample may lack the batch axis.
+
+        Raises:
+            SparseSightError: saying what was given, and what is possible.
+        """
+        if mask is None:
+            if frames is not None:
+                raise SparseSightError("frames: given without a visual_mask; pass both or none")
+            return cls(None)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim not in (1, 2):
+            raise SparseSightError(
+                f"visual_mask: expected a boolean tensor [batch, length], got {_described(mask)}"
+            )
+        if frames is None:
+            return cls(mask if mask.ndim == 2 else mask[None])
+        fits = isinstance(frames, Tensor) and frames.shape == mask.shape
+        if not fits or frames.is_floating_point() or frames.is_complex() or frames.dtype == torch.bool:
+            raise SparseSightError(
+                f"frames: expected whole numbers {list(mask.shape)} as visual_mask has, got {_described(frames)}"
+            )
+        return cls(mask.reshape(-1, mask.shape[-1]), frames.reshape(-1, mask.shape[-1]))
+
+    def rows(self, batch: int, length: int, past: int) -> tuple[Tensor, Tensor | None] | None:
+        """Mask and frames of an input of ``batch`` rows and ``length`` tokens; None if it is not the prompt.
+
+        Raises:
+            SparseSightError: if a prompt has another size.
+        """
+        if self.mask is None:
+            return None
+        rows, columns = self.mask.shape
+        if past and (self.used if self.once else columns != length):
+            return None  # what follows the prompt
+        if columns != length or batch % rows:
+            raise SparseSightError(
+                f"visual_mask: has shape {[rows, columns]}, but this call brings {length} tokens for a batch of "
+                f"{batch}; give every call its own with visual_tokens(model, mask)"
+            )
+        self.used = True
+        # Beams of a sample follow one another.
+        parts = (x if x is None else x.repeat_interleave(batch // rows, 0) for x in (self.mask, self.frames))
+        mask, frames = parts
+        assert mask is not None
+        return mask, frames
+
+
+def _described(x: object) -> str:
+    return f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 @dataclass(frozen=True)
@@ -48,6 +113,14 @@ class Plan:
     stages: tuple[int, ...]  # pruning layers
     clock: Clock
     keep_trace: bool = False
+    trim_early: bool = (
+        False  # whether the layers before the first stage forget its dropped tokens after the prefill
+    )
+
+    @property
+    def first_pruned(self) -> int:
+        """The first layer whose cache may hold fewer tokens than its logical length."""
+        return 0 if self.trim_early else self.stages[0] + 1
 
     @property
     def num_layers(self) -> int:

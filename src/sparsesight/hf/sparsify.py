@@ -14,8 +14,8 @@ from ..methods import Method, make_method
 from ..metrics import Latency, Report, batch_report
 from .clock import Clock
 from .families import anatomy
-from .hooks import Hooks, VisualMask
-from .layout import Plan, Record, Trace
+from .hooks import PER_CALL, Hooks, VisualMask
+from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
 from .shape import decoder_shape
 
@@ -25,6 +25,7 @@ def sparsify(
     method: Method | str = "sparsevlm+",
     *,
     visual_mask: VisualMask | None = None,
+    trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
     **options: Any,
@@ -44,8 +45,13 @@ def sparsify(
         model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
             or with ``visual_mask`` any transformers decoder.
         method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``options`` are its fields).
-        visual_mask: for models that pass ``inputs_embeds`` only: boolean [b, n] (or [n], or a callable from the
-            embeddings [b, n, c] to it), true on visual tokens of the prompt. Default: the model's placeholder ids.
+        visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
+            call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
+            alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
+        trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
+            that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
+            positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
+            they keep the cluster centre's own key.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
         **options: fields of the method, such as ``retain=64``.
@@ -57,7 +63,9 @@ def sparsify(
         SparseSightError: unknown method or option, a budget no picture can meet, a model that is already sparsified.
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
     """
-    return Sparsified(model, make_method(method, **options), visual_mask, timing, trace)
+    return Sparsified(
+        model, make_method(method, **options), visual_mask, trim_early_layers, timing=timing, trace=trace
+    )
 
 
 class Sparsified:
@@ -69,13 +77,26 @@ class Sparsified:
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, visual_mask: VisualMask | None, timing: bool, trace: bool
+        self,
+        model: nn.Module,
+        method: Method,
+        visual_mask: VisualMask | None = None,
+        trim_early_layers: bool = False,
+        *,
+        timing: bool = False,
+        trace: bool = False,
     ) -> None:
         parts = anatomy(model)
+        if isinstance(visual_mask, str) and visual_mask != PER_CALL:
+            raise SparseSightError(
+                f"visual_mask={visual_mask!r}: the only word that is known is {PER_CALL!r}"
+            )
+        if visual_mask is not None and not callable(visual_mask) and not isinstance(visual_mask, str):
+            Given.of(visual_mask)
         if not parts.visual_ids and visual_mask is None:
             raise UnsupportedModelError(
-                f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or visual_mask=... "
-                "for a language model that gets pictures through inputs_embeds"
+                f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or "
+                f"visual_mask={PER_CALL!r} for a language model that gets pictures through inputs_embeds"
             )
         if method.positions == "compact" and not is_plain(parts.decoder):
             raise UnsupportedModelError(
@@ -95,6 +116,7 @@ class Sparsified:
             stages=self.layers,
             clock=self._clock,
             keep_trace=trace,
+            trim_early=trim_early_layers,
         )
         self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing)
 
@@ -120,6 +142,8 @@ class Sparsified:
             recycled=last.recycled,
             past=last.past,
             latency=self._latency,
+            clips=last.layout.frames.describe(self.kept),
+            trimmed=self._hooks.plan.trim_early,
         )
 
     @property

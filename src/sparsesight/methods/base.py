@@ -64,6 +64,8 @@ class StageInput:
     scale: float  # of the attention logits
     softcap: float | None = None
     rotary_axis: Int[Tensor, " f"] | None = None
+    frame: Int[Tensor, "b v"] | None = None  # number of each visual token's frame; only where the method asks
+    frame_tokens: Int[Tensor, "b v"] | None = None  # how many tokens that frame had in the prompt
 
     def received(self, divisor: Tensor | None = None) -> Float[Tensor, "b h v"]:
         """Attention every visual token receives per head, averaged over the raters (see :func:`ops.head_sums`)."""
@@ -109,6 +111,9 @@ class Method(ABC):
             stage from zero and places merged tokens after the kept ones, as SparseVLM v1.x does.
         always_drop: the published clamp, every stage drops at least one token. Off by default: a budget that the
             picture already meets leaves it alone.
+        per_frame: spread what is kept over the frames of clips, and over pictures: each keeps the same share, to
+            within rounding (:func:`ops.group_ranks`), instead of competing for the budget of the whole prompt. How
+            many tokens a stage keeps in all is the same.
 
     Raises:
         BudgetError: if ``retain`` or ``layers`` cannot be a budget.
@@ -119,6 +124,7 @@ class Method(ABC):
     layers: tuple[int, ...] | None = None
     positions: Literal["original", "compact"] = "original"
     always_drop: bool = False
+    per_frame: bool = False
 
     name: ClassVar[str]
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
@@ -215,6 +221,12 @@ class Method(ABC):
             score = self.score(stage)
             counts = self.counts(stage)
             place = ops.ranks(score, stage.visual)
+            if self.per_frame:
+                if stage.frame is None or stage.frame_tokens is None:
+                    raise SparseSightError(
+                        "per_frame=True: it is not known which frames the visual tokens are of"
+                    )
+                place = ops.group_ranks(place, stage.frame, stage.frame_tokens, stage.visual)
             keep = (place < counts.keep[:, None]) & stage.visual
             if not any(counts.merged):
                 return Selection(keep, score, counts)
