@@ -11,9 +11,9 @@ then frozen. "seed" trains a language model of few layers on captions, then on q
 patches, which is cheap; "grown" puts new layers on top; "whole" shows it all 576 patches, as they will be in use.
 
 Two aids are taken away before the end. The tokens of a question are to bring to mind what they mean ("thoughts"):
-a name its object, the end of a question the neighbour, the sides or the number that it asks for. And in the first
-third of "grown" some heads must find the neighbour asked about ("search"); the loss leaves open which heads, of
-which layers. `--no-search` trains without it.
+a name its object, the end of a question the neighbour or the number asked for. And in the first half of "grown"
+some heads must find the neighbour asked about ("search"); the loss leaves open which heads, of which layers.
+`--no-search` trains without it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Stage:
     captions: float = 0.25  # share of captions after that
     thoughts: tuple[float, float] = (0.0, 0.0)  # their weight in the loss at the start and at the end
     search: float = (
-        0.0  # weight of finding a neighbour by attention, falling to nothing in a third of the stage
+        0.0  # weight of finding a neighbour by attention, falling to nothing by the middle of the stage
     )
     hard: float = 1.0  # how much likelier than others questions about several objects are asked
 
@@ -86,7 +86,7 @@ class Plan:
         Stage(
             "seed", 4, 2400, 8, 32, 2e-3, 0.2, captions_first=300, captions=0.15, thoughts=(0.3, 0.3), hard=2
         ),
-        Stage("grown", 8, 3000, 8, 32, 1.5e-3, 0.7, captions=0.05, thoughts=(0.3, 0.0), search=0.5, hard=4),
+        Stage("grown", 8, 4000, 8, 32, 1.5e-3, 0.5, captions=0.05, thoughts=(0.3, 0.0), search=0.5, hard=4),
         Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.0, hard=2),
     )
 
@@ -214,7 +214,7 @@ class Training:
             slots = np.argsort(draw, axis=1)[:, :few]
             packed, shown = self.batch(scenes, texts, tokens, rows, slots, stage.visible, rng)
             done = step / stage.steps
-            search, weight = torch.zeros((), device=self.device), stage.search * max(0.0, 1 - 3 * done)
+            search, weight = torch.zeros((), device=self.device), stage.search * max(0.0, 1 - 2 * done)
             with autocast(stage, self.device):
                 if weight and not captions:
                     predicted, search = decoder.logits_and_search(model, shown, packed)

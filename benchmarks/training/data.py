@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.asking import COMPARE_GAP, DIRECTIONS, Question, plural
-from sparsesight.bundled.objects import Objects, SceneObject
+from sparsesight.bundled.asking import DIRECTIONS, Question, plural
 from sparsesight.bundled.scenes import (
     GRID,
     KINDS,
@@ -31,9 +30,7 @@ PROMPT = [WORD_ID["<s>"], WORD_ID["USER"], WORD_ID[":"]]  # what stands before t
 KIND_NAMES = list(KINDS)
 WORDS_PER_PATCH = 10
 MAX_OBJECTS = PLAIN.objects[1]
-NUMBERS = [str(number) for number in range(MAX_COUNT + 1)]
-SIDES = [f"{across} {down}" for across in ("", "left", "right") for down in ("", "above", "below")]
-THOUGHTS = MAX_OBJECTS + len(NUMBERS) + len(SIDES)
+THOUGHTS = MAX_OBJECTS + MAX_COUNT + 1
 WAYS = tuple(way.split()[0] for way in DIRECTIONS)
 
 
@@ -121,8 +118,7 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         made.pixels[row] = np.asarray(scene.image).transpose(2, 0, 1)
         owner = made.owner[row] = scene.owner.ravel()
         made.words[row, owner < 0, 0] = WORD_ID[GROUND]
-        for index, told in enumerate([*NUMBERS, *SIDES], start=MAX_OBJECTS):
-            made.about[row, index, : len(told.split())] = token_ids(told)
+        made.about[row, MAX_OBJECTS:, 0] = [WORD_ID[str(number)] for number in range(MAX_COUNT + 1)]
         descriptions = []
         for index, item in enumerate(scene.objects):
             mine = owner == index
@@ -149,40 +145,30 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             made.questions.kind[row, slot] = KIND_NAMES.index(question.kind)
             if question.kind == "neighbor":
                 made.questions.sought[row, slot] = question.objects[1]
-            for place, index in _thoughts(question, scene.objects):
+            for place, index in _thoughts(question):
                 made.questions.thought[row, slot, place] = index
     return made
 
 
-def _thoughts(question: Question, objects: Objects) -> list[tuple[int, int]]:
+def _thoughts(question: Question) -> list[tuple[int, int]]:
     """What the tokens of a question should bring to mind: (place of the token, row of `Scenes.about`).
 
-    A name brings to mind the object it means; the end of a question about a neighbour, that neighbour; the end of a
-    comparison, on which sides of the second object the first one lies; all that follows what is counted, the number.
+    A name brings to mind the object it means; the end of a question about a neighbour, that neighbour; all that
+    follows what is counted, the number.
     """
     tokens = token_ids(f"\n{question.text} ASSISTANT")
     name, mark, closing = len(tokens) - 3, len(tokens) - 2, len(tokens) - 1
-    shown = question.objects
+    objects = question.objects
     if question.kind in SINGLE_OBJECT:
-        return [(place, shown[0]) for place in (name, mark, closing)]
-    if question.kind == "exist" and len(shown) == 1:
-        return [(name, shown[0])]
+        return [(place, objects[0]) for place in (name, mark, closing)]
+    if question.kind == "exist" and len(objects) == 1:
+        return [(name, objects[0])]
     if question.kind == "neighbor":
-        return [(name, shown[0]), (mark, shown[1]), (closing, shown[1])]
+        return [(name, objects[0]), (mark, objects[1]), (closing, objects[1])]
     if question.kind == "compare":
         first = min(tokens.index(WORD_ID[way]) for way in WAYS if WORD_ID[way] in tokens) - 1
-        sides = MAX_OBJECTS + len(NUMBERS) + SIDES.index(_sides(*(objects[index] for index in shown)))
-        return [(first, shown[0]), (name, shown[1]), (mark, sides), (closing, sides)]
+        return [(first, objects[0]), (name, objects[1])]
     if question.kind == "count":
-        number = MAX_OBJECTS + len(shown)
+        number = MAX_OBJECTS + len(objects)
         return [(place, number) for place in range(tokens.index(WORD_ID["are"]), closing + 1)]
     return []
-
-
-def _sides(one: SceneObject, other: SceneObject) -> str:
-    """On which sides of another object one lies, as far as it is asked about: a member of `SIDES`."""
-    across, down = (here - there for here, there in zip(one.center, other.center, strict=True))
-    words = "left" if across < 0 else "right", "above" if down < 0 else "below"
-    return " ".join(
-        word if abs(gap) >= COMPARE_GAP else "" for word, gap in zip(words, (across, down), strict=True)
-    )
