@@ -253,6 +253,10 @@ class Hooks:
             mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
             given = replace(Given.of(mask), once=False)
         prompt = self.generating.prompt_columns(past, x.shape[1])
+        if given.mask is not None and not past and prompt < given.mask.shape[1] <= x.shape[1]:
+            prompt = given.mask.shape[
+                1
+            ]  # a generate() of the model's own was given token ids, and splices pictures in
         rows = given.rows(x.shape[0], prompt, past) if prompt else None
         if rows is None:
             return None
