@@ -89,6 +89,18 @@ FAMILIES = (
         G46,
     ),
     Family(
+        "glmga",
+        partial(
+            build,
+            "Glmga",
+            LAYOUT,
+            {**SECTIONS, "model_type": "glm4v_text"},
+            {**VISION, "model_type": "glm4v_vision"},
+            model="Glm46V",
+        ),
+        G46,
+    ),
+    Family(
         "glm4v_moe",
         partial(build, "Glm4vMoe", LAYOUT, {**EXPERTS, **SECTIONS}, VISION),
         G4,
