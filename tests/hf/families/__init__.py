@@ -1,6 +1,7 @@
 """Every family of vision-language models as a tiny random model, for the test matrix and the README's table."""
 
 from . import (
+    gemma3n_like,
     gemma4_like,
     gemma_like,
     glm_like,
@@ -27,6 +28,7 @@ ALL = (
     *llava_more.FAMILIES,
     *qwen_like.FAMILIES,
     *gemma_like.FAMILIES,
+    *gemma3n_like.FAMILIES,
     *gemma4_like.FAMILIES,
     *idefics_like.FAMILIES,
     *grid_like.FAMILIES,
