@@ -127,14 +127,14 @@ class Hooks:
         past = int(cache.get_seq_length()) if cache is not None else 0
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         if layout is not None:
-            if any(layout.prunable):
+            forward.activate(layout)
+            if forward.active:
                 check_cache(cache, self.plan.stages[0] + 1)
                 if module.training and getattr(module, "gradient_checkpointing", False):
                     raise UnsupportedModelError(
                         "gradient checkpointing runs layers again without their rows: call "
                         "model.gradient_checkpointing_disable() while sparsified"
                     )
-            forward.activate(layout)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
