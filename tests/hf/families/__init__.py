@@ -20,6 +20,7 @@ from . import (
     rest,
     rest_moe,
     rest_sparse,
+    vocabulary,
 )
 
 ALL = (
@@ -40,6 +41,7 @@ ALL = (
     *others.FAMILIES,
     *patch_towers.FAMILIES,
     *rest.FAMILIES,
+    *vocabulary.FAMILIES,
     *rest_moe.FAMILIES,
     *rest_sparse.FAMILIES,
 )
