@@ -202,6 +202,27 @@ def test_static_cache_is_refused_before_anything_runs() -> None:
         generate(built, prompt)
 
 
+def test_what_keeping_everything_does_not_change_is_not_refused() -> None:
+    """A cache that could not be pruned, and gradient checkpointing, do no harm where nothing is pruned."""
+    built, prompt = model("llava"), batch("llava", (0,))
+    how = {"max_cache_len": 200}
+    with torch.no_grad():
+        dense = built(**prompt, past_key_values=StaticCache(built.config.get_text_config(), **how)).logits
+        with sparsify(built, retain=1.0):
+            cache = StaticCache(built.config.get_text_config(), **how)
+            assert torch.equal(built(**prompt, past_key_values=cache).logits, dense)
+    built.train()
+    built.gradient_checkpointing_enable()
+    try:
+        with sparsify(built, retain=1.0):
+            loss = built(**prompt, labels=prompt["input_ids"]).loss
+        loss.backward()
+    finally:
+        built.gradient_checkpointing_disable()
+        built.zero_grad()
+        built.eval()
+
+
 def test_layers_of_an_unknown_type_are_refused() -> None:
     built = small_llama()
     built.config.layer_types = ["full_attention", "hash_attention"] * 2

@@ -168,14 +168,10 @@ class Hooks:
             layout = self.layout_as_given(x, kwargs.get("attention_mask"), past)
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         if layout is not None:
-            if any(layout.prunable):
-                # "cache" is continuous batching's own name.
-                check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
-                forward.checkpointed = is_checkpointed(module)
             forward.activate(layout)
             if forward.active:
                 # Continuous batching gives its cache another name.
-                check_cache(kwargs.get("cache", cache), self.plan.stages[0] + 1)
+                check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
                 forward.checkpointed = is_checkpointed(module)
                 check_labels(getattr(self.local, "labels", None), layout.rows.visual)
         if layout is not None or was_pruned(cache):

@@ -60,7 +60,7 @@ def axis_of_frequencies(decoder: nn.Module, inv_freq: Tensor) -> tuple[Tensor, T
     family whose pairs have two axes each (hunyuan_vl) counts by the first.
     """
     module: Any = decoder
-    count = len(inv_freq)
+    count = inv_freq.shape[-1]  # some have a row for each axis
     weight = next(decoder.parameters())
     states = torch.zeros(1, 1, 1, device=weight.device)
     angles = []

@@ -1,6 +1,7 @@
 """Every family of vision-language models as a tiny random model, for the test matrix and the README's table."""
 
 from . import (
+    gemma3n_like,
     gemma4_like,
     gemma_like,
     glm_like,
@@ -12,12 +13,14 @@ from . import (
     llava_tiles,
     minicpm_like,
     muse_like,
+    newest,
     others,
     patch_towers,
     qwen_like,
     rest,
     rest_moe,
     rest_sparse,
+    vocabulary,
 )
 
 ALL = (
@@ -26,6 +29,7 @@ ALL = (
     *llava_more.FAMILIES,
     *qwen_like.FAMILIES,
     *gemma_like.FAMILIES,
+    *gemma3n_like.FAMILIES,
     *gemma4_like.FAMILIES,
     *idefics_like.FAMILIES,
     *grid_like.FAMILIES,
@@ -33,9 +37,11 @@ ALL = (
     *liquid_like.FAMILIES,
     *minicpm_like.FAMILIES,
     *muse_like.FAMILIES,
+    *newest.FAMILIES,
     *others.FAMILIES,
     *patch_towers.FAMILIES,
     *rest.FAMILIES,
+    *vocabulary.FAMILIES,
     *rest_moe.FAMILIES,
     *rest_sparse.FAMILIES,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,17 +30,14 @@ def _nested(samples: Sequence[Sample]) -> list[list[Any]] | None:
     return [list(s.images) for s in samples] if any(s.images for s in samples) else None
 
 
-def _gemma3(attention: str) -> Any:
-    from transformers import (
-        Gemma3Config,
-        Gemma3ForConditionalGeneration,
-        Gemma3TextConfig,
-        SiglipVisionConfig,
-    )
+def _gemma3(whole: str, attention: str) -> Any:
+    """`whole`: the name of its config."""
+    import transformers
+    from transformers import Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
 
     base.seed()
     words = base.tokenizer(**GEMMA_TOKENS)
-    config = Gemma3Config(
+    config = getattr(transformers, whole)(
         text_config=Gemma3TextConfig(
             **by_hand.DEEP,
             layer_types=by_hand.alternating("sliding_attention"),
@@ -126,7 +124,18 @@ def _paligemma_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 FAMILIES = (
-    Family("gemma3", _gemma3, _gemma3_prompts, decoder="sliding window, bidirectional pictures"),
+    Family(
+        "gemma3",
+        partial(_gemma3, "Gemma3Config"),
+        _gemma3_prompts,
+        decoder="sliding window, bidirectional pictures",
+    ),
+    Family(
+        "shieldgemma2",
+        partial(_gemma3, "ShieldGemma2Config"),
+        _gemma3_prompts,
+        decoder="sliding window, bidirectional pictures",
+    ),
     Family("paligemma", _paligemma(False), _paligemma_prompts, decoder="bidirectional prompt"),
     Family(
         "paligemma-2", _paligemma(True), _paligemma_prompts, decoder="sliding window, bidirectional prompt"

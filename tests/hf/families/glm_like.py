@@ -66,6 +66,30 @@ def _filmed(prompts: Any, samples: Sequence[Sample]) -> dict[str, Any]:
     return prompts([film(sample) for sample in samples])
 
 
+glm5_next = partial(  # refused
+    build,
+    "Glm5Next",
+    LAYOUT,
+    {
+        **EXPERTS,
+        "head_dim": 0,
+        "num_key_value_heads": 4,
+        "layer_types": ["linear_attention", "linear_attention", "indexed_attention"] * 2,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "index_topk": 16,
+        "index_kpool": 4,
+        "index_head_dim": 8,
+        "index_n_heads": 2,
+        "linear_head_dim": 8,
+        "linear_num_heads": 2,
+        "hc_mult": 2,
+        "pad_token_id": 0,
+    },
+    VISION,
+)
 SECTIONS = rope(2, 1, 1, partial_rotary_factor=0.5)
 G4, G46 = partial(_prompts, "glm4v", "Glm4v"), partial(_prompts, "glm46v", "Glm46V")
 FAMILIES = (
@@ -85,6 +109,18 @@ FAMILIES = (
             LAYOUT,
             {**SECTIONS, "model_type": "glm4v_text"},
             {**VISION, "model_type": "glm4v_vision"},
+        ),
+        G46,
+    ),
+    Family(
+        "glmga",
+        partial(
+            build,
+            "Glmga",
+            LAYOUT,
+            {**SECTIONS, "model_type": "glm4v_text"},
+            {**VISION, "model_type": "glm4v_vision"},
+            model="Glm46V",
         ),
         G46,
     ),

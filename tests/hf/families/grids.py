@@ -84,9 +84,15 @@ def grid_prompts(
 
 
 def build(
-    stem: str, layout: Layout, text: dict[str, Any], vision: dict[str, Any], attention: str, **more: Any
+    stem: str,
+    layout: Layout,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    attention: str,
+    model: str = "",
+    **more: Any,
 ) -> Any:
-    """A model of the classes that begin with `stem`."""
+    """A model of the classes that begin with `stem`, or with `model` where only the config does."""
     import transformers
 
     base.seed()
@@ -98,7 +104,8 @@ def build(
         **more,
         attn_implementation=attention,
     )
-    return base.finish(getattr(transformers, f"{stem}ForConditionalGeneration")(config), *ids.values())
+    made = getattr(transformers, f"{model or stem}ForConditionalGeneration")(config)
+    return base.finish(made, *ids.values())
 
 
 def rope(*sections: int, **more: Any) -> dict[str, Any]:

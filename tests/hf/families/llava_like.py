@@ -144,14 +144,13 @@ def _vipllava(attention: str) -> Any:
 
     base.seed()
     (image,) = _ids("<image>")
-    layer = "vision_feature_layer"
-    layer = layer if hasattr(VipLlavaConfig, layer) else "vision_feature_layers"  # its older name
+    older = "" if hasattr(VipLlavaConfig, "vision_feature_layer") else "s"
     config = VipLlavaConfig(
         vision_config=CLIPVisionConfig(**CLIP),
         text_config=LlamaConfig(**base.TEXT),
         image_token_index=image,
         attn_implementation=attention,
-        **{layer: [-1, -2]},
+        **{f"vision_feature_layer{older}": [-1, -2]},
     )
     return base.finish(VipLlavaForConditionalGeneration(config), image)
 

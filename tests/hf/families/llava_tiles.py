@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -25,10 +26,16 @@ SLIDING = {  # 16 layers, so that as many as three of full attention come before
 
 
 def built(
-    name: str, words: Any, config: Callable[[], dict[str, Any]], silent: str, decoder_only: bool = False
+    name: str,
+    words: Any,
+    config: Callable[[], dict[str, Any]],
+    silent: str,
+    decoder_only: bool = False,
+    model: str = "",
 ) -> Callable[[str], Any]:
-    """Builds `name`ForConditionalGeneration, which never says the `silent` words.
+    """Builds `model`ForConditionalGeneration by `name`Config, which never says the `silent` words.
 
+    `model`: where it is not `name` too.
     `decoder_only`: its tower knows eager attention alone, or none.
     """
 
@@ -38,8 +45,8 @@ def built(
         base.seed()
         how = {"": "eager", "vision_config": "eager", "text_config": attention} if decoder_only else attention
         made = getattr(transformers, f"{name}Config")(**config(), attn_implementation=how)
-        model = getattr(transformers, f"{name}ForConditionalGeneration")(made)
-        return base.finish(model, *words.convert_tokens_to_ids(silent.split()))
+        whole = getattr(transformers, f"{model or name}ForConditionalGeneration")(made)
+        return base.finish(whole, *words.convert_tokens_to_ids(silent.split()))
 
     return build
 
@@ -177,10 +184,9 @@ def _command_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
 _GOT = partial(base.tokenizer, "<img>", "</img>", "<imgpad>")
 
 
-def _got() -> dict[str, Any]:
-    from transformers.models.got_ocr2.configuration_got_ocr2 import GotOcr2VisionConfig
-
-    vision = GotOcr2VisionConfig(
+def _got(kind: str = "got_ocr2", vision_config: str = "GotOcr2VisionConfig") -> dict[str, Any]:
+    module = import_module(f"transformers.models.{kind}.configuration_{kind}")
+    vision = getattr(module, vision_config)(
         **{**TOWER, "image_size": SIDE, "patch_size": 4},  # 16 x 16 patches, halved twice
         output_channels=16,
         mlp_dim=24,
@@ -261,6 +267,18 @@ FAMILIES = (
     ),
     Family(
         "got_ocr2", built("GotOcr2", _GOT(), _got, "<img> </img> <imgpad>", decoder_only=True), _got_prompts
+    ),
+    Family(
+        "pp_chart2table",
+        built(
+            "PPChart2Table",
+            _GOT(),
+            partial(_got, "pp_chart2table", "PPChart2TableVisionConfig"),
+            "<img> </img> <imgpad>",
+            decoder_only=True,
+            model="GotOcr2",
+        ),
+        _got_prompts,
     ),
     Family("ovis2", built("Ovis2", _OVIS(), _ovis, " ".join(["<IMG_ATOM>", *_MARKS])), _ovis_prompts),
 )

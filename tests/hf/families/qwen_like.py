@@ -69,7 +69,7 @@ def _omni(name: str, stem: str, text: dict[str, Any], vision: dict[str, Any], de
     return Family(name, make, _omni_prompts, visual="image, video", inputs="tensors", decoder=decoder)
 
 
-def _family(
+def family(
     name: str, stem: str, processor: str, text: dict[str, Any], vision: dict[str, Any], decoder: str = ""
 ) -> Family:
     return Family(
@@ -104,8 +104,8 @@ qwen4_exp = partial(  # refused
     {**VISION, **PLAIN},
 )
 FAMILIES = (
-    _family("qwen2_vl", "Qwen2VL", "Qwen2VLProcessor", NARROW, {"embed_dim": 32}),
-    _family(
+    family("qwen2_vl", "Qwen2VL", "Qwen2VLProcessor", NARROW, {"embed_dim": 32}),
+    family(
         "qwen2_vl-sliding",
         "Qwen2VL",
         "Qwen2VLProcessor",
@@ -113,14 +113,14 @@ FAMILIES = (
         {"embed_dim": 32},
         "sliding window in the last half",
     ),
-    _family(
+    family(
         "qwen2_5_vl",
         "Qwen2_5_VL",
         "Qwen2_5_VLProcessor",
         NARROW,
         {**OUT, "window_size": 24, "fullatt_block_indexes": [1]},
     ),
-    _family(
+    family(
         "qwen3_vl",
         "Qwen3VL",
         "Qwen3VLProcessor",
@@ -128,7 +128,7 @@ FAMILIES = (
         STACKED,
         "deepstack",
     ),
-    _family(
+    family(
         "qwen3_vl_moe",
         "Qwen3VLMoe",
         "Qwen3VLProcessor",
@@ -136,7 +136,7 @@ FAMILIES = (
         STACKED,
         "deepstack, mixture of experts",
     ),
-    _family(
+    family(
         "qwen3_5",
         "Qwen3_5",
         "Qwen3VLProcessor",
@@ -144,7 +144,7 @@ FAMILIES = (
         PLAIN,
         "linear attention in 2 of 3 layers",
     ),
-    _family(
+    family(
         "qwen3_5_moe",
         "Qwen3_5Moe",
         "Qwen3VLProcessor",

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsesight.hf import refused
 
-from . import base, encoder_decoders, llava_more, qwen_like, rest_moe, rest_sparse
+from . import base, encoder_decoders, glm_like, llava_more, qwen_like, rest_moe, rest_sparse
 from .encoder_decoders import GROUPED, HIDDEN, IDS, PATCH, SIDE, SIZES, TEXT, VISION, VOCABULARY, made
 
 
@@ -201,6 +201,7 @@ REFUSED = (
     ),
     # Families that would do but for some of their layers.
     Refused("mistral_large4", partial(llava_more.mistral_large4, "eager"), "indexed_attention"),
+    Refused("glm5_next", partial(glm_like.glm5_next, "eager"), "indexed_attention"),
     Refused("qwen4_exp", partial(qwen_like.qwen4_exp, "eager"), "indexed_attention"),
     Refused("dots3_note", partial(rest_sparse.dots3_note, "eager"), "indexed_attention"),
     Refused("minimax_m3_vl", partial(rest_sparse.minimax_sparse, "eager"), "minimax_m3_sparse"),
