@@ -9,8 +9,8 @@ import torch
 
 from sparsesight import sparsify
 from tests.hf import tiny
+from tests.hf.slow import patience
 from tests.hf.test_invariants import batch
-from tests.hf.test_robustness import patience
 
 HOW: dict[str, Any] = {
     "max_new_tokens": 4,

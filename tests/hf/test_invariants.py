@@ -133,7 +133,7 @@ def fingerprint(built: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_leaving_restores_the_model(family: str) -> None:
     built, prompt = model(family), batch(family)
-    before, (_, logits, _) = fingerprint(built), generate(built, prompt)
+    (_, logits, _), before = generate(built, prompt), fingerprint(built)
     with sparsify(built, retain=0.3):
         generate(built, prompt)
         assert fingerprint(built) != before, "the fingerprint sees nothing"
@@ -152,7 +152,7 @@ def raise_broken(*args: Any, **kwargs: Any) -> None:
 @pytest.mark.parametrize("where", ["rate", "score", "select", "attention", "layer", "body"])
 def test_an_exception_leaves_nothing_behind(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built, prompt = model("llava"), batch("llava")
-    before, (_, logits, _) = fingerprint(built), generate(built, prompt)
+    (_, logits, _), before = generate(built, prompt), fingerprint(built)
     hook = None
     with pytest.raises(Broken), sparsify(built, retain=0.3) as run:
         if where == "layer":
