@@ -67,6 +67,10 @@ format: $(STAMP) ## let ruff mend imports and layout
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+.PHONY: families
+families: $(STAMP) ## write the README's table of model families
+	$(BIN)/python -m tests.hf.families.table
+
 .PHONY: dist
 dist: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation

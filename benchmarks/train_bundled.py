@@ -8,14 +8,19 @@ when the same command is given again. At the end `--out` holds `model/` (what `b
 
 Stages: "tower" teaches vision tower, projector and word embeddings to name what every patch shows; they are
 then frozen. "seed" trains a language model of few layers on captions, then on questions, while it sees few
-patches, which is cheap; "grown" puts new layers between its layers; "whole" shows it all 576 patches, as they
-will be in use. No loss ever touches attention, so where the model looks at which depth is learned.
+patches, which is cheap; "grown" puts new layers on top; "whole" shows it all 576 patches, as they will be in use.
+
+Two aids are taken away before the end. The tokens of a question are to bring to mind what they mean ("thoughts"):
+a name its object, the end of a question the neighbour, the sides or the number that it asks for. And in the first
+third of "grown" some heads must find the neighbour asked about ("search"); the loss leaves open which heads, of
+which layers. `--no-search` trains without it.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,16 @@ from sparsesight.methods import SparseVLM
 
 TOWER_SEED = 1_000_000  # scenes of the first stage; those of the second are the split "train"
 QUESTIONS = 64  # a scene
+HARD = [KIND_NAMES.index(kind) for kind in ("count", "neighbor", "compare")]
+
+
+def ids_of(words: Iterable[str]) -> list[int]:
+    return [blueprint.WORD_ID[word] for word in words]
+
+
+# Groups of words of which one is true of an object.
+GROUPS = {"shape": ids_of(SHAPES), "color": ids_of(COLORS)}
+GROUPS |= {"column": ids_of(blueprint.COLUMNS), "row": ids_of(blueprint.ROWS)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,11 @@ class Stage:
     decay: float  # share of the steps in which the rate falls to nothing
     captions_first: int = 0  # steps with captions alone
     captions: float = 0.25  # share of captions after that
-    relations: bool = False  # captions tell how objects lie to each other, not what they are
+    thoughts: tuple[float, float] = (0.0, 0.0)  # their weight in the loss at the start and at the end
+    search: float = (
+        0.0  # weight of finding a neighbour by attention, falling to nothing in a third of the stage
+    )
+    hard: float = 1.0  # how much likelier than others questions about several objects are asked
 
 
 @dataclass(frozen=True)
@@ -64,9 +83,11 @@ class Plan:
     val_scenes: int = 96
     per_picture: int = 16  # questions a step
     stages: tuple[Stage, ...] = (
-        Stage("seed", 4, 2200, 8, 32, 2e-3, 0.2, captions_first=300),
-        Stage("grown", 8, 4500, 8, 32, 1.5e-3, 0.5, captions=0.35, relations=True),
-        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.1, relations=True),
+        Stage(
+            "seed", 4, 2400, 8, 32, 2e-3, 0.2, captions_first=300, captions=0.15, thoughts=(0.3, 0.3), hard=2
+        ),
+        Stage("grown", 8, 3000, 8, 32, 1.5e-3, 0.7, captions=0.05, thoughts=(0.3, 0.0), search=0.5, hard=4),
+        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.0, hard=2),
     )
 
 
@@ -126,8 +147,7 @@ class Training:
 
     def patch_accuracy(self) -> dict[str, Any]:
         """Of the patches that an object owns, how many are given its shape, colour, size and letter."""
-        groups = {"shape": SHAPES, "color": tuple(COLORS), "size": SIZES, "letter": tuple(LETTERS)}
-        groups |= {"column": tuple(blueprint.COLUMNS), "row": tuple(blueprint.ROWS)}
+        groups = GROUPS | {name: ids_of(words) for name, words in (("size", SIZES), ("letter", LETTERS))}
         hits: dict[str, list[torch.Tensor]] = {name: [] for name in groups}
         for first in range(0, len(self.val), 16):
             rows = np.arange(first, min(first + 16, len(self.val)))
@@ -135,7 +155,7 @@ class Training:
             words = torch.from_numpy(self.val.words[rows]).long().to(self.device)
             true = torch.zeros_like(logits).scatter_(-1, words, 1.0)
             for name, group in groups.items():
-                ids = torch.tensor([blueprint.WORD_ID[word] for word in group], device=self.device)
+                ids = torch.tensor(group, device=self.device)
                 has = true[..., ids].any(-1)
                 hits[name].append((logits[..., ids].argmax(-1) == true[..., ids].argmax(-1))[has].float())
         scores = {name: round(torch.cat(hit).mean().item(), 4) for name, hit in hits.items()}
@@ -173,6 +193,7 @@ class Training:
     ) -> None:
         plan, model = self.plan, self.model
         text = model.model.language_model
+        model.set_attn_implementation("eager" if stage.visible < PATCHES else "sdpa")
         decoder_parts = nn.ModuleList([text.layers, text.norm, model.lm_head])
         model.requires_grad_(False)
         decoder_parts.requires_grad_(True)
@@ -180,22 +201,34 @@ class Training:
         optimizer = Optimizer(chosen, stage.steps, stage.rate, stage.decay)
         closing = blueprint.WORD_ID["</s>"]
         number = 2 + plan.stages.index(stage)
+        last_search = [0.0]
 
         def loss(step: int) -> torch.Tensor:
             rng = self.draw(number, step)
             rows = np.sort(rng.choice(len(scenes), stage.pictures, replace=False))
             captions = step < stage.captions_first or rng.random() < stage.captions
             texts, few = (scenes.captions, 26) if captions else (scenes.questions, plan.per_picture)
-            draw = rng.random((stage.pictures, texts.kind.shape[1]))
-            if captions:  # descriptions stand in the first half, relations in the second
-                draw[:, slice(0, QUESTIONS // 2) if stage.relations else slice(QUESTIONS // 2, None)] += 1
+            draw = rng.exponential(size=(stage.pictures, texts.kind.shape[1]))
+            if not captions:
+                draw[np.isin(texts.kind[rows], HARD)] /= stage.hard
             slots = np.argsort(draw, axis=1)[:, :few]
             packed, shown = self.batch(scenes, texts, tokens, rows, slots, stage.visible, rng)
-            measure = decoder.caption_loss if captions else decoder.loss
-            return measure(decoder.logits(model, shown, packed), packed, closing)
+            done = step / stage.steps
+            search, weight = torch.zeros((), device=self.device), stage.search * max(0.0, 1 - 3 * done)
+            with autocast(stage, self.device):
+                if weight and not captions:
+                    predicted, search = decoder.logits_and_search(model, shown, packed)
+                else:
+                    predicted = decoder.logits(model, shown, packed)
+            if captions:
+                return decoder.caption_loss(predicted, packed, closing)
+            first, last = stage.thoughts
+            last_search[0] = search.item()
+            return decoder.loss(predicted, packed, closing, first + (last - first) * done) + weight * search
 
         def evaluate() -> dict[str, Any]:
             right: dict[str, list[bool]] = {name: [] for name in KIND_NAMES}
+            thoughts: dict[str, list[bool]] = {}
             rng = self.draw(1, 0)
             for first in range(0, len(self.val), 4):
                 rows = np.arange(first, min(first + 4, len(self.val)))
@@ -203,12 +236,17 @@ class Training:
                 packed, shown = self.batch(
                     self.val, self.val.questions, val_tokens, rows, slots, stage.visible, rng
                 )
-                for kind, hits in decoder.right(decoder.logits(model, shown, packed), packed).items():
+                predicted = decoder.logits(model, shown, packed)
+                for kind, hits in decoder.right(predicted, packed).items():
                     right[kind] += hits
+                for key, hits in decoder.thought(predicted, packed, GROUPS).items():
+                    thoughts.setdefault(key, []).extend(hits)
             everything = [hit for hits in right.values() for hit in hits]
             single = [hit for kind in SINGLE_OBJECT for hit in right[kind]]
             scores = {"all": everything, "single": single, **right}
-            return {name: round(float(np.mean(hits)), 4) for name, hits in scores.items() if hits}
+            scores |= {key: hits for key, hits in thoughts.items() if key.startswith(("neighbor", "compare"))}
+            shares = {name: round(float(np.mean(hits)), 4) for name, hits in scores.items() if hits}
+            return {"search": round(last_search[0], 4), **shares}
 
         self.run.train(stage.name, decoder_parts, optimizer, loss, evaluate)
 
@@ -224,7 +262,12 @@ class Training:
     ) -> tuple[decoder.Packed, torch.Tensor]:
         patches = decoder.choose(scenes, rows, visible, rng)
         shown = tokens[torch.from_numpy(rows)[:, None], torch.from_numpy(patches)].float().to(self.device)
-        return decoder.pack(texts, rows, slots, patches), shown
+        return decoder.pack(scenes, texts, rows, slots, patches), shown
+
+
+def autocast(stage: Stage, device: str) -> torch.autocast:
+    """Products in bfloat16 where few patches are shown: there matrices are the time, elsewhere attention is."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=stage.visible < PATCHES)
 
 
 @torch.no_grad()
@@ -244,10 +287,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=2, help="processes that render scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-search", action="store_true", help="no loss on attention at all")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    plan = Plan()
+    if arguments.no_search:
+        plan = replace(plan, stages=tuple(replace(stage, search=0.0) for stage in plan.stages))
     training = Training(
-        Plan(), Run(arguments.out, every=100), arguments.device, arguments.workers, arguments.seed
+        plan, Run(arguments.out, every=100), arguments.device, arguments.workers, arguments.seed
     )
     training.all()
     folder = arguments.out / "model"

@@ -22,7 +22,7 @@ try:
 except ImportError:  # a machine without the development tools runs the same tests unchecked
     jaxtyping = None  # type: ignore[assignment]
 
-NAMES = ("Bool", "Float", "Int")
+NAMES = ("Bool", "Float", "Int", "Num")
 
 
 def pytest_configure() -> None:

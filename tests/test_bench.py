@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from sparsesight import SparseSightError, sparsify
 from sparsesight.bench import PREFILL, Times, bench, run_once, shortened, timed_decoder
 from sparsesight.cli import app
+from sparsesight.hf.families import anatomy
+from sparsesight.hf.shape import decoder_shape
 from sparsesight.metrics import DecoderShape
 from sparsesight.shapes import Shape, random_llava, repeat_prompt
 
@@ -32,9 +34,8 @@ def small() -> tuple[Any, dict[str, Any]]:
 def test_random_llava_has_the_asked_shape(visual: int) -> None:
     shape = Shape.parse(f"layers=3,hidden=128,ffn=64,visual={visual},text=20,heads=4,kv_heads=2")
     model, prompt = random_llava(shape, torch.float32, "cpu")
-    decoder: Any = model.get_decoder()  # type: ignore[operator]
     expected = DecoderShape.llama(3, 128, 64, 4, 2, kv_bytes=4)
-    assert DecoderShape.of(decoder) == expected
+    assert decoder_shape(anatomy(model)) == expected
     assert prompt["input_ids"].shape == (1, visual + 20) and int((prompt["input_ids"] == 999).sum()) == visual
     with sparsify(model, retain=0.5, layers=(0,)) as run:
         run_once(model, prompt, 2)

@@ -6,12 +6,10 @@ import json
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from sparsesight import SparseVLM, SparseVLMPlus
 from sparsesight.methods import from_dict
-from sparsesight.metrics import DecoderShape, Latency, Report, batch_report, staircase
+from sparsesight.metrics import DecoderShape, Latency, LayerShape, Report, batch_report, staircase
 
 LAYERS, HIDDEN, FFN, HEADS = 3, 64, 96, 4
 
@@ -29,7 +27,7 @@ def test_flops_of_grouped_query_attention_by_hand() -> None:
     """Keys and values are half as wide with two of four heads; attention itself is as dear as before."""
     shape = DecoderShape.llama(2, 64, 96, 4, kv_heads=2)
     per_token = 64 * 64 + 64 * 32 + 64 * 32 + 64 * 64 + 3 * 64 * 96
-    assert shape.linear == per_token
+    assert shape.layers[1].linear == per_token
     assert shape.prefill_flops((10, 7)) == 17 * per_token + 2 * 64 * (10 * 10 + 7 * 7)
 
 
@@ -53,37 +51,20 @@ def test_kv_bytes_by_hand() -> None:
         assert shape.kv_cache_bytes((10, 7)) == 2 * 17 * 2 * 16 * size
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
-def test_shape_of_a_real_llama(kv_heads: int, dtype: torch.dtype, size: int) -> None:
-    config = LlamaConfig(
-        num_hidden_layers=LAYERS,
-        hidden_size=HIDDEN,
-        intermediate_size=FFN,
-        num_attention_heads=HEADS,
-        num_key_value_heads=kv_heads,
-        vocab_size=50,
-    )
-    shape = DecoderShape.of(LlamaModel(config).to(dtype))
-    assert shape == DecoderShape.llama(LAYERS, HIDDEN, FFN, HEADS, kv_heads, kv_bytes=size)
+def test_windows_and_layers_without_keys_by_hand() -> None:
+    """A window of 8 keeps 7 keys; a layer that caches nothing holds nothing, and one of no width attends to nothing."""
+    full, window, recurrent = LayerShape(5, 4, 6), LayerShape(5, 4, 6, window=8), LayerShape(7, 0, 0)
+    shape = DecoderShape(16, (full, window, recurrent, full), 2)
+    assert shape.kv_lengths((10, 10, 10, 3), (2, 7, 0, 1)) == (12, 7, 0, 4)
+    assert shape.kv_cache_bytes((12, 7, 0, 4)) == 2 * 6 * (12 + 7 + 4)
+    attention = 2 * 4 * (10 * 12 + 10 * 17 + 3 * 4)
+    assert shape.prefill_flops((10, 10, 10, 3), (2, 7, 0, 1)) == 5 * 23 + 7 * 10 + attention
 
 
-@pytest.mark.parametrize(("kind", "config"), [(Qwen2Model, Qwen2Config), (Qwen3Model, Qwen3Config)])
-def test_shape_of_other_decoders(kind: Any, config: Any) -> None:
-    """Biases and norms are not counted; a head may be wider than ``hidden / heads``."""
-    extra = {"head_dim": 32} if config is Qwen3Config else {}
-    settings = config(
-        num_hidden_layers=2,
-        hidden_size=64,
-        intermediate_size=96,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=50,
-        **extra,
-    )
-    shape, width = DecoderShape.of(kind(settings)), 32 if extra else 16
-    linear = 2 * 64 * 4 * width + 2 * 64 * 2 * width + 3 * 64 * 96
-    assert shape == DecoderShape(2, 64, 4, 2, width, linear, 4)
+def test_what_a_cache_was_seen_to_hold_counts() -> None:
+    shape = DecoderShape.llama(2, 64, 96, 4)
+    assert shape.caching((3, 0)).kv_cache_bytes((5, 7)) == 2 * 15
+    assert shape.caching((3, 0)).prefill_flops((5, 7)) == shape.prefill_flops((5, 7))
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

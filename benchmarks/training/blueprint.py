@@ -177,7 +177,7 @@ def tell_apart(model: Any, length: float, share: float = 0.8, scale: float = 2.0
 
 @torch.no_grad()
 def grow(model: Any, layers: int) -> Any:
-    """The model with `layers` layers: between its own come new ones that at first change nothing."""
+    """The model with `layers` layers: above its own come new ones that at first change nothing."""
     text = model.config.text_config
     old = model.model.language_model.layers
     grown = build_model(text.hidden_size, layers, model.config.vision_config.num_hidden_layers, seed=layers)
@@ -188,9 +188,8 @@ def grow(model: Any, layers: int) -> Any:
     }
     grown.load_state_dict(state, strict=False)
     for index, layer in enumerate(new):
-        source, remainder = divmod(index * len(old), layers)
-        if remainder == 0:
-            layer.load_state_dict(old[source].state_dict())
+        if index < len(old):
+            layer.load_state_dict(old[index].state_dict())
         else:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.asking import COMPARE_GAP, neighbors, plural
-from sparsesight.bundled.objects import Objects
-from sparsesight.bundled.scenes import GRID, KINDS, PATCH, SIDE, questions, render
+from sparsesight.bundled.asking import COMPARE_GAP, DIRECTIONS, Question, plural
+from sparsesight.bundled.objects import Objects, SceneObject
+from sparsesight.bundled.scenes import (
+    GRID,
+    KINDS,
+    MAX_COUNT,
+    PATCH,
+    PLAIN,
+    SIDE,
+    SINGLE_OBJECT,
+    questions,
+    render,
+)
 
 from .blueprint import COLUMNS, GROUND, MIDDLE, ROWS, WORD_ID, WORD_PATTERN
 
@@ -22,7 +30,11 @@ SLOT = 20  # tokens that a question and its answer may take
 PROMPT = [WORD_ID["<s>"], WORD_ID["USER"], WORD_ID[":"]]  # what stands before the picture
 KIND_NAMES = list(KINDS)
 WORDS_PER_PATCH = 10
-DESCRIPTION, RELATION = 0, 1  # kinds of captions
+MAX_OBJECTS = PLAIN.objects[1]
+NUMBERS = [str(number) for number in range(MAX_COUNT + 1)]
+SIDES = [f"{across} {down}" for across in ("", "left", "right") for down in ("", "above", "below")]
+THOUGHTS = MAX_OBJECTS + len(NUMBERS) + len(SIDES)
+WAYS = tuple(way.split()[0] for way in DIRECTIONS)
 
 
 @dataclass
@@ -32,12 +44,15 @@ class Texts:
     tokens: np.ndarray  # uint8 [n, k, SLOT]: what is given and what is to be said, closed by </s>
     given: np.ndarray  # uint8 [n, k]: tokens of what is given, such as a question
     length: np.ndarray  # uint8 [n, k]: tokens in all
-    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES, or DESCRIPTION or RELATION for captions
+    kind: np.ndarray  # uint8 [n, k]: index into KIND_NAMES; of no meaning for captions
+    sought: np.ndarray  # int8 [n, k]: the object that all tokens after a name have to find to say it, or -1
+    thought: np.ndarray  # int8 [n, k, SLOT]: what a token should bring to mind, a row of Scenes.about, or -1
 
     @classmethod
     def empty(cls, n: int, k: int) -> Texts:
         arrays = (np.zeros(shape, dtype=np.uint8) for shape in ((n, k, SLOT), (n, k), (n, k), (n, k)))
-        return cls(*arrays)
+        none = np.full((n, k, SLOT), -1, dtype=np.int8)
+        return cls(*arrays, sought=none[..., 0].copy(), thought=none)
 
     def put(self, row: int, slot: int, given: list[int], said: list[int]) -> None:
         whole = [*given, *said, WORD_ID["</s>"]]
@@ -54,6 +69,9 @@ class Scenes:
     central: np.ndarray  # bool [n, PATCHES]: an object's centre lies in this patch
     words: np.ndarray  # uint8 [n, PATCHES, WORDS_PER_PATCH]: ids true of the patch, 0 where there are fewer
     place: np.ndarray  # float32 [n, PATCHES, 2]: centre of the owner, x and y from -1 to 1
+    about: (
+        np.ndarray
+    )  # uint8 [n, MAX_OBJECTS, WORDS_PER_PATCH]: ids true of each object, 0 where there are fewer
     questions: Texts
     captions: Texts
 
@@ -69,7 +87,7 @@ def token_ids(text: str) -> list[int]:
 def make(first_seed: int, n: int, per_scene: int, workers: int) -> Scenes:
     """Render `n` scenes from consecutive seeds in worker processes, in order.
 
-    `per_scene` questions are asked about each; there are as many captions, descriptions in the first half.
+    `per_scene` questions are asked about each; there are as many captions, the words of an object in any order.
     """
     jobs = [
         (seed, min(50, first_seed + n - seed), per_scene) for seed in range(first_seed, first_seed + n, 50)
@@ -93,6 +111,7 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         central=np.zeros((n, PATCHES), dtype=bool),
         words=np.zeros((n, PATCHES, WORDS_PER_PATCH), dtype=np.uint8),
         place=np.zeros((n, PATCHES, 2), dtype=np.float32),
+        about=np.zeros((n, THOUGHTS, WORDS_PER_PATCH), dtype=np.uint8),
         questions=Texts.empty(n, per_scene),
         captions=Texts.empty(n, per_scene),
     )
@@ -102,6 +121,8 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
         made.pixels[row] = np.asarray(scene.image).transpose(2, 0, 1)
         owner = made.owner[row] = scene.owner.ravel()
         made.words[row, owner < 0, 0] = WORD_ID[GROUND]
+        for index, told in enumerate([*NUMBERS, *SIDES], start=MAX_OBJECTS):
+            made.about[row, index, : len(told.split())] = token_ids(told)
         descriptions = []
         for index, item in enumerate(scene.objects):
             mine = owner == index
@@ -116,43 +137,52 @@ def _make_some(job: tuple[int, int, int]) -> Scenes:
             central = int(y) // PATCH * GRID + int(x) // PATCH
             made.central[row, central] = True
             made.words[row, central, len(words) + 1] = WORD_ID[MIDDLE]
+            made.about[row, index, : len(words)] = words
             descriptions.append(words)
-        relations = _relations(scene.objects)
         for slot in range(per_scene):
-            told = relations[slot % 3]
-            if slot >= per_scene // 2 and told:
-                words = token_ids(told[rng.integers(len(told))])
-                made.captions.kind[row, slot] = RELATION
-            else:  # the words of an object in any order
-                words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
+            words = rng.permutation(descriptions[rng.integers(len(descriptions))]).tolist()
             made.captions.put(row, slot, [WORD_ID["\n"]], words)
         for slot, question in enumerate(questions(scene, per_scene)):
             made.questions.put(
                 row, slot, token_ids(f"\n{question.text} ASSISTANT:"), token_ids(question.answer)
             )
             made.questions.kind[row, slot] = KIND_NAMES.index(question.kind)
+            if question.kind == "neighbor":
+                made.questions.sought[row, slot] = question.objects[1]
+            for place, index in _thoughts(question, scene.objects):
+                made.questions.thought[row, slot, place] = index
     return made
 
 
-def _relations(objects: Objects) -> tuple[list[str], list[str], list[str]]:
-    """What lies beside an object, the same with its cell, and how two objects lie to each other.
+def _thoughts(question: Question, objects: Objects) -> list[tuple[int, int]]:
+    """What the tokens of a question should bring to mind: (place of the token, row of `Scenes.about`).
 
-    A neighbour is found in two steps: where is the object, and what is in the cell beside it? In the second list the
-    cell is said in between: language models learn to take in silence the steps they have learned to say (Deng et
-    al. 2024). Names mean one object each.
+    A name brings to mind the object it means; the end of a question about a neighbour, that neighbour; the end of a
+    comparison, on which sides of the second object the first one lies; all that follows what is counted, the number.
     """
-    times = Counter(item.name for item in objects)
-    named = [item for item in objects if times[item.name] == 1]
-    pairs = [(way, objects[a], objects[b]) for way, a, b in neighbors(objects) if objects[a] in named]
-    beside = [f"{way} the {one.name} {other.name}" for way, one, other in pairs]
-    with_cell = [
-        f"{way} the {one.name} : {COLUMNS[other.cell[0]]} {ROWS[other.cell[1]]} {other.name}"
-        for way, one, other in pairs
-    ]
-    apart = []
-    for one, other in permutations(named, 2):
-        across, down = (there - here for here, there in zip(one.center, other.center, strict=True))
-        words = ["left" if across > 0 else "right"] if abs(across) >= COMPARE_GAP else []
-        words += ["above" if down > 0 else "below"] if abs(down) >= COMPARE_GAP else []
-        apart.append(f"{one.name} {other.name} : {' '.join(words)}")
-    return beside, with_cell, apart
+    tokens = token_ids(f"\n{question.text} ASSISTANT")
+    name, mark, closing = len(tokens) - 3, len(tokens) - 2, len(tokens) - 1
+    shown = question.objects
+    if question.kind in SINGLE_OBJECT:
+        return [(place, shown[0]) for place in (name, mark, closing)]
+    if question.kind == "exist" and len(shown) == 1:
+        return [(name, shown[0])]
+    if question.kind == "neighbor":
+        return [(name, shown[0]), (mark, shown[1]), (closing, shown[1])]
+    if question.kind == "compare":
+        first = min(tokens.index(WORD_ID[way]) for way in WAYS if WORD_ID[way] in tokens) - 1
+        sides = MAX_OBJECTS + len(NUMBERS) + SIDES.index(_sides(*(objects[index] for index in shown)))
+        return [(first, shown[0]), (name, shown[1]), (mark, sides), (closing, sides)]
+    if question.kind == "count":
+        number = MAX_OBJECTS + len(shown)
+        return [(place, number) for place in range(tokens.index(WORD_ID["are"]), closing + 1)]
+    return []
+
+
+def _sides(one: SceneObject, other: SceneObject) -> str:
+    """On which sides of another object one lies, as far as it is asked about: a member of `SIDES`."""
+    across, down = (here - there for here, there in zip(one.center, other.center, strict=True))
+    words = "left" if across < 0 else "right", "above" if down < 0 else "below"
+    return " ".join(
+        word if abs(gap) >= COMPARE_GAP else "" for word, gap in zip(words, (across, down), strict=True)
+    )

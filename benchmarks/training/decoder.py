@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .data import DESCRIPTION, KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
+from .data import KIND_NAMES, PATCHES, PROMPT, Scenes, Texts
 
 ASKED_WEIGHT = 0.2  # of the words of a question in the loss, to those of its answer
 CLOSING_WEIGHT = 0.2  # of </s>, whose prediction is easy
@@ -29,11 +29,17 @@ class Packed:
     at: torch.Tensor  # [targets]: flat indices into [pictures, m]
     targets: torch.Tensor  # [targets]
     answer: torch.Tensor  # bool [targets]: the target belongs to an answer, not to a question
+    thought: (
+        torch.Tensor
+    )  # [targets, words]: ids that the token before the target should bring to mind, or zeros
+    sought: (
+        torch.Tensor
+    )  # bool [targets, n]: patches of the neighbour that the token before the target is to find
     question: np.ndarray  # [targets]: a number per question
     kind: np.ndarray  # [targets]
 
 
-def pack(texts: Texts, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray) -> Packed:
+def pack(scenes: Scenes, texts: Texts, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray) -> Packed:
     """The texts `slots` [pictures, k] about the scenes `rows`, with the patches `visible` [pictures, n] shown."""
     pictures, count = slots.shape
     prefix = len(PROMPT) + visible.shape[1]
@@ -46,6 +52,7 @@ def pack(texts: Texts, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray)
     goal, segment = np.zeros_like(ids), np.full_like(ids, -1)
     offset = np.zeros_like(ids)
     in_answer = np.zeros(ids.shape, dtype=bool)
+    brought, seeks = np.full_like(ids, -1), np.full_like(ids, -1)
     for row in range(pictures):
         for k in range(count):
             end, size = ends[row, k], length[row, k]
@@ -53,9 +60,15 @@ def pack(texts: Texts, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray)
             ids[row, here] = tokens[row, k, :size]
             goal[row, here] = tokens[row, k, 1 : size + 1]
             segment[row, here], offset[row, here] = k, np.arange(size)
-            in_answer[row, end - size + given[row, k] - 1 : end] = True
+            brought[row, here] = texts.thought[rows[row], slots[row, k], :size]
+            asked = end - size + given[row, k]  # where the answer begins
+            in_answer[row, asked - 1 : end] = True
+            seeks[row, asked - 3 : end - 1] = texts.sought[rows[row], slots[row, k]]  # from "?" on
     at = np.flatnonzero(segment >= 0)
     which = (np.arange(pictures)[:, None] * count + segment).ravel()[at]
+    owner = np.take_along_axis(scenes.owner[rows], visible, axis=1)
+    sought = (seeks[..., None] == owner[:, None]) & (seeks[..., None] >= 0)
+    about = np.where(brought[..., None] >= 0, scenes.about[rows[:, None], brought], 0)
     positions = np.concatenate(
         [
             np.broadcast_to(np.arange(len(PROMPT)), (pictures, len(PROMPT))),
@@ -77,6 +90,8 @@ def pack(texts: Texts, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray)
         at=torch.from_numpy(at),
         targets=torch.from_numpy(goal.ravel()[at]),
         answer=torch.from_numpy(in_answer.ravel()[at]),
+        thought=torch.from_numpy(about.reshape(-1, about.shape[-1])[at].astype(np.int64)),
+        sought=torch.from_numpy(sought.reshape(-1, visible.shape[1])[at]),
         question=which,
         kind=texts.kind[rows[:, None], slots].ravel()[which],
     )
@@ -99,50 +114,95 @@ def choose(scenes: Scenes, rows: np.ndarray, n: int, rng: np.random.Generator) -
 
 def logits(model: Any, visual: torch.Tensor, packed: Packed) -> torch.Tensor:
     """The predictions at the targets [targets, words], from visual tokens [pictures, n, width]."""
+    return run(model, visual, packed)[0]
+
+
+def logits_and_search(model: Any, visual: torch.Tensor, packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+    """The predictions, and how badly attention finds what questions about a neighbour seek.
+
+    That is minus the log of the attention on the neighbour's patches, in the four heads of any layers that find it
+    best: which heads, and at which depth, is the model's own affair.
+    """
+    result, attentions = run(model, visual, packed, output_attentions=True)
+    seeking = packed.sought.any(-1)
+    text, n = packed.ids.shape[1], visual.shape[1]
+    at, sought = packed.at[seeking].to(visual.device), packed.sought[seeking].to(visual.device)
+    found = []
+    for weights in attentions:  # [pictures, heads, prefix + m, prefix + m]
+        rows = weights[:, :, -text:, len(PROMPT) : len(PROMPT) + n].transpose(1, 2).flatten(0, 1)[at]
+        mass = (rows.float() * sought[:, None]).sum(-1)
+        found.append(mass.clamp(min=1e-4).log().mean(0))
+    return result, -torch.cat(found).topk(4).values.mean()
+
+
+def run(model: Any, visual: torch.Tensor, packed: Packed, **how: Any) -> tuple[torch.Tensor, Any]:
     table = model.get_input_embeddings()
     device = visual.device
     start = table(torch.tensor(PROMPT, device=device)).expand(len(visual), -1, -1)
-    hidden = model.model.language_model(
+    out = model.model.language_model(
         inputs_embeds=torch.cat([start, visual, table(packed.ids.to(device))], dim=1),
         position_ids=packed.positions.to(device),
         attention_mask=packed.mask.to(device),
         use_cache=False,
-    ).last_hidden_state
-    text = hidden[:, -packed.ids.shape[1] :].flatten(0, 1)
-    result: torch.Tensor = model.lm_head(text[packed.at.to(device)])
-    return result
+        **how,
+    )
+    text = out.last_hidden_state[:, -packed.ids.shape[1] :].flatten(0, 1)
+    return model.lm_head(text[packed.at.to(device)]), out.attentions
 
 
-def loss(predicted: torch.Tensor, packed: Packed, closing: int) -> torch.Tensor:
-    """Cross entropy over answers and, with less weight, questions.
+def loss(predicted: torch.Tensor, packed: Packed, closing: int, thoughts: float = 0.0) -> torch.Tensor:
+    """Cross entropy over answers, over questions with less weight, and over thoughts with the weight `thoughts`.
 
     A question's words depend on the picture too ("Where is the red ..." names something that is there), and
-    each has to be looked up in one step where an answer takes two: so lookups are learned first.
+    each has to be looked up in one step where an answer takes two: so lookups are learned first. A thought asks for
+    all the words that are true of the object a token should bring to mind: a chain of lookups is learned link by link.
     """
     targets, answer = packed.targets.to(predicted.device), packed.answer.to(predicted.device)
     weight = torch.where(answer, 1.0, ASKED_WEIGHT)
     weight = torch.where(targets == closing, CLOSING_WEIGHT, weight)
-    each = F.cross_entropy(predicted.float(), targets, reduction="none")
-    return (each * weight).sum() / (weight * answer).sum()
+    likelihood = F.log_softmax(predicted.float(), dim=-1)
+    each = -likelihood.gather(-1, targets[:, None])[:, 0]
+    result = (each * weight).sum() / (weight * answer).sum()
+    if thoughts:
+        words = packed.thought.to(predicted.device)
+        missed = -(likelihood.gather(-1, words) * (words > 0)).sum(-1) / (words > 0).sum(-1).clamp(min=1)
+        result = result + thoughts * missed.sum() / (weight * answer).sum()
+    return result
 
 
 def caption_loss(predicted: torch.Tensor, packed: Packed, closing: int) -> torch.Tensor:
-    """Cross entropy over captions, whose kind is `DESCRIPTION` or `RELATION`.
+    """Cross entropy over captions.
 
-    A description's words stand in random order, so each of those still to come is as likely as the others to be
+    A caption's words stand in random order, so each of those still to come is as likely as the others to be
     next. Asking for all of them at once is the mean over the orders, without the noise of drawing one.
     """
     targets = packed.targets
     same = torch.from_numpy(packed.question)
+    loose = targets != closing
     ahead = (same[:, None] == same[None, :]).triu()
-    loose = torch.from_numpy(packed.kind == DESCRIPTION) & (targets != closing)
     ahead &= torch.where(loose[:, None], loose[None, :], torch.eye(len(targets), dtype=torch.bool))
     now, then = ahead.nonzero(as_tuple=True)
     wanted = torch.zeros(len(targets), predicted.shape[1])
     wanted[now, targets[then]] = 1.0
     wanted /= wanted.sum(-1, keepdim=True)
-    each = F.cross_entropy(predicted.float(), wanted.to(predicted.device), reduction="none")
-    return each.mean()
+    return F.cross_entropy(predicted.float(), wanted.to(predicted.device))
+
+
+def thought(predicted: torch.Tensor, packed: Packed, groups: dict[str, list[int]]) -> dict[str, list[bool]]:
+    """Which thoughts are right: "kind/which/group", such as "neighbor/1/row" -> whether its likeliest word is true.
+
+    `which` counts a question's thoughts; `groups` are the ids of words of which one is true, such as all rows.
+    """
+    result: dict[str, list[bool]] = {}
+    at = np.flatnonzero((packed.thought > 0).any(-1).numpy())
+    question = packed.question[at]
+    which = np.arange(len(at)) - np.searchsorted(question, question)  # questions stand in order
+    for name, ids in groups.items():
+        likeliest = torch.tensor(ids)[predicted[at][:, ids].argmax(-1).cpu()]
+        hits = (packed.thought[at] == likeliest[:, None]).any(-1)
+        for kind, place, hit in zip(packed.kind[at], which, hits.tolist(), strict=True):
+            result.setdefault(f"{KIND_NAMES[kind]}/{place}/{name}", []).append(hit)
+    return result
 
 
 def right(predicted: torch.Tensor, packed: Packed) -> dict[str, list[bool]]:

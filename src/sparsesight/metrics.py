@@ -10,11 +10,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from torch import nn
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Sizes of a decoder layer that fix its cost.
+
+    Attributes:
+        linear: multiply-adds per token of its projections, convolutions, MLP and active experts.
+        width: of all attention heads together; 0 if it does not attend (a recurrence itself is not counted).
+        cached: numbers that it caches per token, keys and values; 0 if it reads another layer's or none.
+        window: tokens that a sliding window sees, the newest included: its cache keeps one less.
+    """
+
+    linear: int
+    width: int
+    cached: int
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -22,19 +37,13 @@ class DecoderShape:
     """Sizes of a decoder that fix its cost.
 
     Attributes:
-        layers: decoder layers.
         hidden: model width.
-        heads, kv_heads, head_dim: attention heads (grouped-query: ``kv_heads < heads``) and their width.
-        linear: multiply-adds per token of one layer's projections and MLP.
+        layers: its layers.
         kv_bytes: bytes of one cached number.
     """
 
-    layers: int
     hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    linear: int
+    layers: tuple[LayerShape, ...]
     kv_bytes: int = 2
 
     @classmethod
@@ -45,24 +54,13 @@ class DecoderShape:
         kv_heads = kv_heads or heads
         head_dim = hidden // heads
         projections = 2 * hidden * head_dim * (heads + kv_heads)
-        return cls(layers, hidden, heads, kv_heads, head_dim, projections + 3 * hidden * ffn, kv_bytes)
+        layer = LayerShape(projections + 3 * hidden * ffn, heads * head_dim, 2 * kv_heads * head_dim)
+        return cls(hidden, (layer,) * layers, kv_bytes)
 
-    @classmethod
-    def of(cls, decoder: nn.Module) -> DecoderShape:
-        """Read the sizes off a transformers decoder; the linear layers are counted as they are."""
-        config: Any = decoder.config
-        layers: Any = decoder.layers
-        linear = sum(m.weight.numel() for m in layers[0].modules() if isinstance(m, nn.Linear))
-        heads = config.num_attention_heads
-        return cls(
-            layers=len(layers),
-            hidden=config.hidden_size,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            linear=linear,
-            kv_bytes=next(decoder.parameters()).element_size(),
-        )
+    def caching(self, cached: Sequence[int]) -> DecoderShape:
+        """The same with numbers cached per token as measured, per layer."""
+        layers = tuple(replace(x, cached=c) for x, c in zip(self.layers, cached, strict=True))
+        return replace(self, layers=layers)
 
     def prefill_flops(self, entering: Sequence[int], past: Sequence[int] | None = None) -> int:
         """Multiply-adds of one sample's prefill.
@@ -71,13 +69,25 @@ class DecoderShape:
             entering: tokens (text included) entering each layer.
             past: keys cached before, per layer; default none.
         """
-        past = past or [0] * self.layers
-        width = self.heads * self.head_dim
-        return sum(n * self.linear + 2 * n * (n + p) * width for n, p in zip(entering, past, strict=True))
+        past = past or [0] * len(self.layers)
+        return sum(
+            n * x.linear + 2 * n * (n + p) * x.width
+            for x, n, p in zip(self.layers, entering, past, strict=True)
+        )
+
+    def kv_lengths(self, entering: Sequence[int], past: Sequence[int]) -> tuple[int, ...]:
+        """Keys held by each layer after tokens entered it, ``past`` of them before."""
+
+        def held(layer: LayerShape, keys: int) -> int:
+            if not layer.cached:
+                return 0
+            return keys if layer.window is None else min(keys, layer.window - 1)
+
+        return tuple(held(x, n + p) for x, n, p in zip(self.layers, entering, past, strict=True))
 
     def kv_cache_bytes(self, lengths: Sequence[int]) -> int:
         """Bytes of keys and values of one sample, from the keys held by each layer."""
-        return 2 * sum(lengths) * self.kv_heads * self.head_dim * self.kv_bytes
+        return self.kv_bytes * sum(n * x.cached for x, n in zip(self.layers, lengths, strict=True))
 
 
 @dataclass
@@ -261,19 +271,20 @@ def batch_report(
         clips: pictures and clips of every sample.
         trimmed: whether layers up to the first stage cache no more than leaves it.
     """
-    samples, kv = [], [width] * shape.layers
+    count = len(shape.layers)
+    samples, kv = [], [width] * count
     for stage, layer in zip(tokens_out, layers, strict=False):
         kept = max(n - v + o for n, v, o in zip(length, visual, stage, strict=True))
-        kv[layer + 1 :] = [kept] * (shape.layers - layer - 1)
+        kv[layer + 1 :] = [kept] * (count - layer - 1)
     if trimmed and tokens_out:
         early = layers[0] + 1
         kv[:early] = [min(width, kv[early])] * early
     for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
-        entering, scoring = [v] * shape.layers, 0
+        entering, scoring = [v] * count, 0
         for s, layer in enumerate(layers[: len(tokens_out)]):
             keys = n - v + entering[layer] + past[layer]
-            scoring += t * keys * shape.heads * shape.head_dim + recycled[s][i] ** 2 * shape.hidden
-            entering[layer + 1 :] = [tokens_out[s][i]] * (shape.layers - layer - 1)
+            scoring += t * keys * shape.layers[layer].width + recycled[s][i] ** 2 * shape.hidden
+            entering[layer + 1 :] = [tokens_out[s][i]] * (count - layer - 1)
         scoring += v * t * shape.hidden if tokens_out else 0
         note = _why_dense(v, t) if all(e == v for e in entering) else ""
         scoring = 0 if note else scoring
@@ -283,22 +294,22 @@ def batch_report(
                 visual_tokens=v,
                 text_tokens=n - v,
                 visual_per_layer=tuple(entering),
-                equal_tokens=sum(leaving) / shape.layers,
-                equal_tokens_entering=sum(entering) / shape.layers,
-                flops_dense=shape.prefill_flops([n] * shape.layers, past),
+                equal_tokens=sum(leaving) / count,
+                equal_tokens_entering=sum(entering) / count,
+                flops_dense=shape.prefill_flops([n] * count, past),
                 flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
                 flops_scoring=scoring,
                 note=note,
                 clips=clips[i] if clips is not None else (),
             )
         )
-    lengths = tuple(p + k for p, k in zip(past, kv, strict=True))
+    lengths = shape.kv_lengths(kv, past)
     return Report(
         method=method,
         layers=layers,
         samples=tuple(samples),
         kv_lengths=lengths,
-        kv_bytes_dense=len(samples) * shape.kv_cache_bytes([p + width for p in past]),
+        kv_bytes_dense=len(samples) * shape.kv_cache_bytes(shape.kv_lengths([width] * count, past)),
         kv_bytes_sparse=len(samples) * shape.kv_cache_bytes(lengths),
         prefill_ms=median(latency.prefill) if latency.prefill else None,
         decode_ms=median(latency.decode) if latency.decode else None,

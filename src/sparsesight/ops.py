@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Num
 
 # Rows scored or compared at once: bounds the [heads, rows, keys] softmax buffer and the distances of clustering, so
 # that long questions and long clips stay cheap in memory.
@@ -178,8 +178,8 @@ def select_heads(
 
 
 def rotary_gravity(
-    query_position: Int[Tensor, "... r"],
-    key_position: Int[Tensor, "... k"],
+    query_position: Num[Tensor, "... r"],
+    key_position: Num[Tensor, "... k"],
     inv_freq: Float[Tensor, " f"],
     head_dim: int,
     axis: Int[Tensor, " f"] | None = None,
@@ -194,7 +194,7 @@ def rotary_gravity(
     frequency reads; ``w`` then measures distance in time, height and width at once, as the attention itself does.
 
     Args:
-        query_position: [b, r], or [axes, b, r]; integer positions, any padding on the left.
+        query_position: [b, r], or [axes, b, r]; positions, any padding on the left.
         key_position: [b, k], or [axes, b, k].
         inv_freq: the ``f`` rotary frequencies ``theta_i``.
         head_dim: full head width ``d``.

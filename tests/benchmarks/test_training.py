@@ -101,11 +101,11 @@ def test_questions_packed_together_are_answered_as_each_alone(train_bundled: Any
     visual = torch.randn(2, 576, 64)
     rows, patches = np.arange(2), np.tile(np.arange(576), (2, 1))
     with torch.no_grad():
-        packed = decoder.pack(data.questions, rows, np.tile(np.arange(4), (2, 1)), patches)
+        packed = decoder.pack(data, data.questions, rows, np.tile(np.arange(4), (2, 1)), patches)
         together = decoder.logits(model, visual, packed)
         for row in range(2):
             for slot in range(4):
-                one = decoder.pack(data.questions, rows[[row]], np.array([[slot]]), patches[[row]])
+                one = decoder.pack(data, data.questions, rows[[row]], np.array([[slot]]), patches[[row]])
                 alone = decoder.logits(model, visual[[row]], one)
                 assert torch.allclose(together[packed.question == 4 * row + slot], alone, atol=1e-4)
 
@@ -125,3 +125,59 @@ def test_training_sees_the_tokens_that_the_processor_makes(train_bundled: Any) -
         assert blueprint.WORD_ID["<unk>"] not in ids
         pixels = train_bundled.tower.normalise(torch.from_numpy(data.pixels))
         assert torch.allclose(inputs["pixel_values"], pixels, atol=1e-5)
+
+
+def test_names_bring_their_objects_to_mind_and_numbers_themselves(train_bundled: Any) -> None:
+    data, words = train_bundled.make(21, 2, 48, 1), train_bundled.blueprint.VOCABULARY
+    seen = set()
+    for row in range(2):
+        scene = render(21 + row)
+        for slot, question in enumerate(questions(scene, 48)):
+            told = [words[i] for i in data.questions.tokens[row, slot]]
+            thought = data.questions.thought[row, slot]
+            brought = {
+                place: {words[i] for i in data.about[row, thought[place]] if i}
+                for place in np.flatnonzero(thought >= 0)
+            }
+            end = told.index("?")
+            if question.kind == "count":
+                assert set(brought) == set(range(told.index("are"), end + 2))
+                assert all(about == {question.answer} for about in brought.values())
+            elif brought:
+                name = {told[end - 1], told[end - 2]} - {"the", "object"}
+                assert name <= brought[end - 1]
+                seen.add(question.kind)
+            if question.kind == "neighbor":
+                assert set(question.answer.split()) <= brought[end] & brought[end + 1]
+            if question.kind == "compare":
+                assert set(told[3:5]) <= brought[4] and brought[end] == brought[end + 1]
+                assert (told[5] in brought[end]) == (question.answer == "yes")
+                assert (
+                    len(brought[end] & {"left", "right"}) < 2 and len(brought[end] & {"above", "below"}) < 2
+                )
+    assert seen == {"color", "shape", "size", "letter", "where", "exist", "neighbor", "compare"}
+
+
+def test_search_is_measured_on_the_neighbours_patches_in_the_best_heads(train_bundled: Any) -> None:
+    decoder, data = train_bundled.decoder, train_bundled.make(31, 2, 24, 1)
+    model = train_bundled.blueprint.build_model(width=64, layers=2, tower_layers=1, seed=0)
+    model.set_attn_implementation("eager")
+    rows, patches = np.arange(2), np.tile(np.arange(0, 576, 3), (2, 1))
+    slots = np.tile(np.arange(24), (2, 1))
+    packed, visual = decoder.pack(data, data.questions, rows, slots, patches), torch.randn(2, 192, 64)
+    with torch.no_grad():
+        predicted, search = decoder.logits_and_search(model, visual, packed)
+        assert torch.equal(predicted, decoder.logits(model, visual, packed))
+        masses = []
+        for row in range(2):
+            scene = render(31 + row)
+            for slot, question in enumerate(questions(scene, 24)):
+                if question.kind == "neighbor":
+                    one = decoder.pack(data, data.questions, rows[[row]], np.array([[slot]]), patches[[row]])
+                    _, layers = decoder.run(model, visual[[row]], one, output_attentions=True)
+                    mine = torch.from_numpy(scene.owner.ravel()[patches[row]] == question.objects[1])
+                    ends = torch.cat(layers)[:, :, -5:-1, 3 : 3 + 192]  # ? ASSISTANT : blue, but not star
+                    masses.append((ends * mine).sum(-1).flatten(0, 1))
+    best = torch.cat(masses, dim=-1).clamp(min=1e-4).log().mean(-1).topk(4).values.mean()
+    assert len(masses) > 3
+    torch.testing.assert_close(search, -best)

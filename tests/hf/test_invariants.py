@@ -120,7 +120,9 @@ def fingerprint(built: Any) -> dict[str, Any]:
     for name, module in built.named_modules():
         hooks = {k: len(v) for k, v in vars(module).items() if "hooks" in k and hasattr(v, "__len__")}
         attributes = {
-            k: id(v) for k, v in vars(module).items() if not k.startswith("_") or "sparsesight" in k
+            k: id(v)
+            for k, v in vars(module).items()
+            if not k.startswith("_") or k.startswith("__") or "sparsesight" in k
         }
         found[name] = (type(module), hooks, attributes, id(getattr(module, "config", None)))
     found["parameters"] = {k: (id(p), p._version) for k, p in built.named_parameters()}

@@ -103,7 +103,10 @@ class PrunedLayer(DynamicLayer):
         Raises:
             UnsupportedModelError: if the samples held different numbers of the tokens to remove.
         """
-        length = self.get_seq_length()
+        length, tokens_to_remove = (
+            self.get_seq_length(),
+            int(tokens_to_remove),
+        )  # older generate() hands a tensor
         if tokens_to_remove > 0:
             tokens_to_remove = min(tokens_to_remove - length, 0)
         keep = length + tokens_to_remove
@@ -174,7 +177,7 @@ class PrunedSlidingLayer(PrunedLayer, DynamicSlidingWindowLayer):
 
     def crop(self, tokens_to_remove: int) -> None:
         """As of any pruned layer, then cut to the window; past it only after ``activate_past_recording``."""
-        length = self.get_seq_length()
+        length, tokens_to_remove = self.get_seq_length(), int(tokens_to_remove)
         if length >= self.sliding_window and not getattr(self, "record_past", False):
             raise RuntimeError(
                 "crop: the sliding window has passed tokens; call activate_past_recording() first"
@@ -216,6 +219,11 @@ def pruned_layer(cache: Cache | None, index: int) -> PrunedLayer | None:
     layers = getattr(cache, "layers", ())
     layer = layers[index] if index < len(layers) else None
     return layer if isinstance(layer, PrunedLayer) else None
+
+
+def cached_length(cache: Any) -> int:
+    """Logical tokens of a cache; 0 without one."""
+    return int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
 
 
 def was_pruned(cache: Cache | None) -> bool:

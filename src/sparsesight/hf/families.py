@@ -36,7 +36,8 @@ class Layer:
 class Anatomy:
     """The parts of a model that sparsification touches."""
 
-    model: nn.Module  # as given by the user
+    given: nn.Module  # by the user
+    model: nn.Module  # the same, without a wrapper for adapters
     base: nn.Module  # takes input_ids and pixel_values
     decoder: nn.Module  # takes inputs_embeds, owns the layers
     layers: nn.ModuleList
@@ -58,6 +59,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         UnsupportedModelError: if the model has no decoder layers to prune between, or attention that cannot be read.
     """
     name = f"model={type(model).__name__}"
+    given, model = model, _without_adapters(model)
     kind = getattr(getattr(model, "config", None), "model_type", "")
     if kind in refused.FAMILIES:
         raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {refused.FAMILIES[kind]}")
@@ -77,11 +79,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     if strange:
         why = refused.LAYERS.get(strange[0], "it is not known how they see what is left")
         raise UnsupportedModelError(f"{name}: decoder layers of type {strange} cannot be pruned: {why}")
-    if "flash" in attention_implementation(decoder) and any(x.window for x in kinds):
-        raise UnsupportedModelError(
-            f"{name}: FlashAttention counts a sliding window in the tokens that are left, not in the prompt's; "
-            "load the model with attn_implementation='sdpa'"
-        )
+    check_implementation(decoder, kinds)
     blind = [i for i, layer in enumerate(layers) if kinds[i].attends and attention_of(layer) is None]
     if blind:
         raise UnsupportedModelError(f"{name}: no self-attention found in decoder layers {blind}")
@@ -92,6 +90,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         )
     base = getattr(model, "base_model", model)
     return Anatomy(
+        given=given,
         model=model,
         base=model if base is decoder else base,
         decoder=decoder,
@@ -100,6 +99,23 @@ def anatomy(model: nn.Module) -> Anatomy:
         visual_ids=visual_ids(model.config),
         prunable=prunable,
     )
+
+
+def layer_config(config: Any, index: int) -> Any:
+    """The config of one decoder layer, where layers differ in their sizes; else that of all."""
+    return config.per_layer_config[index] if getattr(config, "is_heterogeneous", False) else config
+
+
+def _without_adapters(model: Any) -> Any:
+    """The model inside a PEFT wrapper: its forward calls the model's own, past the hooks of the wrapper."""
+    if not callable(getattr(model, "get_base_model", None)):
+        return model
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise UnsupportedModelError(
+            f"model={type(model).__name__}: an adapter of virtual tokens (prompt learning) hands the decoder "
+            "embeddings without token ids, so its visual tokens cannot be told; use an adapter of weights, such as LoRA"
+        )
+    return model.get_base_model()
 
 
 def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
@@ -114,7 +130,8 @@ def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
     for index, kind in enumerate(types[:count]):
         sources = [i for i in range(index) if types[i] == kind and modes[i] != "reuse"]
         source = sources[-1] if modes[index] == "reuse" and sources else index
-        kinds.append(Layer(index, kind, getattr(config, WINDOWED.get(kind, ""), None), source))
+        window = getattr(layer_config(config, index), WINDOWED[kind], None) if kind in WINDOWED else None
+        kinds.append(Layer(index, kind, window, source))
     return tuple(kinds)
 
 
@@ -163,6 +180,25 @@ def attention_implementation(decoder: nn.Module) -> str:
     """Name of the attention implementation, such as ``sdpa``."""
     config: Any = decoder.config
     return str(config._attn_implementation)
+
+
+def check_implementation(decoder: nn.Module, kinds: tuple[Layer, ...]) -> None:
+    """Refuse attention implementations that cannot see what is left.
+
+    Raises:
+        UnsupportedModelError: naming the implementation.
+    """
+    name = attention_implementation(decoder)
+    if "paged" in name:
+        raise UnsupportedModelError(
+            f"attn_implementation={name!r}: continuous batching packs prompts into blocks of keys that all layers "
+            "share; use generate() and attn_implementation='sdpa'"
+        )
+    if "flash" in name and any(x.window for x in kinds):
+        raise UnsupportedModelError(
+            f"attn_implementation={name!r}: FlashAttention counts a sliding window in the tokens that are left, not "
+            "in the prompt's; use attn_implementation='sdpa'"
+        )
 
 
 def attention_of(layer: nn.Module) -> nn.Module | None:

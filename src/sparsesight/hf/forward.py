@@ -24,6 +24,7 @@ from .families import Layer
 from .layout import Layout, Plan, Record, Trace
 from .masks import mask_of_rows, select_mask
 from .rotary import axes, axis_of_frequencies, frequencies
+from .shape import cached_numbers
 
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {
@@ -77,8 +78,15 @@ class Forward:
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
-    rotary_axis: Tensor | None = None
     frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
+    rotary: tuple[Tensor, Tensor] | None = (
+        None  # axis and frequency of each pair, where there are several axes
+    )
+    spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
+    keys: dict[int, Keys] = field(
+        default_factory=dict
+    )  # what each layer attends to, where that is not everything
+    checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -98,7 +106,8 @@ class Forward:
             layout = replace(layout, frames=layout.frames.by_positions(self.position_ids[-3:]))
         self.layout = replace(layout, rows=None)
         self.tokens = layout.visual
-        self.past_keys = held_keys(self.cache, plan.num_layers)
+        held = held_keys(self.cache, plan.num_layers)
+        self.past_keys = tuple(held[kind.source] for kind in plan.kinds)
         if not any(layout.prunable) or not (plan.method.data_dependent or any(s.stages for s in schedules)):
             return
         if not plan.method.data_dependent:
@@ -128,6 +137,13 @@ class Forward:
         """Whether this forward prunes."""
         return self.rows is not None
 
+    @property
+    def kept_end(self) -> int:
+        """How many of the last tokens are text, and so stay, in every sample that is pruned."""
+        layout = self.layout
+        assert layout is not None
+        return min(t for t, prunable in zip(layout.text, layout.prunable, strict=True) if prunable)
+
     # -- inside the layers ------------------------------------------------------------------------------------
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
@@ -138,14 +154,25 @@ class Forward:
         with self.plan.clock("scoring"), torch.no_grad():
             row, valid = ops.compact(self.rows.text, max(self.layout.text))
             rater = self.rows.rater.gather(1, row) & valid
-            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-            self.seen = (row, rater, query.gather(2, index), key, mask, kwargs)
+            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]).to(query.device)
+            mask = mask.to(self.device) if isinstance(mask, Tensor) else mask
+            # A model may lie on several devices; everything is chosen on the one that its decoder starts on.
+            self.seen = (
+                row,
+                rater,
+                query.gather(2, index).to(self.device),
+                key.to(self.device),
+                mask,
+                kwargs,
+            )
 
     def enter(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]] | None:
         """Inputs of a layer, rewritten for the rows that are left; None if nothing changes."""
-        if self.cache is None:  # the decoder makes its own where it is given none
+        if self.checkpointed:
+            self.cache = None
+        elif self.cache is None:  # the decoder makes its own where it is given none
             self.cache = kwargs.get("past_key_values")
         if (
             self.rows is not None
@@ -159,27 +186,44 @@ class Forward:
             return None if known is None else self._serve(known, kind, hidden, kwargs)
         with self.plan.clock("masks"):
             source = self.rows.source
+            # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
+            # pass to those layers is cut already.
+            rows = hidden.shape[-2]
+            fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
             changed = {
-                k: v if k in NOT_ROWS else self._once(k, v, lambda v: take_rows(v, source, self.length))
+                k: v if k in fixed else self._once(k, v, lambda v: take_rows(v, source, self.length))
                 for k, v in kwargs.items()
             }
             if kind.attends:
-                keys = self._keys(kind)
-                self._finish(changed, hidden, kwargs, self.rows.slot, keys, kind)
+                keys = self.keys[layer] = self._keys(kind)
+                self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
             else:
                 changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
         return hidden, changed
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output at the length of the input; rows of dropped tokens are zero."""
-        if self.rows is None or not self.done:
-            return hidden
+        if self.rows is None or not self.done or hidden.shape[-2] < self.rows.source.shape[1]:
+            return hidden  # of few rows, the last ones: no token of theirs was dropped
         with self.plan.clock("gather"):
-            target = self.rows.source.masked_fill(~self.rows.valid, self.length)
+            target = self.rows.source.masked_fill(~self.rows.valid, self.length).to(hidden.device)
             flat = fold(hidden)
             full = flat.new_zeros(self.batch, self.length + 1, flat.shape[2])
             full = full.scatter(1, target[..., None].expand_as(flat), flat)[:, :-1]
             return unfold(full, hidden)
+
+    def rows_of(self, layer: int) -> Rows | None:
+        """The rows that ``layer`` computed on; None if it was all of the input."""
+        return next((rows for first, rows in reversed(self.spans) if layer >= first), None)
+
+    def keys_of(self, layer: int) -> Keys | None:
+        """The keys that ``layer`` attended to; None if nothing was dropped from them. After that layer has run."""
+        if layer in self.keys:
+            return self.keys[layer]
+        cached = pruned_layer(self.cache, self.plan.kinds[layer].source)
+        if cached is None:
+            return None
+        return Keys(*cached.key_slots(self.batch, self.device), cached.ragged, 0)
 
     def finish(self) -> Record | None:
         """What to remember of a prefill; None for other forwards."""
@@ -189,6 +233,7 @@ class Forward:
             self.layout,
             self.length,
             self.past_keys,
+            cached_numbers(self.cache, self.plan.num_layers),
             tuple(self.tokens_out),
             tuple(self.recycled),
             tuple(self.kept),
@@ -262,7 +307,7 @@ class Forward:
         plan = self.plan
         if "attention_mask" in kwargs:
             changed["attention_mask"] = self._once(
-                ("mask", segment, kind.kind),
+                ("mask", segment, kind.kind, row.shape[1]),
                 kwargs["attention_mask"],
                 lambda m: select_mask(
                     m,
@@ -299,14 +344,16 @@ class Forward:
             )
         row, rater, query, key, mask, kwargs = self.seen
         self.seen = None
-        shaped, hidden = hidden, fold(hidden)
+        shaped, hidden = hidden, fold(hidden).to(self.device)
         column, visual = ops.compact(rows.visual, max(self.tokens))
-        frequency = frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
+        axis, frequency = None, frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
         frame, frame_tokens = (
             (x.gather(1, rows.source.gather(1, column)) for x in self.frames) if self.frames else (None, None)
         )
+        if frequency is not None and position.ndim == 3:
+            axis, frequency = self._axis(frequency)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -329,7 +376,7 @@ class Forward:
                 inv_freq=frequency,
                 scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
                 softcap=kwargs.get("softcap"),
-                rotary_axis=None if frequency is None or position.ndim == 2 else self._axis(len(frequency)),
+                rotary_axis=axis,
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
@@ -345,6 +392,7 @@ class Forward:
         self.recycled.append(selection.counts.recycled)
         self.kept.append((stage.origin, selection.keep))
         self.done += 1
+        self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.trim_early and self.done == 1 and width < self.length:
             self._trim(width)
@@ -373,11 +421,11 @@ class Forward:
             given = given[-count:] if count > 1 else given[0]
         return _pick(given.expand(*given.shape[:-2], self.batch, -1), rows.source)
 
-    def _axis(self, count: int) -> Tensor:
+    def _axis(self, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
         """Which axis of multi-axis positions each frequency reads; the same at all stages."""
-        if self.rotary_axis is None:
-            self.rotary_axis = axis_of_frequencies(self.plan.decoder, count)
-        return self.rotary_axis
+        if self.rotary is None:
+            self.rotary = axis_of_frequencies(self.plan.decoder, inv_freq)
+        return self.rotary
 
     def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

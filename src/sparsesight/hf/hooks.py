@@ -15,13 +15,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..errors import SparseSightError, UnsupportedModelError
-from .cache import check_cache, was_pruned
-from .families import Anatomy
+from .additions import Additions
+from .cache import cached_length, check_cache, was_pruned
+from .families import Anatomy, attention_implementation, check_implementation
 from .forward import Forward
 from .frames import FrameRule, Frames
+from .generation import Generating
 from .layout import Given, Layout, Plan, Record
+from .outputs import widen_outputs
 from .probe import Probe
 
 PER_CALL = "per call"
@@ -60,7 +64,9 @@ class Hooks:
         self.frame_rule = FrameRule.of(parts.model.config)
         self.done, self.timing = done, timing
         self.local = threading.local()
-        self.undo: list[Callable[[], object]] = []
+        self.generating = Generating()
+        self.added = Additions()
+        self.probes: list[Probe] = []
         try:
             self.install()
         except BaseException:
@@ -69,30 +75,54 @@ class Hooks:
 
     def install(self) -> None:
         """Register everything; each step leaves its own undoing behind."""
-        parts = self.parts
-        setattr(parts.decoder, MARK, self)
-        self.undo.append(lambda: delattr(parts.decoder, MARK))
-
-        def hook(register: Callable[..., Any], function: Callable[..., Any], **how: Any) -> None:
-            self.undo.append(register(function, **how).remove)
-
+        parts, hook = self.parts, self.added.hook
+        self.added.attribute(parts.decoder, MARK, self)
+        generate = getattr(parts.model, "generate", None)
+        if generate is not None:
+            self.added.attribute(parts.model, "generate", self.generating.watch(generate, self.has_pictures))
+        for module in dict.fromkeys((parts.given, parts.model)):
+            if module is not parts.decoder:
+                hook(module, "forward_pre", self.see_labels, with_kwargs=True)
+                hook(module, "forward", self.forget, always_call=True)
         if parts.base is not parts.decoder:
-            hook(parts.base.register_forward_pre_hook, self.enter_model, with_kwargs=True)
-        hook(parts.decoder.register_forward_pre_hook, self.enter_decoder, with_kwargs=True)
-        hook(parts.layers[0].register_forward_pre_hook, self.enter_layers, with_kwargs=True)
+            hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
+            hook(parts.base, "forward", self.forget, always_call=True)
+        hook(parts.decoder, "forward_pre", self.enter_decoder, with_kwargs=True)
+        hook(parts.layers[0], "forward_pre", self.enter_layers, with_kwargs=True)
         for i in range(self.plan.first_pruned, len(parts.layers)):
-            hook(parts.layers[i].register_forward_pre_hook, self.layer_entrance(i), with_kwargs=True)
-        hook(parts.layers[-1].register_forward_hook, self.leave_layers)
-        hook(parts.decoder.register_forward_hook, self.leave_decoder)
-        hook(parts.decoder.register_forward_hook, self.forget, always_call=True)
-        for i in self.plan.stages:
-            self.undo.append(Probe(parts.attention(i), i, self.observe).remove)
+            hook(parts.layers[i], "forward_pre", self.layer_entrance(i), with_kwargs=True)
+        hook(parts.layers[-1], "forward", self.leave_layers)
+        hook(parts.decoder, "forward", self.leave_decoder)
+        hook(parts.decoder, "forward", self.forget, always_call=True)
+        self.implementation = attention_implementation(parts.decoder)
+        self.probes = [Probe(parts.attention(i), i, self.observe, self.added) for i in self.plan.stages]
 
     def remove(self) -> None:
-        """Undo in reverse order; safe to call twice."""
-        while self.undo:
-            self.undo.pop()()
+        """Take everything back; safe to call twice."""
+        self.added.remove()
+        self.probes = []
         self.local = threading.local()
+
+    def follow(self) -> None:
+        """Go along with an attention implementation that was set since the last forward.
+
+        Raises:
+            UnsupportedModelError: if it cannot be pruned.
+        """
+        check_implementation(self.parts.decoder, self.parts.kinds)
+        for probe in self.probes:
+            probe.follow()
+        self.implementation = attention_implementation(self.parts.decoder)
+
+    def has_pictures(self, ids: Any) -> bool:
+        """Whether a prompt of these token ids (None if it is embeddings) has visual tokens."""
+        if self.visual_mask is not None or not isinstance(ids, Tensor) or ids.is_floating_point():
+            return self.visual_mask is not None
+        return bool(self.is_visual(ids).any())
+
+    def is_visual(self, ids: Tensor) -> Tensor:
+        """Which token ids are placeholders of visual tokens."""
+        return among(ids, self.parts.visual_ids)
 
     @property
     def forward(self) -> Forward | None:
@@ -101,46 +131,60 @@ class Hooks:
 
     # -- in the order of a forward ----------------------------------------------------------------------------
 
+    def see_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Labels stay with the outermost model; what they are predicted from is decided inside."""
+        self.local.labels = kwargs.get("labels")
+
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.local.layout = None
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
-            valid = valid_rows(kwargs.get("attention_mask"), ids)
-            visual = among(ids, self.parts.visual_ids) & valid
-            video = among(ids, self.frame_rule.video_ids) & visual
-            self.local.layout = Layout.of(valid, Frames.of(visual, video, self.frame_rule, kwargs))
+            past = cached_length(kwargs.get("past_key_values"))
+            prompt = self.generating.prompt_columns(past, ids.shape[1])
+            if prompt:
+                valid = valid_rows(kwargs.get("attention_mask"), ids)
+                visual = self.is_visual(ids) & valid
+                video = among(ids, self.frame_rule.video_ids) & visual
+                frames = Frames.of(visual, video, self.frame_rule, kwargs)
+                self.local.layout = Layout.of(valid, frames, prompt)
 
-    def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
+        self.local.forward = None  # an interrupted one is not told that it is over
         if self.timing:
             self.local.started = self.plan.clock.now()
+        if attention_implementation(module) != self.implementation:
+            self.follow()
         x = kwargs.get("inputs_embeds")
         if x is None:
             x = kwargs.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
-                return
+                return None
         cache = kwargs.get("past_key_values")
         batch, length = x.shape[:2]
         layout = getattr(self.local, "layout", None)
         self.local.layout = None
-        past = int(cache.get_seq_length()) if cache is not None else 0
+        past = cached_length(cache)
         if length > 1 and (self.visual_mask is not None or getattr(self.local, "given", None) is not None):
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
             layout = self.layout_as_given(x, kwargs.get("attention_mask"), past)
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         if layout is not None:
-            if any(layout.prunable):
-                check_cache(cache, self.plan.first_pruned)
-                if module.training and getattr(module, "gradient_checkpointing", False):
-                    raise UnsupportedModelError(
-                        "gradient checkpointing runs layers again without their rows: call "
-                        "model.gradient_checkpointing_disable() while sparsified"
-                    )
             forward.activate(layout)
+            if forward.active:
+                # Continuous batching gives its cache another name.
+                check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
+                forward.checkpointed = is_checkpointed(module)
+                check_labels(getattr(self.local, "labels", None), layout.frames.visual)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
+        last = kwargs.get("logits_to_keep")
+        if forward.active and isinstance(last, int) and last > forward.kept_end:
+            # A decoder that goes on with so many last rows would take others than are meant.
+            return args, {**kwargs, "logits_to_keep": 0}
+        return None
 
     def enter_layers(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See what enters the first layer: raters are chosen by it."""
@@ -159,12 +203,13 @@ class Hooks:
             forward = self.forward
             if forward is None:
                 return None
-            changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], kwargs)
+            more = {str(i): arg for i, arg in enumerate(args[1:])}
+            changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], {**more, **kwargs})
             if changed is None:
                 return None
             hidden, kwargs = changed
             if args:
-                return (hidden, *args[1:]), kwargs
+                return (hidden, *(kwargs.pop(i) for i in more)), kwargs
             return args, {**kwargs, "hidden_states": hidden}
 
         return enter_layer
@@ -180,12 +225,15 @@ class Hooks:
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Hand over what is to be remembered."""
-        record = self.forward.finish() if self.forward is not None else None
+        forward = self.forward
+        record = forward.finish() if forward is not None else None
+        if forward is not None:
+            widen_outputs(output, forward)
         self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        self.local.forward = self.local.layout = None
+        self.local.forward = self.local.layout = self.local.labels = None
 
     def layout_as_given(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
         """The layout by the caller's own mask; None if these tokens are not the prompt it is about.
@@ -204,13 +252,16 @@ class Hooks:
                 )
             mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
             given = replace(Given.of(mask), once=False)
-        rows = given.rows(x.shape[0], x.shape[1], past)
+        prompt = self.generating.prompt_columns(past, x.shape[1])
+        rows = given.rows(x.shape[0], x.shape[1], past, prompt)
         if rows is None:
             return None
-        mask, frames = (part if part is None else part.to(x.device) for part in rows)
-        assert mask is not None
+        mask, frames, end = rows
+        # What was generated is in the embeddings that a callable sees; a mask ends where the prompt does.
+        prompt = min(end, prompt) if callable(self.visual_mask) and not given.once else end
+        mask, frames = mask.to(x.device), None if frames is None else frames.to(x.device)
         valid = valid_rows(attention_mask, mask)
-        return Layout.of(valid, Frames.given(mask & valid, frames))
+        return Layout.of(valid, Frames.given(mask & valid, frames), prompt)
 
 
 def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
@@ -219,6 +270,39 @@ def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
     for token in tokens:
         found |= ids == token
     return found
+
+
+def check_labels(labels: Any, visual: Tensor) -> None:
+    """Refuse labels that are predicted from visual tokens [b, n]: those may be dropped, and predict nothing then.
+
+    Raises:
+        SparseSightError: naming a sample.
+    """
+    if not isinstance(labels, Tensor) or labels.shape != visual.shape:
+        return
+    wrong = (labels.to(visual.device)[:, 1:] != -100) & visual[:, :-1]
+    samples = wrong.any(1).nonzero()[:, 0].tolist()
+    if samples:
+        raise SparseSightError(
+            f"labels: in samples {samples} some are predicted from visual tokens, which may be dropped: set labels to "
+            "-100 on visual tokens and on the token after each picture"
+        )
+
+
+def is_checkpointed(decoder: nn.Module) -> bool:
+    """Whether the decoder's layers run again in the backward pass.
+
+    Raises:
+        UnsupportedModelError: where they would do so together with the hooks on them.
+    """
+    if not (decoder.training and getattr(decoder, "gradient_checkpointing", False)):
+        return False
+    if "__call__" in vars(GradientCheckpointingLayer):
+        raise UnsupportedModelError(
+            "gradient checkpointing of this version of transformers runs a layer's hooks again, without their rows: "
+            "call model.gradient_checkpointing_disable() while sparsified, or use a newer transformers"
+        )
+    return True
 
 
 def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:

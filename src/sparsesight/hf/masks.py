@@ -71,6 +71,9 @@ def select_mask(
         return mask.expand(row.shape[0], -1).gather(1, slot).bool() & valid
     mask = mask.expand(row.shape[0], -1, -1, -1)
     heads = mask.shape[1]
+    row = row - (
+        total - past - mask.shape[2]
+    )  # it may have the last rows alone, as the hidden states then do
     mask = mask.gather(2, row[:, None, :, None].expand(-1, heads, -1, mask.shape[3]))
     mask = mask.gather(3, slot[:, None, None].expand(-1, heads, mask.shape[2], -1))
     if not ragged:

@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedModelError
-from .families import attention_implementation
+from .additions import Additions, uncompiled
 
 Listener = Callable[[int, Tensor, Tensor, Any, dict[str, Any]], None]
 PREFIX = "sparsesight|"
@@ -58,37 +58,39 @@ class _WithConfig:
 
 
 class Probe:
-    """Shows ``listener(layer, query, key, mask, kwargs)`` every attention call of one module until removed."""
+    """Shows ``listener(layer, query, key, mask, kwargs)`` every attention call of one module.
 
-    def __init__(self, attention: nn.Module, layer: int, listener: Listener) -> None:
+    What it puts on the module is ``added``, and goes with it.
+    """
+
+    def __init__(self, attention: nn.Module, layer: int, listener: Listener, added: Additions) -> None:
         if getattr(attention, "config", None) is None:
             raise UnsupportedModelError(
                 f"decoder layer {layer}: its attention has no config, so it cannot be read"
             )
-        self.attention, self.layer, self.listener = attention, layer, listener
+        self.attention, self.layer, self.listener = attention, layer, uncompiled(listener)
         self.config: Any = attention.config
-        self.real = real_attention(attention)
-        name = _Name(attention_implementation(attention))
-        AttentionInterface.register(name, _probed_attention)
-        private = copy.copy(self.config)
-        private.__dict__["_attn_implementation_internal"] = name
+        self.private = copy.copy(self.config)
         self.view = _WithConfig(attention, self.config)
-        attention.config = private
-        setattr(attention, MARK, self)  # found by the registered function
+        self.follow()
+        added.attribute(attention, "config", self.private)
+        added.attribute(attention, MARK, self)  # found by the registered function
 
-    def remove(self) -> None:
-        """Give the module its own config back."""
-        self.attention.config = self.config
-        delattr(self.attention, MARK)
+    def follow(self) -> None:
+        """Call the attention function that the module's own config names now."""
+        real = self.config._attn_implementation
+        self.real = real_attention(self.attention, real)
+        name = _Name(real)
+        AttentionInterface.register(name, _probed_attention)
+        self.private.__dict__["_attn_implementation_internal"] = name
 
 
-def real_attention(attention: nn.Module) -> Callable[..., Any]:
+def real_attention(attention: nn.Module, name: str) -> Callable[..., Any]:
     """The attention function a module would call; eager ones live in the module's own source, not in the registry.
 
     Raises:
         UnsupportedModelError: if there is none.
     """
-    name = attention_implementation(attention)
     if name in ALL_ATTENTION_FUNCTIONS:
         return ALL_ATTENTION_FUNCTIONS[name]
     for kind in type(attention).__mro__:

@@ -39,5 +39,6 @@ LAYERS = {
     "hybrid_sliding": "attention biases are counted over cache places, which pruning moves",
     "indexed_attention": _PICKED,
     "minimax_m3_sparse": _PICKED,
+    "qwen_sparse_attention": _PICKED,
     "reference_sliding_attention": "a window over generated tokens alone needs a cache of its own",
 }

@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 from .families import Layer, attention_of
 
-# Decoders whose full-attention layers use no positions, and do not say so in the attention module.
+# Decoders whose full-attention layers use no positions, and do not say so in the attention module: always, or where
+# other layers have a window.
 UNROTATED = {"cohere2", "cohere2_moe"}
+UNROTATED_BESIDE_WINDOWS = {"exaone4", "exaone_moe"}
 
 
 def frequencies(decoder: nn.Module, layer: Layer) -> Tensor | None:
     """Rotary frequencies of one layer, or None if it has no rotary embedding."""
     config: Any = decoder.config
     module: Any = decoder
-    unrotated = getattr(config, "model_type", "") in UNROTATED and layer.kind == "full_attention"
-    if unrotated or not getattr(attention_of(module.layers[layer.index]), "use_rope", True):
+    if _is_unrotated(config, layer) or not getattr(
+        attention_of(module.layers[layer.index]), "use_rope", True
+    ):
         return None
     per_kind = getattr(config, "rope_parameters", None) or {}
     if per_kind.get(layer.kind, per_kind) is None:  # parameters per kind of layer, and none for this one
@@ -26,6 +29,15 @@ def frequencies(decoder: nn.Module, layer: Layer) -> Tensor | None:
     rotary = getattr(decoder, "rotary_emb", None)
     own = getattr(rotary, f"{layer.kind}_inv_freq", None)  # some decoders have frequencies per kind of layer
     return own if own is not None else getattr(rotary, "inv_freq", None)
+
+
+def _is_unrotated(config: Any, layer: Layer) -> bool:
+    """Whether a family leaves the positions out of this layer by a rule of its own."""
+    bases = getattr(config, "layer_rope_theta", None)
+    if bases is not None and not bases[layer.index]:
+        return True
+    names = UNROTATED | (UNROTATED_BESIDE_WINDOWS if getattr(config, "sliding_window", None) else set())
+    return layer.kind == "full_attention" and getattr(config, "model_type", "") in names
 
 
 def axes(decoder: nn.Module) -> int:
@@ -41,23 +53,27 @@ def is_plain(decoder: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def axis_of_frequencies(decoder: nn.Module, count: int) -> Tensor:
-    """The position axis that each of ``count`` frequencies reads: int64 [count].
+def axis_of_frequencies(decoder: nn.Module, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+    """The position axis that each rotated pair reads, int64 [f], and the pairs' frequencies, in the same order.
 
-    Families lay sections out in their own ways, so this moves one axis at a time and looks which angles follow.
+    Families lay sections out in their own ways, so this moves one axis at a time and looks which angles follow. A
+    family whose pairs have two axes each (hunyuan_vl) counts by the first.
     """
     module: Any = decoder
+    count = len(inv_freq)
     weight = next(decoder.parameters())
-    states = weight.new_zeros(1, 1, 1)
-    followed = []
+    states = torch.zeros(1, 1, 1, device=weight.device)
+    angles = []
     for axis in range(axes(decoder)):
         position = torch.zeros(axes(decoder), 1, 1, dtype=torch.long, device=weight.device)
         position[axis] = 1
-        sine = module.rotary_emb(states, position)[1]
+        cosine, sine = module.rotary_emb(states, position)
         if sine.ndim == 4:  # not put together yet: the attention does it, section by section
             sections = torch.tensor(module.config.rope_parameters["mrope_section"])
-            return torch.arange(len(sections)).repeat_interleave(sections).to(weight.device)
-        sine = sine[0, 0]
-        twice = sine.shape[0] == 2 * count and not torch.equal(sine[:count], sine[count:])
-        followed.append((sine[::2] if twice else sine)[:count] != 0)
-    return torch.stack(followed).int().argmax(0)
+            return torch.arange(len(sections)).repeat_interleave(sections).to(weight.device), inv_freq
+        angle = torch.atan2(sine[0, 0], cosine[0, 0])
+        twice = len(angle) == 2 * count and not torch.equal(angle[:count], angle[count:])
+        angles.append((angle[::2] if twice else angle)[:count])
+    every = torch.stack(angles)
+    read = (every != 0).int().argmax(0)
+    return read, every.gather(0, read[None])[0]

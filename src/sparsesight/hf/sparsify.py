@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
-from ..metrics import DecoderShape, Latency, Report, batch_report
+from ..metrics import Latency, Report, batch_report
 from .clock import Clock
-from .families import anatomy, attention_implementation
+from .families import anatomy
 from .hooks import PER_CALL, Hooks, VisualMask
 from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
+from .shape import decoder_shape
 
 
 def sparsify(
@@ -37,8 +38,12 @@ def sparsify(
             output = model.generate(**inputs)
         print(run.report)
 
+    Every way of ``generate()`` knows where its prompt ends. A plain forward does not: there, all text after the picture
+    is the question. Labels that would be predicted from visual tokens are refused, as those may be dropped.
+
     Args:
-        model: a transformers vision-language model, or with ``visual_mask`` any transformers decoder.
+        model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
+            or with ``visual_mask`` any transformers decoder.
         method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``options`` are its fields).
         visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
             call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
@@ -100,7 +105,7 @@ class Sparsified:
             )
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
-        self._shape = DecoderShape.of(parts.decoder)
+        self._shape = decoder_shape(parts)
         self._last: Record | None = None
         self._latency = Latency()
         self._clock = Clock(next(parts.decoder.parameters()).device)
@@ -109,7 +114,6 @@ class Sparsified:
             decoder=parts.decoder,
             kinds=parts.kinds,
             stages=self.layers,
-            flash="flash" in attention_implementation(parts.decoder),
             clock=self._clock,
             keep_trace=trace,
             trim_early=trim_early_layers,
@@ -128,7 +132,7 @@ class Sparsified:
         last = self._last
         return batch_report(
             method=self.method.to_dict(),
-            shape=self._shape,
+            shape=self._shape if last.cached is None else self._shape.caching(last.cached),
             layers=self.layers,
             visual=last.layout.visual,
             text=last.layout.text,
@@ -166,7 +170,7 @@ class Sparsified:
         self._hooks.remove()
 
     def __enter__(self) -> Sparsified:
-        if not self._hooks.undo:
+        if not self._hooks.added:
             raise SparseSightError("this handle was restored: call sparsify() again")
         return self
 

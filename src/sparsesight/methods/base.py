@@ -24,7 +24,7 @@ from ..budget import Retain, Schedule, as_published, check_layers, check_retain,
 from ..errors import SparseSightError
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Num
 
 
 # More visual tokens than any picture has: what cannot be met with these cannot be met.
@@ -58,8 +58,8 @@ class StageInput:
     key: Float[Tensor, "b g k d"]  # this layer's keys, cached ones included, after the rotary embedding
     mask: Tensor  # which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive
     key_column: Int[Tensor, "b v"]  # key of each visual token
-    query_position: Int[Tensor, "... b r"]  # rotary positions of the text rows
-    key_position: Int[Tensor, "... b k"]  # rotary positions of all keys
+    query_position: Num[Tensor, "... b r"]  # rotary positions of the text rows; some have fractions
+    key_position: Num[Tensor, "... b k"]  # rotary positions of all keys
     inv_freq: Float[Tensor, " f"] | None  # rotary frequencies; None if the layer has no rotary embedding
     scale: float  # of the attention logits
     softcap: float | None = None

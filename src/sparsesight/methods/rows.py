@@ -33,11 +33,20 @@ class Rows:
     origin: Int[Tensor, "b n"]  # index among the sample's visual tokens; -1: text or merged
 
     @classmethod
-    def start(cls, valid: Bool[Tensor, "b n"], visual: Bool[Tensor, "b n"]) -> Rows:
-        """All rows of a prompt; ``visual`` must lie within ``valid``. Nothing rates yet."""
+    def start(
+        cls, valid: Bool[Tensor, "b n"], visual: Bool[Tensor, "b n"], prompt: int | None = None
+    ) -> Rows:
+        """All rows of a forward; ``visual`` must lie within ``valid``. Nothing rates yet.
+
+        Rows from column ``prompt`` on do not belong to the prompt: they are neither visual nor text that may rate.
+        """
+        asked = torch.arange(valid.shape[1], device=valid.device) < (
+            valid.shape[1] if prompt is None else prompt
+        )
+        visual = visual & asked
         row = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         last = torch.where(visual, row, -1).amax(1, keepdim=True)
-        text = valid & ~visual & (row > last) & (last >= 0)
+        text = valid & asked & ~visual & (row > last) & (last >= 0)
         origin = torch.where(visual, visual.cumsum(1) - 1, -1)
         return cls(row, row, valid, visual, text, torch.zeros_like(text), origin)
 

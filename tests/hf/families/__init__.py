@@ -1,9 +1,41 @@
-"""Every family of vision-language models as a tiny random model, for the test matrix and the README's table.
+"""Every family of vision-language models as a tiny random model, for the test matrix and the README's table."""
 
-Only the families in `ALL` have passed the whole matrix; builders of the other modules pass their dense checks and wait
-for theirs.
-"""
+from . import (
+    gemma4_like,
+    gemma_like,
+    glm_like,
+    grid_like,
+    idefics_like,
+    liquid_like,
+    llava_like,
+    llava_more,
+    llava_tiles,
+    minicpm_like,
+    muse_like,
+    others,
+    patch_towers,
+    qwen_like,
+    rest,
+    rest_moe,
+    rest_sparse,
+)
 
-from . import llava_like
-
-ALL = (*llava_like.FAMILIES,)
+ALL = (
+    *llava_like.FAMILIES,
+    *llava_tiles.FAMILIES,
+    *llava_more.FAMILIES,
+    *qwen_like.FAMILIES,
+    *gemma_like.FAMILIES,
+    *gemma4_like.FAMILIES,
+    *idefics_like.FAMILIES,
+    *grid_like.FAMILIES,
+    *glm_like.FAMILIES,
+    *liquid_like.FAMILIES,
+    *minicpm_like.FAMILIES,
+    *muse_like.FAMILIES,
+    *others.FAMILIES,
+    *patch_towers.FAMILIES,
+    *rest.FAMILIES,
+    *rest_moe.FAMILIES,
+    *rest_sparse.FAMILIES,
+)

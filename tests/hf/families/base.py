@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -46,7 +48,8 @@ class Family:
         visual: "image", or "image, video".
         inputs: "processor" if the family's own made them, else "tensors".
         decoder: what is particular about the decoder, such as "sliding window"; "" for full attention alone.
-        recycles: whether merging is tried too.
+        tolerance: of logits, absolute.
+        broken: names of checks that say nothing as transformers fails them without us, and why.
     """
 
     name: str
@@ -55,7 +58,25 @@ class Family:
     visual: str = "image"
     inputs: str = "processor"
     decoder: str = ""
-    recycles: bool = True
+    tolerance: float = 1e-3
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> str:
+        return missing(self.name)
+
+
+def missing(name: str) -> str:
+    """Why a family cannot be built here, if the installed transformers is older than it; else nothing."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    known = name in CONFIG_MAPPING_NAMES or name.split("-")[0] in CONFIG_MAPPING_NAMES
+    return "" if known else f"transformers {transformers.__version__} has no {name}"
+
+
+def takes(model: str, argument: str) -> bool:
+    """Whether this version of transformers' class `model` takes that argument, which has had other names."""
+    return argument in inspect.signature(getattr(transformers, model).forward).parameters
 
 
 def picture(seed: int, width: int = 48, height: int = 48) -> Image.Image:

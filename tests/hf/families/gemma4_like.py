@@ -124,7 +124,12 @@ def _prompts(patch: int) -> Any:
         if clips:
             every = [frame for clip in clips for frame in clip]
             out["pixel_values_videos"], out["video_position_ids"] = _padded(every, patch)
-            out["num_frames_per_video"] = torch.tensor([len(clip) for clip in clips])
+            if base.takes("Gemma4ForConditionalGeneration", "num_frames_per_video"):
+                out["num_frames_per_video"] = torch.tensor([len(clip) for clip in clips])
+            elif patch == PATCH:  # older ones take clips of equal length
+                for key, fill in (("pixel_values_videos", 0.0), ("video_position_ids", -1)):
+                    each = out[key].split([len(clip) for clip in clips])
+                    out[key] = torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=fill)
         return out
 
     return prompts

@@ -75,6 +75,7 @@ FAMILIES = (
         partial(build, "Glm4v", LAYOUT, SECTIONS, VISION),
         partial(_filmed, G4),
         visual="image, video",
+        broken={"beams": "transformers asks for clips where a sample has none"},
     ),
     Family(
         "glm46v",

@@ -132,9 +132,6 @@ FAMILIES = (
         ),
         visual="image, video",
     ),
-)
-# Its position ids count pictures over the whole batch: a sample's logits depend on what comes before it.
-ALONE = (
     Family(
         "hunyuan_vl",
         partial(
@@ -147,5 +144,9 @@ ALONE = (
         partial(
             _prompts, HUNYUAN, "hunyuan_vl", "HunYuanVL", ("hunyuan_vl", "HunYuanVLImageProcessorPil"), None
         ),
+        broken={
+            "batch": "transformers counts pictures over the whole batch in the positions of a sample",
+            "rotation": "the halves of a head are turned by different axes: the weight counts the first",
+        },
     ),
 )

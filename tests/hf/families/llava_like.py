@@ -144,12 +144,14 @@ def _vipllava(attention: str) -> Any:
 
     base.seed()
     (image,) = _ids("<image>")
+    layer = "vision_feature_layer"
+    layer = layer if hasattr(VipLlavaConfig, layer) else "vision_feature_layers"  # its older name
     config = VipLlavaConfig(
         vision_config=CLIPVisionConfig(**CLIP),
         text_config=LlamaConfig(**base.TEXT),
         image_token_index=image,
-        vision_feature_layer=[-1, -2],
         attn_implementation=attention,
+        **{layer: [-1, -2]},
     )
     return base.finish(VipLlavaForConditionalGeneration(config), image)
 
@@ -222,6 +224,14 @@ def _video_prompts(
     return prompts
 
 
+def _video_llava_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
+    images = _video_prompts(_clip_images, lambda number, made: _TOKENS, frames=2, per_clip=2 * (_TOKENS + 1))
+    prompt = images(samples)
+    if "pixel_values" in prompt and not base.takes("VideoLlavaForConditionalGeneration", "pixel_values"):
+        prompt["pixel_values_images"] = prompt.pop("pixel_values")  # its older name
+    return prompt
+
+
 def _tile_tokens(number: int, made: dict[str, Any]) -> int:
     """Visual tokens of a picture in tiles: the whole, then what is left of the tiles without their padding."""
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
@@ -284,7 +294,7 @@ FAMILIES = (
     Family(
         "video_llava",
         _tiled("VideoLlava", _SMALL_CLIP, _LLAMA),
-        _video_prompts(_clip_images, lambda number, made: _TOKENS, frames=2, per_clip=2 * (_TOKENS + 1)),
+        _video_llava_prompts,
         visual="image, video",
         inputs="tensors",
     ),

@@ -155,6 +155,9 @@ def _granite() -> dict[str, Any]:
             intermediate_size=24,
             cross_attention_frequency=1,
             use_qformer_text_input=False,
+            hidden_size=64,
+            encoder_hidden_size=64,
+            num_attention_heads=1,
         ),
         "image_token_index": _PLAIN().convert_tokens_to_ids("<image>"),
         "image_grid_pinpoints": GRIDS,
@@ -234,8 +237,9 @@ def _squares(samples: Sequence[Sample]) -> torch.Tensor | None:
     return tiles(1)(pictures, size=size, return_tensors="pt")["pixel_values"] if pictures else None
 
 
-_MISTRAL3 = {"words": _BREAKS(), "silent": "<image> [BREAK] [END]"}
+_MISTRAL3: dict[str, Any] = {"words": _BREAKS(), "silent": "<image> [BREAK] [END]"}
 _prompts3 = partial(pixtral_prompts, patch=8)
+mistral_large4 = built("MistralLarge4", config=_mistral3(_large4), **_MISTRAL3)  # refused
 FAMILIES = (
     # PixtralProcessor needs torchvision.
     Family(
@@ -254,13 +258,6 @@ FAMILIES = (
         _prompts3,
         inputs="tensors",
         decoder="latent attention, mixture of experts",
-    ),
-    Family(
-        "mistral_large4",
-        built("MistralLarge4", config=_mistral3(_large4), **_MISTRAL3),
-        _prompts3,
-        inputs="tensors",
-        decoder="latent attention to indexed tokens, shared KV in the last layers, mixture of experts",
     ),
     Family(
         "lighton_ocr", built("LightOnOcr", _LIGHTON(), _lighton, "<image> [BREAK] [END]"), _lighton_prompts

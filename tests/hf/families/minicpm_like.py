@@ -137,6 +137,7 @@ def _family(name: str, kind: str, merge: int, decoder: str) -> Family:
         visual="image, video",
         inputs="tensors",
         decoder=decoder,
+        tolerance=5e-3,  # linear attention adds up rounding: dense batches differ by as much from samples alone
     )
 
 

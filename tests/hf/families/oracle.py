@@ -13,22 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsesight.hf.families import Anatomy
+
 
 @contextmanager
-def blinded(model: Any, gone: dict[int, Tensor]) -> Iterator[None]:
-    """Within it, layer `i` does not see the tokens `gone[i]` (int64 [k], places in the unpadded prompt).
+def blinded(parts: Anatomy, gone: dict[int, Tensor], length: int) -> Iterator[None]:
+    """Within it, layer `i` does not see the tokens `gone[i]` (int64 [k], places in the unpadded prompt of
+    `length` tokens).
 
     For a single sample, and eager attention, which always takes a mask.
     """
     hooks = []
-    decoder = model.get_decoder()
     for index, places in gone.items():
-        layer = decoder.layers[index]
-        mixer = next((getattr(layer, n) for n in ("linear_attn", "conv", "mamba") if hasattr(layer, n)), None)
-        if mixer is not None:
+        layer = parts.layers[index]
+        if parts.kinds[index].attends:
+            hooks.append(layer.register_forward_pre_hook(_hide(places, length), with_kwargs=True))
+        elif parts.kinds[index].kind not in ("moe", "mlp"):  # those see one token at a time
+            mixer = next(getattr(layer, n) for n in ("linear_attn", "conv", "mixer") if hasattr(layer, n))
             hooks += _shorten(mixer, places)
-        else:
-            hooks.append(layer.register_forward_pre_hook(_hide(places, [0]), with_kwargs=True))
     try:
         yield
     finally:
@@ -36,19 +38,21 @@ def blinded(model: Any, gone: dict[int, Tensor]) -> Iterator[None]:
             hook.remove()
 
 
-def _hide(places: Tensor, seen: list[int]) -> Any:
+def _hide(places: Tensor, length: int) -> Any:
+    seen = [length - 1]
+
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
         mask = kwargs["attention_mask"]
         hidden = args[0] if args else kwargs["hidden_states"]
         rows = hidden.shape[-2]
-        seen[0] = rows if rows > 1 else seen[0] + 1
+        seen[0] += 1  # the prompt, then token by token
         first = seen[0] - mask.shape[-1]  # a sliding cache has dropped the keys before
         columns = places[places >= first] - first
-        own = places if rows > 1 else places[:0]
+        own = places if rows == length else places[:0]  # some layers get the prompt's last row alone
         changed = mask.clone()
         worst = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         changed[..., columns] = worst
-        if rows > 1:  # their own rows, which nobody looks at, must not be empty
+        if len(own):  # their own rows, which nobody looks at, must not be empty
             changed[..., own, own - first] = True if mask.dtype == torch.bool else 0.0
         return args, {**kwargs, "attention_mask": changed}
 

@@ -85,6 +85,24 @@ NARROW = {"head_dim": 8, **rope(2, 1, 1)}  # heads of 8
 OUT = {"out_hidden_size": 32}
 STACKED = {**OUT, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]}
 PLAIN = {**OUT, "num_position_embeddings": 64}
+qwen4_exp = partial(  # refused
+    build,
+    "Qwen4Exp",
+    LAYOUT,
+    {
+        **LINEAR,
+        **EXPERTS,
+        "shared_expert_intermediate_size": 24,
+        "hc_lowrank": 8,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        **rope(2, 1, 1, mrope_interleaved=True, partial_rotary_factor=0.5),
+    },
+    {**VISION, **PLAIN},
+)
 FAMILIES = (
     _family("qwen2_vl", "Qwen2VL", "Qwen2VLProcessor", NARROW, {"embed_dim": 32}),
     _family(
@@ -151,24 +169,5 @@ FAMILIES = (
         {**EXPERTS, **rope(4, 2, 2, mrope_interleaved=True)},
         STACKED,
         "deepstack, mixture of experts",
-    ),
-    _family(
-        "qwen4_exp",
-        "Qwen4Exp",
-        "Qwen3VLProcessor",
-        {
-            **LINEAR,
-            **EXPERTS,
-            "shared_expert_intermediate_size": 24,
-            "hc_lowrank": 8,
-            "indexer_n_heads": 2,
-            "indexer_kv_heads": 1,
-            "indexer_head_dim": 8,
-            "indexer_budget": 16,
-            "indexer_compress_ratio": 4,
-            **rope(2, 1, 1, mrope_interleaved=True, partial_rotary_factor=0.5),
-        },
-        PLAIN,
-        "linear attention in 2 of 3 layers, indexed attention in the others, hyper-connections",
     ),
 )

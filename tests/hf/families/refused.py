@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from . import encoder_decoders
+from sparsesight.hf import refused
+
+from . import base, encoder_decoders, llava_more, qwen_like, rest_moe, rest_sparse
 from .encoder_decoders import GROUPED, HIDDEN, IDS, PATCH, SIDE, SIZES, TEXT, VISION, VOCABULARY, made
 
 
@@ -17,12 +20,21 @@ class Refused:
     Attributes:
         name: the `model_type` of its config.
         build: -> tiny random model with eager attention.
-        why: one sentence.
+        layers: the type of its decoder layers that is to blame, if it is not the family as a whole.
     """
 
     name: str
     build: Callable[[], Any]
-    why: str
+    layers: str = ""
+
+    @property
+    def why(self) -> str:
+        """The library's own reason."""
+        return refused.LAYERS[self.layers] if self.layers else refused.FAMILIES[self.name]
+
+    @property
+    def missing(self) -> str:
+        return base.missing(self.name)
 
 
 def _qformer(model: str, config: str, **how: Any) -> Callable[[], Any]:
@@ -47,15 +59,6 @@ def _kosmos(model: str, config: str, vision: dict[str, Any]) -> Callable[[], Any
     return made(model, config, text_config=text, vision_config=vision, latent_query_num=8)
 
 
-CROSS = "Pictures enter by cross-attention: the decoder's sequence has no visual tokens."
-QUERIES = (
-    "A Q-Former has already made few tokens of a picture, and generate runs the language model without ids."
-)
-MASKED = (
-    "A mask, not placeholder ids, tells where a picture's tokens are, and generate runs the text model alone."
-)
-SEQ2SEQ = "An encoder-decoder: visual tokens are in the encoder, which the decoder reads by cross-attention."
-
 REFUSED = (
     Refused(
         "blip",
@@ -65,27 +68,22 @@ REFUSED = (
             text_config={**TEXT, "encoder_hidden_size": HIDDEN},
             vision_config=VISION,
         ),
-        CROSS,
     ),
     Refused(
         "blip-2",
         _qformer("Blip2ForConditionalGeneration", "Blip2Config", image_token_index=5),
-        QUERIES,
     ),
     Refused(
         "instructblip",
         _qformer("InstructBlipForConditionalGeneration", "InstructBlipConfig", image_token_index=5),
-        QUERIES,
     ),
     Refused(
         "instructblipvideo",
         _qformer("InstructBlipVideoForConditionalGeneration", "InstructBlipVideoConfig", video_token_index=5),
-        QUERIES,
     ),
     Refused(
         "git",
         made("GitForCausalLM", "GitConfig", vision_config=VISION, **TEXT),
-        "The decoder itself puts a picture's tokens before the text: no placeholder ids stand for them.",
     ),
     Refused(
         "idefics",
@@ -103,7 +101,6 @@ REFUSED = (
                 "num_attention_heads": 2,
             },
         ),
-        CROSS,
     ),
     Refused(
         "mllama",
@@ -126,12 +123,10 @@ REFUSED = (
             },
             image_token_index=5,
         ),
-        CROSS,
     ),
     Refused(
         "kosmos-2",
         _kosmos("Kosmos2ForConditionalGeneration", "Kosmos2Config", VISION),
-        MASKED,
     ),
     Refused(
         "kosmos-2.5",
@@ -146,7 +141,6 @@ REFUSED = (
                 "max_num_patches": 16,
             },
         ),
-        MASKED,
     ),
     Refused(
         "evolla",
@@ -161,9 +155,8 @@ REFUSED = (
             resampler_heads=2,
             resampler_num_latents=4,
         ),
-        "It reads proteins, which enter by cross-attention, and no pictures.",
     ),
-    *(Refused(name, build, SEQ2SEQ) for name, build in encoder_decoders.BUILDERS.items()),
+    *(Refused(name, build) for name, build in encoder_decoders.BUILDERS.items()),
     Refused(
         "pi0",
         made(
@@ -179,7 +172,6 @@ REFUSED = (
             dit_config={**GROUPED, "model_type": "gemma"},
             chunk_size=4,
         ),
-        "It makes a robot's actions, not text, with a second model over the first one's cache.",
     ),
     Refused(
         "diffusion_gemma",
@@ -206,6 +198,13 @@ REFUSED = (
             image_token_id=5,
             canvas_length=8,
         ),
-        "It refines all of its answer at once by diffusion: visual tokens are only in an encoder's cache.",
     ),
+    # Families that would do but for some of their layers.
+    Refused("mistral_large4", partial(llava_more.mistral_large4, "eager"), "indexed_attention"),
+    Refused("qwen4_exp", partial(qwen_like.qwen4_exp, "eager"), "indexed_attention"),
+    Refused("dots3_note", partial(rest_sparse.dots3_note, "eager"), "indexed_attention"),
+    Refused("minimax_m3_vl", partial(rest_sparse.minimax_sparse, "eager"), "minimax_m3_sparse"),
+    Refused("unlimited_ocr", partial(rest_moe.unlimited_ocr, "eager"), "reference_sliding_attention"),
+    Refused("inkling_mm_model", partial(rest_moe.inkling, "eager"), "hybrid"),
+    Refused("inkling2", partial(rest_moe.inkling2, "eager"), "hybrid"),
 )

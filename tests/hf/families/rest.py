@@ -281,7 +281,8 @@ def _fuyu_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
         spans.append(("<image>" * width + END) * height)
     prompt = expanded(samples, spans)
     if rows:
-        prompt["pixel_values"] = torch.cat(rows)
+        name = "pixel_values" if base.takes("FuyuForCausalLM", "pixel_values") else "image_patches"
+        prompt[name] = torch.cat(rows)
     return prompt
 
 
@@ -293,5 +294,12 @@ FAMILIES = (
     # Its image processor needs torchvision.
     Family("emu3", _emu3, _emu3_prompts, inputs="tensors", decoder="pictures are words"),
     # Its processor takes one picture per prompt.
-    Family("fuyu", _fuyu, _fuyu_prompts, inputs="tensors", decoder="no encoder"),
+    Family(
+        "fuyu",
+        _fuyu,
+        _fuyu_prompts,
+        inputs="tensors",
+        decoder="no encoder",
+        broken={"beams": "transformers repeats every patch for each beam"},
+    ),
 )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from . import base
 from .base import Family, Sample
-from .rest import BEGIN, expanded, pictures, pixels, silent, words
+from .rest import expanded, pictures, silent, words
 
 HIDDEN = base.TEXT["hidden_size"]
 VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -86,10 +85,12 @@ def _deepseek_ocr2_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
         downsample_ratio=4,
     )
     text, images = [sample.text for sample in samples], pictures(samples) or None
+    if not images:  # older processors insist on pictures
+        return expanded(samples, [])
     return dict(processor(text=text, images=images, max_patches=2, padding=True, return_tensors="pt"))
 
 
-def _unlimited_ocr(attention: str) -> Any:
+def unlimited_ocr(attention: str) -> Any:
     from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
 
     base.seed()
@@ -103,27 +104,6 @@ def _unlimited_ocr(attention: str) -> Any:
         attn_implementation=attention,
     )
     return base.finish(UnlimitedOcrForConditionalGeneration(config), image, *around)
-
-
-def _unlimited_ocr_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
-    images, tiles, grids = pictures(samples), [], []
-    half = SIDE // 2
-    for image in images:  # a large one has two tiles besides
-        columns, rows = (2, 1) if image.width > SIDE else (1, 2)
-        grids.append([columns, rows] if max(image.size) > SIDE else [1, 1])
-        whole = pixels(image, columns * half, rows * half)
-        if max(image.size) > SIDE:
-            tiles += list(whole.split(half, 2 if columns > 1 else 1))
-    counts = [columns * rows if columns * rows > 1 else 0 for columns, rows in grids]
-    small = TILE // 2  # tokens of a tile's side; every row has one more at its end, and all of them another
-    local = [rows * small * (columns * small + 1) * (columns * rows > 1) for columns, rows in grids]
-    prompt: dict[str, Any] = expanded(samples, ["<image>" * (n + TILE * (TILE + 1) + 1) for n in local])
-    if images:
-        prompt["pixel_values"] = torch.stack([pixels(image, SIDE, SIDE) for image in images])
-        prompt |= {"num_local_patches": counts, "patches_grid": grids}
-    if tiles:
-        prompt["pixel_values_local"] = torch.stack(tiles)
-    return prompt
 
 
 # -- Inkling: short convolutions, positions relative to the query ---------------------------------------------
@@ -149,7 +129,7 @@ def _inkling_text(**more: Any) -> dict[str, Any]:
     }
 
 
-def _inkling(attention: str) -> Any:
+def inkling(attention: str) -> Any:
     from transformers import InklingConfig, InklingForConditionalGeneration
 
     base.seed()
@@ -176,25 +156,7 @@ def _inkling(attention: str) -> Any:
     return base.finish(InklingForConditionalGeneration(config), image, *around)
 
 
-def _inkling_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
-    grids, values = _squares(samples, 4)
-    prompt = expanded(samples, [BEGIN + "<image>" * (rows * columns) for rows, columns in grids])
-    if grids:
-        prompt["pixel_values"] = values[:, None].repeat(1, 2, 1, 1, 1)  # a picture is two equal frames
-    return prompt
-
-
-def _squares(samples: Sequence[Sample], side: int) -> tuple[list[tuple[int, int]], Tensor]:
-    """Squares of pixels, a token each: how many down and across, and [tokens, side, side, 3]."""
-    grids = [cells(image) for image in pictures(samples)]
-    squares = [torch.zeros(0, side, side, 3)]
-    for image, (rows, columns) in zip(pictures(samples), grids, strict=True):
-        x = pixels(image, columns * side, rows * side).reshape(3, rows, side, columns, side)
-        squares.append(x.permute(1, 3, 2, 4, 0).flatten(0, 1))
-    return grids, torch.cat(squares)
-
-
-def _inkling2(attention: str) -> Any:
+def inkling2(attention: str) -> Any:
     from transformers import Inkling2Config, Inkling2ForConditionalGeneration
 
     base.seed()
@@ -220,37 +182,4 @@ def _inkling2(attention: str) -> Any:
     return base.finish(Inkling2ForConditionalGeneration(config), image, *around)
 
 
-def _inkling2_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
-    grids, values = _squares(samples, 8)
-    prompt = expanded(samples, ["<image>" * (rows * columns) for rows, columns in grids])
-    if grids:
-        prompt["pixel_values"] = values
-        prompt["image_grid_thw"] = torch.tensor([[1, rows, columns] for rows, columns in grids])
-    return prompt
-
-
-# But for the first, their image processors need torchvision.
-FAMILIES = (
-    Family("deepseek_ocr2", _deepseek_ocr2, _deepseek_ocr2_prompts, decoder="mixture of experts"),
-    Family(
-        "unlimited_ocr",
-        _unlimited_ocr,
-        _unlimited_ocr_prompts,
-        inputs="tensors",
-        decoder="mixture of experts, sliding window over what is generated",
-    ),
-    Family(
-        "inkling_mm_model",
-        _inkling,
-        _inkling_prompts,
-        inputs="tensors",
-        decoder="mixture of experts, sliding window, short convolutions, relative positions",
-    ),
-    Family(
-        "inkling2",
-        _inkling2,
-        _inkling2_prompts,
-        inputs="tensors",
-        decoder="mixture of experts, sliding window, short convolutions, residuals across layers",
-    ),
-)
+FAMILIES = (Family("deepseek_ocr2", _deepseek_ocr2, _deepseek_ocr2_prompts, decoder="mixture of experts"),)

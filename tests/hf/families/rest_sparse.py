@@ -121,7 +121,7 @@ def _minimax_full(attention: str) -> Any:
     return _minimax(attention, *["full_attention"] * base.LAYERS)
 
 
-def _minimax_sparse(attention: str) -> Any:
+def minimax_sparse(attention: str) -> Any:
     return _minimax(attention, *["full_attention"] * 2, *["minimax_m3_sparse"] * (base.LAYERS - 2))
 
 
@@ -129,7 +129,7 @@ def _minimax_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
     return _grids(samples, 2)
 
 
-def _dots(attention: str) -> Any:
+def dots3_note(attention: str) -> Any:
     from transformers import Dots3NoteConfig, Dots3NoteForConditionalGeneration
 
     base.seed()
@@ -226,21 +226,5 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="mixture of experts",
-    ),
-    Family(
-        "minimax_m3_vl-sparse",
-        _minimax_sparse,
-        _minimax_prompts,
-        visual="image, video",
-        inputs="tensors",
-        decoder="mixture of experts, attention to selected blocks of keys",
-    ),
-    Family(
-        "dots3_note",
-        _dots,
-        _dots_prompts,
-        visual="image, video",
-        inputs="tensors",
-        decoder="mixture of experts, sliding window, attention to selected keys",
     ),
 )

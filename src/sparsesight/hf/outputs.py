@@ -1,0 +1,73 @@
+"""Hidden states and attentions that were asked for, at the length of the input.
+
+Layers after a stage compute fewer rows over fewer keys. Who indexes what they return by a token's place must find that
+token there: rows of dropped tokens are zero, and so is the attention to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UnsupportedModelError
+from .forward import Forward
+
+
+def widen_outputs(output: Any, forward: Forward) -> None:
+    """Replace short ``hidden_states`` and ``attentions`` of a decoder's output (a mapping) in place.
+
+    Raises:
+        UnsupportedModelError: if attention covers other keys than the cache remembers.
+    """
+    if not isinstance(output, dict):
+        return
+    hidden, attentions = output.get("hidden_states"), output.get("attentions")
+    if hidden is not None:
+        last = len(forward.plan.kinds)  # the last of them is what the decoder returns, and long already
+        output["hidden_states"] = tuple(
+            x
+            if x is None or not i or (i == last and x.shape[-2] == forward.length)
+            else widen(x, forward, i - 1)
+            for i, x in enumerate(hidden)
+        )
+    if attentions is not None:
+        layers = [x.index for x in forward.plan.kinds if x.attends]
+        if len(attentions) == len(forward.plan.kinds):
+            layers = list(range(len(attentions)))
+        output["attentions"] = tuple(
+            x if x is None else widen_attention(x, forward, layer)
+            for x, layer in zip(attentions, layers, strict=True)
+        )
+
+
+def widen(hidden: Tensor, forward: Forward, layer: int) -> Tensor:
+    """Hidden states [b, m, c] that left ``layer`` as [b, n, c]."""
+    rows = forward.rows_of(layer)
+    if rows is None:
+        return hidden
+    return _spread(hidden, 1, rows.source, rows.valid, forward.length)
+
+
+def widen_attention(weights: Tensor, forward: Forward, layer: int) -> Tensor:
+    """Attention [b, h, m, k] of ``layer`` as [b, h, n, past + n]."""
+    rows, keys = forward.rows_of(layer), forward.keys_of(layer)
+    if keys is not None:
+        if keys.slot.shape[1] != weights.shape[3]:
+            raise UnsupportedModelError(
+                f"output_attentions: layer {layer} attends to {weights.shape[3]} keys, of which "
+                f"{keys.slot.shape[1]} are accounted for"
+            )
+        weights = _spread(weights, 3, keys.slot, keys.valid, forward.past + forward.length)
+    return weights if rows is None else _spread(weights, 2, rows.source, rows.valid, forward.length)
+
+
+def _spread(values: Tensor, dim: int, index: Tensor, valid: Tensor, size: int) -> Tensor:
+    """``values`` at ``index`` [b, m] along ``dim`` of zeros, ``size`` long; invalid entries are left out."""
+    index = index.masked_fill(~valid, size)
+    shape = [1] * values.ndim
+    shape[0], shape[dim] = index.shape
+    wide = list(values.shape)
+    wide[dim] = size + 1
+    out = values.new_zeros(wide).scatter(dim, index.view(shape).expand_as(values), values)
+    return out.narrow(dim, 0, size)

@@ -1,0 +1,64 @@
+"""The README's table of model families, from the matrix. `python -m tests.hf.families.table` writes it there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import ALL
+from .base import Family
+from .matrix import CHECKS
+from .refused import REFUSED
+
+README = Path(__file__).parents[3] / "README.md"
+BEGIN, END = "<!-- families: begin (make families) -->", "<!-- families: end -->"
+SEEN = {"image": "pictures", "image, video": "pictures, clips"}
+INPUTS = {"processor": "its processor", "tensors": "tensors"}
+
+
+def table() -> str:
+    """Families that work, with what was tried, then those that are refused, with the reason."""
+    rows = [
+        "| `model_type` | visual tokens | prompts by | particular | checks passed |",
+        "| --- | --- | --- | --- | --- |",
+        *map(_row, sorted(ALL, key=lambda f: f.name)),
+    ]
+    refused = [
+        "| refused | why |",
+        "| --- | --- |",
+        *(f"| `{f.name}` | {_which(f.layers)}{f.why} |" for f in sorted(REFUSED, key=lambda f: f.name)),
+    ]
+    return "\n".join([*rows, "", *refused])
+
+
+def _row(family: Family) -> str:
+    checks = "all"
+    if family.broken:
+        checks = "all but " + "; ".join(f"{name} ({why})" for name, why in family.broken.items())
+    cells = [f"`{family.name}`", SEEN[family.visual], INPUTS[family.inputs], family.decoder, checks]
+    assert family.broken.keys() <= CHECKS.keys()
+    return f"| {' | '.join(cells)} |"
+
+
+def _which(layers: str) -> str:
+    return f"layers of type `{layers}`: " if layers else ""
+
+
+def around() -> tuple[str, str, str]:
+    """The README before the table, the table it has, and the rest.
+
+    Raises:
+        ValueError: if it has no place for one.
+    """
+    text = README.read_text()
+    start = text.index(BEGIN) + len(BEGIN)
+    end = text.index(END, start)
+    return text[:start], text[start:end].strip(), text[end:]
+
+
+def main() -> None:
+    before, _, after = around()
+    README.write_text(f"{before}\n{table()}\n{after}")
+
+
+if __name__ == "__main__":
+    main()
