@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sparsesight import UnsupportedModelError
 from sparsesight.hf.cache import PrunedLayer, check_cache, held_keys, make_pruned
@@ -89,3 +90,34 @@ def test_caches_that_cannot_be_pruned() -> None:
     check_cache(DynamicCache(), 1)
     with pytest.raises(UnsupportedModelError, match="transformers Cache"):
         check_cache(((torch.zeros(1),),), 0)
+
+
+def filled(window: int | None, length: int) -> PrunedLayer:
+    """A cache layer that has seen ``length`` tokens, of a single sample, the last six of them in the last forward."""
+    layer = DynamicLayer() if window is None else DynamicSlidingWindowLayer(sliding_window=window)
+    for begin, end in ((0, length - 6), (length - 6, length)):
+        part = torch.arange(begin, end)[None]
+        layer.update(keys(part), keys(part))
+    return PrunedLayer.of(layer)
+
+
+@pytest.mark.parametrize("window", [None, 5, 9, 40])
+def test_drop(window: int | None) -> None:
+    """Keys of the last forward's tokens that do not stay go; older ones, lengths and what follows are untouched."""
+    layer = filled(window, 14)
+    stays = torch.tensor([[False, True, False, False, True, True]])
+    layer.drop(past=8, stays=stays, count=3, ragged=False)
+    assert layer.get_seq_length() == 14
+    slots, valid = layer.key_slots(1, torch.device("cpu"))
+    assert torch.equal(keys(slots)[..., valid[0], :], layer.keys[..., valid[0], :])
+    seen = range(max(14 - window + 1, 0) if window else 0, 14)
+    expected = [i for i in seen if i < 8 or i in (9, 12, 13)]
+    assert slots[valid].tolist() == expected
+    assert layer.physical_length() - len(expected) == int((~valid).sum()) and (
+        layer.ragged or bool(valid.all())
+    )
+    more = torch.tensor([[14, 15]])
+    layer.update(keys(more), keys(more))
+    slots, valid = layer.key_slots(1, torch.device("cpu"))
+    assert layer.get_seq_length() == 16 and slots[valid].tolist()[-4:] == [12, 13, 14, 15]
+    assert torch.equal(keys(slots)[..., valid[0], :], layer.keys[..., valid[0], :])

@@ -223,6 +223,9 @@ def test_sliding_windows(window: int) -> None:
                 made.prompts([sample])["input_ids"].shape[1] + NEW - 1
             }
         prompt = made.prompts([SAMPLES[1]])
+        with torch.no_grad():
+            cache = built(**prompt, use_cache=True).past_key_values
+        assert [layer.keys.shape[2] for layer in cache.layers] == list(run.report.kv_lengths)
         logits, layers = generate(built, prompt)[1], run.layers
         kept = [stage[0] for stage in run.kept]
     ids = prompt["input_ids"][0]

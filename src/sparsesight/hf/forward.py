@@ -78,6 +78,7 @@ class Forward:
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
+    frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
     rotary: tuple[Tensor, Tensor] | None = (
         None  # axis and frequency of each pair, where there are several axes
     )
@@ -86,7 +87,6 @@ class Forward:
         default_factory=dict
     )  # what each layer attends to, where that is not everything
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
-    frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
 
     # -- start ------------------------------------------------------------------------------------------------
 
@@ -349,11 +349,11 @@ class Forward:
         axis, frequency = None, frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
         offset = key.shape[2] - hidden.shape[1]
         position = self._positions(rows)
-        if frequency is not None and position.ndim == 3:
-            axis, frequency = self._axis(frequency)
         frame, frame_tokens = (
             (x.gather(1, rows.source.gather(1, column)) for x in self.frames) if self.frames else (None, None)
         )
+        if frequency is not None and position.ndim == 3:
+            axis, frequency = self._axis(frequency)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,

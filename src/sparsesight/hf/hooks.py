@@ -118,7 +118,11 @@ class Hooks:
         """Whether a prompt of these token ids (None if it is embeddings) has visual tokens."""
         if self.visual_mask is not None or not isinstance(ids, Tensor) or ids.is_floating_point():
             return self.visual_mask is not None
-        return bool(among(ids, self.parts.visual_ids).any())
+        return bool(self.is_visual(ids).any())
+
+    def is_visual(self, ids: Tensor) -> Tensor:
+        """Which token ids are placeholders of visual tokens."""
+        return among(ids, self.parts.visual_ids)
 
     @property
     def forward(self) -> Forward | None:
@@ -140,7 +144,7 @@ class Hooks:
             prompt = self.generating.prompt_columns(past, ids.shape[1])
             if prompt:
                 valid = valid_rows(kwargs.get("attention_mask"), ids)
-                visual = among(ids, self.parts.visual_ids) & valid
+                visual = self.is_visual(ids) & valid
                 video = among(ids, self.frame_rule.video_ids) & visual
                 frames = Frames.of(visual, video, self.frame_rule, kwargs)
                 self.local.layout = Layout.of(valid, frames, prompt)
@@ -173,7 +177,7 @@ class Hooks:
                 # Continuous batching gives its cache another name.
                 check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
                 forward.checkpointed = is_checkpointed(module)
-                check_labels(getattr(self.local, "labels", None), layout.rows.visual)
+                check_labels(getattr(self.local, "labels", None), layout.frames.visual)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -249,20 +253,23 @@ class Hooks:
             mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
             given = replace(Given.of(mask), once=False)
         prompt = self.generating.prompt_columns(past, x.shape[1])
-        if given.mask is not None and not past and prompt < given.mask.shape[1] <= x.shape[1]:
-            prompt = given.mask.shape[
-                1
-            ]  # a generate() of the model's own was given token ids, and splices pictures in
-        rows = given.rows(x.shape[0], prompt, past) if prompt else None
+        rows = given.rows(x.shape[0], x.shape[1], past, prompt)
         if rows is None:
             return None
-        mask, frames = (part if part is None else part.to(x.device) for part in rows)
-        assert mask is not None
-        columns = (0, x.shape[1] - prompt)  # what was generated shows nothing
-        mask = torch.nn.functional.pad(mask, columns)
-        frames = frames if frames is None else torch.nn.functional.pad(frames, columns)
+        mask, frames, end = rows
+        # What was generated is in the embeddings that a callable sees; a mask ends where the prompt does.
+        prompt = min(end, prompt) if callable(self.visual_mask) and not given.once else end
+        mask, frames = mask.to(x.device), None if frames is None else frames.to(x.device)
         valid = valid_rows(attention_mask, mask)
         return Layout.of(valid, Frames.given(mask & valid, frames), prompt)
+
+
+def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """Which of the token ids are one of ``tokens``."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for token in tokens:
+        found |= ids == token
+    return found
 
 
 def check_labels(labels: Any, visual: Tensor) -> None:
@@ -296,14 +303,6 @@ def is_checkpointed(decoder: nn.Module) -> bool:
             "call model.gradient_checkpointing_disable() while sparsified, or use a newer transformers"
         )
     return True
-
-
-def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
-    """Which of the token ids are one of ``tokens``."""
-    found = torch.zeros_like(ids, dtype=torch.bool)
-    for token in tokens:
-        found |= ids == token
-    return found
 
 
 def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:

@@ -27,9 +27,9 @@ class Layout:
 
     @classmethod
     def of(cls, valid: Tensor, frames: Frames, prompt: int | None = None) -> Layout:
-        """``valid`` is boolean [b, n] and holds all of the frames' rows; what was generated begins at ``prompt``.
+        """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once.
 
-        Waits for the device once.
+        What was generated begins at column ``prompt``.
         """
         rows = Rows.start(valid, frames.visual, prompt)
         counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
@@ -75,8 +75,16 @@ class Given:
             )
         return cls(mask.reshape(-1, mask.shape[-1]), frames.reshape(-1, mask.shape[-1]))
 
-    def rows(self, batch: int, length: int, past: int) -> tuple[Tensor, Tensor | None] | None:
-        """Mask and frames of an input of ``batch`` rows and ``length`` tokens; None if it is not the prompt.
+    def rows(
+        self, batch: int, length: int, past: int, prompt: int
+    ) -> tuple[Tensor, Tensor | None, int] | None:
+        """Mask and frames of an input, and where the prompt ends in it; None if the prompt is not in it.
+
+        Args:
+            batch, length: of the input.
+            past: tokens cached before.
+            prompt: how many of the input's tokens are the prompt's, as far as ``generate()`` knows. A model's own
+                ``generate`` may not know: what a caller gave for one prompt tells it better.
 
         Raises:
             SparseSightError: if a prompt has another size.
@@ -86,17 +94,21 @@ class Given:
         rows, columns = self.mask.shape
         if past and (self.used if self.once else columns != length):
             return None  # what follows the prompt
-        if columns != length or batch % rows:
+        # Without a cache, what was generated comes again behind the prompt.
+        more = columns < length and not past and (self.used if self.once else columns == prompt)
+        if (columns != length and not more) or batch % rows:
             raise SparseSightError(
                 f"visual_mask: has shape {[rows, columns]}, but this call brings {length} tokens for a batch of "
                 f"{batch}; give every call its own with visual_tokens(model, mask)"
             )
         self.used = True
-        # Beams of a sample follow one another.
-        parts = (x if x is None else x.repeat_interleave(batch // rows, 0) for x in (self.mask, self.frames))
-        mask, frames = parts
-        assert mask is not None
-        return mask, frames
+
+        def shaped(x: Tensor) -> Tensor:
+            # Beams of a sample follow one another.
+            return torch.nn.functional.pad(x, (0, length - columns)).repeat_interleave(batch // rows, 0)
+
+        frames = None if self.frames is None else shaped(self.frames)
+        return shaped(self.mask), frames, columns
 
 
 def _described(x: object) -> str:
