@@ -44,7 +44,7 @@ install: $(STAMP) ## create .venv and install everything into it
 
 .PHONY: demo
 demo: $(STAMP) ## ask the bundled model about a bundled picture
-	@$(BIN)/sparsesight ask --retain 192 --layers 2,4
+	@$(BIN)/sparsesight ask
 
 .PHONY: test
 test: lint pytest ## lint, then the whole test suite

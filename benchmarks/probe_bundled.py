@@ -1,4 +1,4 @@
-"""Probe the bundled model: accuracy, controls, pruning by depth, raters.
+"""Probe the bundled model: accuracy, controls, raters, the methods, pruning by depth.
 
     python benchmarks/probe_bundled.py --out benchmarks/results/bundled
 
@@ -14,14 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probing import accuracy, controls, depth, raters
+from probing import accuracy, controls, depth, raters, schedules
 from probing.answering import Examiner
 from probing.store import Store, sha256
 
 from sparsesight.bench import environment
 from sparsesight.bundled import MODEL_PATH, load, scenes
 
-PARTS: dict[str, Any] = {"accuracy": accuracy, "controls": controls, "depth": depth, "raters": raters}
+PARTS: dict[str, Any] = {
+    "accuracy": accuracy,
+    "controls": controls,
+    "raters": raters,
+    "schedules": schedules,
+    "depth": depth,
+}
 
 
 def main() -> None:
@@ -90,7 +96,7 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder for the results")
     add("--parts", type=parts, default=list(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
     add("--scenes", type=int, help="the first so many scenes of each split, 2 or more (default: all)")
-    add("--depth-scenes", type=int, default=24, help="scenes for pruning by depth (default: 24)")
+    add("--depth-scenes", type=int, default=24, help="scenes for pruning (default: 24)")
     add("--depths", type=numbers_of, help="layers before pruning, such as 1,4,8 (default: all)")
     add("--model", type=Path, help="folder of another model (default: the bundled one)")
     add("--batch", type=int, default=16, help="prompts at once (default: 16)")

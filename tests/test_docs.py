@@ -25,7 +25,7 @@ def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("README.md")
     exec(code, {})
     said = capsys.readouterr().out
-    assert "['T']" in said and "equal tokens" in said and "passed the first stage" in said
+    assert "['H']" in said and "equal tokens" in said and "passed the first stage" in said
 
 
 def test_a_new_method_by_the_guide() -> None:

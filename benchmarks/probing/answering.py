@@ -132,10 +132,10 @@ def encode(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> list[
 
 @torch.inference_mode()
 def answer(model: Any, processor: Any, batch: Batch, method: Method | None = None) -> list[str]:
-    """The greedy answers, pruned by a method of one stage or dense.
+    """The greedy answers, pruned by a method or dense.
 
     Raises:
-        RuntimeError: if a sample kept another number of visual tokens than the method's count.
+        RuntimeError: if a sample kept another number of visual tokens than the counts that a method names.
     """
     inputs: dict[str, Any] = {
         "input_ids": batch.input_ids,
@@ -151,13 +151,7 @@ def answer(model: Any, processor: Any, batch: Batch, method: Method | None = Non
         with sparsify(model, method) as run:
             output = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
         kept = [[len(sample) for sample in stage] for stage in run.kept]
-        if kept != [[count] * len(batch.rows) for count in _counts(method)]:
+        if isinstance(method.retain, tuple) and kept != [[n] * len(batch.rows) for n in method.retain]:
             raise RuntimeError(f"{method!r} kept {kept} visual tokens")
     new = output[:, batch.input_ids.shape[1] :]
     return [said.strip() for said in processor.batch_decode(new, skip_special_tokens=True)]
-
-
-def _counts(method: Method) -> tuple[int, ...]:
-    """The kept count of each stage."""
-    assert isinstance(method.retain, tuple)
-    return method.retain
