@@ -22,10 +22,12 @@ def blocks(name: str) -> list[str]:
 
 
 def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("README.md")
-    exec(code, {})
+    names: dict[str, Any] = {}
+    for code in blocks("README.md"):
+        exec(code, names)
     said = capsys.readouterr().out
     assert "['H']" in said and "equal tokens" in said and "passed the first stage" in said
+    assert said.splitlines()[-1].strip() == "white ring"
 
 
 def test_a_new_method_by_the_guide() -> None:

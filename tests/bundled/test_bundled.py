@@ -5,16 +5,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sparsesight import bundled
+from sparsesight import bundled, sparsify
 from sparsesight.bundled.asking import KINDS
+from sparsesight.bundled.dataset import examples
+from sparsesight.bundled.scenes import COLORS, SHAPES, VERSION, questions, render
 
 CATALOGUE = json.loads((Path(bundled.__file__).parent / "pictures" / "questions.json").read_text("utf-8"))
 
@@ -152,11 +156,47 @@ def test_stored_questions_cover_every_kind() -> None:
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
+def test_pictures_and_questions_are_those_of_their_seeds(name: str) -> None:
+    entry = CATALOGUE[name]
+    scene = render(entry["seed"])
+    assert entry["version"] == VERSION
+    assert np.array_equal(scene.image, Image.open(bundled.default_picture().parent / name))
+    true = {(q.text, q.answer, q.kind) for q in questions(scene, 48)}
+    assert {(q["question"], q["answer"], q["kind"]) for q in entry["questions"]} <= true
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_the_model_answers_the_stored_questions(name: str, loaded: tuple[Any, Any]) -> None:
     entries = bundled.picture_questions()[name]
     image = Image.open(bundled.default_picture().parent / name)
     replies = ask(loaded, image, [entry["question"] for entry in entries])
     assert replies == [entry["answer"] for entry in entries]
+
+
+def test_the_model_answers_questions_it_has_not_seen_and_content_words_rate(loaded: tuple[Any, Any]) -> None:
+    """Some scenes of the split test; the model card has the figures of all."""
+    model, processor = loaded
+    right, asked = 0, 0
+    for _, group in groupby(examples("test", 6), key=lambda example: example.scene.seed):
+        some = list(group)
+        replies = ask(loaded, some[0].image, [example.question.text for example in some])
+        right += sum(reply == example.question.answer for reply, example in zip(replies, some, strict=True))
+        asked += len(some)
+        inputs = processor(
+            text=chat(processor, some[3].question.text), images=some[0].image, return_tensors="pt"
+        )
+        with torch.inference_mode(), sparsify(model, trace=True) as run:
+            model(**inputs)
+        stage = run.trace[0].stage
+        words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0, -stage.rater.shape[1] :])
+        raters = {word for word, rates in zip(words, stage.rater[0].tolist(), strict=True) if rates}
+        assert raters & {*SHAPES, *COLORS} and "ASSISTANT" not in raters
+    assert right / asked > 0.9
+
+
+def test_the_template_is_the_one_of_training() -> None:
+    source = Path(__file__).parents[2] / "benchmarks/training/chat_template.jinja"
+    assert (bundled.MODEL_PATH / "chat_template.jinja").read_text("utf-8") == source.read_text("utf-8")
 
 
 def test_the_model_looks_at_the_picture(loaded: tuple[Any, Any]) -> None:

@@ -2,7 +2,7 @@
 
 It is an ordinary LLaVA checkpoint of 5 MB, so that every example, test and benchmark runs without a
 download, on the CPU of a laptop. `README.md` beside this file says what it can do. The modules beside it
-render scenes with questions, on which its successor is trained: `scenes.py` one by one, `dataset.py` in splits.
+render the scenes with questions on which it was trained: `scenes.py` one by one, `dataset.py` in splits.
 """
 
 import json
@@ -42,7 +42,7 @@ def picture_questions() -> dict[str, list[dict[str, str]]]:
 
 
 def _catalogue() -> dict[str, dict[str, Any]]:
-    """What `questions.json` says of each picture: its questions, and its seed in version 1 of the scenes."""
+    """What `questions.json` says of each picture: its questions, its seed and the version of the scenes."""
     text = (_PICTURES / "questions.json").read_text(encoding="utf-8")
     catalogue: dict[str, dict[str, Any]] = json.loads(text)
     return catalogue
