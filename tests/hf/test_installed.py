@@ -212,3 +212,24 @@ def test_quantised_linears(when: str) -> None:
         for stage, other in zip(kept, run.kept, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(stage, other, strict=True))
         assert run.report.kv_bytes_sparse == sum(run.report.kv_lengths) * 4 * 2 * 2 * 16 * 4
+
+
+def test_weights_quantised_by_torchao() -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model, prompt = tiny.model("llava"), batch("llava")
+    quantization.quantize_(model.get_decoder(), quantization.Int8WeightOnlyConfig())
+    dense = generate(model, prompt)[1]
+    with sparsify(model, retain=1.0):
+        assert torch.equal(generate(model, prompt)[1], dense)
+    with sparsify(model, retain=0.4) as run:
+        sparse = generate(model, prompt)[1]
+    assert run.kept and not torch.equal(sparse, dense)
+    exact = tiny.model("llava")
+    with torch.no_grad():
+        state = model.state_dict()
+        for name, weight in exact.named_parameters():
+            weight.copy_(state[name].dequantize() if hasattr(state[name], "qdata") else state[name])
+    with sparsify(exact, retain=0.4) as other:
+        close(generate(exact, prompt)[1], sparse)
+    for stage, same in zip(run.kept, other.kept, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(stage, same, strict=True))
