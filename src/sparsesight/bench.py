@@ -18,7 +18,7 @@ from .budget import Retain
 from .errors import SparseSightError
 from .hf.clock import Clock
 from .hf.families import anatomy
-from .hf.forward import NOT_ROWS, take_rows
+from .hf.shorten import NOT_ROWS, take_rows
 from .hf.sparsify import sparsify
 from .memory import Memory
 

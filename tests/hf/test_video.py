@@ -17,7 +17,7 @@ from transformers import GenerationMixin
 from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, sparsify
 from sparsesight.budget import recycled_counts
 from sparsesight.hf.families import anatomy, visual_ids
-from sparsesight.hf.hooks import among
+from sparsesight.hf.inputs import among
 from sparsesight.memory import Memory
 from tests.hf.families.base import CLIPS, SAMPLES, Family
 from tests.hf.hiding import hidden
