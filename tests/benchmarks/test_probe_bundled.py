@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.probing.answering import Examiner
+from benchmarks.training.blueprint import build_model
 
 ROOT = Path(__file__).parents[2]
 PARTS = ["accuracy", "controls", "raters", "schedules", "depth"]
@@ -23,7 +24,8 @@ def probe(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
-    examiner.model.save_pretrained(tmp_path / "model")
+    model = build_model(width=64, layers=4, tower_layers=1, seed=0)  # the methods have three stages
+    model.save_pretrained(tmp_path / "model")
     examiner.processor.save_pretrained(tmp_path / "model")
     out = tmp_path / "out"
     how = [
@@ -41,7 +43,7 @@ def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
     first = probe(*how)
     assert first.returncode == 0, first.stderr
     data = json.loads((out / "probes.json").read_text(encoding="utf-8"))
-    assert sorted(data["parts"]) == sorted(PARTS) and data["subject"]["decoder_layers"] == 3
+    assert sorted(data["parts"]) == sorted(PARTS) and data["subject"]["decoder_layers"] == 4
     assert data["parts"]["depth"]["grid"]["depths"] == [2]
     assert len(data["cells"]) == 4 + 3 + (3 * 3 + 1) + (1 + 5 * 6 + 2 * 3)
     assert all(data["parts"][part]["made_with"]["command"] for part in PARTS)
