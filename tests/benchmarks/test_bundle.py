@@ -1,28 +1,14 @@
 """Putting a model into the package: pictures of the seeds named, questions that it answers rightly."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from sparsesight import bundled
 from sparsesight.bundled.scenes import KINDS, questions, render
-
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Any:
-    sys.path.insert(0, BENCHMARKS)
-    try:
-        import bundle
-    finally:
-        sys.path.remove(BENCHMARKS)
-    return bundle
 
 
 def test_only_right_answers_are_stored_one_of_a_kind(bundle: Any) -> None:

@@ -1,7 +1,6 @@
 """The training of the bundled model, at a size that takes seconds: every stage runs, resumes and is exported."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,6 @@ import pytest
 import torch
 
 from sparsesight.bundled.scenes import questions, render
-
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture(scope="module")
-def train_bundled() -> Any:
-    sys.path.insert(0, BENCHMARKS)
-    try:
-        import train_bundled
-    finally:
-        sys.path.remove(BENCHMARKS)
-    return train_bundled
 
 
 def plan(train_bundled: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from sparsesight import (
 )
 from sparsesight import sparsify as install
 from tests.hf.splicing import IGNORE_INDEX, SplicedLlama, prompt, spliced_llama
+from tests.hf.threads import wrong_in_threads
 
 METHODS = [SparseVLMPlus(0.4), SparseVLM(0.4), SparseVLM(0.4, recycle=0.0), Random(0.4)]
 
@@ -299,29 +298,11 @@ def test_threads_with_different_pictures() -> None:
     embeds = [torch.randn(1, 30 + 7 * i, 32) for i in range(3)]
     masks = [visual(30 + 7 * i) for i in range(3)]
     masks[1][:, :12] = False
-    wrong: list[Any] = []
 
     def run_one(i: int) -> Tensor:
         with visual_tokens(model, masks[i]), torch.no_grad():
             return model(inputs_embeds=embeds[i]).logits
 
-    interval = sys.getswitchinterval()
     with sparsify(model, retain=0.4):
         expected = [run_one(i) for i in range(3)]
-
-        def work(i: int) -> None:
-            try:
-                wrong.extend(i for _ in range(20) if not torch.equal(run_one(i), expected[i]))
-            except Exception as error:
-                wrong.append(error)
-
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
-        sys.setswitchinterval(1e-5)
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            sys.setswitchinterval(interval)
-    assert not wrong
+        assert not wrong_in_threads(range(3), lambda i: torch.equal(run_one(i), expected[i]), 20, 1e-5)

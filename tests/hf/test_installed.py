@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from sparsesight import UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import BACKENDS, batch, close, generate, model
+from tests.hf.threads import wrong_in_threads
 
 
 def plain_state(built: Any) -> dict[str, Any]:
@@ -138,29 +137,13 @@ def test_threads_generating_on_one_model() -> None:
     prompts = [batch("llava", (i,)) for i in (0, 1, 3, 2)]
     ways: list[dict[str, Any]] = [{}, {"use_cache": False}, {"prompt_lookup_num_tokens": 2}, {}]
     how = {"do_sample": False, "max_new_tokens": 5}
-    wrong: list[Any] = []
-    interval = sys.getswitchinterval()
     with sparsify(built, retain=0.4):
         expected = [built.generate(**prompt, **how) for prompt in prompts]
 
-        def work(i: int) -> None:
-            try:
-                for _ in range(4):
-                    if not torch.equal(built.generate(**prompts[i], **how, **ways[i]), expected[i]):
-                        wrong.append(i)
-            except Exception as error:
-                wrong.append(error)
+        def works(i: int) -> bool:
+            return torch.equal(built.generate(**prompts[i], **how, **ways[i]), expected[i])
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-        sys.setswitchinterval(1e-4)
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            sys.setswitchinterval(interval)
-    assert not wrong
+        assert not wrong_in_threads(range(4), works, 4, 1e-4)
 
 
 class HalvedWeight(torch.nn.Linear):

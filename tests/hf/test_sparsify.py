@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import threading
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, S
 from sparsesight import BudgetError, Random, SparseSightError, SparseVLM, UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, generate, model
+from tests.hf.threads import wrong_in_threads
 
 
 def small_llama(**settings: Any) -> LlamaForCausalLM:
@@ -256,30 +255,14 @@ def test_threads_on_one_model_do_not_mix() -> None:
     """Threads that interrupt each other everywhere, also inside the attention of a pruning layer."""
     built = tiny.model("llava")
     prompts = [batch("llava", (i,)) for i in (0, 1, 3)]
-    wrong: list[Any] = []
-    interval = sys.getswitchinterval()
     with sparsify(built, retain=0.4), torch.no_grad():
         expected = [built(**prompt).logits for prompt in prompts]
 
-        def work(i: int) -> None:
-            try:
-                with torch.no_grad():
-                    for _ in range(25):
-                        if not torch.equal(built(**prompts[i]).logits, expected[i]):
-                            wrong.append(i)
-            except Exception as error:
-                wrong.append(error)
+        @torch.no_grad()  # grad mode is a thread's own
+        def works(i: int) -> bool:
+            return torch.equal(built(**prompts[i]).logits, expected[i])
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1, 2, 0)]
-        sys.setswitchinterval(1e-5)
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            sys.setswitchinterval(interval)
-    assert not wrong
+        assert not wrong_in_threads((0, 1, 2, 0), works, 25, 1e-5)
 
 
 def test_the_handle_does_not_keep_the_cache_alive() -> None:

@@ -103,10 +103,8 @@ class PrunedLayer(DynamicLayer):
         Raises:
             UnsupportedModelError: if the samples held different numbers of the tokens to remove.
         """
-        length, tokens_to_remove = (
-            self.get_seq_length(),
-            int(tokens_to_remove),
-        )  # older generate() hands a tensor
+        length = self.get_seq_length()
+        tokens_to_remove = int(tokens_to_remove)  # older generate() hands a tensor
         if tokens_to_remove > 0:
             tokens_to_remove = min(tokens_to_remove - length, 0)
         keep = length + tokens_to_remove
