@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 from probe_bundled import load_from
-from probing.answering import Sheet, answer
+from probing.answering import Sheet
 
 from sparsesight import bundled
 from sparsesight.bundled.dataset import Example
@@ -63,10 +63,9 @@ def answered(model: Any, processor: Any, scene: Scene) -> list[Question]:
         model, processor, [Example("", scene, q, "") for q in tried], [scene.image] * len(tried), 16
     )
     right: dict[str, Question] = {}
-    for batch in sheet.batches:
-        for row, said in zip(batch.rows, answer(model, processor, batch), strict=True):
-            if said == tried[row].answer:
-                right.setdefault(tried[row].kind, tried[row])
+    for question, said in zip(tried, sheet.answers(), strict=True):
+        if said == question.answer:
+            right.setdefault(question.kind, question)
     return [right[kind] for kind in KINDS if kind in right]
 
 

@@ -77,6 +77,15 @@ class Sheet:
             for rows in chunks
         ]
 
+    def answers(self, make_method: MakeMethod | None = None, title: str = "") -> list[str]:
+        """The greedy answer to each example; dense without a method. With a title, a progress bar shows it."""
+        said = [""] * len(self.examples)
+        for batch in tqdm(self.batches, desc=title, unit="batch", leave=False, disable=not title):
+            method = None if make_method is None else make_method(batch.rows)
+            for row, one in zip(batch.rows, answer(self.model, self.processor, batch, method), strict=True):
+                said[row] = one
+        return said
+
 
 class Examiner:
     """Puts sheets to one model, and knows the marks that were given before."""
@@ -102,11 +111,8 @@ class Examiner:
         known = self.store.marks(cell, sheet.examples)
         if known is not None:
             return known
-        marks = np.zeros(len(sheet.examples), dtype=bool)
-        for batch in tqdm(sheet.batches, desc=cell, unit="batch", leave=False):
-            method = None if make_method is None else make_method(batch.rows)
-            for row, said in zip(batch.rows, answer(self.model, self.processor, batch, method), strict=True):
-                marks[row] = said == sheet.examples[row].question.answer
+        said = sheet.answers(make_method, cell)
+        marks = np.array([one == e.question.answer for one, e in zip(said, sheet.examples, strict=True)])
         self.store.keep_marks(cell, sheet.examples, marks)
         return marks
 

@@ -7,21 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.probing.answering import ANSWER_TOKENS, Examiner, Sheet, answer, some_examples
+from benchmarks.probing.answering import ANSWER_TOKENS, Examiner, answer, some_examples
 from benchmarks.probing.controls import commonest, other_pictures
 from sparsesight import sparsify
 from sparsesight.bundled.dataset import Example
 from sparsesight.methods import SparseVLM
 
 ASKED = some_examples("test", 2)
-
-
-def answers(examiner: Examiner, sheet: Sheet) -> list[str]:
-    said = [""] * len(sheet.examples)
-    for batch in sheet.batches:
-        for row, one in zip(batch.rows, answer(examiner.model, examiner.processor, batch), strict=True):
-            said[row] = one
-    return said
 
 
 def ordinary_answer(examiner: Examiner, example: Example, image: Image.Image | None) -> str:
@@ -39,13 +31,11 @@ def test_answers_are_the_ordinary_ones(examiner: Examiner) -> None:
     sheet = examiner.own_pictures(ASKED)
     assert sorted(row for batch in sheet.batches for row in batch.rows) == list(range(len(ASKED)))
     assert all(len(batch.rows) <= 4 for batch in sheet.batches)
-    assert answers(examiner, sheet) == [ordinary_answer(examiner, e, e.image) for e in ASKED]
+    assert sheet.answers() == [ordinary_answer(examiner, e, e.image) for e in ASKED]
 
 
 def test_answers_without_a_picture(examiner: Examiner) -> None:
-    assert answers(examiner, examiner.sheet(ASKED, None)) == [
-        ordinary_answer(examiner, e, None) for e in ASKED
-    ]
+    assert examiner.sheet(ASKED, None).answers() == [ordinary_answer(examiner, e, None) for e in ASKED]
 
 
 def test_one_picture_for_all_is_encoded_once(examiner: Examiner) -> None:
@@ -73,7 +63,7 @@ def test_a_count_that_is_not_met_stops_the_run(examiner: Examiner) -> None:
 
 def test_marks_are_given_once(examiner: Examiner, monkeypatch: pytest.MonkeyPatch) -> None:
     sheet = examiner.own_pictures(ASKED)
-    said = answers(examiner, sheet)
+    said = sheet.answers()
     marks = examiner.marks("dense/once", sheet)
     assert marks.tolist() == [a == e.question.answer for a, e in zip(said, ASKED, strict=True)]
     monkeypatch.setattr("benchmarks.probing.answering.answer", None)
