@@ -23,9 +23,10 @@ PROJECTORS = (
     "vision_model.connector",
     "visual.merger",
     "merger",
+    "resampler_model",
     "projector",
 )
-CLASS_TOKEN = re.compile(r"(^|[._])(class|cls)_(embedding|token)s?$")
+CLASS_TOKEN = re.compile(r"(^|[._])(class|cls)(_[a-z]+)?_(embedding|token)s?$")
 INSTEAD = "use a method that reads no vision tower, such as 'sparsevlm+'"
 
 

@@ -59,6 +59,9 @@ class _Local(threading.local):
     """What one thread has encoded since its last prompt."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         self.running: Tower | None = None
         self.read: list[tuple[Tensor, Tensor]] = []  # of the layer that attends now, per call of its attention
         self.width = 0  # of a patch's row
@@ -103,7 +106,7 @@ class VisionReader:
 
     def forget(self) -> None:
         """Drop what this thread has encoded."""
-        self.local.__init__()  # type: ignore[misc]
+        self.local.clear()
 
     def take(self, embeddings: Float[Tensor, "b n c"], visual: Bool[Tensor, "b n"], width: int) -> Vision:
         """What was read of the visual tokens [b, width], right-aligned as :func:`ops.compact` has them.
@@ -114,13 +117,13 @@ class VisionReader:
             SparseSightError: if their pictures were not encoded since the last prompt.
             UnsupportedModelError: if they were, but it is not known of which patches they are made.
         """
-        if not self.local.tokens:
+        if not self.local.tokens and not self.local.patches:
             raise SparseSightError(
                 f"{self.method} reads the vision tower while it encodes a prompt's pictures, and since the last prompt "
                 "none was encoded: give the model pixel values, not features that were made earlier"
             )
         column, valid = ops.compact(visual, width)
-        seen = Seen.joined(self.local.tokens, embeddings.device)
+        seen = Seen.joined(self.local.tokens or self.local.patches, embeddings.device)
         row = ops.take(embeddings, column).reshape(-1, embeddings.shape[-1])
         number = row_hashes(row)
         place = find_rows(seen.number, number)
@@ -222,6 +225,8 @@ class VisionReader:
     ) -> Int[Tensor, "out k"] | None:
         """Which rows of the projector's input each row of its output is made of; asked once for each size."""
         more = [v for v in (*args, *kwargs.values()) if v is not x and v is not None]
+        if any(isinstance(v, Tensor) and v.is_floating_point() for v in more):
+            return None  # it puts together the features of two towers
         each = not more and x.ndim > 2 and rows.ndim > 2 and x.shape[0] == rows.shape[0]  # picture by picture
         pictures = x.shape[0] if each else 1
         asked = x[:1] if each else x
