@@ -113,7 +113,9 @@ def test_the_gradient_tells_what_is_merged(make: Any, dtype: torch.dtype) -> Non
 
 def test_rows_that_are_not_used_are_in_no_group() -> None:
     line = nn.Linear(WIDTH, 8)
-    assert merged_rows(lambda x: line(x[:, 1:]), torch.randn(2, 4, WIDTH)) == [[i] for i in (1, 2, 3, 5, 6, 7)]
+    assert merged_rows(lambda x: line(x[:, 1:]), torch.randn(2, 4, WIDTH)) == [
+        [i] for i in (1, 2, 3, 5, 6, 7)
+    ]
 
 
 def resampler() -> Any:

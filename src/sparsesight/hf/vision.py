@@ -63,7 +63,9 @@ class _Local(threading.local):
 
     def clear(self) -> None:
         self.running: Tower | None = None
-        self.read: list[tuple[Tensor, Tensor]] = []  # of the layer that attends now, per call of its attention
+        self.read: list[
+            tuple[Tensor, Tensor]
+        ] = []  # of the layer that attends now, per call of its attention
         self.width = 0  # of a patch's row
         self.patches: list[Seen] = []
         self.projected = False  # whether these patches have been made into tokens
@@ -131,14 +133,16 @@ class VisionReader:
         if self.sight.newline is not None:
             nothing = number == row_hashes(self.sight.newline.detach().to(row)[None])
         place, nothing = place.view(valid.shape), nothing.view(valid.shape)
-        lost, count = torch.stack((valid & ~nothing & ((place < 0) | ~seen.known[place]), valid)).sum((1, 2)).tolist()
+        lost, count = (
+            torch.stack((valid & ~nothing & ((place < 0) | ~seen.known[place]), valid)).sum((1, 2)).tolist()
+        )
         if lost:
             raise UnsupportedModelError(
                 f"{self.method}: of {lost} of the {count} visual tokens of model={self.model} it is not known which "
                 f"patches of its vision tower they are made of: {INSTEAD}"
             )
         attention = seen.attention[place].masked_fill(nothing, float("-inf"))
-        empty = nothing | ~valid
+        empty = ~valid | attention.isinf()
         return Vision(attention.masked_fill(~valid, 0), seen.key[place].masked_fill(empty[..., None], 0))
 
     # -- in the order of an encoding --------------------------------------------------------------------------
@@ -185,11 +189,11 @@ class VisionReader:
         rows = rows.reshape(-1, rows.shape[-1])
         if len(rows) == len(attention):
             self.local.width = rows.shape[1]
-            self.local.patches.append(Seen(row_hashes(rows), attention, key, torch.ones_like(attention).bool()))
+            self.local.patches.append(
+                Seen(row_hashes(rows), attention, key, torch.ones_like(attention).bool())
+            )
 
-    def _project(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    def _project(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Give the projector's output rows what their patches got."""
         local = self.local
         x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
@@ -240,7 +244,8 @@ class VisionReader:
             def run(given: Tensor) -> Tensor:
                 # Its forward, past hooks: nobody is to take this for a call.
                 out = self.sight.projector.forward(
-                    *(given if v is x else v for v in args), **{k: given if v is x else v for k, v in kwargs.items()}
+                    *(given if v is x else v for v in args),
+                    **{k: given if v is x else v for k, v in kwargs.items()},
                 )
                 return out[0] if isinstance(out, tuple) else out
 
@@ -279,7 +284,8 @@ def patch_attention(
     key = key.float().repeat_interleave(h // key.shape[1], 1).transpose(2, 3)
 
     def rows(row: Tensor) -> tuple[Tensor, Tensor]:
-        logits = query[:, :, row].float() @ key * scale
+        with torch.autocast(query.device.type, enabled=False):
+            logits = query[:, :, row].float() @ key * scale
         seen = _may_see(mask, row.expand(b, -1), n)
         if seen is None:
             return logits.softmax(-1), logits.new_ones(b, 1, len(row), n)
