@@ -17,12 +17,11 @@ from sparsesight.hf.vision import Vision, VisionReader, patch_attention
 
 from . import seeing
 from .families import ALL
-from .families.base import CLIPS, SAMPLES, Family
+from .families.base import CLIPS, SAMPLES
 from .threads import wrong_in_threads
 
 FAMILIES = {family.name: family for family in ALL}
 PICTURES = (SAMPLES[0], SAMPLES[1], SAMPLES[3])  # one, two of other sizes, one
-LAST = {"llava": "encoder.layers", "qwen": "blocks"}
 # family: where its tower is, what is the attention of the layer that is used, class token?, layout
 CASES: dict[str, tuple[str, bool, seeing.Layout]] = {
     "llava": ("model.vision_tower.encoder.layers.1.self_attn", True, seeing.in_order),

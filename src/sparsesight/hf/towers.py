@@ -73,7 +73,7 @@ def find_sight(parts: Anatomy, method: str) -> Sight:
     towers = tuple(_towers(parts, layer, blame))
     if not towers:
         raise UnsupportedModelError(f"{blame}has none with attention that can be read: {INSTEAD}")
-    projector = next((x for x in map(lambda name: _get(base, name), PROJECTORS) if x is not None), None)
+    projector = next((x for x in (_get(base, name) for name in PROJECTORS) if x is not None), None)
     if projector is None:
         raise UnsupportedModelError(
             f"{blame}has no module that makes its tokens of patches one by one or group by group: {INSTEAD}"
