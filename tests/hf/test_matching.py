@@ -103,7 +103,9 @@ def test_the_gradient_tells_what_is_merged(make: Any, dtype: torch.dtype) -> Non
     module, shape, more = make()
     x = torch.randn(shape)
     wanted = tried(lambda given: module(given, *more), x)
-    assert len({len(g) for g in wanted}) == 1 and sorted(i for g in wanted for i in g) == list(range(x[..., 0].numel()))
+    assert len({len(g) for g in wanted}) == 1 and sorted(i for g in wanted for i in g) == list(
+        range(x[..., 0].numel())
+    )
     module = module.to(dtype).requires_grad_(dtype == torch.float32)
     with torch.inference_mode():
         found = merged_rows(lambda given: module(given, *more), x.to(dtype))

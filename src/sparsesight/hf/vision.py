@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import ops
 from ..errors import SparseSightError, UnsupportedModelError
+from ..methods.stage import Vision
 from .additions import Additions
 from .families import Anatomy
 from .masks import mask_of_rows
@@ -32,15 +32,7 @@ _LOGITS = 1 << 22  # attention logits that are held at once where there is no cl
 
 
 @dataclass(frozen=True)
-class Vision:
-    """What the vision tower says of visual tokens."""
-
-    attention: Float[Tensor, "b v"]
-    key: Float[Tensor, "b v d"]
-
-
-@dataclass(frozen=True)
-class Seen:
+class Carried:
     """Rows, and what they got of their tower: of patches, then of the tokens made of them."""
 
     number: Int[Tensor, " n"]  # the rows' bits, see `row_hashes`
@@ -49,10 +41,10 @@ class Seen:
     known: Bool[Tensor, " n"]  # False: it is not known of which patches this row is made
 
     @staticmethod
-    def joined(parts: list[Seen], device: torch.device | None = None) -> Seen:
+    def joined(parts: list[Carried], device: torch.device | None = None) -> Carried:
         """All rows one after the other, on one device."""
         columns = zip(*((x.number, x.attention, x.key, x.known) for x in parts), strict=True)
-        return Seen(*(torch.cat([x.to(device or x.device) for x in column]) for column in columns))
+        return Carried(*(torch.cat([x.to(device or x.device) for x in column]) for column in columns))
 
 
 class _Local(threading.local):
@@ -67,9 +59,9 @@ class _Local(threading.local):
             tuple[Tensor, Tensor]
         ] = []  # of the layer that attends now, per call of its attention
         self.width = 0  # of a patch's row
-        self.patches: list[Seen] = []
+        self.patches: list[Carried] = []
         self.projected = False  # whether these patches have been made into tokens
-        self.tokens: list[Seen] = []
+        self.tokens: list[Carried] = []
 
 
 class VisionReader:
@@ -101,17 +93,12 @@ class VisionReader:
             self.probes.append(Probe(tower.attention, number, self._observe, added))
         added.hook(self.sight.projector, "forward", self._project, with_kwargs=True)
 
-    def follow(self) -> None:
-        """Go along with an attention implementation that was set since."""
-        for probe in self.probes:
-            probe.follow()
-
     def forget(self) -> None:
         """Drop what this thread has encoded."""
         self.local.clear()
 
-    def take(self, embeddings: Float[Tensor, "b n c"], visual: Bool[Tensor, "b n"], width: int) -> Vision:
-        """What was read of the visual tokens [b, width], right-aligned as :func:`ops.compact` has them.
+    def take(self, embeddings: Float[Tensor, "b n c"], visual: Bool[Tensor, "b n"]) -> Vision:
+        """What was read of the visual tokens among a prompt's rows, as they enter the decoder; 0 for other rows.
 
         Waits for the device once, to see that every one of them was found.
 
@@ -119,37 +106,38 @@ class VisionReader:
             SparseSightError: if their pictures were not encoded since the last prompt.
             UnsupportedModelError: if they were, but it is not known of which patches they are made.
         """
-        if not self.local.tokens and not self.local.patches:
+        local = self.local
+        if not local.tokens and not local.patches:
             raise SparseSightError(
                 f"{self.method} reads the vision tower while it encodes a prompt's pictures, and since the last prompt "
                 "none was encoded: give the model pixel values, not features that were made earlier"
             )
-        column, valid = ops.compact(visual, width)
-        seen = Seen.joined(self.local.tokens or self.local.patches, embeddings.device)
-        row = ops.take(embeddings, column).reshape(-1, embeddings.shape[-1])
-        number = row_hashes(row)
-        place = find_rows(seen.number, number)
-        nothing = place.new_zeros(place.shape, dtype=torch.bool)
+        seen = Carried.joined(local.tokens or local.patches, embeddings.device)
+        number = row_hashes(embeddings.flatten(0, 1)).view(visual.shape)
+        place = find_rows(seen.number, number.flatten()).view(visual.shape)
+        nothing = torch.zeros_like(visual)
         if self.sight.newline is not None:
-            nothing = number == row_hashes(self.sight.newline.detach().to(row)[None])
-        place, nothing = place.view(valid.shape), nothing.view(valid.shape)
+            nothing = number == row_hashes(self.sight.newline.detach().to(embeddings)[None])
         lost, count = (
-            torch.stack((valid & ~nothing & ((place < 0) | ~seen.known[place]), valid)).sum((1, 2)).tolist()
+            torch.stack((visual & ~nothing & ((place < 0) | ~seen.known[place]), visual)).sum((1, 2)).tolist()
         )
         if lost:
             raise UnsupportedModelError(
                 f"{self.method}: of {lost} of the {count} visual tokens of model={self.model} it is not known which "
                 f"patches of its vision tower they are made of: {INSTEAD}"
             )
-        attention = seen.attention[place].masked_fill(nothing, float("-inf"))
-        empty = ~valid | attention.isinf()
-        return Vision(attention.masked_fill(~valid, 0), seen.key[place].masked_fill(empty[..., None], 0))
+        attention = seen.attention[place].masked_fill(nothing, float("-inf")).masked_fill(~visual, 0)
+        empty = ~visual | attention.isinf()
+        return Vision(attention, seen.key[place].masked_fill(empty[..., None], 0))
 
     # -- in the order of an encoding --------------------------------------------------------------------------
 
     def _enter(self, tower: Tower) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             local = self.local
+            for probe in self.probes:  # an attention implementation may have been set since
+                if probe.private._attn_implementation != probe.config._attn_implementation:
+                    probe.follow()
             if local.projected:
                 local.patches, local.projected = [], False
             local.read, local.running = [], tower
@@ -190,7 +178,7 @@ class VisionReader:
         if len(rows) == len(attention):
             self.local.width = rows.shape[1]
             self.local.patches.append(
-                Seen(row_hashes(rows), attention, key, torch.ones_like(attention).bool())
+                Carried(row_hashes(rows), attention, key, torch.ones_like(attention).bool())
             )
 
     def _project(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -208,13 +196,15 @@ class VisionReader:
 
     def _tokens(
         self, number: Tensor, x: Tensor, rows: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Seen:
+    ) -> Carried:
         """The projector's output rows with the mean of what their patches got."""
-        seen = Seen.joined(self.local.patches, x.device)
+        seen = Carried.joined(self.local.patches, x.device)
         groups = None if x.shape[-1] % self.local.width else self._groups(x, rows, args, kwargs)
         if groups is None:
             nothing = seen.attention.new_zeros(len(number))
-            return Seen(number, nothing, seen.key.new_zeros(len(number), seen.key.shape[1]), nothing.bool())
+            return Carried(
+                number, nothing, seen.key.new_zeros(len(number), seen.key.shape[1]), nothing.bool()
+            )
         # Several patches, or several layers, may lie side by side in one row of its input.
         place = find_rows(seen.number, row_hashes(x.detach().reshape(-1, self.local.width)))
         place = place.view(-1, x.shape[-1] // self.local.width)[groups].flatten(1)
@@ -222,7 +212,7 @@ class VisionReader:
         count = there.sum(1).clamp(min=1)
         attention = torch.where(there, seen.attention[place], 0).sum(1) / count
         key = torch.where(there[..., None], seen.key[place], 0).sum(1) / count[:, None]
-        return Seen(number, attention, key, there.any(1) if self.sight.several else there.all(1))
+        return Carried(number, attention, key, there.any(1) if self.sight.several else there.all(1))
 
     def _groups(
         self, x: Tensor, rows: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
