@@ -70,7 +70,7 @@ class Probe:
             )
         self.attention, self.layer, self.listener = attention, layer, uncompiled(listener)
         self.config: Any = attention.config
-        self.private = copy.copy(self.config)
+        self.private: Any = copy.copy(self.config)
         self.view = _WithConfig(attention, self.config)
         self.follow()
         added.attribute(attention, "config", self.private)

@@ -26,6 +26,13 @@ PROJECTORS = (
     "resampler_model",
     "projector",
 )
+# And of modules that normalise, pool or convolve a tower's patches before it.
+BETWEEN = (
+    "vision_resampler",
+    "visual.post_layernorm",
+    "visual.downsample",
+    "vision_model.post_layernorm",
+)
 CLASS_TOKEN = re.compile(r"(^|[._])(class|cls)(_[a-z]+)?_(embedding|token)s?$")
 INSTEAD = "use a method that reads no vision tower, such as 'sparsevlm+'"
 
@@ -48,12 +55,14 @@ class Sight:
 
     Attributes:
         towers: its vision towers; some families have one for pictures and one for clips.
+        between: modules that make other rows of patches before the projector does.
         projector: the module that makes visual tokens of patches.
         newline: the row that stands between rows of tokens in some families, and for no patch.
         several: whether the projector gets the outputs of several layers side by side.
     """
 
     towers: tuple[Tower, ...]
+    between: tuple[nn.Module, ...]
     projector: nn.Module
     newline: Tensor | None
     several: bool
@@ -78,7 +87,8 @@ def find_sight(parts: Anatomy, method: str) -> Sight:
         raise UnsupportedModelError(
             f"{blame}has no module that makes its tokens of patches one by one or group by group: {INSTEAD}"
         )
-    return Sight(towers, projector, getattr(base, "image_newline", None), several)
+    between = tuple(x for x in (_get(base, name) for name in BETWEEN) if x is not None)
+    return Sight(towers, between, projector, getattr(base, "image_newline", None), several)
 
 
 def _towers(parts: Anatomy, layer: Any, blame: str) -> list[Tower]:

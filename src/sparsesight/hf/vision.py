@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,32 +18,17 @@ from torch import Tensor, nn
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods.stage import Vision
 from .additions import Additions
+from .carrying import Carried, Carrier
 from .families import Anatomy
 from .masks import mask_of_rows
-from .matching import find_rows, merged_rows, row_hashes, signature
+from .matching import find_rows, row_hashes
 from .probe import Probe
 from .towers import INSTEAD, Tower, find_sight
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
 
 _LOGITS = 1 << 22  # attention logits that are held at once where there is no class token
-
-
-@dataclass(frozen=True)
-class Carried:
-    """Rows, and what they got of their tower: of patches, then of the tokens made of them."""
-
-    number: Int[Tensor, " n"]  # the rows' bits, see `row_hashes`
-    attention: Float[Tensor, " n"]  # -inf: a class token, which is no patch
-    key: Float[Tensor, "n d"]
-    known: Bool[Tensor, " n"]  # False: it is not known of which patches this row is made
-
-    @staticmethod
-    def joined(parts: list[Carried], device: torch.device | None = None) -> Carried:
-        """All rows one after the other, on one device."""
-        columns = zip(*((x.number, x.attention, x.key, x.known) for x in parts), strict=True)
-        return Carried(*(torch.cat([x.to(device or x.device) for x in column]) for column in columns))
 
 
 class _Local(threading.local):
@@ -79,9 +63,9 @@ class VisionReader:
     def __init__(self, parts: Anatomy, method: str) -> None:
         self.method, self.model = method, type(parts.given).__name__
         self.sight = find_sight(parts, method)
-        self.dtype: torch.dtype = parts.decoder.get_input_embeddings().weight.dtype  # type: ignore[operator]
+        words: Tensor = parts.decoder.get_input_embeddings().weight  # type: ignore[operator]
+        self.dtype = words.dtype if words.is_floating_point() else None  # of the rows that enter the decoder
         self.local = _Local()
-        self.groups: dict[Any, Tensor | None] = {}  # of the projector, see `_groups`
         self.probes: list[Probe] = []
 
     def install(self, added: Additions) -> None:
@@ -91,7 +75,11 @@ class VisionReader:
             added.hook(tower.layer, "forward", self._leave_layer)
             added.hook(tower.module, "forward", self._leave, always_call=True)
             self.probes.append(Probe(tower.attention, number, self._observe, added))
-        added.hook(self.sight.projector, "forward", self._project, with_kwargs=True)
+        modules = (*self.sight.between, self.sight.projector)
+        for module in modules:
+            last = module is self.sight.projector
+            carrier = Carrier(module, last and self.sight.several)
+            added.hook(module, "forward", self._pass(carrier, last), with_kwargs=True)
 
     def forget(self) -> None:
         """Drop what this thread has encoded."""
@@ -181,80 +169,22 @@ class VisionReader:
                 Carried(row_hashes(rows), attention, key, torch.ones_like(attention).bool())
             )
 
-    def _project(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Give the projector's output rows what their patches got."""
-        local = self.local
-        x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        rows = output[0] if isinstance(output, tuple) else output
-        if not local.patches or x is None or not isinstance(rows, Tensor):
-            return
-        local.projected = True
-        flat = rows.detach().reshape(-1, rows.shape[-1])
-        number = row_hashes(flat.to(self.dtype) if self.dtype.is_floating_point else flat)
-        with torch.no_grad():
-            local.tokens.append(self._tokens(number, x, rows, args, kwargs))
+    def _pass(self, carrier: Carrier, last: bool) -> Callable[..., None]:
+        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            local = self.local
+            if not local.patches:
+                return
+            with torch.no_grad():
+                seen = Carried.joined(local.patches, local.patches[-1].number.device)
+                made = carrier.carry(seen, local.width, args, kwargs, output, self.dtype if last else None)
+            if made is not None and last:
+                local.projected = True
+                local.tokens.append(made[0])
+            elif made is not None:
+                local.width = made[1]
+                local.patches.append(made[0])
 
-    def _tokens(
-        self, number: Tensor, x: Tensor, rows: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Carried:
-        """The projector's output rows with the mean of what their patches got."""
-        seen = Carried.joined(self.local.patches, x.device)
-        groups = None if x.shape[-1] % self.local.width else self._groups(x, rows, args, kwargs)
-        if groups is None:
-            nothing = seen.attention.new_zeros(len(number))
-            return Carried(
-                number, nothing, seen.key.new_zeros(len(number), seen.key.shape[1]), nothing.bool()
-            )
-        # Several patches, or several layers, may lie side by side in one row of its input.
-        place = find_rows(seen.number, row_hashes(x.detach().reshape(-1, self.local.width)))
-        place = place.view(-1, x.shape[-1] // self.local.width)[groups].flatten(1)
-        there = place >= 0
-        count = there.sum(1).clamp(min=1)
-        attention = torch.where(there, seen.attention[place], 0).sum(1) / count
-        key = torch.where(there[..., None], seen.key[place], 0).sum(1) / count[:, None]
-        return Carried(number, attention, key, there.any(1) if self.sight.several else there.all(1))
-
-    def _groups(
-        self, x: Tensor, rows: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Int[Tensor, "out k"] | None:
-        """Which rows of the projector's input each row of its output is made of; asked once for each size."""
-        more = [v for v in (*args, *kwargs.values()) if v is not x and v is not None]
-        if any(isinstance(v, Tensor) and v.is_floating_point() for v in more):
-            return None  # it puts together the features of two towers
-        each = not more and x.ndim > 2 and rows.ndim > 2 and x.shape[0] == rows.shape[0]  # picture by picture
-        pictures = x.shape[0] if each else 1
-        asked = x[:1] if each else x
-        n, m = asked[..., 0].numel(), rows[..., 0].numel() // pictures
-        ratio = not more and x.ndim == 2 and n % m == 0
-        # A module that is told nothing but rows cannot know a grid: neighbours, if it is neighbours once.
-        sizes = (*asked.shape, m, *(signature(v) for v in more))
-        key = ("neighbours", n // m) if ratio and ("neighbours", n // m) in self.groups else sizes
-        if key not in self.groups:
-
-            def run(given: Tensor) -> Tensor:
-                # Its forward, past hooks: nobody is to take this for a call.
-                out = self.sight.projector.forward(
-                    *(given if v is x else v for v in args),
-                    **{k: given if v is x else v for k, v in kwargs.items()},
-                )
-                return out[0] if isinstance(out, tuple) else out
-
-            found = merged_rows(run, asked)
-            if found is not None and len(found) != m:
-                found = None
-            neighbours = [list(range(i, i + n // m)) for i in range(0, n, n // m)] if ratio else None
-            if found is not None and found == neighbours and m > 1:
-                key = ("neighbours", n // m)
-                self.groups[key] = torch.arange(n // m)
-            else:
-                self.groups[sizes] = None if found is None else torch.tensor(found)
-        group = self.groups[key]
-        if group is None:
-            return None
-        group = group.to(x.device)
-        if key[0] == "neighbours":
-            return torch.arange(m, device=x.device)[:, None] * (n // m) + group
-        return (torch.arange(pictures, device=x.device)[:, None, None] * n + group).flatten(0, 1)
+        return leave
 
 
 def patch_attention(
