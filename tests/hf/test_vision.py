@@ -40,6 +40,10 @@ CASES: dict[str, tuple[str, bool, seeing.Layout]] = {
     "qwen2_vl": ("model.visual.blocks.2.attn", False, seeing.neighbours),
     "qwen2_5_vl": ("model.visual.blocks.2.attn", False, seeing.windows),
     "qwen3_vl": ("model.visual.blocks.2.attn", False, seeing.neighbours),
+    "glm4v": ("model.visual.blocks.1.attn", False, seeing.neighbours),
+    "ernie4_5_vl_moe": ("model.vision_tower.blocks.1.attn", False, seeing.neighbours),
+    "granite_docling": ("model.vision_model.encoder.layers.1.self_attn", False, seeing.blocks(2)),
+    "perception_lm": ("model.vision_tower.encoder.layers.1.self_attn", True, seeing.blocks(2)),
     "deepseek_vl": ("model.vision_model.encoder.layers.1.self_attn", False, seeing.in_order),
 }
 
@@ -110,6 +114,24 @@ def test_tokens_get_what_their_patches_received(name: str) -> None:
         assert (wanted.isinf() == got.isinf()).all() and wanted.unique().numel() > 20
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(key, wanted_key, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "class_token", "layout"),
+    [
+        ("llava_next_video", "model.vision_tower.encoder.layers.1.self_attn", True, seeing.blocks(2)),
+        ("internvl", "model.vision_tower.encoder.layer.1.attention", True, seeing.blocks(2)),
+        ("qwen2_vl", "model.visual.blocks.2.attn", False, seeing.neighbours),
+    ],
+)
+def test_frames_of_a_clip(name: str, path: str, class_token: bool, layout: seeing.Layout) -> None:
+    model, prompt = built(name), FAMILIES[name].prompts(CLIPS[:1])
+    with seeing.recorded(model.get_submodule(path)) as seen, torch.no_grad():
+        model(**prompt)
+    attention, keys = seeing.received(seen, class_token)
+    got, key = flat(seen_by(model, prompt), visual_of(model, prompt))
+    torch.testing.assert_close(got, layout(model, prompt, attention, 0.0)[:, 0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(key, layout(model, prompt, keys, 0.0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava-siglip", "internvl", "qwen2_5_vl"])
@@ -238,10 +260,8 @@ def test_what_cannot_be_read_is_refused_at_once(name: str) -> None:
         ("aria", PICTURES, "of 64 of the 64"),  # a resampler
         ("idefics2", PICTURES, "of 64 of the 64"),  # another
         ("llama4", PICTURES, "of 96 of the 96"),  # a shuffle, and weights, before the projector
-        ("glm4v", PICTURES, "of 100 of the 100"),  # a convolution before it
         ("deepseek_vl_hybrid", PICTURES, "of 100 of the 100"),  # two towers in one token
-        ("llava_onevision", CLIPS, "of 32 of the 70"),  # frames are interpolated after the projector
-        ("llava_next_video", CLIPS, "of 32 of the 68"),  # frames are pooled before it
+        ("llava_onevision", CLIPS, "of 32 of the 70"),  # frames are interpolated by no module
     ],
 )
 def test_tokens_that_cannot_be_traced_are_refused_before_the_language_model(
