@@ -343,3 +343,30 @@ def test_tokens_that_cannot_be_traced_are_refused_before_the_language_model(way:
         ):
             built(**prompt) if way == "forward" else built.generate(**prompt, max_new_tokens=2)
         assert not ran and not left(run)
+
+
+@pytest.mark.parametrize("given", ["wrapper", "model"])
+def test_adapters_on_tower_and_projector(given: str) -> None:
+    peft = pytest.importorskip("peft")
+    built, prompt = tiny.model("llava"), batch("llava")
+    config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(built, config).eval()
+    with sparsify(adapted if given == "wrapper" else built, METHOD) as run:
+        generate(adapted, prompt)
+        kept = run.kept[0]
+    wanted = best(built, prompt, [len(k) for k in kept])
+    assert [k.tolist() for k in kept] == wanted != best(model("llava"), prompt, [len(k) for k in kept])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_weights_that_are_elsewhere(family: str) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    built, prompt = tiny.model(family), batch(family)
+    with sparsify(built, METHOD) as run, torch.no_grad():
+        wanted = built(**prompt).logits
+        kept = run.kept[0]
+        accelerate.cpu_offload(built, execution_device=torch.device("cpu"))
+        assert built.model.multi_modal_projector.linear_1.weight.device.type == "meta"
+        assert torch.equal(built(**prompt).logits, wanted)
+        assert all(torch.equal(a, b) for a, b in zip(run.kept[0], kept, strict=True))
