@@ -26,6 +26,7 @@ from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.families.base import CLIPS
 from tests.hf.test_invariants import batch, close, generate, model
+from tests.hf.test_training import HOOKS_RUN_AGAIN
 from tests.hf.test_vision import seen_by, visual_of
 from tests.hf.threads import wrong_in_threads
 
@@ -133,7 +134,8 @@ def test_it_composes() -> None:
 )
 def test_ways_of_generating(how: dict[str, Any]) -> None:
     built = model("llava")
-    which = (0,) if "prompt_lookup_num_tokens" in how else (0, 1)
+    # One picture each: older transformers mix up those of a sample's beams.
+    which = (0,) if "prompt_lookup_num_tokens" in how else (0, 3)
     prompt = batch("llava", which)
     settings = {"max_new_tokens": 4, "do_sample": False, **how}
     with sparsify(built, METHOD) as run:
@@ -295,7 +297,7 @@ def test_an_attention_implementation_that_is_set_later_is_followed() -> None:
     close(eager, sdpa)
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("checkpointed", [False] if HOOKS_RUN_AGAIN else [False, True])
 def test_training(checkpointed: bool) -> None:
     built, prompt = tiny.model("llava"), batch("llava", (0, 1))
     visual = visual_of(built, prompt)
