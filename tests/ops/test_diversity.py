@@ -44,7 +44,7 @@ def dpp(x: Tensor, quality: Tensor, keep: int) -> list[int]:
 
 
 def test_max_min_by_hand() -> None:
-    """On a circle: the nearest neighbours are 10, 10, 40, 50 and 90 degrees away; then what is farthest from the chosen."""
+    """On a circle, nearest neighbours are 10, 10, 40, 50 and 90 degrees away; then what is far from the chosen."""
     x = directions(0, 10, 50, 100, 190)
     # Of 190, 0 is 170 away and 10 is 180: 10. Then 100 (90 from both), 50 (40), 0.
     assert max_min(x, 5) == [4, 1, 3, 2, 0]

@@ -19,7 +19,7 @@ from .attention import (
     select_heads,
     text_raters,
 )
-from .diversity import dpp_places, least_similar_places, max_min_places
+from .diversity import dpp_places, least_similar_places, max_min_places, unit_vectors
 from .merging import Merge, density_peaks_merge
 from .rows import causal_rows, compact, first_ranked, group_ranks, ranks, take
 
@@ -43,4 +43,5 @@ __all__ = [
     "select_heads",
     "take",
     "text_raters",
+    "unit_vectors",
 ]
