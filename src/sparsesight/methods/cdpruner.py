@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE
+from ..budget import BEFORE, StageSizes
 from .base import Method
-from .stage import StageInput, StageSizes
+from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..budget import StageSizes
 from ..errors import SparseSightError
 from .base import Method
-from .stage import StageInput, StageSizes
+from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float

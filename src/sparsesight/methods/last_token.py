@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
+from .. import ops
+from ..budget import StageSizes
 from .base import Method
-from .stage import StageInput, StageSizes
+from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -35,14 +36,15 @@ class LastToken(Method):
         return text_mask & (text_mask.flip(1).cumsum(1).flip(1) == 1)
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        last, attention = stage.last_text(), stage.attention
+        attention = stage.attention
         b, h, _, d = attention.query.shape
-        row = last.int().argmax(1)[:, None, None, None]  # this row alone is computed
+        row = stage.last_text().int().argmax(1)[:, None, None, None]  # this row alone is computed
+        query = attention.query.gather(2, row.expand(-1, h, -1, d))
         mask = attention.mask.expand(b, -1, -1, -1)
         if mask.shape[2] > 1:
             mask = mask.gather(2, row.expand(-1, mask.shape[1], -1, mask.shape[3]))
-        query = attention.query.gather(2, row.expand(-1, h, -1, d))
-        return replace(attention, query=query, mask=mask).received(torch.ones_like(last[:, :1])).mean(1)
+        seen = ops.head_mean(query, attention.key, mask, attention.scale, attention.softcap)[:, 0]
+        return seen.gather(1, attention.key_column)
 
     def overhead(self, sizes: StageSizes) -> int:
         return sizes.keys * sizes.width

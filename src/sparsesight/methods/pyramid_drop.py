@@ -88,7 +88,7 @@ class PyramidDrop(LastToken):
 
 
 def _ratio_for(retain: int | float, visual: int, num_layers: int, layers: tuple[int, ...]) -> float:
-    """The fraction every stage must keep for ``retain``: a layer counts what leaves it, which grows with the fraction."""
+    """The fraction every stage must keep to meet ``retain``, where a layer counts the tokens that leave it."""
     share = retain if isinstance(retain, float) else retain / visual
     spans = [b - a for a, b in pairwise((0, *layers, num_layers))]
     low, high = 0.0, 1.0
