@@ -9,7 +9,21 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 if TYPE_CHECKING:
     from .hf.calls import visual_tokens
     from .hf.sparsify import Sparsified, sparsify
-    from .methods import METHODS, Compose, Method, Random, SparseVLM, SparseVLMPlus
+    from .methods import (
+        METHODS,
+        Compose,
+        FasterVLM,
+        HoloV,
+        Method,
+        Pooling,
+        Random,
+        SparseVLM,
+        SparseVLMPlus,
+        ToMe,
+        Uniform,
+        VisPruner,
+        VisionZip,
+    )
 
 __version__ = "0.1.0"
 
@@ -17,13 +31,20 @@ __all__ = [
     "METHODS",
     "BudgetError",
     "Compose",
+    "FasterVLM",
+    "HoloV",
     "Method",
+    "Pooling",
     "Random",
     "SparseSightError",
     "SparseVLM",
     "SparseVLMPlus",
     "Sparsified",
+    "ToMe",
+    "Uniform",
     "UnsupportedModelError",
+    "VisPruner",
+    "VisionZip",
     "sparsify",
     "visual_tokens",
 ]

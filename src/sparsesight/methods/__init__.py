@@ -11,11 +11,31 @@ from typing import Any
 from ..errors import SparseSightError
 from .base import Method
 from .compose import Compose
+from .holov import HoloV
+from .pooling import Pooling
 from .random import Random
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
+from .tome import ToMe
+from .uniform import Uniform
+from .visionzip import VisionZip
+from .vispruner import FasterVLM, VisPruner
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (SparseVLM, SparseVLMPlus, Random)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        SparseVLM,
+        SparseVLMPlus,
+        VisionZip,
+        VisPruner,
+        FasterVLM,
+        HoloV,
+        ToMe,
+        Pooling,
+        Uniform,
+        Random,
+    )
+}
 
 
 def make_method(method: Method | str, **options: Any) -> Method:
@@ -87,10 +107,17 @@ def from_dict(data: Mapping[str, Any]) -> Method:
 __all__ = [
     "METHODS",
     "Compose",
+    "FasterVLM",
+    "HoloV",
     "Method",
+    "Pooling",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",
+    "ToMe",
+    "Uniform",
+    "VisPruner",
+    "VisionZip",
     "from_dict",
     "make_method",
     "parse",

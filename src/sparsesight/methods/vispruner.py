@@ -30,7 +30,7 @@ class VisPruner(Method):
     (:func:`ops.thinned_places`), which starts from the order of falling attention.
 
     Attributes:
-        important: share of the kept tokens that goes by attention alone. Published: 0.5 in most tables.
+        important: share of the kept tokens that goes by attention alone. Released: 0.5.
         step: how many duplicates a round removes, as a count or as a fraction of the visual tokens; published: 8, of 576.
 
     What differs: likeness is that of the tokens after the projector, not before it; a prompt's pictures compete for one
@@ -95,5 +95,5 @@ class FasterVLM(VisPruner):
 
     @classmethod
     def published(cls, retain: int = 144) -> FasterVLM:
-        """As released for LLaVA-1.5: of 576 tokens 288, 144, 58 or 29 stay, with new positions."""
+        """With new positions; the paper goes down to 5 %, 29 of LLaVA-1.5's 576 tokens."""
         return cls(retain, positions="compact")
