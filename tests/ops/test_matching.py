@@ -155,11 +155,13 @@ def test_merging_passes_gradients() -> None:
 
 def thinned(x: Tensor, attention: Tensor, keep: int, held: int, step: int) -> list[int]:
     """Section 4.2 in loops: the chosen, best first."""
+    unit = torch.nn.functional.normalize(x.double(), dim=1)
+    alike = (unit @ unit.T).tolist()
     order = sorted(range(len(x)), key=lambda i: -float(attention[i]))
     chosen, left = order[:held], order[held:]
     while (r := min(step, len(left) - (keep - held), len(left) // 2)) > 0:
         a, b = left[0::2], left[1::2]
-        top = sorted(((max(cosine(x[i], x[j]) for j in b), -n, i) for n, i in enumerate(a)), reverse=True)
+        top = sorted(((max(alike[i][j] for j in b), -n, i) for n, i in enumerate(a)), reverse=True)
         left = [i for _, _, i in top[r:]] + b
     return chosen + left
 

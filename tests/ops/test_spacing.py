@@ -67,7 +67,7 @@ def test_a_grid_by_hand() -> None:
     assert made.assign.tolist() == [[0, 0, 1, 1, 2, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("n", [1, 2, 12, 13, 36, 100, 240])
+@pytest.mark.parametrize("n", [1, 2, 12, 13, 36, 60])
 def test_any_count_is_met_by_whole_cells(n: int) -> None:
     """Exactly ``k`` cells, none empty, each in a rectangle of its own, and its centre one of its own."""
     x = normal(1, n, 3)

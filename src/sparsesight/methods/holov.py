@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
@@ -65,18 +66,20 @@ class HoloV(Method):
         b, v = valid.shape
         crops = ops.even_runs(valid, self.crops)
         inside, size = crops.exists.flatten(0, 1), crops.exists.sum(2)
-        attention = ops.take(given.clamp(min=0), crops.column.flatten(1)).view(inside.shape)
+        given = ops.take(given, crops.column.flatten(1)).view(inside.shape)
+        attention = given.clamp(min=0)
         features = ops.take(stage.features(), crops.column.flatten(1)).unflatten(1, crops.exists.shape[1:])
         variance = ops.likeness_variance(features.flatten(0, 1), inside)
         count = size.flatten()[:, None].clamp(min=1)
 
-        def mean(x: Tensor) -> Tensor:
-            return x.masked_fill(~inside, 0).sum(1, keepdim=True) / count
+        def mean(x: Tensor) -> Tensor:  # in fp64: crops that are equal stay so, whatever the batch
+            return (x.double().masked_fill(~inside, 0).sum(1, keepdim=True) / count).float()
 
         scale = mean(attention) / mean(variance).clamp(min=torch.finfo(torch.float32).tiny)
         score = attention + self.balance * scale * variance
         share = ops.shares(mean(score).view(size.shape), size, self.counts(stage).keep)
         score = attention if self.by_attention else score
+        score = score.masked_fill(given.isneginf(), -math.inf)
         chosen = inside & (ops.ranks(score, inside) < share.flatten()[:, None])
         # What is chosen comes first, each by score; a token without a patch behind it comes last in its crop.
         whole = score.new_full((b, v + 1), 0.0)

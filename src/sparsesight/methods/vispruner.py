@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
@@ -17,8 +18,6 @@ from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-ROUNDS = 120  # of removal that a fraction leads to at the most: 72, and some for what rounding leaves
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,14 @@ class VisPruner(Method):
         counts = self.counts(stage)
         visual = stage.visual.sum(1)
         most = stage.visual.shape[1] - min(counts.tokens_out)
+        # A bound on the rounds, known to the host. At the end they halve what is left, where that is below the step.
         if isinstance(self.step, Integral):
             step = torch.full_like(visual, int(self.step))
-            rounds = -(-most // int(self.step))
+            rounds = -(-most // int(self.step)) + int(self.step).bit_length()
         else:
             step = (visual * self.step).round().long().clamp(min=1)
-            rounds = min(most, ROUNDS)
+            rounds = math.ceil(1.5 / self.step) + most.bit_length()  # a step is 2/3 of what rounding makes of it
+        rounds = min(rounds, most)
         held = (counts.keep * self.important).long()
         place = ops.ranks(attention, stage.visual)
         place = ops.thinned_places(stage.features(), place, stage.visual, held, counts.keep, step, rounds)

@@ -183,10 +183,13 @@ def thinned_places(
 
 
 def likeness_variance(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> Float[Tensor, "b m"]:
-    """Of every token the variance of its likeness to the other valid ones; zero where there is no other."""
+    """Of every token the variance of its likeness to the other valid ones; zero where there is no other.
+
+    Summed in fp64, so that padding cannot move one that equals another.
+    """
     unit = units(x, valid)
     other = valid[:, :, None] & valid[:, None] & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-    alike = likeness(unit, unit)
+    alike = likeness(unit, unit).double()
     count = other.sum(2).clamp(min=1)
     mean = alike.masked_fill(~other, 0).sum(2) / count
-    return (alike - mean[..., None]).square().masked_fill(~other, 0).sum(2) / count
+    return ((alike - mean[..., None]).square().masked_fill(~other, 0).sum(2) / count).float()

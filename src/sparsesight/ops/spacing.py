@@ -129,12 +129,13 @@ def shares(
     that have some. ``total`` must not exceed all the room there is.
     """
     given = torch.zeros_like(room)
+    slack = min(1e-4, 0.5 / room.shape[1])  # so that 8 that is 7.9999995 is not rounded down to 7
     for _ in range(room.shape[1]):  # every round but the last fills a part
         free = given < room
         part = weight.float().clamp(min=1e-30).masked_fill(~free, 0)
         part = part / part.sum(1, keepdim=True).clamp(min=1e-30)
         rest = total[:, None] - given.sum(1, keepdim=True)
-        more = (part * rest).floor().long()
+        more = (part * rest + slack).floor().long()
         more += free & (ranks(part, free) < rest - more.sum(1, keepdim=True))
         given = torch.minimum(given + more, room)
     return given
