@@ -22,8 +22,8 @@ from .visionzip import VisionZip
 from .vispruner import FasterVLM, VisPruner
 
 METHODS: dict[str, type[Method]] = {
-    m.name: m
-    for m in (
+    method.name: method
+    for method in (
         SparseVLM,
         SparseVLMPlus,
         VisionZip,

@@ -88,7 +88,7 @@ class HoloV(Method):
         first = torch.zeros(b, v + 1, dtype=torch.bool, device=valid.device)
         first = first.scatter(1, column, chosen.view(b, -1))[:, :v]
         place = ops.ranks(whole, valid)
-        return -torch.where(first, place, v + place).float()
+        return -torch.where(first, place, valid.sum(1, keepdim=True) + place).float()
 
     def overhead(self, sizes: StageSizes) -> int:
         """Every pair of a crop's tokens compared once; not the tower's row of attention."""
