@@ -30,7 +30,9 @@ def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*picture, {"type": "text", "text": doc["question"]}]}]
 
 
-def requests(documents: list[int], options: Any = GREEDY, task: str = "scenes", **more: Any) -> list[Instance]:
+def requests(
+    documents: list[int], options: Any = GREEDY, task: str = "scenes", **more: Any
+) -> list[Instance]:
     return [
         Instance(
             "generate_until",
@@ -81,6 +83,8 @@ def test_arguments_may_be_strings() -> None:
     assert (model.batch_size, model._model.dtype, model.name) == (2, torch.bfloat16, "bundled")
     model = SparseSightModel.create_from_arg_string("method=sparsevlm,retain=300/200/110")
     assert model.method == make_method("sparsevlm", retain=(300, 200, 110))
+    model = SparseSightModel.create_from_arg_string("method=sparsevlm+(retain=96)")
+    assert model.method == make_method("sparsevlm+", retain=96)
 
 
 @pytest.mark.parametrize("method", [None, "sparsevlm+", "sparsevlm"])
@@ -111,7 +115,14 @@ def test_answers_come_in_the_order_of_the_requests(three: SparseSightModel) -> N
     expected = [DOCS[r.doc_id]["answer"] for r in mixed]
     expected[0], expected[-1] = expected[0].split()[0], expected[-1].split()[0]
     assert [r.text for r in three.generate_until(mixed)] == expected
-    assert list(three.costs) == [("other", 0), ("other", 4), ("other", 1), ("scenes", 8), ("scenes", 10), ("scenes", 9)]
+    assert list(three.costs) == [
+        ("other", 0),
+        ("other", 4),
+        ("other", 1),
+        ("scenes", 8),
+        ("scenes", 10),
+        ("scenes", 9),
+    ]
 
 
 def test_an_answer_tells_how_many_tokens_it_took(alone: SparseSightModel) -> None:
@@ -212,7 +223,7 @@ def test_a_failure_names_the_task_and_the_documents(three: SparseSightModel) -> 
 
     request = requests([0])[0]
     request.arguments = ("", out_of_order, GREEDY, 0, "scenes", "test")
-    with pytest.raises(SparseSightError, match="task 'scenes', documents .*image"):
+    with pytest.raises(SparseSightError, match=r"task 'scenes', documents .*image"):
         three.generate_until([request])
 
 

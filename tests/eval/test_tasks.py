@@ -58,7 +58,9 @@ def test_a_row_names_tasks_and_metrics_that_exist(name: str) -> None:
 
 
 def results(**values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {task: {f"{metric},none": value for metric, value in found.items()} for task, found in values.items()}
+    return {
+        task: {f"{metric},none": value for metric, value in found.items()} for task, found in values.items()
+    }
 
 
 def test_mme_is_the_sum_of_both_scores() -> None:
@@ -67,7 +69,12 @@ def test_mme_is_the_sum_of_both_scores() -> None:
 
 
 def test_pope_is_the_mean_of_three_sets_in_percent() -> None:
-    found = results(**{f"pope_{s}": {"pope_f1_score": f} for s, f in zip(("random", "pop", "adv"), (0.9, 0.8, 0.7), strict=True)})
+    found = results(
+        **{
+            f"pope_{s}": {"pope_f1_score": f}
+            for s, f in zip(("random", "pop", "adv"), (0.9, 0.8, 0.7), strict=True)
+        }
+    )
     assert BENCHMARKS["pope"].score(found) == pytest.approx(80)
     del found["pope_pop"]
     with pytest.raises(SparseSightError, match="2 of 3"):
@@ -82,7 +89,9 @@ def test_a_metric_without_a_value_is_no_score() -> None:
 
 def test_any_other_task_counts_by_its_first_metric() -> None:
     row = find("chartqa")
-    assert row.score(results(chartqa={"relaxed_overall": 0.5, "relaxed_overall_stderr": 0.1, "x": 0.7})) == 0.5
+    assert (
+        row.score(results(chartqa={"relaxed_overall": 0.5, "relaxed_overall_stderr": 0.1, "x": 0.7})) == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +125,11 @@ def test_a_judge_of_azure_has_a_key_of_its_own(monkeypatch: pytest.MonkeyPatch) 
         ("gqa", "GQA/testdev_balanced_images", r"has no testdev\.parquet"),
         ("pope", "POPE/Full/popular-00000-of-00001.parquet", r"has no popular\.parquet"),
         ("msvd_qa_words", "MSVD_Zero_Shot_QA/test_a.json", r"lacks one of test_q\.json, test_a\.json"),
-        ("msvd_qa_words", "MSVD_Zero_Shot_QA/videos/clip_0.mkv", r"1 of 2 questions have no answer or no clip"),
+        (
+            "msvd_qa_words",
+            "MSVD_Zero_Shot_QA/videos/clip_0.mkv",
+            r"1 of 2 questions have no answer or no clip",
+        ),
     ],
 )
 def test_data_that_are_not_there(name: str, removed: str, message: str, data: Path, tmp_path: Path) -> None:
@@ -196,7 +209,16 @@ def test_the_judge_of_clips(data: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("answer", "score"),
-    [("B", 1.0), ("B.", 1.0), ("选项B", 1.0), ("蓝色", 1.0), ("A", 0.0), ("A 或 B", 0.0), ("不知道", 0.0), ("", 0.0)],
+    [
+        ("B", 1.0),
+        ("B.", 1.0),
+        ("选项B", 1.0),
+        ("蓝色", 1.0),
+        ("A", 0.0),
+        ("A 或 B", 0.0),
+        ("不知道", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_chinese_qbench_reads_a_letter_or_the_option(answer: str, score: float, data: Path) -> None:
     (task,) = resolve(["qbench_zh"], data).tasks

@@ -59,7 +59,9 @@ def find_split(root: Path, name: str | None, split: str) -> list[Path]:
         files = sorted(f for f in where.rglob(f"*{kind}") if pattern.fullmatch(f.stem))
         if files:
             return files
-    raise SparseSightError(f"{str(where)!r} has no {split}.parquet, {split}.json or {split}.jsonl: put the data there")
+    raise SparseSightError(
+        f"{str(where)!r} has no {split}.parquet, {split}.json or {split}.jsonl: put the data there"
+    )
 
 
 def _folder(data: Path, names: list[str]) -> Path:
