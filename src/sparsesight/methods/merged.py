@@ -40,4 +40,6 @@ def merge_in_order(
     valid = torch.arange(recycled.shape[1], device=recycled.device) < recycled.new_tensor(sizes)[:, None]
     order = recycled.masked_fill(~valid, torch.iinfo(recycled.dtype).max).argsort(dim=1, stable=True)
     made = merge(recycled.gather(1, order))
-    return made._replace(centre=order.gather(1, made.centre), assign=made.assign.gather(1, order.argsort(dim=1)))
+    return made._replace(
+        centre=order.gather(1, made.centre), assign=made.assign.gather(1, order.argsort(dim=1))
+    )

@@ -74,7 +74,9 @@ class VisPruner(Method):
             rounds = -(-most // int(self.step)) + int(self.step).bit_length()
         else:
             step = (visual * self.step).round().long().clamp(min=1)
-            rounds = math.ceil(1.5 / self.step) + most.bit_length()  # a step is 2/3 of what rounding makes of it
+            rounds = (
+                math.ceil(1.5 / self.step) + most.bit_length()
+            )  # a step is 2/3 of what rounding makes of it
         rounds = min(rounds, most)
         held = (counts.keep * self.important).long()
         place = ops.ranks(attention, stage.visual)

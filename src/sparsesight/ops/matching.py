@@ -70,7 +70,9 @@ def even_target_merge(
     with torch.no_grad():
         unit = units(key, valid)
         target = take(unit, centre)
-        alike = [likeness(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf) for rows in chunks(m)]
+        alike = [
+            likeness(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf) for rows in chunks(m)
+        ]
         assign = torch.cat([some.argmax(-1) for some in alike], 1)
         scratch = torch.cat((assign, assign[:, :1]), 1)  # targets are of their own cluster, also among equals
         assign = scratch.scatter(1, centre.masked_fill(~exists, m), own)[:, :m]
@@ -170,7 +172,9 @@ def thinned_places(
     for _ in range(rounds):
         (a, b), is_left = (now[:, 0::2], now[:, 1::2]), at < left[:, None]
         is_a, is_b = is_left[:, 0::2], is_left[:, 1::2]
-        pairs = alike.gather(1, a[..., None].expand(-1, -1, width)).gather(2, b[:, None].expand(-1, a.shape[1], -1))
+        pairs = alike.gather(1, a[..., None].expand(-1, -1, width)).gather(
+            2, b[:, None].expand(-1, a.shape[1], -1)
+        )
         rank = ranks(pairs.masked_fill(~is_b[:, None], -math.inf).amax(-1), is_a)
         remove = torch.minimum(torch.minimum(step, left - wanted), left // 2).clamp(min=0)
         stays = is_a & (rank >= remove[:, None])

@@ -26,9 +26,7 @@ class Groups(NamedTuple):
     start: Int[Tensor, "b v"]  # how many tokens the groups before have
 
 
-def group_seats(
-    group: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"]
-) -> Groups:
+def group_seats(group: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"]) -> Groups:
     """Apportion ``keep`` seats over groups by their sizes, as :func:`group_ranks` does.
 
     Args:
