@@ -10,31 +10,43 @@ if TYPE_CHECKING:
     from .hf.calls import visual_tokens
     from .hf.sparsify import Sparsified, sparsify
     from .methods import (
+        DART,
         METHODS,
+        CDPruner,
         Compose,
+        DivPrune,
         FasterVLM,
+        FastV,
         HoloV,
+        LastToken,
         Method,
         Pooling,
+        PyramidDrop,
         Random,
         SparseVLM,
         SparseVLMPlus,
         ToMe,
         Uniform,
-        VisPruner,
         VisionZip,
+        VisPruner,
     )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DART",
     "METHODS",
     "BudgetError",
+    "CDPruner",
     "Compose",
+    "DivPrune",
+    "FastV",
     "FasterVLM",
     "HoloV",
+    "LastToken",
     "Method",
     "Pooling",
+    "PyramidDrop",
     "Random",
     "SparseSightError",
     "SparseVLM",

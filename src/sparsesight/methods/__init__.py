@@ -10,9 +10,15 @@ from typing import Any
 
 from ..errors import SparseSightError
 from .base import Method
+from .cdpruner import CDPruner
 from .compose import Compose
+from .dart import DART
+from .divprune import DivPrune
+from .fastv import FastV
 from .holov import HoloV
+from .last_token import LastToken
 from .pooling import Pooling
+from .pyramid_drop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
@@ -26,13 +32,19 @@ METHODS: dict[str, type[Method]] = {
     for method in (
         SparseVLM,
         SparseVLMPlus,
+        FastV,
+        PyramidDrop,
+        DART,
         VisionZip,
         VisPruner,
         FasterVLM,
+        DivPrune,
+        CDPruner,
         HoloV,
         ToMe,
         Pooling,
         Uniform,
+        LastToken,
         Random,
     )
 }
@@ -105,12 +117,18 @@ def from_dict(data: Mapping[str, Any]) -> Method:
 
 
 __all__ = [
+    "DART",
     "METHODS",
+    "CDPruner",
     "Compose",
+    "DivPrune",
+    "FastV",
     "FasterVLM",
     "HoloV",
+    "LastToken",
     "Method",
     "Pooling",
+    "PyramidDrop",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",

@@ -19,6 +19,7 @@ from .attention import (
     select_heads,
     text_raters,
 )
+from .diversity import dpp_places, least_similar_places, max_min_places, unit_vectors
 from .matching import bipartite_merge, even_target_merge, likeness_variance, thinned_places
 from .merging import Merge, density_peaks_merge
 from .rows import causal_rows, compact, first_ranked, group_ranks, ranks, take
@@ -32,6 +33,7 @@ __all__ = [
     "causal_rows",
     "compact",
     "density_peaks_merge",
+    "dpp_places",
     "even_runs",
     "even_target_merge",
     "evenly_spaced",
@@ -41,7 +43,9 @@ __all__ = [
     "group_seats",
     "head_mean",
     "head_sums",
+    "least_similar_places",
     "likeness_variance",
+    "max_min_places",
     "rank_rule",
     "ranks",
     "rotary_gravity",
@@ -50,4 +54,5 @@ __all__ = [
     "take",
     "text_raters",
     "thinned_places",
+    "unit_vectors",
 ]
