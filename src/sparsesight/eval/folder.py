@@ -259,7 +259,8 @@ def _json(data: Any) -> str:
 
 def _name(label: str) -> str:
     """A label as a file name that every system takes."""
-    return quote(label, safe="+@,=()")
+    name = quote(label, safe="+@,=()")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
 
 
 def _brief(value: Any) -> str:
