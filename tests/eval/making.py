@@ -8,21 +8,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsesight.eval.costs import Cost
 from sparsesight.eval.metrics import Mean, Metric
-from sparsesight.eval.samples import Answer, Answering, Cost, Item, Sample
+from sparsesight.eval.samples import Answer, Answering, Item, Sample
 from sparsesight.methods import Method
 
 
 def cost(flops: int = 100, dense: int = 400) -> Cost:
     return Cost(
         visual_tokens=576,
-        flops=flops,
-        flops_dense=dense,
-        flops_overhead=1,
+        text_tokens=40,
         equal_tokens=64.0,
         equal_tokens_entering=70.5,
-        kv_bytes=flops * 10,
+        flops_dense=dense,
+        flops_sparse=flops,
+        flops_scoring=1,
         kv_bytes_dense=dense * 10,
+        kv_bytes_sparse=flops * 10,
+        kept=[60],
+        note="",
     )
 
 
@@ -57,7 +61,13 @@ class Made:
     @property
     def items(self) -> list[Item]:
         return [
-            Item(f"q{i:03}", f"What is {i}?", str(i), unit=f"u{i // 4}", tags=("even" if i % 2 == 0 else "odd",))
+            Item(
+                f"q{i:03}",
+                f"What is {i}?",
+                str(i),
+                unit=f"u{i // 4}",
+                tags=("even" if i % 2 == 0 else "odd",),
+            )
             for i in range(self.count)
         ]
 

@@ -13,7 +13,9 @@ from sparsesight.eval.folder import CellFile, Config, RunFolder
 from sparsesight.eval.samples import Answer
 from tests.eval.making import cost, marked
 
-CONFIG = Config({"batch_size": 4, "model": "tiny"}, {"made": "abc"}, {"dense": None, "random@64": {"retain": 64}})
+CONFIG = Config(
+    {"batch_size": 4, "model": "tiny"}, {"made": "abc"}, {"dense": None, "random@64": {"retain": 64}}
+)
 
 
 def changed(**parts: Any) -> Config:

@@ -67,7 +67,8 @@ def test_accuracy_plus_by_hand() -> None:
 def test_accuracy_plus_reference() -> None:
     draw = random.Random(5)
     samples = [
-        sample(str(i), part=f"p{i % 3}", unit=f"p{i % 3}/{i // 6}", correct=draw.randint(0, 1)) for i in range(84)
+        sample(str(i), part=f"p{i % 3}", unit=f"p{i % 3}/{i // 6}", correct=draw.randint(0, 1))
+        for i in range(84)
     ]
     total = 0.0
     for part in ("p0", "p1", "p2"):
@@ -84,7 +85,8 @@ def test_accuracy_plus_reference() -> None:
 @pytest.mark.parametrize("metric", [MeanF1(), AccuracyPlus()])
 def test_many_totals_at_once(metric: Metric) -> None:
     samples = [
-        sample(str(i), part="ab"[i % 2], correct=i % 3 == 0, yes=i % 3 == 0, truth=i % 5 < 2) for i in range(30)
+        sample(str(i), part="ab"[i % 2], correct=i % 3 == 0, yes=i % 3 == 0, truth=i % 5 < 2)
+        for i in range(30)
     ]
     total = metric.rows(samples).sum(0)
     both = metric.value(np.stack([total, 2 * total]))
@@ -100,8 +102,14 @@ def test_join_accepts_the_same_questions_in_any_order() -> None:
     [
         (marked([1, 0]), r"'sparse' lacks 1 samples that 'dense' has, the first is '002'"),
         (marked([1, 0, 1, 1]), r"'dense' lacks 1 samples that 'sparse' has, the first is '003'"),
-        ([*marked([1, 0, 1])[:2], replace(marked([1, 0, 1])[2], target="x")], "disagree on the target of .*'002'"),
-        ([*marked([1, 0, 1])[:2], replace(marked([1, 0, 1])[2], unit="x")], "disagree on the unit of .*'002'"),
+        (
+            [*marked([1, 0, 1])[:2], replace(marked([1, 0, 1])[2], target="x")],
+            "disagree on the target of .*'002'",
+        ),
+        (
+            [*marked([1, 0, 1])[:2], replace(marked([1, 0, 1])[2], unit="x")],
+            "disagree on the unit of .*'002'",
+        ),
         ([*marked([1, 0, 1]), *marked([1])], "'sparse' has 1 samples twice"),
     ],
 )

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from ..errors import SparseSightError
-from .samples import Answer, Cost, Sample
+from .samples import Answer, Sample
 
 CONFIG = "config.json"
 RUN = "run.json"
@@ -96,7 +96,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             known = _read_config(path)
             if known is None and rank == 0 and any(x for x in path.iterdir() if not x.name.endswith(".lock")):
-                raise SparseSightError(f"--out {str(path)!r} is not empty and holds no run: name another folder")
+                raise SparseSightError(
+                    f"--out {str(path)!r} is not empty and holds no run: name another folder"
+                )
             if known is not None and rank == 0 and not resume:
                 raise SparseSightError(
                     f"--out {str(path)!r} holds a run: pass --resume to go on with it, or name another folder"
@@ -114,7 +116,9 @@ class RunFolder:
                 f"--out {str(path)!r} is being filled by another process: wait for it, or name another folder"
             ) from None
         except OSError as error:
-            raise SparseSightError(f"--out {str(path)!r} cannot be used ({error}): name another folder") from error
+            raise SparseSightError(
+                f"--out {str(path)!r} cannot be used ({error}): name another folder"
+            ) from error
 
     def close(self) -> None:
         """Let others use the folder."""
@@ -173,7 +177,7 @@ class CellFile:
             for number, line in enumerate(lines, 1):
                 try:
                     data = json.loads(line)
-                    answers = [Answer(**{**x, "cost": Cost(**x["cost"])}) for x in data["answers"]]
+                    answers = [Answer(**x) for x in data["answers"]]
                     found.setdefault(int(data["batch"]), answers)
                 except (ValueError, KeyError, TypeError):
                     raise SparseSightError(
@@ -183,7 +187,9 @@ class CellFile:
 
     def append(self, batch: int, answers: Sequence[Answer]) -> None:
         """Add an answered batch; it is on the disk when this returns."""
-        line = json.dumps({"batch": batch, "answers": [asdict(x) for x in answers]}, ensure_ascii=False) + "\n"
+        line = (
+            json.dumps({"batch": batch, "answers": [asdict(x) for x in answers]}, ensure_ascii=False) + "\n"
+        )
         part = self._stem.with_name(f"{self._stem.name}.rank{self.rank}.part")
         part.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "a+b") as file:

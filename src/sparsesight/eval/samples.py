@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import SparseSightError
+from .costs import Cost
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -36,20 +37,6 @@ class Item:
     part: str = ""
     tags: tuple[str, ...] = ()
     request: Any = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the prefill of one sample costs, by the conventions of :mod:`sparsesight.metrics`."""
-
-    visual_tokens: int
-    flops: int  # the method's own overhead included
-    flops_dense: int
-    flops_overhead: int
-    equal_tokens: float
-    equal_tokens_entering: float
-    kv_bytes: int
-    kv_bytes_dense: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +84,7 @@ class Sample:
     def from_line(cls, line: str) -> Sample:
         """The inverse of :meth:`to_line`."""
         data = json.loads(line)
-        return cls(**{**data, "cost": Cost(**data["cost"]), "tags": tuple(data["tags"])})
+        return cls(**{**data, "tags": tuple(data["tags"])})
 
 
 Answering = Callable[[Sequence[Item]], Sequence[Answer]]
@@ -128,7 +115,11 @@ def fingerprint(benchmark: Benchmark) -> str:
     """A hash of all that is asked and of how it is scored."""
     digest = hashlib.sha256(repr(benchmark.metric).encode())
     for item in benchmark.items:
-        digest.update(json.dumps([item.id, item.question, item.target, item.unit, item.part, item.tags], default=str).encode())
+        digest.update(
+            json.dumps(
+                [item.id, item.question, item.target, item.unit, item.part, item.tags], default=str
+            ).encode()
+        )
     return digest.hexdigest()[:16]
 
 
@@ -160,7 +151,10 @@ def check_join(task: str, runs: Mapping[str, Sequence[Sample]]) -> None:
     known = _by_id(task, first, reference)
     for name, samples in others:
         mine = _by_id(task, name, samples)
-        for lacking, having, missing in ((name, first, known.keys() - mine), (first, name, mine.keys() - known)):
+        for lacking, having, missing in (
+            (name, first, known.keys() - mine),
+            (first, name, mine.keys() - known),
+        ):
             if missing:
                 raise SparseSightError(
                     f"{task}: {lacking!r} lacks {len(missing)} samples that {having!r} has, the first is "

@@ -134,9 +134,7 @@ def _two_sided(fewer: int, trials: int) -> float:
     return min(1.0, math.ldexp(float(numerator >> shift), shift - trials)) if numerator >> shift else 0.0
 
 
-def _strata(
-    at: NDArray[Any], units: int, stratum: Sequence[Any] | NDArray[Any] | None
-) -> list[NDArray[Any]]:
+def _strata(at: NDArray[Any], units: int, stratum: Sequence[Any] | NDArray[Any] | None) -> list[NDArray[Any]]:
     """The units of every stratum."""
     if stratum is None:
         return [np.arange(units)]

@@ -151,7 +151,9 @@ def _answer(
         for index in mine:
             answers = answer(all_batches[index])
             if len(answers) != len(all_batches[index]):
-                raise RuntimeError(f"{benchmark.name}: {len(all_batches[index])} questions, {len(answers)} answers")
+                raise RuntimeError(
+                    f"{benchmark.name}: {len(all_batches[index])} questions, {len(answers)} answers"
+                )
             file.append(index, answers)
             progress(benchmark.name, cell.label, len(answers))
 
