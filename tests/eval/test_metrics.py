@@ -10,9 +10,20 @@ import numpy as np
 import pytest
 
 from sparsesight import SparseSightError
-from sparsesight.eval.metrics import AccuracyPlus, Mean, MeanF1, Metric
+from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric
 from sparsesight.eval.samples import Sample, check_items, check_join, fingerprint
 from tests.eval.making import Made, marked, sample
+
+
+def yes_no(name: str, part: str, yes: int, truth: int) -> Sample:
+    return sample(
+        name,
+        part=part,
+        hit=yes * truth,
+        false_alarm=yes * (1 - truth),
+        missed=(1 - yes) * truth,
+        correct=yes == truth,
+    )
 
 
 def number(metric: Metric, samples: list[Sample]) -> float:
@@ -32,25 +43,23 @@ def test_mean_f1_by_hand() -> None:
     # One set: 2 hits, 1 false alarm, 1 miss: F1 4/6. The other: 1 hit, no errors, and a rightly denied one: F1 1.
     table = [("popular", 1, 1), ("popular", 1, 1), ("popular", 1, 0), ("popular", 0, 1)]
     table += [("random", 1, 1), ("random", 0, 0)]
-    samples = [sample(str(i), part=p, yes=y, truth=t) for i, (p, y, t) in enumerate(table)]
+    samples = [yes_no(str(i), p, y, t) for i, (p, y, t) in enumerate(table)]
     assert number(MeanF1(), samples) == pytest.approx(100 * (4 / 6 + 1) / 2)
     marks = MeanF1().marks(samples)
     assert marks is not None and marks.tolist() == [True, True, False, False, True, True]
-    nothing = [sample("0", part="random", yes=0, truth=0)]
+    nothing = [yes_no("0", "random", 0, 0)]
     assert number(MeanF1(), nothing) == 0
 
 
 def test_mean_f1_reference() -> None:
     draw = random.Random(3)
-    samples = [
-        sample(str(i), part="abc"[i % 3], yes=draw.randint(0, 1), truth=draw.randint(0, 1)) for i in range(90)
-    ]
+    samples = [yes_no(str(i), "abc"[i % 3], draw.randint(0, 1), draw.randint(0, 1)) for i in range(90)]
     f1 = []
     for part in "abc":
         mine = [s for s in samples if s.part == part]
-        hits = sum(s.scores["yes"] and s.scores["truth"] for s in mine)
-        precision = hits / sum(s.scores["yes"] for s in mine)
-        recall = hits / sum(s.scores["truth"] for s in mine)
+        hits = sum(s.scores["hit"] for s in mine)
+        precision = hits / sum(s.scores["hit"] or s.scores["false_alarm"] for s in mine)
+        recall = hits / sum(s.scores["hit"] or s.scores["missed"] for s in mine)
         f1.append(2 * precision * recall / (precision + recall))
     assert number(MeanF1(), samples) == pytest.approx(100 * sum(f1) / 3)
 
@@ -82,12 +91,19 @@ def test_accuracy_plus_reference() -> None:
     assert number(AccuracyPlus(), samples) == pytest.approx(total)
 
 
-@pytest.mark.parametrize("metric", [MeanF1(), AccuracyPlus()])
-def test_many_totals_at_once(metric: Metric) -> None:
+def test_all_right() -> None:
+    marks = {"a": (1, 1, 1), "b": (1, 0, 1), "c": (1,), "d": (0, 0)}
     samples = [
-        sample(str(i), part="ab"[i % 2], correct=i % 3 == 0, yes=i % 3 == 0, truth=i % 5 < 2)
-        for i in range(30)
+        sample(f"{unit}{i}", unit=unit, correct=x)
+        for unit, right in marks.items()
+        for i, x in enumerate(right)
     ]
+    assert number(AllRight(), samples) == number(AllRight(), samples[::-1]) == 50
+
+
+@pytest.mark.parametrize("metric", [MeanF1(), AccuracyPlus(), AllRight()])
+def test_many_totals_at_once(metric: Metric) -> None:
+    samples = [yes_no(str(i), "ab"[i % 2], i % 3 == 0, i % 5 < 2) for i in range(30)]
     total = metric.rows(samples).sum(0)
     both = metric.value(np.stack([total, 2 * total]))
     assert both.shape == (2,) and both[0] == pytest.approx(both[1]) == pytest.approx(number(metric, samples))

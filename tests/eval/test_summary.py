@@ -115,7 +115,9 @@ def test_parts_of_fixed_size() -> None:
         sample(f"{i:03}", part="easy" if i < 40 else "hard", unit=f"{i // 2}", correct=i < 40 or i % 3 == 0)
         for i in range(80)
     ]
-    score = summarise({"mme": (AccuracyPlus(), {"dense": samples})}, CELLS)["tasks"]["mme"]["cells"]["dense"]["score"]
+    score = summarise({"mme": (AccuracyPlus(), {"dense": samples})}, CELLS)["tasks"]["mme"]["cells"]["dense"][
+        "score"
+    ]
     assert score["low"] >= 200
     assert score["value"] == pytest.approx(200 + 100 * (13 / 40 + 0), abs=1e-3)
 

@@ -60,7 +60,9 @@ class Benchmark:
         """
         values = []
         for task in self.tasks:
-            found = {key.rpartition(",")[0]: value for key, value in results.get(task, {}).items() if "," in key}
+            found = {
+                key.rpartition(",")[0]: value for key, value in results.get(task, {}).items() if "," in key
+            }
             names = self.metrics or tuple(key for key in found if "_stderr" not in key)[:1]
             # A task that has several metrics gives each; one that is run per set gives the same one per set.
             values += [found[name] for name in names if isinstance(found.get(name), int | float)]

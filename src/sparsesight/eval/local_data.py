@@ -38,7 +38,9 @@ def local_settings(task: str, base: Mapping[str, Any], data: Path) -> dict[str, 
         "process_docs": base.get("process_docs"),
     }
     if task == "gqa" or task.startswith("gqa_"):  # its own fetches the pictures from the Hub
-        settings["process_docs"] = _gqa_pictures(find_split(root, name.replace("instructions", "images"), split))
+        settings["process_docs"] = _gqa_pictures(
+            find_split(root, name.replace("instructions", "images"), split)
+        )
     elif files[0].suffix != ".parquet":
         settings["process_docs"] = _open_pictures(files[0].parent, base.get("process_docs"))
     return settings
@@ -56,7 +58,9 @@ def find_split(root: Path, name: str | None, split: str) -> list[Path]:
         files = sorted(f for f in where.rglob(f"*{kind}") if pattern.fullmatch(f.stem))
         if files:
             return files
-    raise SparseSightError(f"{str(where)!r} has no {split}.parquet, {split}.json or {split}.jsonl: put the data there")
+    raise SparseSightError(
+        f"{str(where)!r} has no {split}.parquet, {split}.json or {split}.jsonl: put the data there"
+    )
 
 
 def _folder(data: Path, names: list[str]) -> Path:
@@ -117,7 +121,9 @@ def _clip_settings(root: Path, layout: Mapping[str, Any]) -> dict[str, Any]:
         told = datasets.load_dataset("json", data_files=str(answers), split="train")
         by_question = {str(row["question_id"]): row for row in told}
         rows = [{**doc, **by_question.get(str(doc["question_id"]), {})} for doc in docs]
-        lost = [r["question_id"] for r in rows if "answer" not in r or prefix + str(r["video_name"]) not in names]
+        lost = [
+            r["question_id"] for r in rows if "answer" not in r or prefix + str(r["video_name"]) not in names
+        ]
         if lost:
             raise SparseSightError(
                 f"{str(root)!r}: {len(lost)} questions have no answer or no clip, the first is {lost[0]!r}"

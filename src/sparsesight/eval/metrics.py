@@ -69,8 +69,9 @@ class Mean:
 class MeanF1:
     """F1 of "yes" in each part, averaged over the parts: POPE's, with its three sets.
 
-    Samples have the scores ``yes`` (the model said so) and ``truth`` (it is so), each 0 or 1. The unit is the picture,
-    about which all three sets ask. (Li et al., arXiv:2305.10355, section 5.)
+    Samples have the scores ``hit``, ``false_alarm``, ``missed`` and ``correct``, each 0 or 1; an answer that is neither
+    yes nor no may be none of them. The unit is the picture, about which all three sets ask. (Li et al.,
+    arXiv:2305.10355, section 5.)
     """
 
     title = "F1, %"
@@ -80,8 +81,7 @@ class MeanF1:
         parts = _parts(samples)
         rows = np.zeros((len(samples), len(parts), 3))
         for row, sample in zip(rows, samples, strict=True):
-            said, true = sample.scores["yes"], sample.scores["truth"]
-            row[parts.index(sample.part)] = said * true, said * (1 - true), (1 - said) * true
+            row[parts.index(sample.part)] = [sample.scores[x] for x in ("hit", "false_alarm", "missed")]
         return rows.reshape(len(samples), -1)
 
     def value(self, totals: Array) -> Array:
@@ -91,7 +91,7 @@ class MeanF1:
         return 100 * f1.mean(-1)
 
     def marks(self, samples: Sequence[Sample]) -> Marks | None:
-        return np.array([sample.scores["yes"] == sample.scores["truth"] for sample in samples])
+        return _marks(samples, "correct")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,33 @@ class AccuracyPlus:
         return (100 * (right / questions + whole / units)).sum(-1)
 
     def marks(self, samples: Sequence[Sample]) -> Marks | None:
+        return _marks(samples, "correct")
+
+
+@dataclass(frozen=True)
+class AllRight:
+    """The share of units that are right in all their questions, in %: MMBench's, which asks each question with its
+    options in several orders. (Liu et al., arXiv:2307.06281, section 4.)
+    """
+
+    title = "all orders right, %"
+    stratified = False
+
+    def rows(self, samples: Sequence[Sample]) -> Array:
+        wrong = {sample.unit for sample in samples if sample.scores["correct"] != 1}
+        counted: set[str] = set()
+        rows = np.zeros((len(samples), 2))
+        for row, sample in zip(rows, samples, strict=True):
+            new = sample.unit not in counted
+            counted.add(sample.unit)
+            row[:] = new and sample.unit not in wrong, new
+        return rows
+
+    def value(self, totals: Array) -> Array:
+        return 100 * totals[..., 0] / totals[..., 1]
+
+    def marks(self, samples: Sequence[Sample]) -> Marks | None:
+        """Of the questions in each of their orders."""
         return _marks(samples, "correct")
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark is to a sweep: items that are asked in batches, answered at a cost, and scored one by one."""
+"""What a task is to a sweep: items that are asked in batches, answered at a cost, and scored one by one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Item:
     """One question.
 
     Attributes:
-        id: unique within the benchmark.
+        id: unique within the task.
         question, target: as they are written to the samples; the target is JSON-ready.
         unit: items of one unit are resampled together (a picture, a scene); by default the item is its own.
         part: the set or subtask it belongs to, for metrics that are made of several.
         tags: groups of questions that are also reported on their own.
-        request: what the benchmark's own answering takes.
+        request: what the task's own answering takes.
     """
 
     id: str
@@ -90,7 +90,7 @@ class Sample:
 Answering = Callable[[Sequence[Item]], Sequence[Answer]]
 
 
-class Benchmark(Protocol):
+class Task(Protocol):
     """Items with a way to answer and to score them; a sweep knows no more of models and harnesses."""
 
     @property
@@ -111,10 +111,10 @@ class Benchmark(Protocol):
         ...
 
 
-def fingerprint(benchmark: Benchmark) -> str:
+def fingerprint(task: Task) -> str:
     """A hash of all that is asked and of how it is scored."""
-    digest = hashlib.sha256(repr(benchmark.metric).encode())
-    for item in benchmark.items:
+    digest = hashlib.sha256(repr(task.metric).encode())
+    for item in task.items:
         digest.update(
             json.dumps(
                 [item.id, item.question, item.target, item.unit, item.part, item.tags], default=str
@@ -123,18 +123,18 @@ def fingerprint(benchmark: Benchmark) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_items(benchmark: Benchmark) -> None:
-    """Refuse a benchmark that asks nothing, or whose ids are not unique.
+def check_items(task: Task) -> None:
+    """Refuse a task that asks nothing, or whose ids are not unique.
 
     Raises:
-        SparseSightError: naming the benchmark.
+        SparseSightError: naming the task.
     """
-    ids = [item.id for item in benchmark.items]
+    ids = [item.id for item in task.items]
     if not ids:
-        raise SparseSightError(f"task {benchmark.name!r} has no questions: check its data and --limit")
+        raise SparseSightError(f"task {task.name!r} has no questions: check its data and --limit")
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise SparseSightError(f"task {benchmark.name!r} has two questions with the id {twice!r}")
+        raise SparseSightError(f"task {task.name!r} has two questions with the id {twice!r}")
 
 
 def check_join(task: str, runs: Mapping[str, Sequence[Sample]]) -> None:

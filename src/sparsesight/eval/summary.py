@@ -80,9 +80,7 @@ def _task(
             "cost": _mean_cost(ordered[cell.label]),
         }
     for tag in sorted({tag for sample in samples for tag in sample.tags}):
-        tagged = {
-            label: [sample for sample in mine if tag in sample.tags] for label, mine in ordered.items()
-        }
+        tagged = {label: [sample for sample in mine if tag in sample.tags] for label, mine in ordered.items()}
         part = _Compared(f"{task}/{tag}", metric, tagged)
         result["tags"][tag] = {
             "samples": len(tagged[cells[0].label]),
@@ -95,7 +93,8 @@ def _task(
                 for cell in cells
             },
             "pairs": [
-                {"retain": pair["retain"], **part.pair(pair["first"], pair["second"])} for pair in result["pairs"]
+                {"retain": pair["retain"], **part.pair(pair["first"], pair["second"])}
+                for pair in result["pairs"]
             ],
         }
     return result, shares
@@ -168,11 +167,15 @@ def _costs(tasks: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
     return {"equal": all(x <= EQUAL for x in spread.values()), "allowed": EQUAL, "spread": spread}
 
 
-def _overall(shares: Mapping[str, Mapping[str, tuple[float, Array]]], tasks: Mapping[str, Any]) -> dict[str, Any]:
+def _overall(
+    shares: Mapping[str, Mapping[str, tuple[float, Array]]], tasks: Mapping[str, Any]
+) -> dict[str, Any]:
     """For cells that all tasks have: the score as % of dense and the FLOPs as a share of dense, averaged over tasks."""
     overall = {}
     for label in dict.fromkeys(label for task in shares.values() for label in task):
-        if all(label in task["cells"] for task in tasks.values()) and all(label in x for x in shares.values()):
+        if all(label in task["cells"] for task in tasks.values()) and all(
+            label in x for x in shares.values()
+        ):
             value = float(np.mean([x[label][0] for x in shares.values()]))
             drawn = np.mean([x[label][1] for x in shares.values()], axis=0)
             costs = [task["cells"][label]["cost"] for task in tasks.values()]

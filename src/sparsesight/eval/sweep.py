@@ -12,7 +12,7 @@ from ..errors import SparseSightError
 from ..methods import Method
 from .folder import CellFile, RunFolder
 from .ranks import Ranks
-from .samples import Answer, Benchmark, Item, Sample, check_items
+from .samples import Answer, Task, Item, Sample, check_items
 
 DENSE = "dense"
 POLL = 0.2  # seconds between looks at what other processes have answered
@@ -83,7 +83,7 @@ def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def sweep(
-    benchmarks: Sequence[Benchmark],
+    tasks: Sequence[Task],
     cells: Sequence[Cell],
     folder: RunFolder,
     *,
@@ -97,9 +97,9 @@ def sweep(
     samples are there, the others when their share is answered.
 
     Args:
-        benchmarks: the tasks.
+        tasks: the tasks.
         cells: from :func:`make_cells`.
-        folder: opened with ``cells`` and ``benchmarks``.
+        folder: opened with ``cells`` and ``tasks``.
         batch_size: items in a batch.
         ranks: this process among others.
         progress: called with task, label and a number of questions that were answered, or were found to be.
@@ -108,31 +108,31 @@ def sweep(
         SparseSightError: a task without questions, a method that the model refuses.
     """
     ranks = ranks or Ranks()
-    for benchmark in benchmarks:
-        check_items(benchmark)
-    for benchmark in benchmarks:
+    for task in tasks:
+        check_items(task)
+    for task in tasks:
         for cell in cells:
-            with benchmark.answering(cell.method):
+            with task.answering(cell.method):
                 pass  # what the model refuses, it refuses before hours have gone by
-    open_ends: list[tuple[Benchmark, Cell]] = []
-    for benchmark in benchmarks:
+    open_ends: list[tuple[Task, Cell]] = []
+    for task in tasks:
         for cell in cells:
-            file = folder.cell(benchmark.name, cell.label)
+            file = folder.cell(task.name, cell.label)
             if not file.done:
-                _answer(benchmark, cell, file, batch_size, ranks, progress)
-                if ranks.rank == 0 and not _finish(benchmark, file, batch_size):
-                    open_ends.append((benchmark, cell))
+                _answer(task, cell, file, batch_size, ranks, progress)
+                if ranks.rank == 0 and not _finish(task, file, batch_size):
+                    open_ends.append((task, cell))
             else:
                 if ranks.rank == 0:
                     file.tidy()
-                progress(benchmark.name, cell.label, len(benchmark.items))
-    for benchmark, cell in open_ends:
-        while not _finish(benchmark, folder.cell(benchmark.name, cell.label), batch_size):
+                progress(task.name, cell.label, len(task.items))
+    for task, cell in open_ends:
+        while not _finish(task, folder.cell(task.name, cell.label), batch_size):
             time.sleep(POLL)
 
 
 def _answer(
-    benchmark: Benchmark,
+    task: Task,
     cell: Cell,
     file: CellFile,
     batch_size: int,
@@ -140,33 +140,33 @@ def _answer(
     progress: Callable[[str, str, int], None],
 ) -> None:
     """Answer this process's share of the batches."""
-    all_batches = batches(benchmark.items, batch_size)
+    all_batches = batches(task.items, batch_size)
     known = file.answered()
     mine = [i for i in range(len(all_batches)) if i not in known and i % ranks.count == ranks.rank]
     found = sum(len(all_batches[i]) for i in known if i % ranks.count == ranks.rank)
-    progress(benchmark.name, cell.label, found)
+    progress(task.name, cell.label, found)
     if not mine:
         return
-    with benchmark.answering(cell.method) as answer:
+    with task.answering(cell.method) as answer:
         for index in mine:
             answers = answer(all_batches[index])
             if len(answers) != len(all_batches[index]):
                 raise RuntimeError(
-                    f"{benchmark.name}: {len(all_batches[index])} questions, {len(answers)} answers"
+                    f"{task.name}: {len(all_batches[index])} questions, {len(answers)} answers"
                 )
             file.append(index, answers)
-            progress(benchmark.name, cell.label, len(answers))
+            progress(task.name, cell.label, len(answers))
 
 
-def _finish(benchmark: Benchmark, file: CellFile, batch_size: int) -> bool:
+def _finish(task: Task, file: CellFile, batch_size: int) -> bool:
     """Score a cell if all its batches are answered."""
-    all_batches = batches(benchmark.items, batch_size)
+    all_batches = batches(task.items, batch_size)
     known = file.answered()
     if len(known) < len(all_batches):
         return False
     answers: list[Answer] = [answer for index in range(len(all_batches)) for answer in known[index]]
-    items = benchmark.items
-    scores: Mapping[str, Mapping[str, float]] = benchmark.score(
+    items = task.items
+    scores: Mapping[str, Mapping[str, float]] = task.score(
         {item.id: answer.text for item, answer in zip(items, answers, strict=True)}
     )
     samples = [Sample.of(item, x, scores[item.id]) for item, x in zip(items, answers, strict=True)]

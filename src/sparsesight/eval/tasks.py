@@ -52,7 +52,9 @@ def resolve(names: Sequence[str], data: Path | None = None) -> Resolved:
     for benchmark in benchmarks:
         check_judge(benchmark)
     if data is not None and not data.is_dir():
-        raise SparseSightError(f"data={str(data)!r} is no folder: give the one that holds the data sets' folders")
+        raise SparseSightError(
+            f"data={str(data)!r} is no folder: give the one that holds the data sets' folders"
+        )
     # Tasks of clips read this when they are imported, and fail without it.
     from huggingface_hub import constants
 

@@ -27,5 +27,7 @@ def process_results(doc: Doc, results: list[str]) -> dict[str, float]:
     """An answer is right if the only letter that it names, or the option that it spells out, is the right one."""
     answer = results[0].strip()
     named = set(re.findall(r"(?<![A-Za-z])[A-D](?![A-Za-z])", answer))
-    spelled = {LETTERS[i] for i, text in enumerate(doc["candidates"]) if answer.strip(" .。") == text.strip(" .。")}
+    spelled = {
+        LETTERS[i] for i, text in enumerate(doc["candidates"]) if answer.strip(" .。") == text.strip(" .。")
+    }
     return {"exact_match": float((named or spelled) == {letter(doc)})}

@@ -36,7 +36,13 @@ def judge(doc: Doc, results: list[str]) -> dict[str, Any]:
     verdict = utils.parse_score(review) if review else None
     if not verdict:
         raise RuntimeError(f"question {doc['question_id']!r}: the judge gave no verdict ({review[:80]!r})")
-    return {"gpt_eval_accuracy": {"question_id": doc["question_id"], "Correctness": verdict[0], "score": verdict[1]}}
+    return {
+        "gpt_eval_accuracy": {
+            "question_id": doc["question_id"],
+            "Correctness": verdict[0],
+            "score": verdict[1],
+        }
+    }
 
 
 def judged_accuracy(results: list[dict[str, Any]]) -> float:
