@@ -32,8 +32,8 @@ def test_a_folder_is_made_and_gone_on_with(tmp_path: Path) -> None:
         pass
     with pytest.raises(SparseSightError, match=r"holds a run: pass --resume"):
         RunFolder(path, CONFIG)
-    with RunFolder(path, CONFIG, resume=True, session={"command": "second"}) as folder:
-        assert folder.config == CONFIG
+    with RunFolder(path, CONFIG, resume=True, session={"command": "second"}):
+        pass
     assert [x["command"] for x in json.loads((path / "run.json").read_text())] == ["first", "second"]
 
 
@@ -44,7 +44,7 @@ def test_a_folder_is_made_and_gone_on_with(tmp_path: Path) -> None:
         (changed(settings={"batch_size": 4}), 'setting model: there "tiny", now null'),
         (changed(settings={**CONFIG.settings, "limit": 5}), "setting limit: there null, now 5"),
         (changed(tasks={"made": "xyz"}), 'task made: there "abc", now "xyz"'),
-        (changed(cells={"random@64": {"retain": 65}}), "method random@64: there"),
+        (changed(cells={**CONFIG.cells, "random@64": {"retain": 65}}), "method random@64: there"),
     ],
 )
 def test_another_configuration_is_refused(tmp_path: Path, other: Config, message: str) -> None:
@@ -55,14 +55,17 @@ def test_another_configuration_is_refused(tmp_path: Path, other: Config, message
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_tasks_and_methods_may_be_added(tmp_path: Path) -> None:
+def test_tasks_and_methods_may_be_added_but_not_left_out(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG).close()
-    more = changed(tasks={"other": "def"}, cells={"dense": None, "sparsevlm@64": {"retain": 64}})
-    with RunFolder(tmp_path, more, resume=True) as folder:
-        assert list(folder.config.cells) == ["dense", "random@64", "sparsevlm@64"]
-        assert list(folder.config.tasks) == ["made", "other"]
-    with RunFolder(tmp_path, CONFIG, resume=True) as folder:
-        assert list(folder.config.cells) == ["dense", "random@64", "sparsevlm@64"]
+    more = changed(
+        tasks={"other": "def", **CONFIG.tasks}, cells={**CONFIG.cells, "sparsevlm@64": {"retain": 64}}
+    )
+    RunFolder(tmp_path, more, resume=True).close()
+    assert list(json.loads((tmp_path / "config.json").read_text())["tasks"]) == ["other", "made"]
+    with pytest.raises(SparseSightError, match="also holds task 'other': name all that it holds"):
+        RunFolder(tmp_path, changed(cells=more.cells), resume=True)
+    with pytest.raises(SparseSightError, match="also holds method 'sparsevlm@64'"):
+        RunFolder(tmp_path, changed(tasks=more.tasks), resume=True)
 
 
 def test_strange_folders_are_refused(tmp_path: Path) -> None:
@@ -82,6 +85,12 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
             RunFolder(tmp_path, CONFIG, resume=True)
         RunFolder(tmp_path, CONFIG, rank=1).close()  # another rank of the same sweep
     RunFolder(tmp_path, CONFIG, resume=True).close()
+
+
+def test_other_processes_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsesight.eval.folder.PATIENCE", 0.2)
+    with pytest.raises(SparseSightError, match="the first process has made no run folder"):
+        RunFolder(tmp_path, CONFIG, rank=1)
 
 
 def test_batches_come_back(tmp_path: Path) -> None:

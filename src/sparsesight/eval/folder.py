@@ -7,14 +7,15 @@
     samples/TASK/METHOD@BUDGET.latency.json  where measured; no other file holds anything that varies by the clock
     summary.json, table.md, table.csv, plot.png
 
-Whatever is appended is on the disk before the next batch begins; whatever is replaced is replaced in one step. A process
-may be killed at any moment.
+Whatever is appended is on the disk before the next batch begins; whatever is replaced is replaced in one step. A
+process may be killed at any moment.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from .samples import Answer, Sample
 CONFIG = "config.json"
 RUN = "run.json"
 SUMMARY = "summary.json"
+PATIENCE = 600  # seconds that other processes wait for the first one's folder
 
 
 @dataclass(frozen=True)
@@ -46,25 +48,30 @@ class Config:
     tasks: Mapping[str, str]
     cells: Mapping[str, Mapping[str, Any] | None]
 
-    def joined(self, later: Config, where: str) -> Config:
-        """This configuration with the tasks and methods that a later call adds.
+    def check_goes_on(self, earlier: Config, where: str) -> None:
+        """Refuse to go on with a run of something else. Tasks and methods may be added, but none may be left out: a
+        report is always about the whole folder.
 
         Raises:
-            SparseSightError: if the later one has another setting, or means something else by a task or a method.
+            SparseSightError: naming what differs.
         """
-        for title, mine, other in (
-            ("setting", self.settings, later.settings),
-            ("task", self.tasks, {k: v for k, v in later.tasks.items() if k in self.tasks}),
-            ("method", self.cells, {k: v for k, v in later.cells.items() if k in self.cells}),
+        for title, there, now in (
+            ("setting", earlier.settings, self.settings),
+            ("task", earlier.tasks, self.tasks),
+            ("method", earlier.cells, self.cells),
         ):
-            keys = [*mine, *other] if title == "setting" else [*other]
-            for key in keys:
-                if mine.get(key) != other.get(key):
+            gone = [key for key in there if key not in now]
+            if gone and title != "setting":
+                raise SparseSightError(
+                    f"--out {where!r} also holds {title} {gone[0]!r}: name all that it holds (what is done is not done "
+                    "again), or another folder"
+                )
+            for key in {**there, **now} if title == "setting" else there:
+                if there.get(key) != now.get(key):
                     raise SparseSightError(
                         f"--out {where!r} holds a run of another configuration ({title} {key}: there "
-                        f"{_brief(mine.get(key))}, now {_brief(other.get(key))}): name another folder"
+                        f"{_brief(there.get(key))}, now {_brief(now.get(key))}): name another folder"
                     )
-        return Config(self.settings, {**self.tasks, **later.tasks}, {**self.cells, **later.cells})
 
 
 class RunFolder:
@@ -74,7 +81,7 @@ class RunFolder:
         path: the folder; made if it does not exist.
         config: of this call.
         resume: go on with what is there. Otherwise a folder that holds anything is refused.
-        rank: of this process, where several fill one folder. Rank 0 makes it; the others go on with it.
+        rank: of this process, where several fill one folder. Rank 0 makes it, and the others wait for it.
         session: what is noted in ``run.json`` about this call.
 
     Raises:
@@ -94,7 +101,7 @@ class RunFolder:
         config = _plain(config)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            known = _read_config(path)
+            known = _read_config(path) if rank == 0 else _await_config(path)
             if known is None and rank == 0 and any(x for x in path.iterdir() if not x.name.endswith(".lock")):
                 raise SparseSightError(
                     f"--out {str(path)!r} is not empty and holds no run: name another folder"
@@ -103,14 +110,15 @@ class RunFolder:
                 raise SparseSightError(
                     f"--out {str(path)!r} holds a run: pass --resume to go on with it, or name another folder"
                 )
-            self.config = config if known is None else known.joined(config, str(path))
+            if known is not None:
+                config.check_goes_on(known, str(path))
             self._lock = FileLock(path / f"rank{rank}.lock")
             self._lock.acquire(timeout=0)
-            if rank == 0 and (known is None or self.config != known):
-                replace_file(path / CONFIG, _json(asdict(self.config)))
+            if rank == 0 and (known != config):
+                replace_file(path / CONFIG, to_json(asdict(config)))
             if rank == 0:
                 sessions = json.loads((path / RUN).read_text("utf-8")) if (path / RUN).exists() else []
-                replace_file(path / RUN, _json([*sessions, dict(session or {})]))
+                replace_file(path / RUN, to_json([*sessions, dict(session or {})]))
         except Timeout:
             raise SparseSightError(
                 f"--out {str(path)!r} is being filled by another process: wait for it, or name another folder"
@@ -203,7 +211,7 @@ class CellFile:
         self.final.parent.mkdir(parents=True, exist_ok=True)
         if prefill_ms:
             facts = {"prefill_ms": median(prefill_ms), "samples": len(prefill_ms)}
-            replace_file(self._latency, _json(facts))
+            replace_file(self._latency, to_json(facts))
         replace_file(self.final, "".join(f"{sample.to_line()}\n" for sample in samples))
         self.tidy()
 
@@ -254,12 +262,26 @@ def _read_config(path: Path) -> Config | None:
         raise SparseSightError(f"{file} is not the configuration of a run: name another folder") from None
 
 
+def _await_config(path: Path) -> Config:
+    """What rank 0 has written. It may still be loading its model."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        known = _read_config(path)
+        if known is not None:
+            return known
+        time.sleep(0.1)
+    raise SparseSightError(
+        f"--out {str(path)!r}: the first process has made no run folder there; see what it says"
+    )
+
+
 def _plain(config: Config) -> Config:
     """As it comes back from the file."""
     return Config(**json.loads(json.dumps(asdict(config))))
 
 
-def _json(data: Any) -> str:
+def to_json(data: Any) -> str:
+    """As the files of a run folder are written."""
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 

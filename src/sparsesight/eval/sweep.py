@@ -12,7 +12,7 @@ from ..errors import SparseSightError
 from ..methods import Method
 from .folder import CellFile, RunFolder
 from .ranks import Ranks
-from .samples import Answer, Task, Item, Sample, check_items
+from .samples import Answer, Item, Sample, Task, check_items
 
 DENSE = "dense"
 POLL = 0.2  # seconds between looks at what other processes have answered
