@@ -30,7 +30,9 @@ def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*picture, {"type": "text", "text": doc["question"]}]}]
 
 
-def requests(documents: list[int], options: Any = GREEDY, task: str = "scenes", **more: Any) -> list[Instance]:
+def requests(
+    documents: list[int], options: Any = GREEDY, task: str = "scenes", **more: Any
+) -> list[Instance]:
     return [
         Instance(
             "generate_until",
@@ -111,7 +113,14 @@ def test_answers_come_in_the_order_of_the_requests(three: SparseSightModel) -> N
     expected = [DOCS[r.doc_id]["answer"] for r in mixed]
     expected[0], expected[-1] = expected[0].split()[0], expected[-1].split()[0]
     assert [r.text for r in three.generate_until(mixed)] == expected
-    assert list(three.costs) == [("other", 0), ("other", 4), ("other", 1), ("scenes", 8), ("scenes", 10), ("scenes", 9)]
+    assert list(three.costs) == [
+        ("other", 0),
+        ("other", 4),
+        ("other", 1),
+        ("scenes", 8),
+        ("scenes", 10),
+        ("scenes", 9),
+    ]
 
 
 def test_an_answer_tells_how_many_tokens_it_took(alone: SparseSightModel) -> None:

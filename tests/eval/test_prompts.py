@@ -54,7 +54,9 @@ def test_the_prompt_is_vicuna_v1(processor: Any) -> None:
     )
     text = processor.apply_chat_template(turns, add_generation_prompt=True)
     assert text == f"{SENTENCE} USER: <image>\nWho? ASSISTANT:"
-    own = Prompts(processor, SETTINGS["own"], 8, clips=False).conversation(ask({"type": "text", "text": "Who?"}))
+    own = Prompts(processor, SETTINGS["own"], 8, clips=False).conversation(
+        ask({"type": "text", "text": "Who?"})
+    )
     assert processor.apply_chat_template(own, add_generation_prompt=True) == "USER: Who? ASSISTANT:"
 
 
@@ -92,7 +94,9 @@ def test_pictures_are_padded_to_a_square_of_the_mean_colour(size: tuple[int, int
     expected = (scaled / 255 - np.array(clip.image_mean)) / np.array(clip.image_std)
 
     prompts = Prompts(processor, SETTINGS["llava-1.5"], 8, clips=False)
-    inputs = prompts.inputs([prompts.conversation(ask({"type": "image", "url": image}, {"type": "text", "text": "?"}))])
+    inputs = prompts.inputs(
+        [prompts.conversation(ask({"type": "image", "url": image}, {"type": "text", "text": "?"}))]
+    )
     found = inputs["pixel_values"][0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
@@ -151,4 +155,6 @@ def test_a_clip_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_sound_is_refused(processor: Any) -> None:
     with pytest.raises(SparseSightError, match="'audio'"):
-        Prompts(processor, SETTINGS["own"], 3, clips=False).conversation(ask({"type": "audio", "url": "a.wav"}))
+        Prompts(processor, SETTINGS["own"], 3, clips=False).conversation(
+            ask({"type": "audio", "url": "a.wav"})
+        )

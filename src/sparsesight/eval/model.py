@@ -16,11 +16,10 @@ from ..commands.loading import load_model, out_of_memory
 from ..commands.options import parse_retain
 from ..errors import SparseSightError
 from ..hf.families import anatomy
-from ..hf.inputs import among
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
 from ..methods import Method, make_method
-from .costs import Cost, dense_cost, sparse_costs
+from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
 
 MAX_NEW_TOKENS = 128  # for tasks that do not say; LLaVA-1.5's own scripts for short answers use as many
@@ -180,7 +179,7 @@ class SparseSightModel(lmms):  # type: ignore[misc]
         pad = self._prompts.processor.tokenizer.pad_token_id
         with out_of_memory(self.device), torch.inference_mode():
             output = self._model.generate(**inputs, pad_token_id=pad, **how)
-        costs = self._costs(inputs, how.get("num_beams", 1))
+        costs = batch_costs(self._shape, self._parts.visual_ids, inputs, self._run, how["num_beams"])
         results = []
         for row, cost in zip(output[:, inputs["input_ids"].shape[1] :], costs, strict=True):
             text = self._prompts.processor.decode(row, skip_special_tokens=True)
@@ -189,14 +188,6 @@ class SparseSightModel(lmms):  # type: ignore[misc]
             written = int((row != pad).sum())
             results.append((GenerationResult(text.strip(), TokenCounts(output_tokens=written)), cost))
         return results
-
-    def _costs(self, inputs: Any, beams: int) -> list[Cost]:
-        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-        visual = (among(ids, self._parts.visual_ids) & mask).sum(1).tolist()
-        if self._run is None or not any(visual):
-            lengths = mask.sum(1).tolist()
-            return [dense_cost(self._shape, v, n - v) for v, n in zip(visual, lengths, strict=True)]
-        return sparse_costs(self._shape, self._run.report)[::beams]
 
     def _remember(self, request: Instance, cost: Cost) -> None:
         _, _, _, document, task, _ = request.args
