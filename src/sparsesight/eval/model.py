@@ -19,6 +19,7 @@ from ..hf.families import anatomy
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
 from ..methods import Method, make_method
+from ..metrics import DecoderShape
 from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
 
@@ -98,6 +99,22 @@ class SparseSightModel(lmms):  # type: ignore[misc]
     @property
     def device(self) -> Any:
         return self._model.device
+
+    @property
+    def decoder(self) -> Any:
+        return self._parts.decoder
+
+    @property
+    def shape(self) -> DecoderShape:
+        return self._shape
+
+    @property
+    def visual_ids(self) -> tuple[int, ...]:
+        return self._parts.visual_ids
+
+    def prepare(self, requests: Sequence[Instance]) -> Any:
+        """What the model is given for requests, as one batch."""
+        return self._prompts.inputs([self._conversation(request) for request in requests])
 
     def use(self, method: Method | None) -> None:
         """Answer from now on with this method, or dense; forgets the costs so far.
