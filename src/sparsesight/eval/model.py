@@ -18,7 +18,7 @@ from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
-from ..methods import Method, make_method
+from ..methods import Method, make_method, parse
 from ..metrics import DecoderShape
 from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
@@ -27,15 +27,16 @@ MAX_NEW_TOKENS = 128  # for tasks that do not say; LLaVA-1.5's own scripts for s
 OnSample = Callable[[str, int, Cost], None]
 
 
-class SparseSightModel(lmms):  # type: ignore[misc]
+class SparseSightModel(lmms):
     """A chat model for lmms-eval, ``--model sparsesight``.
 
     All arguments may be strings, as ``simple_evaluate(model_args="pretrained=...,method=...")`` gives them.
 
     Args:
         pretrained: folder or Hub id; "bundled" is the model that ships with the package.
-        method: name of a method, or "dense".
-        retain: budget of the method: 64, 0.33, 33%, or counts per stage written 300/200/110.
+        method: "dense", or a method as :func:`sparsesight.methods.parse` reads it.
+        retain: budget of a method that is given by its name alone: 64, 0.33, 33%, or counts per stage, which are
+            written 300/200/110 here, because lmms-eval splits its arguments at commas.
         batch_size: samples per forward.
         device, dtype, trust_remote_code: as ``sparsesight ask``.
         setting: how the checkpoint is asked: "own", "llava-1.5" or "auto" (:func:`~.prompts.choose_setting`).
@@ -142,7 +143,7 @@ class SparseSightModel(lmms):  # type: ignore[misc]
         for batch in self._batches(requests):
             for index, result in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
                 results[index] = result
-        return results  # type: ignore[return-value]
+        return results
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise SparseSightError(
@@ -225,8 +226,9 @@ def parse_method(name: str, retain: str | int | float | None) -> Method | None:
         if retain is not None:
             raise SparseSightError(f"retain={retain!r} goes with a method: leave it out, or choose one")
         return None
-    options = {} if retain is None else {"retain": parse_retain(str(retain).replace("/", ","), "retain")}
-    return make_method(name, **options)
+    if retain is None:
+        return parse(name)
+    return make_method(name, retain=parse_retain(str(retain).replace("/", ","), "retain"))
 
 
 def generation_options(task: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
