@@ -7,7 +7,6 @@ A sweep answers the requests of lmms-eval's tasks in its own batches. When all o
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from .metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
 from .model import SparseSightModel
 from .pictures import prefill_clock
 from .prompt_sizes import batch_sizes
+from .ranks import one_process
 from .samples import Answer, Answering, Item, Sample
 from .tasks import Resolved, harness_arguments, resolve
 
@@ -111,7 +111,7 @@ class HarnessTask:
         from lmms_eval.evaluator import simple_evaluate
 
         try:
-            with tempfile.TemporaryDirectory() as folder, _one_process(), redirect_stdout(sys.stderr):
+            with tempfile.TemporaryDirectory() as folder, one_process(), redirect_stdout(sys.stderr):
                 results = simple_evaluate(
                     Repeater(answers),
                     tasks=self._resolved.tasks,
@@ -251,14 +251,3 @@ def _id(task: str, document: int) -> str:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
-
-
-@contextmanager
-def _one_process() -> Iterator[None]:
-    """Let lmms-eval score alone, while other processes of the sweep go on."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)

@@ -12,14 +12,13 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from .. import sparsify
-from ..commands.loading import load_model, out_of_memory
+from ..commands.loading import Loaded, load_model, out_of_memory
 from ..commands.options import parse_retain
 from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
 from ..methods import Method, make_method, parse
-from ..metrics import DecoderShape
 from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
 
@@ -106,8 +105,13 @@ class SparseSightModel(lmms):
         return self._parts.decoder
 
     @property
-    def shape(self) -> DecoderShape:
-        return self._shape
+    def loaded(self) -> Loaded:
+        """The model and its processor, which is set up for :attr:`setting`."""
+        return Loaded(self._model, self._prompts.processor, self.name)
+
+    @property
+    def prompts(self) -> Prompts:
+        return self._prompts
 
     @property
     def visual_ids(self) -> tuple[int, ...]:
