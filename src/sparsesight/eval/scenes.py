@@ -32,7 +32,7 @@ def scene_items(task: str, limit: int | None = None) -> list[Item]:
         task: its name.
         limit: only the first so many questions.
     """
-    found = []
+    found: list[Item] = []
     for example in examples(SCENES[task]):
         if limit is not None and len(found) >= limit:
             break
