@@ -1,4 +1,6 @@
-"""Evaluation through lmms-eval: the model it runs, the published benchmarks, and what lmms-eval lacks.
+"""What a method costs in accuracy: sweeps of methods and budgets over benchmarks, and honest statistics.
 
-Needs the extra: ``pip install sparsesight[eval]``.
+`statistics.py` and `metrics.py` are pure; `samples.py` says what a benchmark is; `folder.py` is a sweep on disk;
+`sweep.py` fills it; `summary.py`, `tables.py` and `plot.py` say what came out. The published benchmarks run through
+lmms-eval (`model.py`, `tasks.py`), which comes with the extra: ``pip install sparsesight[eval]``.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from ..hf.inputs import among
+from ..hf.sparsify import Sparsified
 from ..metrics import DecoderShape, Report, SampleReport
 
 
@@ -51,6 +53,25 @@ def dense_cost(shape: DecoderShape, visual: int, text: int) -> Cost:
 def sparse_costs(shape: DecoderShape, report: Report) -> list[Cost]:
     """Of every sample of a sparse prefill."""
     return [_sparse_cost(shape, sample, report.layers) for sample in report.samples]
+
+
+def batch_costs(
+    shape: DecoderShape, visual_ids: tuple[int, ...], inputs: Any, run: Sparsified | None, beams: int = 1
+) -> list[Cost]:
+    """Of every sample of a batch that was just prefilled.
+
+    Args:
+        shape: of the decoder.
+        visual_ids: placeholders of the model.
+        inputs: the batch's ``input_ids`` and ``attention_mask``.
+        run: the sparsification in use; None for a dense model.
+        beams: rows that ``generate()`` made of a sample.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    visual = (among(ids, visual_ids) & mask).sum(1).tolist()
+    if run is not None and any(visual):
+        return sparse_costs(shape, run.report)[::beams]
+    return [dense_cost(shape, v, n - v) for v, n in zip(visual, mask.sum(1).tolist(), strict=True)]
 
 
 def _sparse_cost(shape: DecoderShape, sample: SampleReport, layers: Sequence[int]) -> Cost:

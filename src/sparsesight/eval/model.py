@@ -12,15 +12,14 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from .. import sparsify
-from ..commands.loading import load_model, out_of_memory
+from ..commands.loading import Loaded, load_model, out_of_memory
 from ..commands.options import parse_retain
 from ..errors import SparseSightError
 from ..hf.families import anatomy
-from ..hf.inputs import among
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
 from ..methods import Method, make_method, parse
-from .costs import Cost, dense_cost, sparse_costs
+from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
 
 MAX_NEW_TOKENS = 128  # for tasks that do not say; LLaVA-1.5's own scripts for short answers use as many
@@ -100,6 +99,27 @@ class SparseSightModel(lmms):
     @property
     def device(self) -> Any:
         return self._model.device
+
+    @property
+    def decoder(self) -> Any:
+        return self._parts.decoder
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model and its processor, which is set up for :attr:`setting`."""
+        return Loaded(self._model, self._prompts.processor, self.name)
+
+    @property
+    def prompts(self) -> Prompts:
+        return self._prompts
+
+    @property
+    def visual_ids(self) -> tuple[int, ...]:
+        return self._parts.visual_ids
+
+    def prepare(self, requests: Sequence[Instance]) -> Any:
+        """What the model is given for requests, as one batch."""
+        return self._prompts.inputs([self._conversation(request) for request in requests])
 
     def use(self, method: Method | None) -> None:
         """Answer from now on with this method, or dense; forgets the costs so far.
@@ -181,7 +201,7 @@ class SparseSightModel(lmms):
         pad = self._prompts.processor.tokenizer.pad_token_id
         with out_of_memory(self.device), torch.inference_mode():
             output = self._model.generate(**inputs, pad_token_id=pad, **how)
-        costs = self._costs(inputs, how.get("num_beams", 1))
+        costs = batch_costs(self._shape, self._parts.visual_ids, inputs, self._run, how["num_beams"])
         results = []
         for row, cost in zip(output[:, inputs["input_ids"].shape[1] :], costs, strict=True):
             text = self._prompts.processor.decode(row, skip_special_tokens=True)
@@ -190,14 +210,6 @@ class SparseSightModel(lmms):
             written = int((row != pad).sum())
             results.append((GenerationResult(text.strip(), TokenCounts(output_tokens=written)), cost))
         return results
-
-    def _costs(self, inputs: Any, beams: int) -> list[Cost]:
-        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-        visual = (among(ids, self._parts.visual_ids) & mask).sum(1).tolist()
-        if self._run is None or not any(visual):
-            lengths = mask.sum(1).tolist()
-            return [dense_cost(self._shape, v, n - v) for v, n in zip(visual, lengths, strict=True)]
-        return sparse_costs(self._shape, self._run.report)[::beams]
 
     def _remember(self, request: Instance, cost: Cost) -> None:
         _, _, _, document, task, _ = request.args
