@@ -9,21 +9,54 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 if TYPE_CHECKING:
     from .hf.calls import visual_tokens
     from .hf.sparsify import Sparsified, sparsify
-    from .methods import METHODS, Compose, Method, Random, SparseVLM, SparseVLMPlus
+    from .methods import (
+        DART,
+        METHODS,
+        CDPruner,
+        Compose,
+        DivPrune,
+        FasterVLM,
+        FastV,
+        HoloV,
+        LastToken,
+        Method,
+        Pooling,
+        PyramidDrop,
+        Random,
+        SparseVLM,
+        SparseVLMPlus,
+        ToMe,
+        Uniform,
+        VisionZip,
+        VisPruner,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DART",
     "METHODS",
     "BudgetError",
+    "CDPruner",
     "Compose",
+    "DivPrune",
+    "FastV",
+    "FasterVLM",
+    "HoloV",
+    "LastToken",
     "Method",
+    "Pooling",
+    "PyramidDrop",
     "Random",
     "SparseSightError",
     "SparseVLM",
     "SparseVLMPlus",
     "Sparsified",
+    "ToMe",
+    "Uniform",
     "UnsupportedModelError",
+    "VisPruner",
+    "VisionZip",
     "sparsify",
     "visual_tokens",
 ]

@@ -10,12 +10,44 @@ from typing import Any
 
 from ..errors import SparseSightError
 from .base import Method
+from .cdpruner import CDPruner
 from .compose import Compose
+from .dart import DART
+from .divprune import DivPrune
+from .fastv import FastV
+from .holov import HoloV
+from .last_token import LastToken
+from .pooling import Pooling
+from .pyramid_drop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
+from .tome import ToMe
+from .uniform import Uniform
+from .visionzip import VisionZip
+from .vispruner import FasterVLM, VisPruner
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (SparseVLM, SparseVLMPlus, Random)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        SparseVLM,
+        SparseVLMPlus,
+        FastV,
+        PyramidDrop,
+        DART,
+        VisionZip,
+        VisPruner,
+        FasterVLM,
+        DivPrune,
+        CDPruner,
+        HoloV,
+        ToMe,
+        Pooling,
+        Uniform,
+        LastToken,
+        Random,
+    )
+}
 
 
 def make_method(method: Method | str, **options: Any) -> Method:
@@ -85,12 +117,25 @@ def from_dict(data: Mapping[str, Any]) -> Method:
 
 
 __all__ = [
+    "DART",
     "METHODS",
+    "CDPruner",
     "Compose",
+    "DivPrune",
+    "FastV",
+    "FasterVLM",
+    "HoloV",
+    "LastToken",
     "Method",
+    "Pooling",
+    "PyramidDrop",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",
+    "ToMe",
+    "Uniform",
+    "VisPruner",
+    "VisionZip",
     "from_dict",
     "make_method",
     "parse",
