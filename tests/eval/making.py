@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsesight.cost import Prompt
 from sparsesight.eval.costs import Cost
 from sparsesight.eval.metrics import Mean, Metric
 from sparsesight.eval.samples import Answer, Answering, Item, Sample
@@ -87,6 +88,9 @@ class Made:
         budget = 400 if method is None else int(method.retain)
         right = (number * 37) % 400 < budget * 0.9
         return Answer(item.target if right else "no idea", cost(flops=budget), prefill_ms=budget / 10)
+
+    def sizes(self, items: Sequence[Item]) -> list[Prompt]:
+        return [Prompt(576, 20, 5) for _ in items]
 
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
         assert set(answers) == {item.id for item in self.items}

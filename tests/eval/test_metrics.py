@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 
 from sparsesight import SparseSightError
-from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric
+from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
 from sparsesight.eval.samples import Sample, check_items, check_join, fingerprint
 from tests.eval.making import Made, marked, sample
+
+
+def test_ratio() -> None:
+    given = [(8.0, 10.0), (0.0, 0.0), (4.0, 5.0), (3.0, 9.0)]
+    samples = [sample(str(i), model=m, reference=r) for i, (m, r) in enumerate(given)]
+    assert number(Ratio(), samples) == pytest.approx(100 * 15 / 24)
+    assert number(Ratio(), samples[1:2]) == 0 and Ratio().marks(samples) is None
 
 
 def yes_no(name: str, part: str, yes: int, truth: int) -> Sample:

@@ -83,6 +83,8 @@ def test_arguments_may_be_strings() -> None:
     assert (model.batch_size, model._model.dtype, model.name) == (2, torch.bfloat16, "bundled")
     model = SparseSightModel.create_from_arg_string("method=sparsevlm,retain=300/200/110")
     assert model.method == make_method("sparsevlm", retain=(300, 200, 110))
+    model = SparseSightModel.create_from_arg_string("method=sparsevlm+(retain=96)")
+    assert model.method == make_method("sparsevlm+", retain=96)
 
 
 @pytest.mark.parametrize("method", [None, "sparsevlm+", "sparsevlm"])
@@ -221,7 +223,7 @@ def test_a_failure_names_the_task_and_the_documents(three: SparseSightModel) -> 
 
     request = requests([0])[0]
     request.arguments = ("", out_of_order, GREEDY, 0, "scenes", "test")
-    with pytest.raises(SparseSightError, match="task 'scenes', documents .*image"):
+    with pytest.raises(SparseSightError, match=r"task 'scenes', documents .*image"):
         three.generate_until([request])
 
 

@@ -13,8 +13,10 @@ import pytest
 from sparsesight import bundled, sparsify
 from sparsesight.commands.answering import prepare
 from sparsesight.commands.loading import Loaded, load_model
+from sparsesight.cost import Prompt
 from sparsesight.eval.folder import Config, RunFolder
 from sparsesight.eval.pictures import PictureQuestions
+from sparsesight.eval.prompts import Prompts, choose_setting
 from sparsesight.eval.report import write_report
 from sparsesight.eval.samples import Answering, Item
 from sparsesight.eval.sweep import Cell, cell_dict, sweep
@@ -62,6 +64,11 @@ def alone(loaded: Loaded, item: Item, method: Method | None) -> tuple[str, Any]:
         return answer(), run.report
 
 
+def questions(loaded: Loaded, kind: type[PictureQuestions] = PictureQuestions) -> PictureQuestions:
+    prompts = Prompts(loaded.processor, choose_setting("own", ""), frames=1, clips=False)
+    return kind("scenes", items(), loaded, prompts, latency=True)
+
+
 def filled(path: Path, task: PictureQuestions, resume: bool = False) -> dict[str, Any]:
     config = Config({}, {task.name: "1"}, {cell.label: cell_dict(cell) for cell in CELLS})
     with RunFolder(path, config, resume=resume) as folder:
@@ -72,7 +79,7 @@ def filled(path: Path, task: PictureQuestions, resume: bool = False) -> dict[str
 @pytest.fixture(scope="module")
 def swept(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
-    filled(path, PictureQuestions("scenes", items(), loaded, latency=True))
+    filled(path, questions(loaded))
     return path
 
 
@@ -132,17 +139,25 @@ def test_an_interrupted_real_sweep(swept: Path, loaded: Loaded, tmp_path: Path) 
                 yield some
 
     with pytest.raises(Interrupted):
-        filled(tmp_path, Failing("scenes", items(), loaded, latency=True))
-    filled(tmp_path, PictureQuestions("scenes", items(), loaded, latency=True), resume=True)
+        filled(tmp_path, questions(loaded, Failing))
+    filled(tmp_path, questions(loaded), resume=True)
     for name in ("summary.json", *(f"samples/scenes/{cell.label}.jsonl" for cell in CELLS)):
         assert (tmp_path / name).read_bytes() == (swept / name).read_bytes()
 
 
 def test_the_model_is_left_as_it_was(loaded: Loaded) -> None:
     before = alone(loaded, items()[0], None)
-    task = PictureQuestions("scenes", items(), loaded, latency=True)
+    task = questions(loaded)
     with pytest.raises(ZeroDivisionError), task.answering(SPARSE[0].method):
         raise ZeroDivisionError
     assert alone(loaded, items()[0], None) == before
     with sparsify(loaded.model, "random"):
         pass  # it would refuse a model that is still sparsified
+
+
+def test_sizes_of_prompts(loaded: Loaded) -> None:
+    sizes = questions(loaded).sizes(items())
+    for size, item in zip(sizes, items(), strict=True):
+        ids = prepare(loaded, item.request(), item.question)["input_ids"][0].tolist()
+        picture = [i for i, token in enumerate(ids) if token == loaded.model.config.image_token_id]
+        assert size == Prompt(len(picture), len(ids) - picture[-1] - 1, picture[0])

@@ -101,15 +101,9 @@ class RunFolder:
         config = _plain(config)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if rank == 0:
+                check_usable(path, resume)
             known = _read_config(path) if rank == 0 else _await_config(path)
-            if known is None and rank == 0 and any(x for x in path.iterdir() if not x.name.endswith(".lock")):
-                raise SparseSightError(
-                    f"--out {str(path)!r} is not empty and holds no run: name another folder"
-                )
-            if known is not None and rank == 0 and not resume:
-                raise SparseSightError(
-                    f"--out {str(path)!r} holds a run: pass --resume to go on with it, or name another folder"
-                )
             if known is not None:
                 config.check_goes_on(known, str(path))
             self._lock = FileLock(path / f"rank{rank}.lock")
@@ -228,6 +222,23 @@ class CellFile:
         return sorted(
             (x for x in there if x.name.startswith(start) and x.name.endswith(end)),
             key=lambda x: int(x.name[len(start) : -len(end)]),
+        )
+
+
+def check_usable(path: Path, resume: bool) -> None:
+    """Refuse a folder before anything slow begins: one that holds a run, unless it is gone on with, or anything else.
+
+    Raises:
+        SparseSightError: naming the folder.
+    """
+    if not path.is_dir():
+        return
+    if _read_config(path) is None:
+        if any(x for x in path.iterdir() if not x.name.endswith(".lock")):
+            raise SparseSightError(f"--out {str(path)!r} is not empty and holds no run: name another folder")
+    elif not resume:
+        raise SparseSightError(
+            f"--out {str(path)!r} holds a run: pass --resume to go on with it, or name another folder"
         )
 
 

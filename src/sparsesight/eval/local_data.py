@@ -7,6 +7,7 @@ the Hub, laid out as a snapshot of the Hub is: ``[<configuration>/][...]<split>[
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def local_settings(task: str, base: Mapping[str, Any], data: Path) -> dict[str, 
     }
     if task == "gqa" or task.startswith("gqa_"):  # its own fetches the pictures from the Hub
         settings["process_docs"] = _gqa_pictures(
-            find_split(root, name.replace("instructions", "images"), split)
+            find_split(root / str(name).replace("instructions", "images"), None, split)
         )
     elif files[0].suffix != ".parquet":
         settings["process_docs"] = _open_pictures(files[0].parent, base.get("process_docs"))
@@ -113,38 +114,38 @@ def _clip_settings(root: Path, layout: Mapping[str, Any]) -> dict[str, Any]:
             f"{str(root)!r} lacks one of test_q.json, test_a.json and a folder {' or '.join(layout['clips'])}"
         )
     names = {path.stem: str(path) for path in sorted(clips.iterdir()) if path.suffix.lower() in CLIPS}
-    prefix = layout.get("prefix", "")
+    told = {str(row["question_id"]): row for row in json.loads(answers.read_text(encoding="utf-8"))}
+    asked = json.loads(questions.read_text(encoding="utf-8"))
+    rows, lost = [], []
+    for question in asked:
+        number, name = str(question["question_id"]), str(question["video_name"])
+        clip, answer = names.get(layout.get("prefix", "") + name), told.get(number)
+        if clip is None or answer is None:
+            lost.append(number)
+            continue
+        rows.append(
+            {
+                "question_id": number,
+                "video_name": name,
+                "video": clip,
+                "question": question["question"],
+                "answer": str(answer["answer"]),
+                "type": str(answer.get("type", "")),
+            }
+        )
+    if lost:
+        raise SparseSightError(
+            f"{str(root)!r}: {len(lost)} of {len(asked)} questions have no answer or no clip, the first is {lost[0]!r}"
+        )
 
-    def join(docs: Any) -> Any:
+    def joined(docs: Any) -> Any:
         import datasets
 
-        told = datasets.load_dataset("json", data_files=str(answers), split="train")
-        by_question = {str(row["question_id"]): row for row in told}
-        rows = [{**doc, **by_question.get(str(doc["question_id"]), {})} for doc in docs]
-        lost = [
-            r["question_id"] for r in rows if "answer" not in r or prefix + str(r["video_name"]) not in names
-        ]
-        if lost:
-            raise SparseSightError(
-                f"{str(root)!r}: {len(lost)} questions have no answer or no clip, the first is {lost[0]!r}"
-            )
-        return datasets.Dataset.from_list(
-            [
-                {
-                    "question_id": str(row["question_id"]),
-                    "video_name": str(row["video_name"]),
-                    "video": names[prefix + str(row["video_name"])],
-                    "question": row["question"],
-                    "answer": str(row["answer"]),
-                    "type": str(row.get("type", "")),
-                }
-                for row in rows
-            ]
-        )
+        return datasets.Dataset.from_list(rows)
 
     return {
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {"test": str(questions)}},
-        "process_docs": join,
+        "process_docs": joined,
     }

@@ -66,6 +66,28 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """What the model's answers were given over what reference answers were given, in %: LLaVA-Bench's.
+
+    Samples have the scores ``model`` and ``reference``, both 0 where the judge failed. (Liu et al., arXiv:2304.08485,
+    section 5.1.)
+    """
+
+    title = "% of the reference"
+    stratified = False
+
+    def rows(self, samples: Sequence[Sample]) -> Array:
+        return np.array([[sample.scores["model"], sample.scores["reference"]] for sample in samples])
+
+    def value(self, totals: Array) -> Array:
+        given, reference = totals[..., 0], totals[..., 1]
+        return 100 * np.divide(given, reference, out=np.zeros_like(given), where=reference > 0)
+
+    def marks(self, samples: Sequence[Sample]) -> Marks | None:
+        return None
+
+
+@dataclass(frozen=True)
 class MeanF1:
     """F1 of "yes" in each part, averaged over the parts: POPE's, with its three sets.
 

@@ -12,13 +12,13 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from .. import sparsify
-from ..commands.loading import load_model, out_of_memory
+from ..commands.loading import Loaded, load_model, out_of_memory
 from ..commands.options import parse_retain
 from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
-from ..methods import Method, make_method
+from ..methods import Method, make_method, parse
 from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
 
@@ -26,15 +26,16 @@ MAX_NEW_TOKENS = 128  # for tasks that do not say; LLaVA-1.5's own scripts for s
 OnSample = Callable[[str, int, Cost], None]
 
 
-class SparseSightModel(lmms):  # type: ignore[misc]
+class SparseSightModel(lmms):
     """A chat model for lmms-eval, ``--model sparsesight``.
 
     All arguments may be strings, as ``simple_evaluate(model_args="pretrained=...,method=...")`` gives them.
 
     Args:
         pretrained: folder or Hub id; "bundled" is the model that ships with the package.
-        method: name of a method, or "dense".
-        retain: budget of the method: 64, 0.33, 33%, or counts per stage written 300/200/110.
+        method: "dense", or a method as :func:`sparsesight.methods.parse` reads it.
+        retain: budget of a method that is given by its name alone: 64, 0.33, 33%, or counts per stage, which are
+            written 300/200/110 here, because lmms-eval splits its arguments at commas.
         batch_size: samples per forward.
         device, dtype, trust_remote_code: as ``sparsesight ask``.
         setting: how the checkpoint is asked: "own", "llava-1.5" or "auto" (:func:`~.prompts.choose_setting`).
@@ -99,6 +100,27 @@ class SparseSightModel(lmms):  # type: ignore[misc]
     def device(self) -> Any:
         return self._model.device
 
+    @property
+    def decoder(self) -> Any:
+        return self._parts.decoder
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model and its processor, which is set up for :attr:`setting`."""
+        return Loaded(self._model, self._prompts.processor, self.name)
+
+    @property
+    def prompts(self) -> Prompts:
+        return self._prompts
+
+    @property
+    def visual_ids(self) -> tuple[int, ...]:
+        return self._parts.visual_ids
+
+    def prepare(self, requests: Sequence[Instance]) -> Any:
+        """What the model is given for requests, as one batch."""
+        return self._prompts.inputs([self._conversation(request) for request in requests])
+
     def use(self, method: Method | None) -> None:
         """Answer from now on with this method, or dense; forgets the costs so far.
 
@@ -125,7 +147,7 @@ class SparseSightModel(lmms):  # type: ignore[misc]
         for batch in self._batches(requests):
             for index, result in zip(batch, self._answer([requests[i] for i in batch]), strict=True):
                 results[index] = result
-        return results  # type: ignore[return-value]
+        return results
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         raise SparseSightError(
@@ -208,8 +230,9 @@ def parse_method(name: str, retain: str | int | float | None) -> Method | None:
         if retain is not None:
             raise SparseSightError(f"retain={retain!r} goes with a method: leave it out, or choose one")
         return None
-    options = {} if retain is None else {"retain": parse_retain(str(retain).replace("/", ","), "retain")}
-    return make_method(name, **options)
+    if retain is None:
+        return parse(name)
+    return make_method(name, retain=parse_retain(str(retain).replace("/", ","), "retain"))
 
 
 def generation_options(task: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

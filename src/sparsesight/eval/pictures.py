@@ -8,13 +8,15 @@ from typing import Any
 
 from ..bench import PREFILL, Times, timed_decoder
 from ..commands.loading import Loaded, out_of_memory
+from ..cost import Prompt
 from ..hf.families import anatomy
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .costs import batch_costs
 from .metrics import Mean, Metric
-from .prompts import Prompts, choose_setting
+from .prompt_sizes import batch_sizes
+from .prompts import Prompts
 from .samples import Answer, Answering, Item
 
 Scorer = Callable[[str, Any], float]
@@ -32,6 +34,7 @@ class PictureQuestions:
         name: of the task.
         items: their ``request`` is a picture, or a callable that makes one when it is needed.
         loaded: the model that answers, greedily.
+        prompts: makes its inputs.
         max_new_tokens: longest answer.
         latency: measure prefills; waits for the device around each.
         scorer: how right an answer is, 0 to 1, by the item's target.
@@ -42,6 +45,7 @@ class PictureQuestions:
         name: str,
         items: Sequence[Item],
         loaded: Loaded,
+        prompts: Prompts,
         *,
         max_new_tokens: int = 8,
         latency: bool = False,
@@ -52,7 +56,7 @@ class PictureQuestions:
         self._model, self._max_new_tokens, self._latency = loaded.model, max_new_tokens, latency
         self._parts = anatomy(loaded.model)
         self._shape = decoder_shape(self._parts)
-        self._prompts = Prompts(loaded.processor, choose_setting("own", loaded.name), frames=1, clips=False)
+        self._prompts = prompts
         self._scorer = scorer
 
     @contextmanager
@@ -66,6 +70,10 @@ class PictureQuestions:
             if run is not None:
                 run.restore()
 
+    def sizes(self, items: Sequence[Item]) -> list[Prompt]:
+        """How long the prompts of items are."""
+        return batch_sizes(self._inputs(items), self._parts.visual_ids)
+
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """See :class:`~.samples.Task`."""
         return {item.id: {"correct": self._scorer(answers[item.id], item.target)} for item in self.items}
@@ -73,8 +81,7 @@ class PictureQuestions:
     def _answer(self, items: Sequence[Item], run: Any, spent: Callable[[], float | None]) -> list[Answer]:
         import torch
 
-        turns = [self._prompts.conversation(_messages(item)) for item in items]
-        inputs = self._prompts.inputs(turns).to(self._model.device, self._model.dtype)
+        inputs = self._inputs(items).to(self._model.device, self._model.dtype)
         pad = self._prompts.processor.tokenizer.pad_token_id
         with out_of_memory(self._model.device), torch.inference_mode():
             output = self._model.generate(
@@ -86,6 +93,9 @@ class PictureQuestions:
         texts = self._prompts.processor.batch_decode(new, skip_special_tokens=True)
         share = None if ms is None else ms / len(items)
         return [Answer(text.strip(), cost, share) for text, cost in zip(texts, costs, strict=True)]
+
+    def _inputs(self, items: Sequence[Item]) -> Any:
+        return self._prompts.inputs([self._prompts.conversation(_messages(item)) for item in items])
 
 
 @contextmanager

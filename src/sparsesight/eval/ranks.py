@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..errors import SparseSightError
@@ -42,3 +43,14 @@ class Ranks:
                 "numbering of processes: unset them, or start with accelerate launch"
             )
         return cls(rank, count, local)
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Hide the numbering from code that would wait for the other processes."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)

@@ -13,6 +13,7 @@ from ..errors import SparseSightError
 from .costs import Cost
 
 if TYPE_CHECKING:
+    from ..cost import Prompt
     from ..methods import Method
     from .metrics import Metric
 
@@ -104,6 +105,10 @@ class Task(Protocol):
 
     def answering(self, method: Method | None) -> AbstractContextManager[Answering]:
         """Within it, batches are answered under a method (None: by the untouched model)."""
+        ...
+
+    def sizes(self, items: Sequence[Item]) -> Sequence[Prompt]:
+        """How long the prompts of items are."""
         ...
 
     def score(self, answers: Mapping[str, str]) -> Mapping[str, Mapping[str, float]]:

@@ -1,8 +1,7 @@
-"""The rendered scenes as tasks: the benchmark that needs no download, for the bundled model.
+"""The scenes of the bundled model as tasks of a sweep: the benchmark that needs no download.
 
-A split and the version of the scenes say exactly what is asked. Questions are reported by kind, by how many objects
-their answer rests on and, where that is one, by its size. A scene is drawn as a whole when intervals are made, since its
-questions share a picture.
+Splits are those of :mod:`sparsesight.bundled.dataset`; their names and the version of the scenes say exactly what is
+asked. A scene is drawn as a whole when intervals are made, since its questions share a picture.
 """
 
 from __future__ import annotations
@@ -11,89 +10,79 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..bundled import scenes
-from ..bundled.asking import SINGLE_OBJECT
-from ..bundled.dataset import SPLITS, Example, examples
+from ..bundled.dataset import Example, examples
+from ..bundled.scenes import KINDS, SINGLE_OBJECT, VERSION
 from ..commands.loading import Loaded
-from ..errors import SparseSightError
 from ..methods import Method
 from .costs import batch_costs
 from .pictures import PictureQuestions
 from .samples import Answer, Answering, Item
 
-PREFIX = "scenes-"
-TASKS = tuple(PREFIX + name for name in SPLITS if name not in ("train", "val"))
+# Names of tasks and the splits they are.
+SCENES = {"scenes": "test", "scenes-b": "test-b", "scenes-occluded": "occluded", "scenes-clutter": "clutter"}
+
 ANSWER_TOKENS = 3  # two words and the end
 
+ALL, SINGLE = "all", "single-object"
+NO_OBJECT = "no object"
+GROUPS = (ALL, SINGLE, *KINDS, "small", "large", NO_OBJECT)
 
-def scene_items(split: str, limit: int | None = None, workers: int = 1) -> list[Item]:
-    """The questions of a split in their fixed order, each with its picture.
+
+def groups(example: Example) -> tuple[str, ...]:
+    """The groups that an example counts in, of `GROUPS`: its kind, the size of the object it is about, ..."""
+    kind = example.question.kind
+    single = (SINGLE,) if kind in SINGLE_OBJECT else ()
+    return (ALL, *single, kind, NO_OBJECT if example.size == "none" else example.size)
+
+
+def rests_on(example: Example) -> str:
+    """How many objects the answer rests on."""
+    count = len(example.question.objects)
+    return (
+        f"rests on {('none', 'one object', 'two objects')[count] if count < 3 else 'three objects or more'}"
+    )
+
+
+def scene_items(task: str, limit: int | None = None) -> list[Item]:
+    """The questions of a task of :data:`SCENES`; those about one scene are a unit.
 
     Args:
-        split: one of :data:`~sparsesight.bundled.dataset.SPLITS`.
-        limit: only the questions about the first scenes, as many as have so many questions or just more.
-        workers: processes that render.
-
-    Raises:
-        SparseSightError: no such split.
+        task: its name.
+        limit: only the first so many questions.
     """
-    items = []
-    for example in examples(split, workers=workers):
-        if limit is not None and len(items) >= limit and items[-1].unit != _unit(example):
+    found = []
+    for example in examples(SCENES[task]):
+        if limit is not None and len(found) >= limit:
             break
-        items.append(
+        found.append(
             Item(
                 id=example.id,
                 question=example.question.text,
                 target=example.question.answer,
-                unit=_unit(example),
-                tags=_tags(example),
+                unit=f"{VERSION}/{example.scene.seed}",
+                tags=(*(name for name in groups(example) if name != ALL), rests_on(example)),
                 request=example.image,
             )
         )
-    return items
-
-
-def _unit(example: Example) -> str:
-    return f"scene {example.scene.seed}"
-
-
-def _tags(example: Example) -> tuple[str, ...]:
-    """The groups that a question is reported in."""
-    kind, objects = example.question.kind, len(example.question.objects)
-    if kind not in SINGLE_OBJECT:
-        return (kind, f"rests on {objects if objects < 3 else '3 or more'} objects" if objects else "rests on none")
-    return (kind, "rests on one object", f"one {example.size} object")
+    return found
 
 
 class SceneQuestions(PictureQuestions):
-    """A split of the scenes; a :class:`~.samples.Task` with right or wrong answers.
+    """The questions of a split; a :class:`~.samples.Task` with right or wrong answers.
 
     Every picture is encoded once, however many questions and methods there are; where a method looks at the vision
     tower, once for each batch of its own.
 
     Args:
-        task: one of :data:`TASKS`.
+        task: one of :data:`SCENES`.
         loaded: a LLaVA that was trained on scenes, such as the bundled model.
         limit: see :func:`scene_items`.
-        workers: processes that render.
         latency: measure prefills.
-
-    Raises:
-        SparseSightError: no such task.
     """
 
-    def __init__(
-        self, task: str, loaded: Loaded, *, limit: int | None = None, workers: int = 1, latency: bool = False
-    ) -> None:
-        if task not in TASKS:
-            raise SparseSightError(f"task {task!r} does not exist: choose one of {', '.join(TASKS)}")
+    def __init__(self, task: str, loaded: Loaded, *, limit: int | None = None, latency: bool = False) -> None:
         super().__init__(
-            f"{task}-v{scenes.VERSION}",
-            scene_items(task.removeprefix(PREFIX), limit, workers),
-            loaded,
-            max_new_tokens=ANSWER_TOKENS,
-            latency=latency,
+            task, scene_items(task, limit), loaded, max_new_tokens=ANSWER_TOKENS, latency=latency
         )
         self._processor = loaded.processor
         self._features: dict[int, Any] = {}  # of each picture, what the decoder is given

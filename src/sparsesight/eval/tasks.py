@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,24 @@ def resolve(names: Sequence[str], data: Path | None = None) -> Resolved:
         raise SparseSightError(
             f"data={str(data)!r} is no folder: give the one that holds the data sets' folders"
         )
+    manager = task_manager()
+    tasks: list[Any] = []
+    for benchmark in benchmarks:
+        for task in benchmark.tasks:
+            tasks += _load(manager, benchmark, task, data)
+    return Resolved(benchmarks, tasks, manager)
+
+
+@cache
+def task_manager() -> Any:
+    """lmms-eval's index of all its tasks and ours; reading it takes seconds."""
     # Tasks of clips read this when they are imported, and fail without it.
     from huggingface_hub import constants
 
     os.environ.setdefault("HF_HOME", constants.HF_HOME)
     from lmms_eval.tasks import TaskManager
 
-    manager = TaskManager("WARNING", include_path=str(OUR_TASKS), model_name="sparsesight")
-    tasks: list[Any] = []
-    for benchmark in benchmarks:
-        for task in benchmark.tasks:
-            tasks += _load(manager, benchmark, task, data)
-    return Resolved(benchmarks, tasks, manager)
+    return TaskManager("WARNING", include_path=str(OUR_TASKS), model_name="sparsesight")
 
 
 def find(name: str) -> Benchmark:
@@ -101,6 +108,7 @@ def _load(manager: Any, benchmark: Benchmark, task: str, data: Path | None) -> l
             f"benchmark {task!r} is {kind}: name single tasks, or one of {sorted(BENCHMARKS)}"
         )
     from lmms_eval.utils import load_yaml_config
+    from tenacity import RetryError
 
     base = load_yaml_config(manager.task_index[task]["yaml_path"], mode="full")
     settings = {"task": task, **benchmark.overrides}
@@ -113,4 +121,9 @@ def _load(manager: Any, benchmark: Benchmark, task: str, data: Path | None) -> l
             f"benchmark {benchmark.name!r} is not on the Hub: give the folder of its data (docs/benchmarks.md)"
         )
     # lmms-eval's own way for configurations, load_config, makes tasks that a chat model cannot run.
-    return list(manager.load_task_or_group([settings], task_type="chat").values())
+    try:
+        return list(manager.load_task_or_group([settings], task_type="chat").values())
+    except RetryError as error:  # it tries five times, and then tells how often it tried
+        cause = error.last_attempt.exception()
+        why = " ".join(str(cause).split())[:300] or type(cause).__name__
+        raise SparseSightError(f"the data of benchmark {benchmark.name!r} cannot be loaded: {why}") from cause
