@@ -6,7 +6,7 @@ asked. A scene is drawn as a whole when intervals are made, since its questions 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,9 @@ from ..bundled.dataset import Example, examples
 from ..bundled.scenes import KINDS, SINGLE_OBJECT, VERSION
 from ..commands.loading import Loaded
 from ..methods import Method
-from .costs import batch_costs
 from .pictures import PictureQuestions
-from .samples import Answer, Answering, Item
+from .prompts import Prompts, choose_setting
+from .samples import Answering, Item
 
 # Names of tasks and the splits they are.
 SCENES = {"scenes": "test", "scenes-b": "test-b", "scenes-occluded": "occluded", "scenes-clutter": "clutter"}
@@ -50,7 +50,7 @@ def scene_items(task: str, limit: int | None = None) -> list[Item]:
         task: its name.
         limit: only the first so many questions.
     """
-    found = []
+    found: list[Item] = []
     for example in examples(SCENES[task]):
         if limit is not None and len(found) >= limit:
             break
@@ -81,8 +81,9 @@ class SceneQuestions(PictureQuestions):
     """
 
     def __init__(self, task: str, loaded: Loaded, *, limit: int | None = None, latency: bool = False) -> None:
+        prompts = Prompts(loaded.processor, choose_setting("own", loaded.name), frames=1, clips=False)
         super().__init__(
-            task, scene_items(task, limit), loaded, max_new_tokens=ANSWER_TOKENS, latency=latency
+            task, scene_items(task, limit), loaded, prompts, max_new_tokens=ANSWER_TOKENS, latency=latency
         )
         self._processor = loaded.processor
         self._features: dict[int, Any] = {}  # of each picture, what the decoder is given
@@ -94,28 +95,19 @@ class SceneQuestions(PictureQuestions):
         with super().answering(method) as answer:
             yield answer
 
-    def _answer(self, items: Sequence[Item], run: Any, spent: Callable[[], float | None]) -> list[Answer]:
+    def _inputs(self, items: Sequence[Item]) -> Any:
         import torch
+        from transformers import BatchFeature
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        model, tokenizer = self._model, self._processor.tokenizer
         with torch.inference_mode():
             features: Any = self._encoded([item.request for item in items])
-            image = self._processor.image_token * len(features[0])
-            texts = [f"USER: {image}\n{item.question} ASSISTANT:" for item in items]
-            inputs = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
-            output = model.generate(
-                **inputs,
-                mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-                pad_token_id=tokenizer.pad_token_id,
-                max_new_tokens=self._max_new_tokens,
-                do_sample=False,
-            )
-        ms = spent()
-        costs = batch_costs(self._shape, self._parts.visual_ids, inputs, run)
-        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        share = None if ms is None else ms / len(items)
-        return [Answer(text.strip(), cost, share) for text, cost in zip(texts, costs, strict=True)]
+        image = self._processor.image_token * len(features[0])
+        texts = [f"USER: {image}\n{item.question} ASSISTANT:" for item in items]
+        ids = self._processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        # What the decoder would have got from pixel values.
+        encoded = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        return BatchFeature({**ids, "mm_encoder_outputs": encoded})
 
     def _encoded(self, pictures: Sequence[Any]) -> list[Any]:
         """What the decoder is given of each picture; a method that looks at the tower must see it run."""
