@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ NAMES = list(EXPECTED)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("eval")
-    before = dict(os.environ)
-    os.environ["LMMS_EVAL_DATASETS_CACHE"] = os.environ["HF_DATASETS_CACHE"] = str(root / "cache")
-    yield root
-    os.environ.clear()
-    os.environ.update(before)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("LMMS_EVAL_DATASETS_CACHE", "HF_DATASETS_CACHE"):
+            patch.setenv(name, str(root / "cache"))
+        yield root
 
 
 @pytest.fixture(scope="module")

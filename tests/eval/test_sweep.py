@@ -17,12 +17,14 @@ import pytest
 
 from sparsesight import SparseSightError
 from sparsesight.budget import Retain
+from sparsesight.cost import Prompt, cost
 from sparsesight.eval.folder import Config, RunFolder
 from sparsesight.eval.ranks import Ranks
 from sparsesight.eval.report import write_report
 from sparsesight.eval.samples import fingerprint
-from sparsesight.eval.sweep import Cell, cell_dict, make_cells, sweep
+from sparsesight.eval.sweep import Cell, cell_dict, equal_cost, make_cells, same_retain, sweep
 from sparsesight.methods import Method, make_method
+from sparsesight.metrics import DecoderShape
 from tests.eval.making import Made
 
 METHODS, BUDGETS = ("random", "sparsevlm+"), (192, 64)
@@ -31,7 +33,7 @@ RESULTS = ("summary.json", "table.csv", "table.md")
 
 
 def cells() -> list[Cell]:
-    return make_cells(METHODS, BUDGETS, make_method)
+    return make_cells(METHODS, BUDGETS, make_method, same_retain(576, 32))
 
 
 def config(*tasks: Made) -> Config:
@@ -212,7 +214,7 @@ def test_cells_are_fitted_to_a_budget() -> None:
     labels = ["dense", "random@192", "sparsevlm+@192", "random@64", "sparsevlm+@64"]
     assert [cell.label for cell in made] == labels
     assert [c.method and c.method.retain for c in made] == [None, 96, 96, 32, 32]
-    assert [cell.label for cell in make_cells(["dense"], [], make_method)] == ["dense"]
+    assert [cell.label for cell in make_cells(["dense"], [], make_method, same_retain(576, 32))] == ["dense"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,19 @@ def test_cells_are_fitted_to_a_budget() -> None:
 )
 def test_cells_that_make_no_sense(names: list[str], budgets: list[Retain], message: str) -> None:
     with pytest.raises(SparseSightError, match=message):
-        make_cells(names, budgets, make_method)
+        make_cells(names, budgets, make_method, same_retain(576, 32))
+
+
+def test_equal_costs_are_equal() -> None:
+    shape, prompt = DecoderShape.llama(32, 4096, 11008, 32), Prompt(576, 40, 35)
+    fitted = equal_cost(shape, prompt, tuple(range(31)))
+    made = make_cells(["sparsevlm", "sparsevlm+", "random"], [192, 64], make_method, fitted)
+    for budget in (192, 64):
+        flops = [cost(c.method, shape, prompt).flops for c in made if c.retain == budget]
+        assert max(flops) < 1.02 * min(flops)
+    assert {c.method.retain for c in made if c.method and c.name == "sparsevlm+"} == {192, 64}
+    with pytest.raises(SparseSightError, match=r"--retain 300,200,110: counts per stage have no equal"):
+        make_cells(["sparsevlm"], [(300, 200, 110)], make_method, fitted)
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}, {"WORLD_SIZE": "0"}])

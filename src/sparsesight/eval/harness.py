@@ -187,7 +187,7 @@ class HarnessTask:
             )
 
 
-class Repeater(lmms):  # type: ignore[misc]
+class Repeater(lmms):
     """A model that says what was said before."""
 
     is_simple = False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..budget import Retain
+from ..cost import Prompt, fit
 from ..errors import SparseSightError
 from ..methods import Method
+from ..metrics import DecoderShape
 from .folder import CellFile, RunFolder
 from .ranks import Ranks
 from .samples import Answer, Item, Sample, Task, check_items
@@ -40,13 +42,27 @@ class Cell:
         return self.name if self.retain is None else f"{self.name}@{budget_text(self.retain)}"
 
 
-def same_budget(method: Method, retain: Retain) -> Method:
-    """The method with this ``retain``, whatever that costs."""
-    return replace(method, retain=retain)
+def equal_cost(shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...]) -> Fit:
+    """Budgets at which every method's prefill costs the same; see :func:`sparsesight.cost.fit`."""
+
+    def fitted(method: Method, retain: Retain) -> Method:
+        if isinstance(retain, tuple):
+            raise SparseSightError(
+                f"--retain {budget_text(retain)}: counts per stage have no equal of another method; give an average, "
+                "or pass --same-retain"
+            )
+        return fit(method, retain, shape, prompt, allowed).method
+
+    return fitted
+
+
+def same_retain(visual: int, num_layers: int) -> Fit:
+    """The methods with the ``retain`` that was asked for, whatever that costs."""
+    return lambda method, retain: method.fitted(retain, visual, num_layers)
 
 
 def make_cells(
-    names: Sequence[str], budgets: Sequence[Retain], parse: Callable[[str], Method], fit: Fit = same_budget
+    names: Sequence[str], budgets: Sequence[Retain], parse: Callable[[str], Method], fitted: Fit
 ) -> list[Cell]:
     """The dense model once, then every method at every budget.
 
@@ -54,10 +70,10 @@ def make_cells(
         names: of methods; ``dense`` may be among them and is always there.
         budgets: what to spend, each the same for all methods.
         parse: a method from what the user wrote.
-        fit: a method that costs what a budget says.
+        fitted: a method that costs what a budget says.
 
     Raises:
-        SparseSightError: what ``parse`` and ``fit`` refuse, a method or budget twice, none at all.
+        SparseSightError: what ``parse`` and ``fitted`` refuse, a method or budget twice, none at all.
     """
     wanted = [name for name in names if name != DENSE]
     for title, values in (("--methods", wanted), ("--retain", list(budgets))):
@@ -67,7 +83,7 @@ def make_cells(
     if wanted and not budgets:
         raise SparseSightError("--retain: give at least one budget")
     parsed = {name: parse(name) for name in wanted}
-    sparse = [Cell(name, retain, fit(parsed[name], retain)) for retain in budgets for name in wanted]
+    sparse = [Cell(name, retain, fitted(parsed[name], retain)) for retain in budgets for name in wanted]
     return [Cell(DENSE, None, None), *sparse]
 
 

@@ -12,6 +12,8 @@ from .sweep import DENSE
 
 Latencies = Mapping[tuple[str, str], float]  # milliseconds of a sample's prefill, by task and label
 
+FEW = 20  # units, below which the bootstrap's intervals are known to be too narrow
+
 LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
@@ -53,14 +55,16 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
         ]
         parts += ["\n## All tasks\n\n", _table(head, rows)]
     for name, task in summary["tasks"].items():
-        parts.append(f"\n## {name}\n\n{task['samples']} questions in {task['units']} units.\n\n")
+        few = f" Of {task['units']} units no interval is sure." if task["units"] < FEW else ""
+        parts.append(f"\n## {name}\n\n{task['samples']} questions in {task['units']} units.{few}\n\n")
         parts.append(_scores(name, task, latencies))
-        for budget in dict.fromkeys(pair["retain"] for pair in task["pairs"]):
+        for budget in [x for x in _budgets(task) if any(pair["retain"] == x for pair in task["pairs"])]:
             parts.append(f"\n### {name}: methods against each other at budget {budget}\n\n")
             parts.append(_pairs([pair for pair in task["pairs"] if pair["retain"] == budget]))
-        if task["tags"]:
-            parts.append(f"\n### {name}: groups of questions\n\n")
-            parts.append(_tags(task))
+        for budget in _budgets(task) if task["tags"] else ():
+            at = f" at budget {budget}: score and difference from dense" if budget else ""
+            parts.append(f"\n### {name}: groups of questions{at}\n\n")
+            parts.append(_tags(task, budget))
     return "".join(parts)
 
 
@@ -129,6 +133,12 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
     return text.getvalue()
 
 
+def _budgets(task: Mapping[str, Any]) -> list[str]:
+    """In their order; one empty word where only the dense model ran."""
+    found = dict.fromkeys(cell["retain"] for cell in task["cells"].values() if cell["retain"] is not None)
+    return list(found) or [""]
+
+
 def _scores(name: str, task: Mapping[str, Any], latencies: Latencies) -> str:
     head = ["method", "budget", f"score ({task['metric']})", "difference from dense", "p", "% of dense"]
     head += ["FLOPs", "overhead", "equal tokens", "entering", "KV"]
@@ -165,19 +175,21 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
     return _table(["row less column", *labels[1:]], rows)
 
 
-def _tags(task: Mapping[str, Any]) -> str:
-    head = ["method", *(f"{tag} (n {group['samples']})" for tag, group in task["tags"].items())]
+def _tags(task: Mapping[str, Any], budget: str) -> str:
+    """A row for each group of questions: the dense score, and each method's with its difference from it."""
+    labels = [label for label, cell in task["cells"].items() if cell["retain"] in (None, budget)]
     rows = []
-    for label in task["cells"]:
-        row = [label]
-        for group in task["tags"].values():
+    for tag, group in task["tags"].items():
+        row = [f"{tag} (n {group['samples']})"]
+        for label in labels:
             cell = group["cells"][label]
-            text = _estimate(cell["score"]).text()
-            if cell["against_dense"] is not None:
-                text += f"; dense {_short(cell['against_dense']['difference'], sign=True)}"
-            row.append(text)
+            if cell["against_dense"] is None:
+                row.append(_estimate(cell["score"]).text())
+            else:
+                difference = _short(cell["against_dense"]["difference"], sign=True)
+                row.append(f"{cell['score']['value']:.1f}, {difference}")
         rows.append(row)
-    return _table(head, rows)
+    return _table(["questions", *labels], rows)
 
 
 def _against(cell: Mapping[str, Any]) -> tuple[str, str]:

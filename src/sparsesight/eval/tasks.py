@@ -67,10 +67,6 @@ def resolve(names: Sequence[str], data: Path | None = None) -> Resolved:
 @cache
 def task_manager() -> Any:
     """lmms-eval's index of all its tasks and ours; reading it takes seconds."""
-    # Tasks of clips read this when they are imported, and fail without it.
-    from huggingface_hub import constants
-
-    os.environ.setdefault("HF_HOME", constants.HF_HOME)
     from lmms_eval.tasks import TaskManager
 
     return TaskManager("WARNING", include_path=str(OUR_TASKS), model_name="sparsesight")
@@ -107,9 +103,11 @@ def _load(manager: Any, benchmark: Benchmark, task: str, data: Path | None) -> l
         raise SparseSightError(
             f"benchmark {task!r} is {kind}: name single tasks, or one of {sorted(BENCHMARKS)}"
         )
+    from huggingface_hub import constants
     from lmms_eval.utils import load_yaml_config
     from tenacity import RetryError
 
+    os.environ.setdefault("HF_HOME", constants.HF_HOME)  # scorers of clips fail to import without it
     base = load_yaml_config(manager.task_index[task]["yaml_path"], mode="full")
     settings = {"task": task, **benchmark.overrides}
     if benchmark.metrics is not None:  # leaves out files for submission servers
