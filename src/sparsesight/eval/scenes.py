@@ -15,7 +15,7 @@ from ..bundled.scenes import KINDS, SINGLE_OBJECT, VERSION
 from ..commands.loading import Loaded
 from ..methods import Method
 from .pictures import PictureQuestions
-from .prompts import Prompts, choose_setting
+from .prompts import Prompts
 from .samples import Answering, Item
 
 # Names of tasks and the splits they are.
@@ -68,25 +68,25 @@ def scene_items(task: str, limit: int | None = None) -> list[Item]:
 
 
 class SceneQuestions(PictureQuestions):
-    """The questions of a split; a :class:`~.samples.Task` with right or wrong answers.
+    """Questions about scenes for a LLaVA; a :class:`~.samples.Task` with right or wrong answers.
 
     Every picture is encoded once, however many questions and methods there are; where a method looks at the vision
-    tower, once for each batch of its own.
-
-    Args:
-        task: one of :data:`SCENES`.
-        loaded: a LLaVA that was trained on scenes, such as the bundled model.
-        limit: see :func:`scene_items`.
-        latency: measure prefills.
+    tower, once for each batch of its own. Arguments are those of :class:`~.pictures.PictureQuestions`.
     """
 
-    def __init__(self, task: str, loaded: Loaded, *, limit: int | None = None, latency: bool = False) -> None:
-        prompts = Prompts(loaded.processor, choose_setting("own", loaded.name), frames=1, clips=False)
-        super().__init__(
-            task, scene_items(task, limit), loaded, prompts, max_new_tokens=ANSWER_TOKENS, latency=latency
-        )
+    def __init__(
+        self, task: str, items: Sequence[Item], loaded: Loaded, prompts: Prompts, *, latency: bool = False
+    ) -> None:
+        super().__init__(task, items, loaded, prompts, max_new_tokens=ANSWER_TOKENS, latency=latency)
         self._processor = loaded.processor
         self._features: dict[int, Any] = {}  # of each picture, what the decoder is given
+        self._reuse = True
+
+    @staticmethod
+    def suits(loaded: Loaded, prompts: Prompts) -> bool:
+        """Whether pictures can be encoded apart from questions: a LLaVA whose processor has a prompt of its own."""
+        own = prompts.setting.name == "own" and getattr(loaded.processor, "chat_template", None)
+        return bool(own) and loaded.model.config.model_type == "llava"
 
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
@@ -103,11 +103,16 @@ class SceneQuestions(PictureQuestions):
         with torch.inference_mode():
             features: Any = self._encoded([item.request for item in items])
         image = self._processor.image_token * len(features[0])
-        texts = [f"USER: {image}\n{item.question} ASSISTANT:" for item in items]
+        texts = [self._text(item.question).replace(self._processor.image_token, image) for item in items]
         ids = self._processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         # What the decoder would have got from pixel values.
         encoded = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         return BatchFeature({**ids, "mm_encoder_outputs": encoded})
+
+    def _text(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        turns = [{"role": "user", "content": content}]
+        return str(self._processor.apply_chat_template(turns, add_generation_prompt=True))
 
     def _encoded(self, pictures: Sequence[Any]) -> list[Any]:
         """What the decoder is given of each picture; a method that looks at the tower must see it run."""
