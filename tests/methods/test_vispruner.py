@@ -41,7 +41,9 @@ def test_duplicates_of_what_is_left_go() -> None:
     sample = Sample.random(0, 1, 16, 2)
     sample.looked_at = torch.tensor([1.0] * 4 + [0.1 - 0.001 * i for i in range(12)])
     kind = torch.arange(12) // 3
-    sample.hidden[sample.at_visual][4:] = torch.eye(6)[kind] * (1 + torch.arange(12.0))[:, None]  # lengths differ
+    sample.hidden[sample.at_visual][4:] = (
+        torch.eye(6)[kind] * (1 + torch.arange(12.0))[:, None]
+    )  # lengths differ
     found = kept(VisPruner((8,), step=1), sample)
     assert found[:4] == [0, 1, 2, 3]
     assert sorted(kind[i - 4].item() for i in found[4:]) == [0, 1, 2, 3]

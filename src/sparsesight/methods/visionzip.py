@@ -1,4 +1,4 @@
-"""VisionZip: the patches that the vision tower's class token looks at, and the rest merged by likeness of their keys."""
+"""VisionZip: the patches that the vision tower's class token looks at, and the rest merged by their keys."""
 
 from __future__ import annotations
 

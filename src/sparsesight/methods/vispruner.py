@@ -30,7 +30,8 @@ class VisPruner(Method):
 
     Attributes:
         important: share of the kept tokens that goes by attention alone. Released: 0.5.
-        step: how many duplicates a round removes, as a count or as a fraction of the visual tokens; published: 8, of 576.
+        step: how many duplicates a round removes, as a count or as a fraction of the visual tokens. Released: 8, of
+            576.
 
     What differs: likeness is that of the tokens after the projector, not before it; a prompt's pictures compete for one
     budget (``per_frame=True`` gives each its own); ``step`` is the fraction 8/576 by default, so that a long prompt
