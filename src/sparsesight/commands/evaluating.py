@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..bench import environment
 from ..errors import SparseSightError
 from ..eval.prompts import Prompts, choose_setting
@@ -21,7 +22,7 @@ from ..eval.samples import Task
 from ..eval.scenes import SCENES, scene_items
 from .loading import Loaded, load_model
 
-PACKAGES = ("sparsesight", "torch", "transformers", "lmms-eval")
+PACKAGES = ("torch", "transformers", "lmms-eval")
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def session(model: Any, ranks: Ranks) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"sparsesight": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
