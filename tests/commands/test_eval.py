@@ -94,7 +94,6 @@ def test_refusals(args: list[str], message: str) -> None:
 
 
 def test_refused_options_leave_no_folder(tmp_path: Path) -> None:
-    refused(run("eval", *FEW, "--retain", "1", "--methods", "random"))
     refused(run("eval", *FEW, "--retain", "(300,200,110)", "--methods", "random"))
     assert not list(tmp_path.iterdir())
 

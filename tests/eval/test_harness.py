@@ -105,6 +105,13 @@ def test_half_a_pair_is_refused(model: Any, data: Path) -> None:
         task.score({item.id: "yes" for item in task.items})
 
 
+def test_a_part_of_the_questions_can_be_scored(model: Any, data: Path) -> None:
+    """The first four of MME's are all about perception: lmms-eval has no other number then."""
+    (task,) = harness_tasks(["mme"], model, data=data, limit=4)
+    answers = {item.id: str(item.target) for item in task.items}
+    assert [x["correct"] for x in task.score(answers).values()] == [1.0] * 4
+
+
 def test_sizes_of_prompts(tasks: list[HarnessTask], model: Any) -> None:
     one = tasks[0].sizes(tasks[0].items[:2])
     inputs = model.prepare([item.request for item in tasks[0].items[:2]])

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..bench import environment
 from ..errors import SparseSightError
 from ..eval.prompts import Prompts, choose_setting
@@ -21,7 +22,7 @@ from ..eval.samples import Task
 from ..eval.scenes import SCENES, scene_items
 from .loading import Loaded, load_model
 
-PACKAGES = ("sparsesight", "torch", "transformers", "lmms-eval")
+PACKAGES = ("torch", "transformers", "lmms-eval")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def prepare_tasks(
     import torch
 
     from ..eval.pictures import PictureQuestions
+    from ..eval.scenes import SceneQuestions
 
     if device == "auto" and ranks.count > 1 and torch.cuda.is_available():
         device = f"cuda:{ranks.local}"
@@ -103,7 +105,8 @@ def prepare_tasks(
         prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
     for name in names:
         if name in SCENES:
-            found[name] = PictureQuestions(name, scene_items(name, limit), loaded, prompts, latency=latency)
+            kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
+            found[name] = kind(name, scene_items(name, limit), loaded, prompts, latency=latency)
     return Prepared(loaded, chosen, [found[name] for name in names])
 
 
@@ -135,7 +138,7 @@ def session(model: Any, ranks: Ranks) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"sparsesight": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
