@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
-from sparsesight.commands.options import choose_method, choose_retain, parse_layers, parse_retain
+from sparsesight.commands.options import (
+    choose_method,
+    choose_retain,
+    parse_counts,
+    parse_layers,
+    parse_retain,
+    split,
+)
 from tests.commands.running import (
     ask,
     asked,
@@ -72,6 +79,17 @@ def test_layers() -> None:
     for text in ("", "a", "1;2", "-1", "1,", "1.5"):
         with pytest.raises(SparseSightError, match="--layers"):
             parse_layers(text)
+
+
+def test_counts() -> None:
+    assert parse_counts("576, 1152,", "--visual") == (576, 1152)
+    for text in ("", "0", "1,-1", "1,x", "1,1", "²"):
+        with pytest.raises(SparseSightError, match="--batch"):
+            parse_counts(text, "--batch")
+
+
+def test_lists_are_split_outside_of_brackets() -> None:
+    assert split("a(x=1, y=2) > b(z=3), c ,,d") == ["a(x=1, y=2) > b(z=3)", "c", "d"]
 
 
 def test_budgets_from_the_environment() -> None:

@@ -53,6 +53,25 @@ def parse_layers(text: str) -> tuple[int, ...]:
     return tuple(int(layer) for layer in text.split(","))
 
 
+def parse_counts(text: str, option: str) -> tuple[int, ...]:
+    """``1,4`` -> (1, 4).
+
+    Raises:
+        SparseSightError: if it is not a list of numbers of at least 1, none of them twice.
+    """
+    parts = split(text)
+    counts = tuple(int(part) if re.fullmatch(r"\d+", part, re.ASCII) else 0 for part in parts)
+    if not counts or min(counts) < 1 or len(set(counts)) < len(counts):
+        raise SparseSightError(f"{option} {text!r}: write different numbers of at least 1, such as 1,4")
+    return counts
+
+
+def split(text: str) -> list[str]:
+    """A list at its commas, those within brackets excepted: ``a(x=1, y=2),b`` -> ``["a(x=1, y=2)", "b"]``."""
+    parts = re.split(r",(?![^(]*\))", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
 def choose_retain(
     option: str | None, environment: Mapping[str, str] = os.environ
 ) -> int | float | tuple[int, ...]:

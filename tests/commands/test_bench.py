@@ -1,0 +1,76 @@
+"""``sparsesight bench``: what it prints and writes, and what it refuses before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bench.small import SMALL
+from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
+
+QUICK = ("--layers", "0,1", "--repeats", "1", "--steps", "1")
+
+
+def test_methods_batches_and_lengths_side_by_side() -> None:
+    sweep = ("--methods", "dense,sparsevlm+, random", "--batch", "1,2", "--visual", "36,64")
+    result = run("bench", "--shape", SMALL, "--retain", "0.5,12", *sweep, *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert set(data) == {"config", "rows"} and data["config"]["torch"] == torch.__version__
+    seen = [(row["visual"], row["batch"], row["method"], row["retain"]) for row in data["rows"]]
+    assert seen == [
+        (v, b, m, r) for v in (36, 64) for b in (1, 2) for m in ("sparsevlm+", "random") for r in (0.5, 12)
+    ]
+    doubled = {(row["visual"], row["batch"]): row["flops_dense"] for row in data["rows"]}
+    assert doubled[36, 2] == 2 * doubled[36, 1]
+
+
+def test_tables_and_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "runs" / "growth"
+    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--visual", "36,64", *QUICK, "--out", str(out))
+    assert result.exit_code == 0, result.stderr
+    assert "FLOPs" in result.stdout and "of the prefill, raters" in result.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-batch1.png"]
+    assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
+
+
+def test_the_bundled_model() -> None:
+    result = run("bench", "--retain", "0.5", "--repeats", "1", "--steps", "1", "--threads", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["config"]["subject"] == "bundled" and data["rows"][0]["visual"] == 576
+
+
+def test_the_version_in_the_environment() -> None:
+    how = ("--shape", SMALL, "--retain", "0.5", *QUICK, "--json")
+    data = json.loads(run("bench", *how, USE_VERSION="1_0").stdout)
+    assert [row["method"] for row in data["rows"]] == ["sparsevlm"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "layers=4,hiden=64"], "hiden=64"),
+        (["--shape", SMALL, "--model", "x"], "--model and --shape"),
+        (["--visual", "36,64"], "--visual '36,64' needs --shape"),
+        (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
+        (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
+        (["--shape", SMALL, "--batch", "0"], "--batch '0'"),
+        (["--retain", ","], "at least one budget"),
+        (["--retain", "many"], "is no budget"),
+        (["--methods", "fastest"], "fastest"),
+        (["--methods", "dense"], "at least one beside dense"),
+        (["--shape", SMALL, "--layers", "1,2", "--retain", "1"], "possible are"),
+        (["--shape", SMALL, "--retain", "40"], "keeps all 36 visual tokens"),
+        (["--shape", SMALL, "--retain", "40", "--visual", "64,36"], "keeps all 36 visual tokens"),
+        (["--shape", SMALL, "--retain", "0.5", "--dtype", "int8"], "int8"),
+        (["--shape", SMALL, "--retain", "0.5", "--device", "tpu0"], "tpu0"),
+        (["--shape", SMALL, "--retain", "0.5", "--out", "/dev/null/x"], "choose another folder"),
+    ],
+)
+def test_refusals(arguments: list[str], message: str) -> None:
+    assert message in refused(run("bench", *arguments))
