@@ -73,6 +73,17 @@ def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None
     assert "equal tokens" in said and "frames=(9, 9, 9, 9)" in said
 
 
+def test_costs_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block of docs/costs.md prints the block of text that follows it."""
+    text = (ROOT / "docs/costs.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.S | re.M)
+    assert len(pairs) == len(blocks("docs/costs.md")) == 5
+    names: dict[str, Any] = {}
+    for code, shown in pairs:
+        exec(code, names)
+        assert capsys.readouterr().out == shown
+
+
 def test_every_method_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in text for name in METHODS)
