@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 
 from sparsesight import METHODS, sparsify, visual_tokens
+from sparsesight.cli import WrongUse, app
 from tests.hf import splicing, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +85,39 @@ def test_costs_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     for code, shown in pairs:
         exec(code, names)
         assert capsys.readouterr().out == shown
+
+
+def shown_commands(name: str) -> list[list[str]]:
+    """Arguments of every ``sparsesight`` that a page shows as a block of its own."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(
+        r"^    (?:[A-Z_]+=\S+ )*(?:.*-m sparsesight\.cli|sparsesight) (\w.*?)(?: > .*)?$", text, re.M
+    )
+    return [shlex.split(arguments, comments=True) for arguments in found]
+
+
+def parse(command: Any, arguments: list[str]) -> None:
+    command.make_parser(command.context_class(command)).parse_args(list(arguments))
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", "docs/costs.md", "docs/reproduce-llava.md"]
+)
+def test_commands_shown_have_the_options_they_are_given(page: str) -> None:
+    known = typer.main.get_command(app)
+    for name, *arguments in shown_commands(page):
+        command = known.commands.get(name)  # type: ignore[attr-defined]
+        if command is None and name == "eval":
+            pytest.skip("eval: not in this version")
+        assert command is not None, name
+        parse(command, arguments)
+
+
+def test_an_option_that_is_gone_would_be_seen() -> None:
+    command = typer.main.get_command(app).commands["bench"]  # type: ignore[attr-defined]
+    with pytest.raises(WrongUse, match="No such option"):
+        parse(command, ["--method", "random"])
+    assert [x[0] for x in shown_commands("docs/reproduce-llava.md")].count("eval") == 6
 
 
 def test_every_method_is_in_the_readme() -> None:

@@ -65,7 +65,7 @@ def sweeps(rows: Sequence[Row]) -> bool:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """A panel for each of :data:`PANELS` against the visual tokens; a line for dense, and one for each method and budget."""
+    """A panel for each of :data:`PANELS` against the visual tokens: dense, and a line for each method and budget."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4), layout="constrained")
