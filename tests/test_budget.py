@@ -271,7 +271,7 @@ def test_check_retain_accepts(retain: Any) -> None:
 
 @pytest.mark.parametrize(
     "layers",
-    [(), (2, 2), (6, 2), (-1, 2), (2, 31), (2, 99), (2.0, 6), (True, 2), ("2",), "26", 2, [2, 6], None],
+    [(), (2, 2), (6, 2), (-2, 2), (2, 31), (2, 99), (2.0, 6), (True, 2), ("2",), "26", 2, [2, 6], None],
 )
 def test_check_layers(layers: Any) -> None:
     with pytest.raises(BudgetError, match=r"from 0 to 30 \(of 32\)") as error:

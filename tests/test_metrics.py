@@ -85,6 +85,8 @@ def report(**changes: Any) -> Report:
         "width": 15,
         "tokens_out": ((6, 4), (2, 4)),
         "recycled": ((2, 0), (1, 0)),
+        "merged": ((1, 0), (1, 0)),
+        "overhead": METHOD.overhead,
         "past": (0,) * 6,
         "latency": Latency(),
     }
@@ -148,6 +150,7 @@ def test_report_agrees_with_the_schedule() -> None:
         width=664,
         tokens_out=tuple((s.tokens_out,) for s in schedule.stages),
         recycled=tuple((s.recycled,) for s in schedule.stages),
+        merged=tuple((s.merged,) for s in schedule.stages),
         past=(0,) * 32,
     )
     (sample,) = got.samples

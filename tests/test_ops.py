@@ -92,7 +92,7 @@ def test_wrong_shapes_and_dtypes_are_caught() -> None:
     refused(ops.ranks, normal(0, 2, 3), true(2, 4))
     refused(ops.ranks, normal(0, 2, 3), torch.ones(2, 3))
     refused(ops.causal_rows, row.float(), 3, 0)
-    refused(ops._peaks, normal(0, 3), [3], [1], 1)
+    refused(ops.merging._peaks, normal(0, 3), [3], [1], 1)
     refused(Rows, row, row, flag, flag, flag, flag, row[:, :2])
     refused(Rows.start, true(2, 3), true(2, 4))
     refused(ops.Merge, normal(0, 2, 3, 4), row, row, true(2, 2))
@@ -315,14 +315,14 @@ def test_chunks_of_rows_do_not_show(chunk: int, monkeypatch: pytest.MonkeyPatch)
         sums = ops.head_sums(query, key, mask, rater, 0.4, None, divisor)
         mean = ops.head_mean(query, key, mask, 0.4)
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "ROW_CHUNK", chunk)
+            patch.setattr(ops.rows, "ROW_CHUNK", chunk)
             close(ops.head_sums(query, key, mask, rater, 0.4, None, divisor), sums)
             close(ops.head_mean(query, key, mask, 0.4), mean)
 
 
 def test_scores_never_hold_all_rows_at_once() -> None:
     """A long question costs memory for ROW_CHUNK rows."""
-    rows = 3 * ops.ROW_CHUNK + 1
+    rows = 3 * ops.rows.ROW_CHUNK + 1
     query, key, rater = normal(0, 1, 2, rows, 4), normal(1, 1, 1, 5, 4), true(1, rows)
 
     class Largest(TorchDispatchMode):
@@ -336,7 +336,7 @@ def test_scores_never_hold_all_rows_at_once() -> None:
 
     with Largest() as largest:
         ops.head_sums(query, key, None, rater, 1.0)
-    assert 0 < largest.numel <= 2 * ops.ROW_CHUNK * 5
+    assert 0 < largest.numel <= 2 * ops.rows.ROW_CHUNK * 5
 
 
 @layouts
@@ -792,7 +792,9 @@ CALLS: dict[str, Callable[[], Any]] = {
 
 
 def test_every_function_is_known_here() -> None:
-    public = {n for n, f in vars(ops).items() if inspect.isfunction(f) and f.__module__ == ops.__name__}
+    public = {
+        n for n, f in vars(ops).items() if inspect.isfunction(f) and f.__module__.startswith(ops.__name__)
+    }
     assert {n for n in public if not n.startswith("_")} == set(CALLS)
 
 

@@ -136,15 +136,18 @@ def check_stage(case: Any, key: str, layer: int, step: Any, log: LayerLog, stres
             exact(selection.merge.centre[0], case[f"{key}cluster_centers"])
     if f"{key}heads" in case.files:
         rater = stage.rater[0]
-        gravity = stage.gravity()[0][rater][:, stage.key_column[0]]
+        gravity = stage.attention.gravity()[0][rater][:, stage.attention.key_column[0]]
         close(gravity, case[f"{key}rope_rows"], atol=2e-5)
-        received = stage.received(stage.gravity())
+        received = stage.attention.received(stage.rater, stage.attention.gravity())
         heads, _ = ops.select_heads(received, stage.visual, 14)
         exact(heads[0], case[f"{key}heads"])
         sums = received[0].sum(-1) * rater.sum()
         close(sums, case[f"{key}head_sums"], rtol=2e-2 if stress else 5e-5)
     if f"{key}rank" in case.files:
-        assert ops.attention_rank(stage.mean_attention(), stage.rater, stage.visual) == case[f"{key}rank"]
+        assert (
+            ops.attention_rank(stage.attention.mean_attention(), stage.rater, stage.visual)
+            == case[f"{key}rank"]
+        )
 
 
 @pytest.mark.parametrize("path", DENSE, ids=lambda p: p.stem)

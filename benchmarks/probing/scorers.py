@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsesight import SparseSightError
 from sparsesight.bundled.dataset import Example
 from sparsesight.methods import Method, SparseVLM
-from sparsesight.methods.base import StageInput
+from sparsesight.methods.stage import StageInput
 
 from .saliency import patch_saliency
 
@@ -36,7 +36,7 @@ class AllText(Method):
         return text_mask
 
     def score(self, stage: StageInput) -> Tensor:
-        return stage.received().mean(1)
+        return stage.attention.received(stage.rater).mean(1)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 if TYPE_CHECKING:
     from .hf.calls import visual_tokens
     from .hf.sparsify import Sparsified, sparsify
-    from .methods import METHODS, Method, Random, SparseVLM, SparseVLMPlus
+    from .methods import METHODS, Compose, Method, Random, SparseVLM, SparseVLMPlus
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
     "BudgetError",
+    "Compose",
     "Method",
     "Random",
     "SparseSightError",

@@ -27,13 +27,15 @@ Retain = int | float | tuple[int, ...]
 # Depths of the published pruning layers are given for a decoder of this many layers.
 PUBLISHED_LAYERS = 32
 PUBLISHED_VISUAL = 576
+# The "layer" of a stage that acts before the first decoder layer.
+BEFORE = -1
 
 
 @dataclass(frozen=True)
 class Stage:
     """Counts of one stage. ``tokens_out = keep + merged`` visual tokens go on to the next layer."""
 
-    layer: int  # 0-based decoder layer after which the stage prunes
+    layer: int  # 0-based decoder layer after which the stage prunes; BEFORE the first
     tokens_in: int
     keep: int
     recycled: int = 0  # dropped tokens that are merged ...
@@ -42,6 +44,21 @@ class Stage:
     @property
     def tokens_out(self) -> int:
         return self.keep + self.merged
+
+
+@dataclass(frozen=True)
+class StageSizes:
+    """Sizes of one sample at a stage, from which a method counts its own arithmetic (``Method.overhead``)."""
+
+    index: int  # which stage, from 0
+    tokens_in: int  # visual tokens
+    keep: int
+    recycled: int
+    merged: int
+    text: int  # text tokens after the visual ones
+    keys: int  # of the pruning layer's attention; before the first layer, of what enters it
+    width: int  # of all attention heads together
+    hidden: int  # width of the hidden states
 
 
 @dataclass(frozen=True)
@@ -86,14 +103,23 @@ def pruning_layers(
     """Published depths (given for 32 layers) at the same relative depth of another decoder.
 
     Args:
-        depths: 0-based layers of a 32-layer decoder.
+        depths: 0-based layers of a 32-layer decoder, or :data:`BEFORE`.
         num_layers: layers of this decoder.
-        allowed: layers at which this model may prune; each depth moves to the nearest one. Default: all but the last.
+        allowed: layers at which this model may prune; each depth moves to the nearest one, but for :data:`BEFORE`.
+            Default: all but the last.
 
     Raises:
         BudgetError: if the decoder has fewer layers to prune at than there are depths.
     """
-    allowed = tuple(range(num_layers - 1)) if allowed is None else allowed
+    allowed = tuple(range(BEFORE, num_layers - 1)) if allowed is None else allowed
+    if depths and depths[0] == BEFORE:
+        if BEFORE not in allowed:
+            raise BudgetError(
+                "the method acts before the first decoder layer, but this model still adds picture features to "
+                "later ones: use a method that prunes after a layer, such as 'sparsevlm+'"
+            )
+        return (BEFORE, *(pruning_layers(depths[1:], num_layers, allowed) if depths[1:] else ()))
+    allowed = tuple(x for x in allowed if x != BEFORE)
     if len(allowed) < len(depths):
         raise BudgetError(
             f"a decoder of {num_layers} layers offers {len(allowed)} pruning layers, but the method has {len(depths)} "
@@ -153,7 +179,7 @@ def plan(
             (float, 1.0 = keep all), or explicit kept counts per stage (tuple).
         visual: visual tokens of the sample.
         num_layers: decoder layers.
-        layers: 0-based layers after which to prune, ascending, each below ``num_layers - 1``.
+        layers: 0-based layers after which to prune, or :data:`BEFORE`, ascending, each below ``num_layers - 1``.
         recycle: fraction of the dropped tokens that is merged (0: none).
         always_drop: the published clamp ``min(count, tokens - 1)``; off, a stage that needs to drop nothing does not.
         published: published schedules as ``((retain, counts), ...)``, used where they meet the request: 32 layers,
@@ -202,11 +228,13 @@ def check_layers(layers: tuple[int, ...], num_layers: int | None = None) -> None
     """
     end = math.inf if num_layers is None else num_layers - 1  # nothing is left to save after the last layer
     fits = isinstance(layers, tuple) and all(
-        isinstance(x, Integral) and not isinstance(x, bool) and 0 <= x < end for x in layers
+        isinstance(x, Integral) and not isinstance(x, bool) and BEFORE <= x < end for x in layers
     )
     if not fits or not layers or any(a >= b for a, b in pairwise(layers)):
         possible = "0 on" if num_layers is None else f"0 to {num_layers - 2} (of {num_layers})"
-        raise BudgetError(f"layers={layers!r}: give a tuple of ascending 0-based layers from {possible}")
+        raise BudgetError(
+            f"layers={layers!r}: give a tuple of ascending 0-based layers from {possible}; {BEFORE}: before the first"
+        )
 
 
 def _build(

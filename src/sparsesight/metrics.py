@@ -9,10 +9,14 @@ sparsification does not change them. With ordinary multi-head attention and a ga
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
+
+from .budget import Schedule, Stage, StageSizes
+
+Overhead = Callable[[StageSizes], int]
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,39 @@ class DecoderShape:
             n * x.linear + 2 * n * (n + p) * x.width
             for x, n, p in zip(self.layers, entering, past, strict=True)
         )
+
+    def overhead_flops(
+        self,
+        schedule: Schedule,
+        others: int,
+        text: int,
+        overhead: Overhead,
+        past: Sequence[int] | None = None,
+    ) -> int:
+        """Multiply-adds of a method itself in one sample's prefill.
+
+        Args:
+            schedule: of the sample's visual tokens.
+            others: its tokens that are not visual, ``text`` of them after the visual ones.
+            overhead: of the method, at one stage.
+            past: keys cached before, per layer; default none.
+        """
+        total = 0
+        for index, stage in enumerate(schedule.stages):
+            layer = max(stage.layer, 0)
+            sizes = StageSizes(
+                index=index,
+                tokens_in=stage.tokens_in,
+                keep=stage.keep,
+                recycled=stage.recycled,
+                merged=stage.merged,
+                text=text,
+                keys=others + stage.tokens_in + (past[layer] if past else 0),
+                width=self.layers[layer].width,
+                hidden=self.hidden,
+            )
+            total += overhead(sizes)
+        return total
 
     def kv_lengths(self, entering: Sequence[int], past: Sequence[int]) -> tuple[int, ...]:
         """Keys held by each layer after tokens entered it, ``past`` of them before."""
@@ -251,10 +288,12 @@ def batch_report(
     width: int,
     tokens_out: Sequence[Sequence[int]],
     recycled: Sequence[Sequence[int]],
+    merged: Sequence[Sequence[int]],
     past: Sequence[int],
     latency: Latency,
     clips: Sequence[tuple[Clip, ...]] | None = None,
     trimmed: bool = False,
+    overhead: Overhead = lambda _: 0,
 ) -> Report:
     """Put a report together from counts.
 
@@ -265,11 +304,12 @@ def batch_report(
         visual, text, length: per sample: visual tokens, text tokens after them, all tokens.
         width: padded length of the batch.
         tokens_out: visual tokens per sample after each stage that ran; empty if the prefill ran dense.
-        recycled: recycled tokens per sample and stage.
+        recycled, merged: recycled tokens per stage and sample, and what became of them.
         past: keys each layer had cached before.
         latency: measurements, possibly none.
         clips: pictures and clips of every sample.
         trimmed: whether layers up to the first stage cache no more than leaves it.
+        overhead: multiply-adds of the method itself at a stage.
     """
     count = len(shape.layers)
     samples, kv = [], [width] * count
@@ -280,22 +320,22 @@ def batch_report(
         early = layers[0] + 1
         kv[:early] = [min(width, kv[early])] * early
     for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
-        entering, scoring = [v] * count, 0
-        for s, layer in enumerate(layers[: len(tokens_out)]):
-            keys = n - v + entering[layer] + past[layer]
-            scoring += t * keys * shape.layers[layer].width + recycled[s][i] ** 2 * shape.hidden
-            entering[layer + 1 :] = [tokens_out[s][i]] * (count - layer - 1)
-        scoring += v * t * shape.hidden if tokens_out else 0
+        stages, tokens = [], v
+        for layer, out, m, q in zip(layers, tokens_out, recycled, merged, strict=False):
+            stages.append(Stage(layer, tokens, out[i] - q[i], m[i], q[i]))
+            tokens = out[i]
+        schedule = Schedule(v, count, tuple(stages))
+        entering = schedule.entering
+        scoring = shape.overhead_flops(schedule, n - v, t, overhead, past)
         note = _why_dense(v, t) if all(e == v for e in entering) else ""
         scoring = 0 if note else scoring
-        leaving = (*entering[1:], entering[-1])
         samples.append(
             SampleReport(
                 visual_tokens=v,
                 text_tokens=n - v,
-                visual_per_layer=tuple(entering),
-                equal_tokens=sum(leaving) / count,
-                equal_tokens_entering=sum(entering) / count,
+                visual_per_layer=entering,
+                equal_tokens=schedule.equal_tokens,
+                equal_tokens_entering=schedule.equal_tokens_entering,
                 flops_dense=shape.prefill_flops([n] * count, past),
                 flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
                 flops_scoring=scoring,

@@ -243,7 +243,7 @@ def test_the_published_preset_runs_on_video_llava() -> None:
         assert sample.visual_tokens == 2056 and run.layers == (1,)
         (clip,) = sample.clips
         assert clip.frames == (257,) * 8
-        matrix = step.stage.mean_attention()[0].double()[step.stage.rater[0]]
+        matrix = step.stage.attention.mean_attention()[0].double()[step.stage.rater[0]]
         rank = int(torch.linalg.matrix_rank(matrix, rtol=max(matrix.shape) * torch.finfo(torch.float32).eps))
         kept = len(run.kept[0][0])
         assert kept == rank == sum(clip.kept[0]) and 0.2 * 300 < rank < 300

@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsesight import Method, ops
-from sparsesight.budget import Schedule
-from sparsesight.methods.base import StageInput, planned_counts
+from sparsesight.budget import BEFORE, Schedule
 from sparsesight.methods.rows import Rows
+from sparsesight.methods.stage import Attention, StageInput, planned_counts
 
 NUM_LAYERS = 32
 
@@ -110,6 +110,17 @@ def build(
     planned = None
     if not method.data_dependent:
         planned = planned_counts(schedules, len(layers), torch.device("cpu"))[index]
+    attention: dict[str, Any] = {
+        "query": query.gather(2, row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])),
+        "key": left([s.key for s in samples], width, poison, 1),
+        "mask": ops.causal_rows(row, width, 0, valid),
+        "key_column": column,
+        "query_position": position.gather(1, row),
+        "key_position": position,
+        "inv_freq": frequencies(query.shape[-1], 1e10),  # narrow heads: no weight crosses zero here
+        "scale": query.shape[-1] ** -0.5,
+    }
+    attention |= {name: changes.pop(name) for name in changes.keys() & {f.name for f in fields(Attention)}}
     given: dict[str, Any] = {
         "index": index,
         "layer": layers[index],
@@ -119,14 +130,9 @@ def build(
         "origin": rows.origin.gather(1, column),
         "hidden": left([s.hidden for s in samples], width, poison),
         "column": column,
+        "text": is_text,
+        "text_column": row,
         "rater": rows.rater.gather(1, row) & is_text,
-        "query": query.gather(2, row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])),
-        "key": left([s.key for s in samples], width, poison, 1),
-        "mask": ops.causal_rows(row, width, 0, valid),
-        "key_column": column,
-        "query_position": position.gather(1, row),
-        "key_position": position,
-        "inv_freq": frequencies(query.shape[-1], 1e10),  # narrow heads: no weight crosses zero here
-        "scale": query.shape[-1] ** -0.5,
+        "at": None if layers[index] == BEFORE else Attention(**attention),
     }
     return rows, StageInput(**{**given, **changes})

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsesight import METHODS, BudgetError, Method, Random, SparseSightError, SparseVLM, SparseVLMPlus
 from sparsesight.budget import Schedule
 from sparsesight.methods import from_dict, make_method
-from sparsesight.methods.base import StageInput, planned_counts
+from sparsesight.methods.stage import StageInput, planned_counts
 
 from .stages import NUM_LAYERS, Sample, build, normal
 
@@ -133,7 +133,7 @@ def test_unknown_options(name: str) -> None:
         ({"retain": [3, 4]}, "cannot grow"),
         ({"layers": ()}, "ascending"),
         ({"layers": (6, 2)}, "ascending"),
-        ({"layers": (-1,)}, "ascending"),
+        ({"layers": (-2,)}, "ascending"),
         ({"layers": ("2",)}, "ascending"),
         ({"layers": (2, "6")}, "ascending"),
         ({"layers": (2.5,)}, "ascending"),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sparsesight import Method, SparseVLM, ops
-from sparsesight.methods.base import Selection, StageInput
 from sparsesight.methods.rows import Rows, advance
+from sparsesight.methods.stage import Selection, StageInput
 
 from .stages import NUM_LAYERS, Sample, build
 
@@ -203,17 +203,23 @@ def following(
     column, visual = ops.compact(rows.visual, int(rows.visual.sum(1).max()))
     row, is_text = ops.compact(rows.text, max(s.after for s in batch))
     same = rows.source[:, :, None] == before.source[:, None].masked_fill(~before.valid[:, None], -1)
-    key = ops.take(stage.key.transpose(1, 2), same.int().argmax(2)).transpose(1, 2)
+    key = ops.take(stage.attention.key.transpose(1, 2), same.int().argmax(2)).transpose(1, 2)
+    made = build(method, batch, index=index)[1]
     return dataclasses.replace(
-        build(method, batch, index=index)[1],
+        made,
         visual=visual,
         origin=rows.origin.gather(1, column),
         hidden=hidden,
         column=column,
         rater=rows.rater.gather(1, row) & is_text,
-        key=key,
-        mask=ops.causal_rows(row, key.shape[2], 0, rows.valid),
-        key_column=column,
-        query_position=rows.source.gather(1, row),
-        key_position=rows.source,
+        text=is_text,
+        text_column=row,
+        at=dataclasses.replace(
+            made.attention,
+            key=key,
+            mask=ops.causal_rows(row, key.shape[2], 0, rows.valid),
+            key_column=column,
+            query_position=rows.source.gather(1, row),
+            key_position=rows.source,
+        ),
     )

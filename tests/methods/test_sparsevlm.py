@@ -98,7 +98,7 @@ def test_rank_rule_keeps_all_at_full_rank() -> None:
     sample = Sample.random(0, 0, 4, 9)
     sample.rater[:] = True
     _, stage = build(SparseVLM.v1_0(), [sample])
-    assert ops.attention_rank(stage.mean_attention(), stage.rater, stage.visual).tolist() == [4]
+    assert ops.attention_rank(stage.attention.mean_attention(), stage.rater, stage.visual).tolist() == [4]
     counts = SparseVLM.v1_0().counts(stage)
     assert counts.keep.tolist() == [4] and counts.merged == (0,)
 
@@ -164,7 +164,7 @@ def test_softcap_and_masks_reach_the_score() -> None:
     """A key that the model hides from the text gets no score."""
     sample = Sample.random(0, 2, 12, 4)
     _, stage = build(SparseVLM((5, 3, 2)), [sample])
-    hidden = stage.mask.clone()
+    hidden = stage.attention.mask.clone()
     hidden[..., 2 + 7] = False
     _, masked = build(SparseVLM((5, 3, 2)), [sample], mask=hidden)
     assert SparseVLM().score(masked)[0, 7] == 0 and SparseVLM().score(stage)[0, 7] > 0

@@ -29,8 +29,8 @@ def test_score_by_hand(seed: int, heads: int) -> None:
     sample = Sample.random(seed, 4, 30, 9)
     method = SparseVLMPlus((10, 5, 3), heads=heads, gravity_floor=None)
     _, stage = build(method, [sample])
-    assert stage.inv_freq is not None
-    received = attention(sample) / weights(sample, stage.inv_freq.double().numpy(), 8)
+    assert stage.attention.inv_freq is not None
+    received = attention(sample) / weights(sample, stage.attention.inv_freq.double().numpy(), 8)
     received = received[:, sample.rater.numpy()]
     best = np.argsort(-received.sum((1, 2)), kind="stable")[:heads]
     np.testing.assert_allclose(method.score(stage)[0].numpy(), received[best].mean((0, 1)), rtol=2e-5)
@@ -53,7 +53,8 @@ def test_only_heads_that_look_at_the_picture_vote() -> None:
         sample.key[head, 4 + decoy, 0], sample.key[head, 0, 0] = 6.4, 7.1
     method = SparseVLMPlus((4, 2, 1), heads=0.5)
     _, stage = build(method, [sample], inv_freq=torch.zeros(4))  # every weight alike
-    heads, _ = ops.select_heads(stage.received(stage.gravity()), stage.visual, method.head_count(4))
+    received = stage.attention.received(stage.rater, stage.attention.gravity())
+    heads, _ = ops.select_heads(received, stage.visual, method.head_count(4))
     assert heads[0].tolist() == [1, 3]
     assert method.select(stage).keep[0].nonzero()[:, 0].tolist() == wanted
     assert SparseVLMPlus((4, 2, 1), heads=1.0).score(stage).argmax() == decoy
@@ -69,11 +70,11 @@ def test_distance_is_divided_out() -> None:
     )  # the all-ones vector, rotated
     sample.query, sample.key = (ones.expand(2, -1, -1) for _ in range(2))
     _, stage = build(SparseVLMPlus((30, 20, 10)), [sample], inv_freq=frequencies(d))
-    logit = stage.query @ stage.key.transpose(2, 3) * stage.scale
-    torch.testing.assert_close(logit[:, 0], stage.gravity(), rtol=1e-4, atol=1e-3)
-    flat = (logit / stage.gravity()[:, None])[0, 0, :, 4:64]
+    logit = stage.attention.query @ stage.attention.key.transpose(2, 3) * stage.attention.scale
+    torch.testing.assert_close(logit[:, 0], stage.attention.gravity(), rtol=1e-4, atol=1e-3)
+    flat = (logit / stage.attention.gravity()[:, None])[0, 0, :, 4:64]
     torch.testing.assert_close(flat, torch.ones_like(flat), rtol=1e-3, atol=1e-3)
-    plain = stage.received()[0, 0]
+    plain = stage.attention.received(stage.rater)[0, 0]
     assert plain[-10:].mean() > plain[:10].mean()
 
 
@@ -115,12 +116,12 @@ def test_the_floor_bites_where_the_weight_crosses_zero() -> None:
     where = {"inv_freq": frequencies(128), "key_position": position, "query_position": position[:, 60:]}
     bare, safe = SparseVLMPlus((9, 5, 2), gravity_floor=None), SparseVLMPlus((9, 5, 2))
     _, stage = build(safe, [sample], **where)
-    weight = stage.gravity()[:, :, :60]
+    weight = stage.attention.gravity()[:, :, :60]
     assert (weight < 0).any() and (weight > 0).any()
     assert (bare.score(stage) < 0).any()
     score = safe.score(stage)
     assert (score > 0).all()
-    bound = stage.received().amax(1) / (0.1 * math.sqrt(128))
+    bound = stage.attention.received(stage.rater).amax(1) / (0.1 * math.sqrt(128))
     assert (score <= bound * (1 + 1e-5)).all()
 
 
@@ -139,9 +140,13 @@ def test_a_layer_without_rotary_positions_has_nothing_to_divide_out() -> None:
     """The weight is one: what counts is plain attention, summed over the best heads."""
     method = SparseVLMPlus((5, 3, 2))
     _, stage = build(method, [Sample.random(0, 2, 12, 4)], inv_freq=None)
-    assert torch.equal(stage.gravity(), torch.ones(1, stage.query.shape[2], stage.key.shape[2]))
-    _, still = build(method, [Sample.random(0, 2, 12, 4)], inv_freq=torch.zeros(stage.query.shape[-1] // 2))
-    weight = still.gravity()[0, 0, 0]  # frequencies of zero: the same weight everywhere
+    assert torch.equal(
+        stage.attention.gravity(), torch.ones(1, stage.attention.query.shape[2], stage.attention.key.shape[2])
+    )
+    _, still = build(
+        method, [Sample.random(0, 2, 12, 4)], inv_freq=torch.zeros(stage.attention.query.shape[-1] // 2)
+    )
+    weight = still.attention.gravity()[0, 0, 0]  # frequencies of zero: the same weight everywhere
     chosen, other = method.select(stage), method.select(still)
     assert torch.equal(chosen.keep, other.keep)
     torch.testing.assert_close(chosen.score, other.score * weight)
@@ -184,7 +189,7 @@ def test_several_axes() -> None:
     sample = Sample.random(1, 3, 20, 6)
     method = SparseVLMPlus((9, 5, 2))
     _, plain = build(method, [sample])
-    three = {k: getattr(plain, k).expand(3, -1, -1) for k in ("query_position", "key_position")}
+    three = {k: getattr(plain.attention, k).expand(3, -1, -1) for k in ("query_position", "key_position")}
     _, same = build(method, [sample], rotary_axis=torch.tensor([0, 1, 2, 0]), **three)
     torch.testing.assert_close(method.score(same), method.score(plain))
     bumped = {**three, "key_position": three["key_position"] * torch.tensor([1, 2, 3])[:, None, None]}

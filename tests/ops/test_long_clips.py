@@ -42,7 +42,7 @@ def test_a_stage_is_linear(method: Method) -> None:
 
 
 def test_the_measure_sees_a_quadratic_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "ROW_CHUNK", 10**9)
+    monkeypatch.setattr(ops.rows, "ROW_CHUNK", 10**9)
     small, large = cost(METHODS[0], 2048), cost(METHODS[0], 8192)
     assert large[0] > 10 * small[0] and large[1] > 10 * small[1]
 
@@ -55,7 +55,7 @@ def test_chunks_of_merging_do_not_show(chunk: int, monkeypatch: pytest.MonkeyPat
         return ops.density_peaks_merge(x, [12, 9, 3], [2, 3, 1])
 
     whole = merge()
-    monkeypatch.setattr(ops, "ROW_CHUNK", chunk)
+    monkeypatch.setattr(ops.rows, "ROW_CHUNK", chunk)
     check: Callable[..., None] = torch.testing.assert_close
     for a, b in zip(merge(), whole, strict=True):
         check(a, b)

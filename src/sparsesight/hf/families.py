@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..budget import BEFORE
 from ..errors import UnsupportedModelError
 from . import refused
 
@@ -43,7 +44,7 @@ class Anatomy:
     layers: nn.ModuleList
     kinds: tuple[Layer, ...]
     visual_ids: tuple[int, ...]
-    prunable: tuple[int, ...]  # layers after which pruning is possible
+    prunable: tuple[int, ...]  # layers after which pruning is possible; -1: before the first
 
     def attention(self, layer: int) -> nn.Module:
         """The self-attention module of a decoder layer that has one."""
@@ -84,7 +85,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     if blind:
         raise UnsupportedModelError(f"{name}: no self-attention found in decoder layers {blind}")
     prunable = _prunable(model.config, kinds)
-    if not prunable:
+    if not set(prunable) - {BEFORE}:
         raise UnsupportedModelError(
             f"{name}: there is no decoder layer after which every later one can do with less"
         )
@@ -136,17 +137,22 @@ def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
 
 
 def _prunable(config: Any, kinds: tuple[Layer, ...]) -> tuple[int, ...]:
-    """Layers after which tokens may go.
+    """Layers after which tokens may go, and before the first if no later one adds picture features.
 
     They attend to everything (a windowed one would do only where all are), they come after the last layer that still
     adds picture features to the hidden states, and before every layer whose keys others borrow, as those must go
     with the borrowers' masks.
     """
-    first = max(_last_addition(config) - 1, 0)
+    last = _last_addition(config)
     stop = min([len(kinds) - 1, *(x.source for x in kinds if x.source != x.index)])
     full = any(x.kind == "full_attention" for x in kinds)
-    return tuple(
-        i for i in range(first, stop) if kinds[i].kind == "full_attention" or (kinds[i].attends and not full)
+    return (
+        *((BEFORE,) if not last and stop > 0 else ()),
+        *(
+            i
+            for i in range(max(last - 1, 0), stop)
+            if kinds[i].kind == "full_attention" or (kinds[i].attends and not full)
+        ),
     )
 
 

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Schedule
+from ..budget import BEFORE, Schedule
 from ..errors import SparseSightError
-from ..methods.base import Counts, StageInput, planned_counts
 from ..methods.rows import Rows, advance
+from ..methods.stage import Attention, Counts, StageInput, planned_counts
 from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
 from .families import Layer
 from .layout import Layout, Plan, Record, Trace
-from .masks import mask_of_rows, select_mask
-from .rotary import axes, axis_of_frequencies, frequencies
+from .masks import select_mask
+from .rotary import axes
+from .seen import Seen, positions_of
 from .shape import cached_numbers
-from .shorten import NOT_ROWS, Keys, fold, pick, take_rows, unfold
+from .shorten import NOT_ROWS, Keys, fold, take_rows, unfold
 
 
 @dataclass
@@ -49,18 +50,18 @@ class Forward:
     past_keys: tuple[int, ...] = ()
     tokens_out: list[tuple[int, ...]] = field(default_factory=list)
     recycled: list[tuple[int, ...]] = field(default_factory=list)
+    merged: list[tuple[int, ...]] = field(default_factory=list)
     kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     trace: list[Trace] = field(default_factory=list)
-    seen: tuple[Tensor, Tensor, Tensor, Tensor, Any, dict[str, Any]] | None = None  # what the probe saw last
+    seen: Seen | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
     frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
-    rotary: tuple[Tensor, Tensor] | None = (
-        None  # axis and frequency of each pair, where there are several axes
+    axes_read: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # see `Seen.attention`
+    asked: bool = (
+        True  # whether hidden states or attentions are to be returned: what follows is kept for them
     )
     spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
-    keys: dict[int, Keys] = field(
-        default_factory=dict
-    )  # what each layer attends to, where that is not everything
+    keys: dict[int, Keys] = field(default_factory=dict)  # what layers attend to, where that is not everything
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -87,24 +88,24 @@ class Forward:
             return
         if not plan.method.data_dependent:
             self.counts = planned_counts(schedules, len(plan.stages), self.device)
-        if plan.method.per_frame:
+        if plan.method.per_frame or plan.method.reads_frames:
             self.frames = layout.frames.numbers()
         self.prunable = torch.tensor(layout.prunable).to(self.device, non_blocking=True)
         self.rows = layout.rows
 
-    def rate(self, embeddings: Tensor) -> None:
+    def rate(self, hidden: Tensor) -> None:
         """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
         if self.rows is None or self.layout is None:
             return
         with self.plan.clock("raters"), torch.no_grad():
-            rows, layout = self.rows, self.layout
-            x = embeddings if embeddings.ndim == 3 else embeddings[0]
-            visual_at, is_visual = ops.compact(rows.visual, max(layout.visual))
-            text_at, is_text = ops.compact(rows.text, max(layout.text))
+            rows = self.rows
+            x = hidden if hidden.ndim == 3 else hidden[0]
+            visual_at, is_visual = ops.compact(rows.visual, max(self.tokens))
+            text_at, is_text = self._text(rows)
             chosen = self.plan.method.rate(ops.take(x, visual_at), ops.take(x, text_at), is_visual, is_text)
             # Scatter the choice back; padding points at other rows and must not clear them.
-            target = text_at.masked_fill(~is_text, self.length)
-            rater = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
+            target = text_at.masked_fill(~is_text, rows.text.shape[1])
+            rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
             self.rows = replace(rows, rater=rater.scatter_(1, target, chosen)[:, :-1])
 
     @property
@@ -127,19 +128,8 @@ class Forward:
         if self.rows is None or self.layout is None or layer != expected:
             return
         with self.plan.clock("scoring"), torch.no_grad():
-            row, valid = ops.compact(self.rows.text, max(self.layout.text))
-            rater = self.rows.rater.gather(1, row) & valid
-            index = row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]).to(query.device)
-            mask = mask.to(self.device) if isinstance(mask, Tensor) else mask
-            # A model may lie on several devices; everything is chosen on the one that its decoder starts on.
-            self.seen = (
-                row,
-                rater,
-                query.gather(2, index).to(self.device),
-                key.to(self.device),
-                mask,
-                kwargs,
-            )
+            row, _ = self._text(self.rows)
+            self.seen = Seen.of(row, query, key, mask, kwargs, self.device)
 
     def enter(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
@@ -155,6 +145,8 @@ class Forward:
             and layer == self.plan.stages[self.done] + 1
         ):
             hidden = self._prune(hidden)
+        if layer == 0:
+            self.rate(hidden)
         kind = self.plan.kinds[layer]
         if self.rows is None or not self.done:
             known = pruned_layer(self.cache, kind.source)
@@ -170,7 +162,9 @@ class Forward:
                 for k, v in kwargs.items()
             }
             if kind.attends:
-                keys = self.keys[layer] = self._keys(kind)
+                keys = self._keys(kind)
+                if self.asked:
+                    self.keys[layer] = keys
                 self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
             else:
                 changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
@@ -211,6 +205,7 @@ class Forward:
             cached_numbers(self.cache, self.plan.num_layers),
             tuple(self.tokens_out),
             tuple(self.recycled),
+            tuple(self.merged),
             tuple(self.kept),
             self.trace,
         )
@@ -313,45 +308,30 @@ class Forward:
         """Choose and apply one stage's survivors."""
         plan, rows, layout = self.plan, self.rows, self.layout
         assert rows is not None and layout is not None and self.prunable is not None
-        if self.seen is None:
-            raise SparseSightError(
-                f"decoder layer {plan.stages[self.done]} did not call its attention as expected"
-            )
-        row, rater, query, key, mask, kwargs = self.seen
-        self.seen = None
+        layer = plan.stages[self.done]
+        if self.seen is None and layer != BEFORE:
+            raise SparseSightError(f"decoder layer {layer} did not call its attention as expected")
+        seen, self.seen = self.seen, None
         shaped, hidden = hidden, fold(hidden).to(self.device)
         column, visual = ops.compact(rows.visual, max(self.tokens))
-        axis, frequency = None, frequencies(plan.decoder, plan.kinds[plan.stages[self.done]])
-        offset = key.shape[2] - hidden.shape[1]
-        position = self._positions(rows)
+        row, text = self._text(rows)
         frame, frame_tokens = (
             (x.gather(1, rows.source.gather(1, column)) for x in self.frames) if self.frames else (None, None)
         )
-        if frequency is not None and position.ndim == 3:
-            axis, frequency = self._axis(frequency)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
-                layer=plan.stages[self.done],
+                layer=layer,
                 planned=self.counts[self.done] if self.counts else None,
                 visual=visual,
                 prunable=self.prunable,
                 origin=rows.origin.gather(1, column),
                 hidden=hidden,
                 column=column,
-                rater=rater,
-                query=query,
-                key=key,
-                mask=mask_of_rows(mask, row, offset, key.shape[2]),
-                key_column=column + offset,
-                query_position=pick(position, row),
-                key_position=torch.cat(
-                    (position[..., :1].expand(*position.shape[:-1], offset), position), -1
-                ),
-                inv_freq=frequency,
-                scale=kwargs.get("scaling") or query.shape[-1] ** -0.5,
-                softcap=kwargs.get("softcap"),
-                rotary_axis=axis,
+                text=text,
+                text_column=row,
+                rater=rows.rater.gather(1, row) & text,
+                at=self._attention(seen, plan.kinds[layer], row, column, hidden.shape[1]),
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
@@ -365,15 +345,26 @@ class Forward:
         self.tokens = out
         self.tokens_out.append(out)
         self.recycled.append(selection.counts.recycled)
+        self.merged.append(selection.counts.merged)
         self.kept.append((stage.origin, selection.keep))
         self.done += 1
-        self.spans.append((stage.layer + 1, self.rows))
+        if self.asked:
+            self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.trim_early and self.done == 1 and width < self.length:
             self._trim(width)
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
         return unfold(shorter, shaped)
+
+    def _attention(
+        self, seen: Seen | None, kind: Layer, row: Tensor, column: Tensor, rows: int
+    ) -> Attention | None:
+        """Of the layer that just ran, if there is one."""
+        if seen is None or self.rows is None:
+            return None
+        position = self._positions(self.rows)
+        return seen.attention(self.plan.decoder, kind, row, column, rows, position, self.axes_read)
 
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
@@ -388,19 +379,12 @@ class Forward:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""
         if self.plan.method.positions == "compact" and self.done:
             return self.memo["positions", None][1][0]
-        given = self.position_ids
-        if given is None:
-            return rows.source + self.past
-        if given.ndim == 3:  # some prepend the plain positions, for masks
-            count = axes(self.plan.decoder)
-            given = given[-count:] if count > 1 else given[0]
-        return pick(given.expand(*given.shape[:-2], self.batch, -1), rows.source)
+        return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
-    def _axis(self, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
-        """Which axis of multi-axis positions each frequency reads; the same at all stages."""
-        if self.rotary is None:
-            self.rotary = axis_of_frequencies(self.plan.decoder, inv_freq)
-        return self.rotary
+    def _text(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Rows of the text after the picture, [b, r], and which of them are no filler."""
+        assert self.layout is not None
+        return ops.compact(rows.text, max(self.layout.text))
 
     def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

@@ -1,8 +1,9 @@
 """The hooks that let a decoder run with fewer tokens, and their undoing.
 
 A forward passes them in this order: the model's entrance (token ids, before the picture is encoded), the decoder's
-entrance, the first layer's entrance (embeddings: raters are chosen), the attention of pruning layers (the probe), the
-entrance of every layer after the first stage, the last layer's exit, the decoder's exit. What one forward knows is in
+entrance, the first layer's entrance (embeddings: a stage before it acts, then raters are chosen), the attention of
+pruning layers (the probe), the entrance of every layer after the first stage, the last layer's exit, the decoder's
+exit. What one forward knows is in
 :class:`Forward`, one per thread; it is gone when the decoder returns or raises.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ..budget import BEFORE
 from ..errors import SparseSightError
 from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
@@ -22,7 +24,7 @@ from .families import Anatomy, attention_implementation, check_implementation
 from .forward import Forward
 from .frames import FrameRule, Frames
 from .generation import Generating
-from .inputs import among, check_labels, is_checkpointed, valid_rows
+from .inputs import among, asks_for_outputs, check_labels, is_checkpointed, valid_rows
 from .layout import Given, Layout, Plan, Record
 from .outputs import widen_outputs
 from .probe import Probe
@@ -87,14 +89,15 @@ class Hooks:
             hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
             hook(parts.base, "forward", self.forget, always_call=True)
         hook(parts.decoder, "forward_pre", self.enter_decoder, with_kwargs=True)
-        hook(parts.layers[0], "forward_pre", self.enter_layers, with_kwargs=True)
-        for i in range(self.plan.first_pruned, len(parts.layers)):
+        for i in sorted({0, *range(self.plan.first_pruned, len(parts.layers))}):
             hook(parts.layers[i], "forward_pre", self.layer_entrance(i), with_kwargs=True)
         hook(parts.layers[-1], "forward", self.leave_layers)
         hook(parts.decoder, "forward", self.leave_decoder)
         hook(parts.decoder, "forward", self.forget, always_call=True)
         self.implementation = attention_implementation(parts.decoder)
-        self.probes = [Probe(parts.attention(i), i, self.observe, self.added) for i in self.plan.stages]
+        self.probes = [
+            Probe(parts.attention(i), i, self.observe, self.added) for i in self.plan.stages if i != BEFORE
+        ]
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""
@@ -133,6 +136,7 @@ class Hooks:
     def see_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Labels stay with the outermost model; what they are predicted from is decided inside."""
         self.local.labels = kwargs.get("labels")
+        self.local.asked = getattr(self.local, "asked", None) or asks_for_outputs(module, kwargs)
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
@@ -170,6 +174,7 @@ class Hooks:
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
             layout = self.layout_as_given(x, kwargs.get("attention_mask"), past)
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
+        forward.asked = getattr(self.local, "asked", False) or asks_for_outputs(module, kwargs)
         if layout is not None:
             forward.activate(layout)
             if forward.active:
@@ -184,11 +189,6 @@ class Hooks:
             # A decoder that goes on with so many last rows would take others than are meant.
             return args, {**kwargs, "logits_to_keep": 0}
         return None
-
-    def enter_layers(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See what enters the first layer: raters are chosen by it."""
-        if self.forward is not None:
-            self.forward.rate(args[0] if args else kwargs["hidden_states"])
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""
@@ -232,7 +232,7 @@ class Hooks:
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        self.local.forward = self.local.layout = self.local.labels = None
+        self.local.forward = self.local.layout = self.local.labels = self.local.asked = None
 
     def layout_as_given(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
         """The layout by the caller's own mask; None if these tokens are not the prompt it is about.

@@ -19,6 +19,15 @@ def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
     return found
 
 
+def asks_for_outputs(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Whether a call is to return hidden states or attentions of all layers."""
+    config = getattr(module, "config", None)
+    return any(
+        kwargs.get(name) or getattr(config, name, None)
+        for name in ("output_hidden_states", "output_attentions")
+    )
+
+
 def check_labels(labels: Any, visual: Tensor) -> None:
     """Refuse labels that are predicted from visual tokens [b, n]: those may be dropped, and predict nothing then.
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparseSightError
-from ..methods.base import Method, Selection, StageInput
+from ..methods.base import Method
 from ..methods.rows import Rows
+from ..methods.stage import Selection, StageInput
 from .clock import Clock
 from .families import Layer, attention_implementation
 from .frames import Frames
@@ -154,6 +155,7 @@ class Record:
     cached: tuple[int, ...] | None  # numbers each layer caches per token; None without a cache
     tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
     recycled: tuple[tuple[int, ...], ...]
+    merged: tuple[tuple[int, ...], ...]
     kept: tuple[tuple[Tensor, Tensor], ...]  # per stage: origin [b, v] of the visual tokens, kept flag [b, v]
     trace: list[Trace]
 

@@ -23,12 +23,19 @@ def widen_outputs(output: Any, forward: Forward) -> None:
     if not isinstance(output, dict):
         return
     hidden, attentions = output.get("hidden_states"), output.get("attentions")
+    if not forward.asked and forward.done and (hidden or attentions):
+        raise UnsupportedModelError(
+            "output_hidden_states, output_attentions: the model returns them though neither its arguments nor its "
+            "config ask for them; set output_hidden_states=True in the call"
+        )
     if hidden is not None:
-        last = len(forward.plan.kinds)  # the last of them is what the decoder returns, and long already
+        # The first is what the first layer was given, long if no stage comes before it; the last is what the decoder
+        # returns, and long already.
+        last = len(forward.plan.kinds)
         output["hidden_states"] = tuple(
             x
-            if x is None or not i or (i == last and x.shape[-2] == forward.length)
-            else widen(x, forward, i - 1)
+            if x is None or (i in (0, last) and x.shape[-2] == forward.length)
+            else widen(x, forward, max(i - 1, 0))
             for i, x in enumerate(hidden)
         )
     if attentions is not None:
@@ -42,7 +49,7 @@ def widen_outputs(output: Any, forward: Forward) -> None:
 
 
 def widen(hidden: Tensor, forward: Forward, layer: int) -> Tensor:
-    """Hidden states [b, m, c] that left ``layer`` as [b, n, c]."""
+    """Hidden states [b, m, c] of the rows that ``layer`` computed on as [b, n, c]."""
     rows = forward.rows_of(layer)
     if rows is None:
         return hidden

@@ -140,6 +140,8 @@ class Sparsified:
             width=last.width,
             tokens_out=last.tokens_out,
             recycled=last.recycled,
+            merged=last.merged,
+            overhead=self.method.overhead,
             past=last.past,
             latency=self._latency,
             clips=last.layout.frames.describe(self.kept),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from ..errors import SparseSightError
 from .base import Method
+from .compose import Compose
 from .random import Random
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
@@ -37,6 +40,37 @@ def make_method(method: Method | str, **options: Any) -> Method:
     return kind(**options)
 
 
+def parse(text: str) -> Method:
+    """A method as it is written: ``fastv``, ``visionzip(retain=192)``, or several in order with ``>`` between them.
+
+    ``parse(str(method)) == method``.
+
+    Raises:
+        SparseSightError: as :func:`make_method`, and for what is not written like this.
+    """
+    parts = [_parse_one(part) for part in re.split(r">", text)]
+    return parts[0] if len(parts) == 1 else Compose(*parts)
+
+
+def _parse_one(text: str) -> Method:
+    written = re.fullmatch(r"\s*([\w.+-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if written is None:
+        raise SparseSightError(
+            f"method {text!r}: write a name and options, such as sparsevlm+(retain=64, layers=(2, 6, 15))"
+        )
+    name, arguments = written.groups()
+    try:
+        call = ast.parse(f"f({arguments or ''})", mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+        assert len(options) == len(call.keywords)
+    except (SyntaxError, ValueError, AssertionError) as error:
+        raise SparseSightError(
+            f"method {text!r}: write options as name=value, such as retain=64, layers=(2, 6, 15)"
+        ) from error
+    return make_method(name, **options)
+
+
 def from_dict(data: Mapping[str, Any]) -> Method:
     """The inverse of :meth:`Method.to_dict`.
 
@@ -44,7 +78,20 @@ def from_dict(data: Mapping[str, Any]) -> Method:
         SparseSightError: as :func:`make_method`.
     """
     options = dict(data)
-    return make_method(options.pop("method", ""), **options)
+    name = options.pop("method", "")
+    if name == Compose.name:
+        return Compose(*(from_dict(part) for part in options.get("parts", ())))
+    return make_method(name, **options)
 
 
-__all__ = ["METHODS", "Method", "Random", "SparseVLM", "SparseVLMPlus", "from_dict", "make_method"]
+__all__ = [
+    "METHODS",
+    "Compose",
+    "Method",
+    "Random",
+    "SparseVLM",
+    "SparseVLMPlus",
+    "from_dict",
+    "make_method",
+    "parse",
+]

@@ -1,9 +1,10 @@
 """The contract between a token-reduction method and whatever runs the model.
 
-A host (the transformers integration, the vLLM plugin) builds a :class:`StageInput` at every pruning layer and gets a
-:class:`Selection` back. A method says which text tokens judge (``rate``), how much each visual token matters
-(``score``) and how many stay (``plan``, or ``counts`` where the data decide). Everything that must hold for every
-method, exact counts, stable ties, order, recycling, lives in :meth:`Method.select` and is written once.
+A host (the transformers integration, the vLLM plugin) builds a :class:`StageInput` at every stage, before the first
+decoder layer or after any, and gets a :class:`Selection` back. A method says which text tokens judge (``rate``), how
+much each visual token matters (``score``), how many stay (``plan``, or ``counts`` where the data decide) and what
+becomes of the others (``merge``). Everything that must hold for every method, exact counts, stable ties, order,
+recycling, lives in :meth:`Method.select` and is written once.
 """
 
 from __future__ import annotations
@@ -11,92 +12,35 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, Schedule, as_published, check_layers, check_retain, plan, pruning_layers
+from ..budget import (
+    BEFORE,
+    Retain,
+    Schedule,
+    StageSizes,
+    as_published,
+    check_layers,
+    check_retain,
+    plan,
+    pruning_layers,
+)
 from ..errors import SparseSightError
+from .stage import Counts, Selection, StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Num
+    from jaxtyping import Bool, Float, Int
 
 
 # More visual tokens than any picture has: what cannot be met with these cannot be met.
 ANY_PICTURE = 1_000_000
-
-
-class Counts(NamedTuple):
-    """Per-sample counts of one stage: on the device what selects, on the host what fixes shapes."""
-
-    keep: Int[Tensor, " b"]
-    recycle: Int[Tensor, " b"]
-    recycled: tuple[int, ...]
-    merged: tuple[int, ...]
-    tokens_out: tuple[int, ...]  # kept and merged together
-
-
-@dataclass(frozen=True)
-class StageInput:
-    """What a method may see at a pruning layer. ``v`` columns are visual tokens, ``r`` rows are text tokens."""
-
-    index: int  # which stage, from 0
-    layer: int  # decoder layer after which it prunes
-    planned: Counts | None  # counts of the schedule; None for a method that decides from data
-    visual: Bool[Tensor, "b v"]  # False on padding
-    prunable: Bool[Tensor, " b"]  # False: keep all of this sample (no text follows its visual tokens)
-    origin: Int[Tensor, "b v"]  # index among the sample's visual tokens, -1 for a merged token
-    hidden: Float[Tensor, "b n c"]  # output of the pruning layer, all rows
-    column: Int[Tensor, "b v"]  # row of `hidden` of each visual token
-    rater: Bool[Tensor, "b r"]  # which text rows judge
-    query: Float[Tensor, "b h r d"]  # this layer's queries of the text rows, after the rotary embedding
-    key: Float[Tensor, "b g k d"]  # this layer's keys, cached ones included, after the rotary embedding
-    mask: Tensor  # which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive
-    key_column: Int[Tensor, "b v"]  # key of each visual token
-    query_position: Num[Tensor, "... b r"]  # rotary positions of the text rows; some have fractions
-    key_position: Num[Tensor, "... b k"]  # rotary positions of all keys
-    inv_freq: Float[Tensor, " f"] | None  # rotary frequencies; None if the layer has no rotary embedding
-    scale: float  # of the attention logits
-    softcap: float | None = None
-    rotary_axis: Int[Tensor, " f"] | None = None
-    frame: Int[Tensor, "b v"] | None = None  # number of each visual token's frame; only where the method asks
-    frame_tokens: Int[Tensor, "b v"] | None = None  # how many tokens that frame had in the prompt
-
-    def received(self, divisor: Tensor | None = None) -> Float[Tensor, "b h v"]:
-        """Attention every visual token receives per head, averaged over the raters (see :func:`ops.head_sums`)."""
-        sums = ops.head_sums(self.query, self.key, self.mask, self.rater, self.scale, self.softcap, divisor)
-        sums = sums.gather(2, self.key_column[:, None].expand(-1, sums.shape[1], -1))
-        return sums / self.rater.sum(1).clamp(min=1)[:, None, None]
-
-    def mean_attention(self) -> Float[Tensor, "b r v"]:
-        """Head-averaged attention from every text row to every visual token."""
-        mean = ops.head_mean(self.query, self.key, self.mask, self.scale, self.softcap)
-        return mean.gather(2, self.key_column[:, None].expand(-1, mean.shape[1], -1))
-
-    def gravity(self) -> Float[Tensor, "b r k"]:
-        """Rotary weight of every (text row, key) pair (see :func:`ops.rotary_gravity`).
-
-        It is 1 in a layer without rotary positions, where there is nothing to divide out.
-        """
-        if self.inv_freq is None:
-            return self.key.new_ones(*self.query.shape[::2], self.key.shape[2], dtype=torch.float32)
-        d = self.query.shape[-1]
-        return ops.rotary_gravity(self.query_position, self.key_position, self.inv_freq, d, self.rotary_axis)
-
-
-class Selection(NamedTuple):
-    """What a method returns: which visual tokens stay, and what the merged ones became."""
-
-    keep: Bool[Tensor, "b v"]
-    score: Float[Tensor, "b v"]
-    counts: Counts
-    recycled: Int[Tensor, "b m"] | None = None  # visual columns that are merged, best score first
-    merge: ops.Merge | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +50,8 @@ class Method(ABC):
     Attributes:
         retain: average visual tokens per layer (int), a ratio in (0, 1], or kept counts per stage (tuple); see
             :mod:`sparsesight.budget`.
-        layers: 0-based decoder layers after which to prune; by default the published relative depths.
+        layers: 0-based decoder layers after which to prune, -1 for before the first; by default the published relative
+            depths.
         positions: ``"original"`` keeps every token's rotary position; ``"compact"`` renumbers the tokens of each
             stage from zero and places merged tokens after the kept ones, as SparseVLM v1.x does.
         always_drop: the published clamp, every stage drops at least one token. Off by default: a budget that the
@@ -129,6 +74,9 @@ class Method(ABC):
     name: ClassVar[str]
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
+    reads_attention: ClassVar[bool] = True  # False: it can act before the first layer as well
+    reads_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
+    reads_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -151,7 +99,10 @@ class Method(ABC):
         visual_mask: Bool[Tensor, "b v"],
         text_mask: Bool[Tensor, "b t"],
     ) -> Bool[Tensor, "b t"]:
-        """Which text tokens judge, from the embeddings entering layer 0. Default: :func:`ops.text_raters`."""
+        """Which text tokens judge, from the embeddings entering layer 0, of the visual tokens that do enter it.
+
+        Default: :func:`ops.text_raters`.
+        """
         return ops.text_raters(visual, text, visual_mask, text_mask)
 
     @abstractmethod
@@ -162,6 +113,29 @@ class Method(ABC):
         """How many tokens stay. Default: the schedule's counts, known before any tensor exists."""
         assert stage.planned is not None
         return stage.planned
+
+    def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
+        """What the recycled visual tokens (columns, best score first) become.
+
+        Default: :func:`ops.density_peaks_merge` of their hidden states.
+        """
+        tokens = ops.take(stage.hidden, stage.column.gather(1, recycled))
+        return ops.density_peaks_merge(tokens, counts.recycled, counts.merged)
+
+    def overhead(self, sizes: StageSizes) -> int:
+        """Multiply-adds of the method itself at one stage, for one sample.
+
+        Default: the raters (once), one row of attention for every text token, and the distances of recycled tokens.
+        """
+        raters = sizes.tokens_in * sizes.text * sizes.hidden if sizes.index == 0 else 0
+        return raters + sizes.text * sizes.keys * sizes.width + sizes.recycled**2 * sizes.hidden
+
+    def fitted(self, retain: Retain, visual: int, num_layers: int) -> Method:
+        """This method at another budget, for prompts of ``visual`` tokens in a decoder of ``num_layers``.
+
+        A method whose published layers cannot meet every budget moves them here.
+        """
+        return dataclasses.replace(self, retain=retain)
 
     # -- written once for all methods -------------------------------------------------------------------------
 
@@ -195,6 +169,11 @@ class Method(ABC):
                 depths = depths[: len(self.retain)]
             return pruning_layers(depths, num_layers, allowed)
         check_layers(self.layers, num_layers)
+        if self.reads_attention and self.layers[0] == BEFORE:
+            raise SparseSightError(
+                f"layers={self.layers!r}: {self.name!r} goes by the attention of decoder layers, of which there is "
+                "none before the first; give layers from 0 on"
+            )
         bad = [] if allowed is None else [x for x in self.layers if x not in allowed]
         if bad:
             raise SparseSightError(
@@ -232,9 +211,16 @@ class Method(ABC):
                 return Selection(keep, score, counts)
             behind = place - counts.keep[:, None]
             recycled, _ = ops.first_ranked(behind, stage.visual & ~keep, counts.recycle, max(counts.recycled))
-        tokens = ops.take(stage.hidden, stage.column.gather(1, recycled))
-        merge = ops.density_peaks_merge(tokens, counts.recycled, counts.merged)
-        return Selection(keep, score, counts, recycled, merge)
+        return Selection(keep, score, counts, recycled, self.merge(stage, recycled, counts))
+
+    def __str__(self) -> str:
+        """As :func:`sparsesight.methods.parse` reads it: ``sparsevlm+(retain=192)``; defaults are left out."""
+        said = [
+            f"{f.name}={value!r}"
+            for f in dataclasses.fields(self)
+            if (value := getattr(self, f.name)) != f.default or type(value) is not type(f.default)
+        ]
+        return f"{self.name}({', '.join(said)})" if said else self.name
 
     def to_dict(self) -> dict[str, Any]:
         """This method as JSON-ready data; :func:`sparsesight.methods.from_dict` reads it back."""
@@ -253,26 +239,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
-
-
-def planned_counts(schedules: Sequence[Schedule], stages: int, device: torch.device) -> tuple[Counts, ...]:
-    """The counts of every stage for a batch, moved to the device in one copy.
-
-    ``schedules`` holds one entry per sample; a schedule without stages keeps everything.
-    """
-    table: list[tuple[list[int], list[int], list[int]]] = []
-    for i in range(stages):
-        row = [s.stages[i] if s.stages else None for s in schedules]
-        keep = [x.keep if x else s.visual for x, s in zip(row, schedules, strict=True)]
-        table.append((keep, [x.recycled if x else 0 for x in row], [x.merged if x else 0 for x in row]))
-    on_device = torch.tensor([(keep, recycled) for keep, recycled, _ in table]).to(device, non_blocking=True)
-    return tuple(
-        Counts(
-            keep=on_device[i, 0],
-            recycle=on_device[i, 1],
-            recycled=tuple(recycled),
-            merged=tuple(merged),
-            tokens_out=tuple(k + q for k, q in zip(keep, merged, strict=True)),
-        )
-        for i, (keep, recycled, merged) in enumerate(table)
-    )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from ..budget import StageSizes
 from ..errors import SparseSightError
-from .base import Method, StageInput
+from .base import Method
+from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,6 +31,7 @@ class Random(Method):
     seed: int = 0
 
     name: ClassVar[str] = "random"
+    reads_attention: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,3 +47,6 @@ class Random(Method):
         ):  # xor-shift-multiply mixing, kept within 31 bits
             x = ((x ^ (x >> 16)) * multiplier) % 2**31
         return (x ^ (x >> 15)).float()
+
+    def overhead(self, sizes: StageSizes) -> int:
+        return 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .base import Selection, StageInput
+from .stage import Selection, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

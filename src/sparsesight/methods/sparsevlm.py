@@ -15,7 +15,8 @@ from torch import Tensor
 from .. import ops
 from ..budget import recycled_counts
 from ..errors import SparseSightError
-from .base import Counts, Method, StageInput, is_number
+from .base import Method, is_number
+from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -81,12 +82,12 @@ class SparseVLM(Method):
         return self.adaptive
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        return stage.received().mean(1)
+        return stage.attention.received(stage.rater).mean(1)
 
     def counts(self, stage: StageInput) -> Counts:
         if not self.adaptive:
             return super().counts(stage)
-        rank = ops.attention_rank(stage.mean_attention(), stage.rater, stage.visual)
+        rank = ops.attention_rank(stage.attention.mean_attention(), stage.rater, stage.visual)
         visual = stage.visual.sum(1)
         keep = ops.rank_rule(rank, visual, self.scale, self.bias).where(stage.prunable, visual)
         kept, tokens = keep.tolist(), visual.tolist()  # the one sync: lengths must be known to the host

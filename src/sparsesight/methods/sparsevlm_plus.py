@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import SparseSightError
-from .base import Method, StageInput, is_number
+from .base import Method, is_number
+from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -62,10 +63,11 @@ class SparseVLMPlus(Method):
         return cls(retain, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None)
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        weight = stage.gravity()
+        attention = stage.attention
+        weight = attention.gravity()
         if self.gravity_floor is not None:
-            weight = weight.clamp(min=self.gravity_floor * math.sqrt(stage.query.shape[-1]))
-        received = stage.received(weight)
+            weight = weight.clamp(min=self.gravity_floor * math.sqrt(attention.query.shape[-1]))
+        received = attention.received(stage.rater, weight)
         _, score = ops.select_heads(received, stage.visual, self.head_count(received.shape[1]))
         return score
 

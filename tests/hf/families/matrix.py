@@ -194,14 +194,14 @@ def rotation(case: Case, attention: str) -> None:
         trace = run.trace
     for step, layer in zip(trace, run.layers, strict=True):
         stage = step.stage
-        rows, keys = stage.query.shape[2], stage.key.shape[2]
+        rows, keys = stage.attention.query.shape[2], stage.attention.key.shape[2]
         if not ones[layer]:
-            assert stage.inv_freq is None, f"layer {layer} is not rotated"
+            assert stage.attention.inv_freq is None, f"layer {layer} is not rotated"
             continue
         query, key = (_rows(x, keys) for x in ones[layer][:2])
-        rest = stage.query.shape[-1] - query.shape[-1]
-        weight = (query[-rows:] @ key.T + rest) / stage.query.shape[-1] ** 0.5
-        case.close(stage.gravity()[0], weight, f"layer {layer}")
+        rest = stage.attention.query.shape[-1] - query.shape[-1]
+        weight = (query[-rows:] @ key.T + rest) / stage.attention.query.shape[-1] ** 0.5
+        case.close(stage.attention.gravity()[0], weight, f"layer {layer}")
 
 
 def _rows(x: Tensor, count: int) -> Tensor:

@@ -1,0 +1,42 @@
+"""Pure tensor functions: everything the methods compute, with no model, no state and no transformers.
+
+Conventions. Every function is batch-first and maskable: padded entries carry ``False`` in a boolean mask and never
+influence another entry. Inputs may be fp16, bf16 or fp32; sums, softmaxes and distances run in fp32. Nothing here
+reads a value back to the host, so nothing here waits for an accelerator (but for the SVD in :func:`attention_rank`,
+which PyTorch may synchronise).
+
+Axes in the annotations: ``b`` batch, ``n`` sequence rows, ``v`` visual tokens, ``t`` text tokens, ``r`` rater rows,
+``k`` keys, ``h`` query heads, ``g`` key-value heads, ``d`` head width, ``c`` hidden width, ``m`` recycled tokens.
+"""
+
+from .attention import (
+    attention_rank,
+    attention_rows,
+    head_mean,
+    head_sums,
+    rank_rule,
+    rotary_gravity,
+    select_heads,
+    text_raters,
+)
+from .merging import Merge, density_peaks_merge
+from .rows import causal_rows, compact, first_ranked, group_ranks, ranks, take
+
+__all__ = [
+    "Merge",
+    "attention_rank",
+    "attention_rows",
+    "causal_rows",
+    "compact",
+    "density_peaks_merge",
+    "first_ranked",
+    "group_ranks",
+    "head_mean",
+    "head_sums",
+    "rank_rule",
+    "ranks",
+    "rotary_gravity",
+    "select_heads",
+    "take",
+    "text_raters",
+]

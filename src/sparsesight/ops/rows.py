@@ -1,0 +1,109 @@
+"""Rows of padded batches: picking, compacting and ranking them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+# Rows scored or compared at once: bounds the [heads, rows, keys] softmax buffer and the distances of clustering, so
+# that long questions and long clips stay cheap in memory.
+ROW_CHUNK = 128
+
+
+def take(x: Tensor, index: Int[Tensor, "b m"]) -> Tensor:
+    """Gather rows: ``x`` [b, n, ...] at ``index`` [b, m] gives [b, m, ...]."""
+    view = index.reshape(index.shape + (1,) * (x.ndim - 2))
+    return x.gather(1, view.expand(*index.shape, *x.shape[2:]))
+
+
+def compact(
+    mask: Bool[Tensor, "b n"], length: int, order: Int[Tensor, "b n"] | None = None
+) -> tuple[Int[Tensor, "b m"], Bool[Tensor, "b m"]]:
+    """Right-aligned compaction: the index of every ``True`` entry, filler on the left.
+
+    Args:
+        mask: entries to keep; no row may hold more than ``length`` of them.
+        length: width of the result.
+        order: optional non-negative sort keys; by default entries stay in their order.
+
+    Returns:
+        ``index`` [b, length] into axis 1, and ``valid`` [b, length], ``False`` on filler (whose index is in range).
+    """
+    keys = mask.to(torch.int64) if order is None else torch.where(mask, order + 1, 0)
+    index = keys.argsort(dim=1, stable=True)[:, mask.shape[1] - length :]
+    return index, mask.gather(1, index)
+
+
+def causal_rows(
+    row: Int[Tensor, "b r"], keys: int, offset: int, key_valid: Bool[Tensor, "b k"] | None = None
+) -> Bool[Tensor, "b 1 r k"]:
+    """Which keys each selected row may see: those up to its own place (``row + offset``), minus padding."""
+    seen = torch.arange(keys, device=row.device) <= (row + offset)[..., None]
+    if key_valid is not None:
+        seen = seen & key_valid[:, None]
+    return seen[:, None]
+
+
+def ranks(score: Float[Tensor, "b v"], valid: Bool[Tensor, "b v"]) -> Int[Tensor, "b v"]:
+    """Place of every entry when sorted by descending score: 0 is best, a tie goes to the earlier entry.
+
+    Invalid entries rank behind all valid ones, so ``ranks(...) < count`` keeps the same tokens alone and in a batch.
+    A NaN score counts as the lowest.
+    """
+    floor = torch.finfo(torch.float32).min
+    score = torch.nan_to_num(score.float(), nan=floor, neginf=floor).masked_fill(~valid, -math.inf)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(score.shape[1], device=score.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place)
+
+
+def group_ranks(
+    place: Int[Tensor, "b v"],
+    group: Int[Tensor, "b v"],
+    size: Int[Tensor, "b v"],
+    valid: Bool[Tensor, "b v"],
+) -> Int[Tensor, "b v"]:
+    """Places (see :func:`ranks`) under which any number of the best has the same share of every group.
+
+    The ``r``-th best of a group of ``s`` entries is due at ``(r + 1/2) / s``, so the first ``k`` places are the
+    apportionment of ``k`` seats by Webster's method: how many each group gets follows from the sizes alone, to within
+    rounding ``k * s / total``, and never falls as ``k`` grows. Groups that are due at once take turns spread over
+    their numbers (multiples of the golden ratio), so that a few seats among many groups are not all at the beginning.
+
+    Args:
+        place: by score, 0 is best.
+        group: number of each entry's group, below 2**31.
+        size: how many entries its group has, those included that are gone already; the same for all of a group.
+        valid: invalid entries get the last places.
+    """
+    at = torch.arange(place.shape[1], device=place.device).expand_as(place)
+    order = (group.masked_fill(~valid, 2**31) * place.shape[1] + place).argsort(dim=1)
+    sorted_group = group.masked_fill(~valid, 2**31).gather(1, order)
+    first = torch.ones_like(valid)
+    first[:, 1:] = sorted_group[:, 1:] != sorted_group[:, :-1]
+    within = at - torch.where(first, at, 0).cummax(1).values
+    within = torch.empty_like(order).scatter_(1, order, within)
+    due = ((2 * within + 1) << 30) // size.clamp(min=1)  # whole numbers: equal ones are equal on every device
+    turn = (group * 0x9E3779B1) % 2**32
+    due = (due * 2**32 + turn).masked_fill(~valid, torch.iinfo(torch.int64).max)
+    return torch.empty_like(order).scatter_(1, due.argsort(dim=1, stable=True), at)
+
+
+def first_ranked(
+    place: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"], count: Int[Tensor, " b"], width: int
+) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
+    """Indices of the ``count`` best places (see :func:`ranks`), best first, and a mask over the ``width`` columns."""
+    index = place.masked_fill(~valid, place.shape[1]).argsort(dim=1, stable=True)[:, :width]
+    return index, (torch.arange(width, device=place.device) < count[:, None]).expand_as(index)
+
+
+def chunks(size: int) -> Iterator[slice]:
+    """``size`` rows, a bounded number of them at a time."""
+    return (slice(start, start + ROW_CHUNK) for start in range(0, size, ROW_CHUNK))
