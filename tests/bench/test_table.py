@@ -12,7 +12,7 @@ import torch
 from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
 from sparsesight.bench.growth import PANELS, check_folder, draw, save, sweeps
-from sparsesight.bench.table import markdown, remarks, tables
+from sparsesight.bench.table import equality, markdown, remarks, tables
 from sparsesight.methods import make_method
 from sparsesight.shapes import Shape, random_llava
 
@@ -52,6 +52,13 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
 def test_remarks(rows: list[dict[str, Any]]) -> None:
     assert len(remarks(rows)) == 4 and "of the prefill, raters" in remarks(rows)[0]
     assert "no gain here, the FLOPs limit itself is 1.05x" in remarks([{**rows[0], "flops_limit": 1.05}])[1]
+
+
+def test_unequal_costs_are_said(rows: list[dict[str, Any]]) -> None:
+    assert "cost the same prefill FLOPs" in equality(rows) and equality(rows) in markdown(CONFIG, rows)
+    other = [*rows[1:], {**rows[0], "cost_deviation": -0.118}]
+    assert "do NOT cost the same: their prefill FLOPs are up to 12 % off" in equality(other)
+    assert "-11.8 % FLOPs beside what retain stands for" in remarks(other)[3]
 
 
 def test_markdown_has_all_tables(rows: list[dict[str, Any]]) -> None:

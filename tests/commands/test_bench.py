@@ -38,6 +38,14 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
 
 
+def test_costs_that_cannot_be_equal_are_said() -> None:
+    """Pruning after the second layer at the earliest, nothing costs as little as what is asked for."""
+    how = ("--retain", "1", "--layers", "1,2", "--repeats", "1", "--steps", "0")
+    result = run("bench", "--shape", SMALL, "--methods", "random", *how)
+    assert result.exit_code == 0, result.stderr
+    assert "do NOT cost the same" in " ".join(result.stdout.split())
+
+
 def test_the_bundled_model() -> None:
     result = run("bench", "--retain", "0.5", "--repeats", "1", "--steps", "1", "--threads", "1", "--json")
     assert result.exit_code == 0, result.stderr
@@ -64,7 +72,7 @@ def test_the_version_in_the_environment() -> None:
         (["--retain", "many"], "is no budget"),
         (["--methods", "fastest"], "fastest"),
         (["--methods", "dense"], "at least one beside dense"),
-        (["--shape", SMALL, "--layers", "1,2", "--retain", "1"], "possible are"),
+        (["--shape", "layers=32", "--retain", "1"], "possible are"),
         (["--shape", SMALL, "--retain", "40"], "keeps all 36 visual tokens"),
         (["--shape", SMALL, "--retain", "40", "--visual", "64,36"], "keeps all 36 visual tokens"),
         (["--shape", SMALL, "--retain", "0.5", "--dtype", "int8"], "int8"),

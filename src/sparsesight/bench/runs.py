@@ -6,29 +6,21 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from ..budget import Retain
 from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from ..metrics import Report
+from .cases import Case
 from .timing import FIRST, PREFILL, TOKEN, Times, peak_bytes, spread, timed_decoder
 from .work import run_once, shortened
 
 PARTS = ("raters", "scoring", "gather", "masks")
 SHARES = 3  # runs from which the shares of the mechanism are taken
-
-
-class Case(NamedTuple):
-    """A method to measure: how it is called in the table, the budget that was asked for, and the method itself."""
-
-    name: str
-    retain: Retain
-    method: Method
 
 
 def bench(
@@ -104,6 +96,7 @@ def bench(
                 **_counts(report),
                 "peak_dense_bytes": peaks[0],
                 "peak_sparse_bytes": peaks[i + 1],
+                "cost_deviation": case.deviation,
                 "settings": case.method.to_dict(),
             }
         )

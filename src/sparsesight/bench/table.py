@@ -65,6 +65,7 @@ SIZES = (
     Column("peak MB", _number("peak_sparse_bytes", 2, 1e6)),
     Column("dense", _number("peak_dense_bytes", 2, 1e6)),
 )
+EQUAL = 0.01  # costs that differ by no more are called equal
 TABLES = {
     "Prefill of the decoder; ratio = speed-up / FLOPs limit; in brackets from processor time": PREFILL,
     "The whole call up to the first token, and a further token's; in brackets from processor time": TOKENS,
@@ -87,12 +88,14 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """What the overhead is made of, and where nothing can be gained."""
+    """Where costs are not equal, what the overhead is made of, and where nothing can be gained."""
     said = []
     for row in rows:
         which = (
             f"{row['method']}, retain {row['retain']}, {row['visual']} visual tokens, batch {row['batch']}"
         )
+        if abs(row["cost_deviation"]) > EQUAL:
+            said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
         parts = ", ".join(f"{k} {100 * v:.2f} %" for k, v in row["overhead_parts"].items())
         said.append(f"{which}: of the prefill, {parts}")
         if row["flops_limit"] < 1.1:
@@ -100,9 +103,18 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     return said
 
 
+def equality(rows: Sequence[Row]) -> str:
+    """Whether what stands side by side costs the same, for a title."""
+    most = max(abs(row["cost_deviation"]) for row in rows)
+    if most <= EQUAL:
+        return "Methods at the same retain cost the same prefill FLOPs"
+    return f"Methods at the same retain do NOT cost the same: their prefill FLOPs are up to {100 * most:.0f} % off"
+
+
 def markdown(config: Row, rows: Sequence[Row]) -> str:
     """A page with the settings, the machine, the tables and the remarks."""
     lines = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items())]
+    lines += ["", f"{equality(rows)}."]
     for table in tables(rows):
         lines += ["", f"## {table.title}", ""]
         lines += [_line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.cells)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..errors import SparseSightError
 from .options import METHOD, choose_method, parse_counts, parse_layers, parse_retain, split
 
 if TYPE_CHECKING:
-    from ..bench import Case
+    from ..methods import Method
     from ..shapes import Shape
 
 SHAPE_HELP = "Random LLaVA of this shape, such as layers=24,hidden=1024,ffn=2816,visual=576,text=64."
@@ -30,7 +30,9 @@ def bench(
         "measured beside them.",
         show_default=METHOD,
     ),
-    retain: str = typer.Option("192,128,64", help="Budgets of each method: tokens or ratios."),
+    retain: str = typer.Option(
+        "192,128,64", help="Budgets: tokens or ratios; a budget costs the same FLOPs for every method."
+    ),
     layers: str | None = typer.Option(None, help="Pruning layers, such as 2,6,15."),
     batch: str = typer.Option("1", help="Prompts per forward; several are a sweep, such as 1,4."),
     visual: str | None = typer.Option(
@@ -59,42 +61,54 @@ def bench(
         raise SparseSightError(
             f"--visual {visual!r} needs --shape: the pictures of a real model have their own size"
         )
-    budgets = [parse_retain(part) for part in split(retain)]
+    budgets = [x for x in map(parse_retain, split(retain)) if not isinstance(x, tuple)]
     if not budgets:
         raise SparseSightError(f"--retain {retain!r}: give at least one budget")
     names = [name for name in split(choose_method(methods)) if name != "dense"]
     if not names:
         raise SparseSightError(f"--methods {methods!r}: give at least one beside dense")
-    options: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
+    pruning = None if layers is None else parse_layers(layers)
     batches = parse_counts(batch, "--batch")
-    lengths = None if visual is None else parse_counts(visual, "--visual")
+    lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
 
     import torch
 
-    from ..bench import Case, environment
     from ..bench import bench as measure
+    from ..bench import environment
+    from ..bench.cases import equal_cost, prompt_sizes
     from ..bench.growth import check_folder, save
-    from ..methods import make_method
+    from ..hf.families import anatomy
+    from ..hf.shape import decoder_shape
     from ..shapes import Shape, repeat_prompt
     from .loading import out_of_memory
 
-    # A wrong option fails before a model is loaded.
-    cases = [Case(x, r, make_method(x, retain=r, **options)) for x in names for r in budgets]
-    if shape is not None:
-        _check_budgets(cases, Shape.parse(shape), lengths)
+    # What is wrong with an option fails before a model is loaded.
+    chosen = {name: _at_layers(name, pruning) for name in names}
+    shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
+    for sizes in shapes:
+        if sizes is not None:
+            equal_cost(chosen, budgets, sizes.decoder, sizes.prompt)
     if out is not None:
-        check_folder(out, plots=lengths is not None and len(lengths) > 1)
+        check_folder(out, plots=len(lengths) > 1)
     if threads:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
-    for length in lengths or (None,):
-        built, prompt, what = _subject(model, shape, length, device, dtype, attention)
+    for sizes in shapes:
+        built, prompt, what = _subject(model, sizes, device, dtype, attention)
         weights = next(built.parameters())
         if weights.device.type not in ("cpu", "cuda"):
             raise SparseSightError(f"--device {device!r}: this device has no clock here, use cpu or cuda")
+        parts = anatomy(built)
+        cases = equal_cost(chosen, budgets, decoder_shape(parts), prompt_sizes(built, prompt), parts.prunable)
         machine = environment(str(weights.device), weights.dtype)
-        config = {"subject": what, **options, "repeats": repeats, "steps": steps, **machine}
+        config = {
+            "subject": what,
+            "layers": layers or "by the method",
+            "repeats": repeats,
+            "steps": steps,
+            **machine,
+        }
         for count in batches:
             with out_of_memory(weights.device), _progress((repeats + 1) * (2 * len(cases) + 1)) as tick:
                 many = repeat_prompt(prompt, count)
@@ -107,34 +121,35 @@ def bench(
         _show(config, rows)
 
 
-def _check_budgets(cases: Sequence[Case], sizes: Shape, lengths: Sequence[int] | None) -> None:
-    """Find out that a budget cannot be met, or leaves nothing to prune, before measuring another one for minutes."""
-    for case in cases:
-        where = case.method.stage_layers(sizes.layers)
-        for length in lengths or (sizes.visual,):
-            if not case.method.data_dependent and not case.method.plan(length, sizes.layers, where).stages:
-                raise SparseSightError(
-                    f"--retain {case.retain}: {case.name} keeps all {length} visual tokens, there is nothing to measure"
-                )
+def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
+    """A method as written, pruning after ``layers``."""
+    from ..methods import Compose, parse
+
+    method = parse(name)
+    if layers is None:
+        return method
+    if isinstance(method, Compose):
+        raise SparseSightError(
+            f"--layers: the parts of {name!r} have layers of their own, write them in brackets"
+        )
+    return replace(method, layers=layers)
 
 
 def _subject(
-    model: str | None, shape: str | None, visual: int | None, device: str, dtype: str, attention: str
+    model: str | None, sizes: Shape | None, device: str, dtype: str, attention: str
 ) -> tuple[Any, dict[str, Any], str]:
     """The model to measure, its prompt, and what to call it."""
     import torch
 
     from .loading import check_dtype, load_model, pick_device
 
-    if shape is not None:
-        from ..shapes import Shape, random_llava
+    if sizes is not None:
+        from ..shapes import random_llava
 
-        sizes = Shape.parse(shape)
         where = pick_device(device)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
-        chosen = sizes if visual is None else replace(sizes, visual=visual)
-        return *random_llava(chosen, getattr(torch, name), str(where), attention), str(sizes)
+        return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes)
     from .. import bundled
     from ..images import open_image
     from .answering import prepare
@@ -159,10 +174,11 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..bench.table import remarks, tables
+    from ..bench.table import equality, remarks, tables
 
     console = Console()
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
+    console.print(equality(rows), highlight=False)
     for made in tables(rows):
         table = Table(*made.heads, title=made.title)
         for cells in made.cells:
