@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sparsesight.bench.table import tables
 from tests.bench.small import SMALL
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
 
@@ -34,6 +35,10 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
     result = run("bench", "--shape", SMALL, "--retain", "0.5", "--visual", "36,64", *QUICK, "--out", str(out))
     assert result.exit_code == 0, result.stderr
     assert "FLOPs" in result.stdout and "of the prefill, raters" in result.stdout
+    heads = [
+        word for made in tables(json.loads((out / "bench.json").read_text())["rows"]) for word in made.heads
+    ]
+    assert all(word in result.stdout for head in heads for word in head.split())  # at 80 columns
     assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-batch1.png"]
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
 

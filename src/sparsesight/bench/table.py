@@ -26,7 +26,7 @@ def _number(key: str, digits: int = 1, unit: float = 1.0) -> Callable[[Row], str
 
 
 def _share(wall: str, cpu: str) -> Callable[[Row], str]:
-    return lambda row: f"{100 * row[wall]:.2f} % ({100 * row[cpu]:.2f} %)"
+    return lambda row: f"{100 * row[wall]:.1f}% ({100 * row[cpu]:.1f}%)"
 
 
 def _both(wall: str, cpu: str) -> Callable[[Row], str]:
@@ -108,7 +108,7 @@ def equality(rows: Sequence[Row]) -> str:
     most = max(abs(row["cost_deviation"]) for row in rows)
     if most <= EQUAL:
         return "Methods at the same retain cost the same prefill FLOPs"
-    return f"Methods at the same retain do NOT cost the same: their prefill FLOPs are up to {100 * most:.0f} % off"
+    return f"Methods at the same retain do NOT cost the same: their prefill FLOPs are up to {100 * most:.1f} % off"
 
 
 def markdown(config: Row, rows: Sequence[Row]) -> str:

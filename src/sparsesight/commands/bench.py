@@ -171,7 +171,9 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
 
 
 def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     from ..bench.table import equality, remarks, tables
@@ -180,9 +182,17 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
     console.print(equality(rows), highlight=False)
     for made in tables(rows):
-        table = Table(*made.heads, title=made.title)
+        table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for head, *cells in zip(
+            made.heads, *made.cells, strict=True
+        ):  # words stay whole, "0.97 (0.98)" may break
+            words = [word for text in (head, *cells) for word in text.split()]
+            table.add_column(head, min_width=min(max(map(len, words)), 16), overflow="fold")
         for cells in made.cells:
             table.add_row(*cells)
-        console.print(table)
+        narrowest = Measurement.get(console, console.options.update_width(1000), table).minimum
+        console.print(
+            table, width=max(console.width, narrowest), crop=False
+        )  # no column is lost on a narrow screen
     for text in remarks(rows):
         console.print(text, highlight=False)
