@@ -11,7 +11,7 @@ import torch
 
 from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
-from sparsesight.bench.growth import PANELS, check_folder, draw, save, sweeps
+from sparsesight.bench.growth import check_folder, draw, panels, save, sweeps
 from sparsesight.bench.table import equality, markdown, remarks, tables
 from sparsesight.methods import make_method
 from sparsesight.shapes import Shape, random_llava
@@ -88,11 +88,12 @@ def test_growth_is_drawn_for_each_batch(rows: list[dict[str, Any]], tmp_path: Pa
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[2:])
 
 
-def test_lines_of_the_drawing_are_the_rows(rows: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("processor", [False, True])
+def test_lines_of_the_drawing_are_the_rows(rows: list[dict[str, Any]], processor: bool) -> None:
     pytest.importorskip("matplotlib")
     assert sweeps(rows) and not sweeps(rows[:2])
-    figure = draw(rows[::-1])
-    for axes, (title, _, sparse, dense, scale) in zip(figure.axes, PANELS, strict=True):
+    figure = draw(rows[::-1], processor)
+    for axes, (title, _, sparse, dense, scale) in zip(figure.axes, panels(processor), strict=True):
         assert axes.get_title() == title
         lines = {line.get_label(): line for line in axes.get_lines()}
         assert len(lines) == 2 + (dense is not None)

@@ -114,7 +114,7 @@ def bench(
                 many = repeat_prompt(prompt, count)
                 rows += measure(built, many, cases, repeats=repeats, steps=steps, progress=tick)
     if out is not None:
-        save(out, config, rows)
+        save(out, config, rows, processor=weights.device.type == "cpu" and torch.get_num_threads() == 1)
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
