@@ -9,15 +9,34 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 if TYPE_CHECKING:
     from .hf.calls import visual_tokens
     from .hf.sparsify import Sparsified, sparsify
-    from .methods import METHODS, Compose, Method, Random, SparseVLM, SparseVLMPlus
+    from .methods import (
+        DART,
+        METHODS,
+        CDPruner,
+        Compose,
+        DivPrune,
+        FastV,
+        LastToken,
+        Method,
+        PyramidDrop,
+        Random,
+        SparseVLM,
+        SparseVLMPlus,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DART",
     "METHODS",
     "BudgetError",
+    "CDPruner",
     "Compose",
+    "DivPrune",
+    "FastV",
+    "LastToken",
     "Method",
+    "PyramidDrop",
     "Random",
     "SparseSightError",
     "SparseVLM",

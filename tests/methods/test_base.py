@@ -260,7 +260,7 @@ def test_selecting_keeps_no_graph_but_merging_does() -> None:
 
 BATCH = [(3, 40, 9), (5, 25, 4), (0, 61, 1), (4, 7, 0), (2, 0, 6), (1, 40, 12)]
 METHODS_IN_BATCHES: list[Method] = [
-    *(kind((20, 9, 4)) for kind in METHODS.values()),
+    *(kind((20, 9, 4)[: len(kind.depths)]) for kind in METHODS.values()),
     *(kind(0.5) for kind in METHODS.values()),
     SparseVLM((20, 9, 4), positions="compact", always_drop=True),
     SparseVLM(1.0, adaptive=True, scale=2.5),
@@ -275,6 +275,7 @@ def test_a_batch_keeps_what_each_sample_keeps_alone(method: Method, poison: floa
     """Different sizes, one sample without text to judge and one without a picture; those two keep what they have."""
     samples = [Sample.random(10 + i, *sizes) for i, sizes in enumerate(BATCH)]
     layers = method.stage_layers(NUM_LAYERS)
+    index = min(index, len(layers) - 1)
     _, together = build(method, samples, layers, index, poison)
     selection = method.select(together)
     for i, sample in enumerate(samples):
@@ -303,7 +304,7 @@ def test_a_batch_keeps_what_each_sample_keeps_alone(method: Method, poison: floa
 def test_raters_by_default_are_those_of_the_paper() -> None:
     visual, text = normal(0, 1, 9, 8), normal(1, 1, 5, 8)
     flags = torch.ones(1, 9, dtype=torch.bool), torch.ones(1, 5, dtype=torch.bool)
-    for kind in METHODS.values():
+    for kind in (kind for kind in METHODS.values() if kind.rate is Method.rate):
         chosen = kind().rate(visual, text, *flags)
         share = (visual @ text.transpose(1, 2)).softmax(-1).mean(1)
         assert torch.equal(chosen, share > share.mean())

@@ -18,7 +18,7 @@ from .. import ops
 from ..budget import BEFORE, Schedule
 from ..errors import SparseSightError
 from ..methods.rows import Rows, advance
-from ..methods.stage import Attention, Counts, StageInput, planned_counts
+from ..methods.stage import Attention, Counts, StageInput, Vision, planned_counts
 from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
 from .families import Layer
 from .layout import Layout, Plan, Record, Trace
@@ -56,6 +56,7 @@ class Forward:
     seen: Seen | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
     frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
+    vision: Vision | None = None  # of each row of the input, where the method asks
     axes_read: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # see `Seen.attention`
     asked: bool = (
         True  # whether hidden states or attentions are to be returned: what follows is kept for them
@@ -315,9 +316,8 @@ class Forward:
         shaped, hidden = hidden, fold(hidden).to(self.device)
         column, visual = ops.compact(rows.visual, max(self.tokens))
         row, text = self._text(rows)
-        frame, frame_tokens = (
-            (x.gather(1, rows.source.gather(1, column)) for x in self.frames) if self.frames else (None, None)
-        )
+        source = rows.source.gather(1, column)
+        frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
         with plan.clock("scoring"):
             stage = StageInput(
                 index=self.done,
@@ -332,6 +332,7 @@ class Forward:
                 text_column=row,
                 rater=rows.rater.gather(1, row) & text,
                 at=self._attention(seen, plan.kinds[layer], row, column, hidden.shape[1]),
+                vision=self._vision(source, visual),
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
@@ -365,6 +366,13 @@ class Forward:
             return None
         position = self._positions(self.rows)
         return seen.attention(self.plan.decoder, kind, row, column, rows, position, self.axes_read)
+
+    def _vision(self, source: Tensor, visual: Tensor) -> Vision | None:
+        """Of the visual tokens that are left; a merged one has that of its cluster centre."""
+        if self.vision is None:
+            return None
+        attention, key = (ops.take(x, source) for x in (self.vision.attention, self.vision.key))
+        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0))
 
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""

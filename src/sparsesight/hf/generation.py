@@ -20,22 +20,28 @@ class Generating(threading.local):
     """Per thread: the length of the prompt of the ``generate()`` call in flight, None outside of one."""
 
     prompt: int | None = None
+    within: bool = False  # whether there is one
 
-    def watch(self, generate: Callable[..., Any], has_pictures: Callable[[Any], bool]) -> Callable[..., Any]:
+    def watch(
+        self, generate: Callable[..., Any], has_pictures: Callable[[Any], bool], over: Callable[[], None]
+    ) -> Callable[..., Any]:
         """``generate`` that tells us what its prompt is, and is the same otherwise.
 
-        ``has_pictures`` tells of a prompt's token ids (or None) whether it has visual tokens.
+        ``has_pictures`` tells of a prompt's token ids (or None) whether it has visual tokens; ``over`` is called when
+        the outermost call has ended, also by an exception.
         """
 
         @wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            outer = self.prompt  # an assistant may be the same model
+            outer = self.prompt, self.within  # an assistant may be the same model
             refuse(generate, args, kwargs, has_pictures)
-            self.prompt = prompt_length(args, kwargs)
+            self.prompt, self.within = prompt_length(args, kwargs), True
             try:
                 return generate(*args, **kwargs)
             finally:
-                self.prompt = outer
+                self.prompt, self.within = outer
+                if not self.within:
+                    over()
 
         return watched
 

@@ -28,6 +28,7 @@ from .inputs import among, asks_for_outputs, check_labels, is_checkpointed, vali
 from .layout import Given, Layout, Plan, Record
 from .outputs import widen_outputs
 from .probe import Probe
+from .vision import VisionReader
 
 PER_CALL = "per call"
 VisualMask = Tensor | Callable[[Tensor], Tensor] | Literal["per call"]
@@ -68,6 +69,7 @@ class Hooks:
         self.generating = Generating()
         self.added = Additions()
         self.probes: list[Probe] = []
+        self.vision = VisionReader(parts, str(plan.method)) if plan.method.reads_vision else None
         try:
             self.install()
         except BaseException:
@@ -80,7 +82,8 @@ class Hooks:
         self.added.attribute(parts.decoder, MARK, self)
         generate = getattr(parts.model, "generate", None)
         if generate is not None:
-            self.added.attribute(parts.model, "generate", self.generating.watch(generate, self.has_pictures))
+            watched = self.generating.watch(generate, self.has_pictures, self.forget_pictures)
+            self.added.attribute(parts.model, "generate", watched)
         for module in dict.fromkeys((parts.given, parts.model)):
             if module is not parts.decoder:
                 hook(module, "forward_pre", self.see_labels, with_kwargs=True)
@@ -98,6 +101,8 @@ class Hooks:
         self.probes = [
             Probe(parts.attention(i), i, self.observe, self.added) for i in self.plan.stages if i != BEFORE
         ]
+        if self.vision is not None:
+            self.vision.install(self.added)
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""
@@ -182,6 +187,8 @@ class Hooks:
                 check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
                 forward.checkpointed = is_checkpointed(module)
                 check_labels(getattr(self.local, "labels", None), layout.frames.visual)
+                if self.vision is not None and forward.rows is not None:
+                    forward.vision = self.vision.take(x, forward.rows.visual)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -233,6 +240,13 @@ class Hooks:
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
         self.local.forward = self.local.layout = self.local.labels = self.local.asked = None
+        if not self.generating.within:  # which encodes pictures once, and may want them several times
+            self.forget_pictures()
+
+    def forget_pictures(self) -> None:
+        """What the vision tower said of them."""
+        if self.vision is not None:
+            self.vision.forget()
 
     def layout_as_given(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
         """The layout by the caller's own mask; None if these tokens are not the prompt it is about.

@@ -1,4 +1,4 @@
-"""Reading a pruning layer's queries and keys, after the rotary embedding, from inside its attention.
+"""Reading a layer's queries and keys, after the rotary embedding, from inside its attention.
 
 The layer's attention module gets a private copy of its config that names a wrapped attention function; the function
 calls the real one and then shows queries, keys and mask to whoever listens. Nothing is recomputed and no class is
@@ -60,17 +60,17 @@ class _WithConfig:
 class Probe:
     """Shows ``listener(layer, query, key, mask, kwargs)`` every attention call of one module.
 
-    What it puts on the module is ``added``, and goes with it.
+    ``layer`` is the listener's own number for it. What it puts on the module is ``added``, and goes with it.
     """
 
     def __init__(self, attention: nn.Module, layer: int, listener: Listener, added: Additions) -> None:
         if getattr(attention, "config", None) is None:
             raise UnsupportedModelError(
-                f"decoder layer {layer}: its attention has no config, so it cannot be read"
+                f"layer {layer}: its attention {type(attention).__name__} has no config, so it cannot be read"
             )
         self.attention, self.layer, self.listener = attention, layer, uncompiled(listener)
         self.config: Any = attention.config
-        self.private = copy.copy(self.config)
+        self.private: Any = copy.copy(self.config)
         self.view = _WithConfig(attention, self.config)
         self.follow()
         added.attribute(attention, "config", self.private)

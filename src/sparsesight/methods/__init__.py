@@ -10,12 +10,31 @@ from typing import Any
 
 from ..errors import SparseSightError
 from .base import Method
+from .cdpruner import CDPruner
 from .compose import Compose
+from .dart import DART
+from .divprune import DivPrune
+from .fastv import FastV
+from .last_token import LastToken
+from .pyramid_drop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (SparseVLM, SparseVLMPlus, Random)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        SparseVLM,
+        SparseVLMPlus,
+        FastV,
+        PyramidDrop,
+        DART,
+        DivPrune,
+        CDPruner,
+        LastToken,
+        Random,
+    )
+}
 
 
 def make_method(method: Method | str, **options: Any) -> Method:
@@ -85,9 +104,15 @@ def from_dict(data: Mapping[str, Any]) -> Method:
 
 
 __all__ = [
+    "DART",
     "METHODS",
+    "CDPruner",
     "Compose",
+    "DivPrune",
+    "FastV",
+    "LastToken",
     "Method",
+    "PyramidDrop",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",

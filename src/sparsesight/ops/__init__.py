@@ -19,6 +19,7 @@ from .attention import (
     select_heads,
     text_raters,
 )
+from .diversity import dpp_places, least_similar_places, max_min_places, unit_vectors
 from .merging import Merge, density_peaks_merge
 from .rows import causal_rows, compact, first_ranked, group_ranks, ranks, take
 
@@ -29,14 +30,18 @@ __all__ = [
     "causal_rows",
     "compact",
     "density_peaks_merge",
+    "dpp_places",
     "first_ranked",
     "group_ranks",
     "head_mean",
     "head_sums",
+    "least_similar_places",
+    "max_min_places",
     "rank_rule",
     "ranks",
     "rotary_gravity",
     "select_heads",
     "take",
     "text_raters",
+    "unit_vectors",
 ]

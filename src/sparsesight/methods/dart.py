@@ -1,0 +1,89 @@
+"""DART: what matters is not how important a token is, but whether another says the same.
+
+Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
+arXiv:2502.11494, section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..budget import StageSizes
+from ..errors import SparseSightError
+from .base import Method
+from .stage import StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class DART(Method):
+    """Keep a few pivots, and the visual tokens that are least similar to them.
+
+    The pivots are the visual and the text tokens whose keys (all heads together, after the rotary embedding) have the
+    largest L1 norm. Visual pivots stay. Then each pivot in turn takes an equal share of what is still to be kept: the
+    tokens with the smallest cosine similarity to it, of the layer's output.
+
+    Attributes:
+        pivots: visual pivots, published 4.
+        text_pivots: pivots among the text after the picture, published 4.
+
+    Faithful: layer (before the third, by the keys of the second), choice and number of pivots, equal shares. Different:
+    the count is kept exactly, where the released code keeps ``4 + 8 * (tokens // 8)``; visual pivots take their share
+    before text pivots, each by norm, where the released order is that of a Python set; and hidden states are compared
+    as they are, where the released code first applies the final norm of the decoder, whose weights stretch channels.
+    """
+
+    pivots: int = 4
+    text_pivots: int = 4
+
+    name: ClassVar[str] = "dart"
+    depths: ClassVar[tuple[int, ...]] = (1,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pivots", "text_pivots"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+                raise SparseSightError(f"{name}={value!r}: a whole number from 0, such as the published 4")
+        if not self.pivots + self.text_pivots:
+            raise SparseSightError("pivots=0, text_pivots=0: tokens must be compared with at least one")
+
+    @classmethod
+    def published(cls, tokens: int = 128) -> DART:
+        """4 visual and 4 text pivots, and so many tokens after the second layer: 192, 128 or 64 of LLaVA-1.5's 576."""
+        return cls((tokens,), (1,))
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        attention, keep = stage.attention, self.counts(stage).keep
+        norm = attention.key.abs().sum((1, 3), dtype=torch.float32)
+        column = (
+            stage.text_column + attention.key.shape[2] - stage.hidden.shape[1]
+        )  # cached keys stand in front
+        by_norm = ops.ranks(norm.gather(1, attention.key_column), stage.visual)
+        text_by_norm = ops.ranks(norm.gather(1, column), stage.text)
+        held = keep.clamp(max=self.pivots)
+        texts = stage.text.sum(1).clamp(max=self.text_pivots)
+        pivot, exists = ops.first_ranked(by_norm, stage.visual, held, min(self.pivots, by_norm.shape[1]))
+        text_pivot, text_exists = ops.first_ranked(
+            text_by_norm, stage.text, texts, min(self.text_pivots, text_by_norm.shape[1])
+        )
+        place = ops.least_similar_places(
+            stage.features(),
+            stage.visual,
+            by_norm < held[:, None],
+            torch.cat((ops.take(stage.features(), pivot), ops.take(stage.text_features(), text_pivot)), 1),
+            torch.cat((exists, text_exists), 1),
+            keep,
+        )
+        return -place.float()
+
+    def overhead(self, sizes: StageSizes) -> int:
+        return (self.pivots + self.text_pivots) * sizes.tokens_in * sizes.hidden

@@ -1,0 +1,48 @@
+"""DivPrune: keep tokens that lie far from each other; the question has no say.
+
+Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv:2503.02175, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from .. import ops
+from ..budget import BEFORE, StageSizes
+from .base import Method
+from .stage import StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class DivPrune(Method):
+    """Before the language model, greedily enlarge the smallest cosine distance between kept tokens.
+
+    The first is the token whose nearest neighbour is farthest, then always the one whose nearest chosen token is.
+
+    Faithful: where it acts, distance, greedy order. Different: ``positions="original"`` (published: compact, since the
+    tokens are gone before they get positions; :meth:`published` restores it). Pictures of one prompt compete for the
+    budget unless ``per_frame=True``.
+    """
+
+    name: ClassVar[str] = "divprune"
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    reads_attention: ClassVar[bool] = False
+
+    @classmethod
+    def published(cls, ratio: float = 0.098) -> DivPrune:
+        """The released default: 9.8 % of the tokens, 56 of LLaVA-1.5's 576."""
+        return cls(ratio, (BEFORE,), "compact")
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        counts = self.counts(stage)
+        place = ops.max_min_places(stage.features(), stage.visual, counts.keep, max(counts.tokens_out))
+        return -place.float()
+
+    def overhead(self, sizes: StageSizes) -> int:
+        return (sizes.tokens_in + sizes.keep) * sizes.tokens_in * sizes.hidden

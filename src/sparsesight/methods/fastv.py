@@ -1,0 +1,31 @@
+"""FastV: one look of the last token at layer 2, and half of the picture goes.
+
+Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large
+Vision-Language Models", arXiv:2403.06764, section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .last_token import LastToken
+
+
+@dataclass(frozen=True)
+class FastV(LastToken):
+    """After ``K`` layers keep the visual tokens that the last token attends to most, averaged over heads, in layer K.
+
+    Faithful: layer (K = 2 counts from one, so it prunes after layer 1), score, kept rotary positions. Different: the
+    paper gives K and the fraction R of tokens that go, here ``retain`` says how many tokens that comes to on average
+    over the layers, as for every method; and a decoder of another depth than 32 layers is pruned at the same relative
+    depth. :meth:`published` gives the paper's numbers.
+    """
+
+    name: ClassVar[str] = "fastv"
+    depths: ClassVar[tuple[int, ...]] = (1,)
+
+    @classmethod
+    def published(cls, tokens: int = 288) -> FastV:
+        """K = 2, and so many tokens from there on: 288 are R = 50 % of LLaVA-1.5's 576, 144 are R = 75 %."""
+        return cls((tokens,), (1,))

@@ -1,0 +1,155 @@
+"""Choosing tokens that differ from each other.
+
+Every function returns *places* like :func:`ranks`: 0 is chosen first, so that ``place < keep`` is the choice. Tokens
+that are not chosen take the places behind, best first, and padding the last ones.
+
+Likeness is the cosine. It is taken from exact differences of unit vectors (``1 - d**2 / 2``) rather than from a matrix
+product, whose last digits depend on the shape of the batch: equal tokens tie exactly, and a tie goes to the earlier.
+No matrix of all pairs is ever held.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .rows import chunks, ranks, take
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+# What is left of a token's own quality below this fraction is the rounding of fp32, not new information.
+EXHAUSTED = 1e-5
+
+
+def unit_vectors(x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"]) -> Float[Tensor, "b v c"]:
+    """Rows of length one in fp32; padding is zero, whatever it held."""
+    return torch.nn.functional.normalize(x.float().masked_fill(~valid[..., None], 0), dim=-1)
+
+
+def max_min_places(
+    x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"], steps: int
+) -> Int[Tensor, "b v"]:
+    """Greedy max-min diversity: always the token whose nearest chosen one is farthest, by cosine distance.
+
+    The first is the token whose nearest neighbour is farthest (DivPrune, arXiv:2503.02175). The places behind the
+    chosen go by the distance to the nearest chosen one.
+
+    Args:
+        x: what is compared.
+        valid: False on padding, which is never chosen.
+        keep: how many each sample chooses; with fewer valid tokens it chooses them all.
+        steps: the largest of ``keep``, on the host.
+    """
+    unit = unit_vectors(x, valid)
+    at = torch.arange(valid.shape[1], device=x.device)
+    nearest = torch.cat(
+        [
+            _distance(unit[:, rows], unit)
+            .masked_fill(~valid[:, None] | (at[rows, None] == at), math.inf)
+            .amin(-1)
+            for rows in chunks(valid.shape[1])
+        ],
+        1,
+    )
+    taken, place = torch.zeros_like(valid), torch.zeros_like(at).expand_as(valid)
+    for step in range(min(steps, valid.shape[1])):
+        free = valid & ~taken & (step < keep)[:, None]
+        pick = nearest.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
+        new = (at == pick) & free
+        place, taken = torch.where(new, step, place), taken | new
+        distance = _distance(unit, take(unit, pick))[..., 0]
+        closer = distance if step == 0 else torch.minimum(nearest, distance)
+        nearest = torch.where(new.any(1, keepdim=True), closer, nearest)
+    return _with_rest(place, taken, nearest, valid)
+
+
+def dpp_places(
+    x: Float[Tensor, "b v c"],
+    quality: Float[Tensor, "b v"],
+    valid: Bool[Tensor, "b v"],
+    keep: Int[Tensor, " b"],
+    steps: int,
+) -> Int[Tensor, "b v"]:
+    """Greedy most probable subset of a determinantal point process with kernel ``diag(q) cos(x, x) diag(q)``.
+
+    Each step takes the token that enlarges the determinant most, which an incremental Cholesky factor tells in time
+    linear in the tokens (Chen et al. 2018, arXiv:1709.05135, algorithm 1). Where tokens lie in fewer dimensions than
+    are to be kept, no token adds anything any more; the places from there on go by quality.
+
+    Args:
+        x: what is compared.
+        quality: of every token, not negative.
+        valid, keep, steps: as :func:`max_min_places`.
+    """
+    unit = unit_vectors(x, valid)
+    quality = quality.float().masked_fill(~valid, 0)
+    at = torch.arange(valid.shape[1], device=x.device)
+    steps = min(steps, valid.shape[1])
+    gain = own = quality.square()  # log-determinants differ by the logarithm of this
+    taken, place = torch.zeros_like(valid), torch.zeros_like(at).expand_as(valid)
+    factor = quality.new_zeros(steps, *quality.shape)
+    for step in range(steps):
+        free = valid & ~taken & (gain > EXHAUSTED * own) & (step < keep)[:, None]
+        pick = gain.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
+        new = (at == pick) & free
+        place, taken = torch.where(new, step, place), taken | new
+        alike = 1 - _distance(unit, take(unit, pick))[..., 0].square() / 2
+        known = (factor[:step] * factor[:step].gather(2, pick.expand(step, -1, -1))).sum(0)
+        rest = alike * quality * quality.gather(1, pick) - known
+        rest = rest / gain.gather(1, pick).clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+        factor[step] = torch.where(new.any(1, keepdim=True), rest, 0)
+        gain = gain - factor[step].square()
+    behind = own - own.amax(1, keepdim=True) - 1
+    return _with_rest(place, taken, torch.where(gain > EXHAUSTED * own, gain, behind), valid)
+
+
+def least_similar_places(
+    x: Float[Tensor, "b v c"],
+    valid: Bool[Tensor, "b v"],
+    held: Bool[Tensor, "b v"],
+    pivot: Float[Tensor, "b p c"],
+    exists: Bool[Tensor, "b p"],
+    keep: Int[Tensor, " b"],
+) -> Int[Tensor, "b v"]:
+    """Each pivot in turn takes its share of the tokens that are least similar to it, by cosine.
+
+    Every pivot of a sample takes the same number, the first ones one more where that does not come out even. The
+    places behind go by the distance to the nearest pivot.
+
+    Args:
+        x: what is compared.
+        valid: False on padding, which is never chosen.
+        held: tokens that are kept beforehand (no more than ``keep``); they take the first places.
+        pivot: what tokens are compared with.
+        exists: False on pivots that a sample does not have.
+        keep: how many are chosen in all.
+    """
+    unit, pivot = unit_vectors(x, valid), unit_vectors(pivot, exists)
+    taken = held & valid
+    place, count = taken.cumsum(1) - 1, taken.sum(1, keepdim=True)
+    pivots = exists.sum(1, keepdim=True)
+    left = (keep[:, None] - count).clamp(min=0) + pivots - exists.cumsum(1)
+    share = torch.where(exists, left // pivots.clamp(min=1), 0)
+    nearest = torch.full(valid.shape, math.inf, device=x.device)
+    for i in range(pivot.shape[1]):
+        distance = _distance(unit, pivot[:, i : i + 1])[..., 0]
+        nearest = torch.where(exists[:, i : i + 1], torch.minimum(nearest, distance), nearest)
+        rank = ranks(distance, valid & ~taken)
+        new = valid & ~taken & (rank < share[:, i : i + 1])
+        place, taken = torch.where(new, count + rank, place), taken | new
+        count = taken.sum(1, keepdim=True)
+    return _with_rest(place, taken, nearest, valid)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances [b, m, n], every pair by itself."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _with_rest(place: Tensor, taken: Tensor, score: Tensor, valid: Tensor) -> Tensor:
+    """The places of the taken, and behind them the others by descending score."""
+    return torch.where(taken, place, taken.sum(1, keepdim=True) + ranks(score, valid & ~taken))

@@ -1,0 +1,84 @@
+"""CDPruner: what the question is about, and of that no two alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparsesight.budget import StageSizes
+from sparsesight.methods import CDPruner
+
+from .choosing import check_any_batch, kept
+from .stages import Sample, build, normal
+
+
+def relevance(sample: Sample) -> np.ndarray:
+    hidden = sample.hidden.double().numpy()
+    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    r = (unit[sample.at_visual] @ unit[sample.at_text].T).mean(1)
+    return (r - r.min()) / (r.max() - r.min())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rule_by_determinants(seed: int) -> None:
+    """Every greedy step enlarges the determinant of the kept part of the kernel most."""
+    sample = Sample.random(seed, 4, 25, 7)
+    sample.hidden = normal(seed + 70, sample.length, 16)
+    r = relevance(sample)
+    _, stage = build(CDPruner((9,)), [sample])
+    np.testing.assert_allclose(CDPruner().relevance(stage)[0].numpy(), r, atol=1e-6)
+    hidden = sample.hidden[sample.at_visual].double().numpy()
+    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    kernel = r[:, None] * (unit @ unit.T) * r
+    chosen: list[int] = []
+    for _ in range(9):
+        free = [i for i in range(25) if i not in chosen]
+        chosen.append(max(free, key=lambda i: np.linalg.det(kernel[np.ix_([*chosen, i], [*chosen, i])])))
+    assert kept(CDPruner((9,)), sample) == [sorted(chosen)]
+
+
+def about(words: list[int]) -> Sample:
+    """Five textures in a picture, a question of words that are like some of them; twelve tokens of each texture."""
+    sample = Sample.random(0, 2, 60, len(words))
+    sample.hidden = 0.02 * normal(3, sample.length, 8)
+    sample.hidden[2:62] += torch.eye(8)[torch.arange(60) // 12]
+    sample.hidden[62:] += torch.eye(8)[words]
+    return sample
+
+
+def test_what_is_asked_for_comes_first_and_only_once() -> None:
+    """Two textures are asked for: one token of each, not two of the one that is asked for more."""
+    for words in ([3, 3, 3, 1], [0, 4], [2, 2, 0]):
+        chosen = kept(CDPruner((2,)), about(words))[0]
+        assert sorted(i // 12 for i in chosen) == sorted(set(words))
+
+
+def test_equal_relevance_leaves_diversity() -> None:
+    """A question that has nothing in common with the picture, the same for all: one of every texture."""
+    sample = about([0])
+    sample.hidden[2:62] = torch.eye(8)[torch.arange(60) // 12]
+    sample.hidden[62:] = torch.eye(8)[7]
+    _, stage = build(CDPruner((5,)), [sample])
+    assert torch.equal(CDPruner().relevance(stage), torch.ones(1, 60))
+    assert kept(CDPruner((5,)), sample) == [[0, 12, 24, 36, 48]]
+
+
+def test_it_acts_before_the_language_model() -> None:
+    assert CDPruner().stage_layers(32) == (-1,)
+    assert CDPruner(128).plan(576, 32, (-1,)).entering == (128,) * 32
+
+
+@pytest.mark.parametrize("method", [CDPruner(0.4), CDPruner(0.4, layers=(-1, 9)), CDPruner(7)], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_any_batch(method: CDPruner, seed: int) -> None:
+    check_any_batch(method, seed)
+
+
+def test_overhead() -> None:
+    """Relevance, then per chosen token its likeness to all and its part of the Cholesky factor."""
+    sizes = StageSizes(
+        index=0, tokens_in=576, keep=64, recycled=0, merged=0, text=60, keys=640, width=4096, hidden=4096
+    )
+    expected = (576 + 60) * 4096 + sum(576 * 4096 + step * 576 for step in range(1, 65))
+    assert CDPruner().overhead(sizes) == expected
