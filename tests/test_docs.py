@@ -41,10 +41,13 @@ def test_a_new_method_by_the_guide() -> None:
     exec(compile(imports + code, "AGENTS.md", "exec", dont_inherit=True), names)
     model = tiny.model()
     prompt = tiny.inputs(tiny.processor(), tiny.SAMPLES)
-    with sparsify(model, names["LastToken"](retain=0.4), trace=True) as run, torch.no_grad():
-        model(**prompt)
-    raters = run.trace[0].stage.rater
-    assert raters.sum(1).tolist() == [1, 1, 0, 1] and bool(raters[[0, 1, 3], -1].all())
+    kept = []
+    for method in (names["LastToken"], METHODS["last-token"], METHODS["random"]):
+        with sparsify(model, method(retain=0.4, layers=(1, 3))) as run, torch.no_grad():
+            model(**prompt)
+        kept.append([[sample.tolist() for sample in stage] for stage in run.kept])
+    guide, own, other = kept
+    assert guide == own != other and len(guide) == 2
 
 
 def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None:
