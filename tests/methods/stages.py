@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsesight import Method, ops
 from sparsesight.budget import BEFORE, Schedule
 from sparsesight.methods.rows import Rows
-from sparsesight.methods.stage import Attention, StageInput, planned_counts
+from sparsesight.methods.stage import Attention, StageInput, Vision, planned_counts
 
 NUM_LAYERS = 32
 
@@ -41,6 +41,16 @@ class Sample:
     query: Tensor  # [h, n, d]
     key: Tensor  # [g, n, d]
     rater: Tensor  # [after]
+    looked_at: Tensor | None = None  # [visual], by the vision tower's class token
+    patch_key: Tensor | None = None  # [visual, e], of the vision tower
+    frame: Tensor | None = None  # [visual], numbers of pictures
+
+    def __post_init__(self) -> None:
+        spread = normal(self.before + self.visual, self.visual).exp()
+        self.looked_at = spread / spread.sum() if self.looked_at is None else self.looked_at
+        self.patch_key = normal(self.visual, self.visual, 5) if self.patch_key is None else self.patch_key
+        if self.frame is None:  # two pictures, the first the smaller
+            self.frame = (torch.arange(self.visual) >= self.visual // 3).long()
 
     @classmethod
     def random(
@@ -135,4 +145,11 @@ def build(
         "rater": rows.rater.gather(1, row) & is_text,
         "at": None if layers[index] == BEFORE else Attention(**attention),
     }
+    if method.reads_vision:
+        wide, seen = column.shape[1], [(s.looked_at, s.patch_key) for s in samples]
+        given["vision"] = Vision(*(left(list(x), wide, 0.0) for x in zip(*seen, strict=True)))  # type: ignore[arg-type]
+    if method.reads_frames or method.per_frame:
+        frames = [s.frame for s in samples if s.frame is not None]
+        given["frame"] = left(frames, column.shape[1], 0)
+        given["frame_tokens"] = left([x.bincount()[x] for x in frames], column.shape[1], 0)
     return rows, StageInput(**{**given, **changes})

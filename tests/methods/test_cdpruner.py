@@ -8,6 +8,7 @@ import torch
 
 from sparsesight.budget import StageSizes
 from sparsesight.methods import CDPruner
+from sparsesight.methods.stage import StageInput
 
 from .choosing import check_any_batch, kept
 from .stages import Sample, build, normal
@@ -52,6 +53,18 @@ def test_what_is_asked_for_comes_first_and_only_once() -> None:
     for words in ([3, 3, 3, 1], [0, 4], [2, 2, 0]):
         chosen = kept(CDPruner((2,)), about(words))[0]
         assert sorted(i // 12 for i in chosen) == sorted(set(words))
+
+
+def test_another_relevance_takes_its_place() -> None:
+    """Such as that of a text tower, which the caller has: the question's words do not count any more."""
+    given = torch.zeros(60)
+    given[[5, 30, 31]] = torch.tensor([0.5, 1.0, 0.9])
+
+    class OfTower(CDPruner):
+        def relevance(self, stage: StageInput) -> torch.Tensor:
+            return given[stage.origin]
+
+    assert kept(OfTower((2,)), about([4, 4])) == [[5, 30]]  # 31 is of the texture of 30
 
 
 def test_equal_relevance_leaves_diversity() -> None:

@@ -15,11 +15,17 @@ from .compose import Compose
 from .dart import DART
 from .divprune import DivPrune
 from .fastv import FastV
+from .holov import HoloV
 from .last_token import LastToken
+from .pooling import Pooling
 from .pyramid_drop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
+from .tome import ToMe
+from .uniform import Uniform
+from .visionzip import VisionZip
+from .vispruner import FasterVLM, VisPruner
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -29,8 +35,15 @@ METHODS: dict[str, type[Method]] = {
         FastV,
         PyramidDrop,
         DART,
+        VisionZip,
+        VisPruner,
+        FasterVLM,
         DivPrune,
         CDPruner,
+        HoloV,
+        ToMe,
+        Pooling,
+        Uniform,
         LastToken,
         Random,
     )
@@ -110,12 +123,19 @@ __all__ = [
     "Compose",
     "DivPrune",
     "FastV",
+    "FasterVLM",
+    "HoloV",
     "LastToken",
     "Method",
+    "Pooling",
     "PyramidDrop",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",
+    "ToMe",
+    "Uniform",
+    "VisPruner",
+    "VisionZip",
     "from_dict",
     "make_method",
     "parse",

@@ -32,6 +32,7 @@ class CDPruner(Method):
     Faithful: where it acts, kernel, greedy inference. Different, and so there is no preset called published: the paper
     takes ``r`` from the text tower that CLIP was trained with, which a vision-language model does not contain. Here it
     is the cosine similarity to the question's embeddings in the language model's own space, averaged over its tokens.
+    Who has such a text tower overrides :meth:`relevance`; nothing else changes.
     """
 
     name: ClassVar[str] = "cdpruner"

@@ -107,6 +107,12 @@ class StageInput:
         assert self.at is not None, "there is no attention before the first layer"
         return self.at
 
+    @property
+    def tower(self) -> Vision:
+        """What the vision tower says; only for methods that ask for it (``reads_vision``)."""
+        assert self.vision is not None, "the host gave nothing of the vision tower"
+        return self.vision
+
     def features(self) -> Float[Tensor, "b v c"]:
         """Hidden states of the visual tokens; padding is some other row's."""
         return ops.take(self.hidden, self.column)

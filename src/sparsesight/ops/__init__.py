@@ -20,28 +20,39 @@ from .attention import (
     text_raters,
 )
 from .diversity import dpp_places, least_similar_places, max_min_places, unit_vectors
+from .matching import bipartite_merge, even_target_merge, likeness_variance, thinned_places
 from .merging import Merge, density_peaks_merge
 from .rows import causal_rows, compact, first_ranked, group_ranks, ranks, take
+from .spacing import even_runs, evenly_spaced, grid_pool, group_seats, shares
 
 __all__ = [
     "Merge",
     "attention_rank",
     "attention_rows",
+    "bipartite_merge",
     "causal_rows",
     "compact",
     "density_peaks_merge",
     "dpp_places",
+    "even_runs",
+    "even_target_merge",
+    "evenly_spaced",
     "first_ranked",
+    "grid_pool",
     "group_ranks",
+    "group_seats",
     "head_mean",
     "head_sums",
     "least_similar_places",
+    "likeness_variance",
     "max_min_places",
     "rank_rule",
     "ranks",
     "rotary_gravity",
     "select_heads",
+    "shares",
     "take",
     "text_raters",
+    "thinned_places",
     "unit_vectors",
 ]

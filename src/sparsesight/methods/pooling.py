@@ -1,0 +1,62 @@
+"""Pooling: each picture's grid averaged to a coarser one, the control that every merging method must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from .. import ops
+from ..budget import BEFORE, Schedule, StageSizes
+from .base import Method
+from .merged import merge_in_order, plan_merged
+from .stage import Counts, StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Pooling(Method):
+    """Spatial average pooling of the tokens that enter the language model, to exactly the budget's count.
+
+    A picture (or frame) of ``n`` tokens is taken for a grid of ``h x w = n``, a square where ``n`` is one and otherwise
+    as nearly one as its divisors allow; a picture that is cut into another grid, or has newline tokens, is pooled along
+    its raster all the same, into cells that are not its own squares. Where no coarser grid has as many cells as the
+    budget, the rows are cut into bands and the bands into cells that differ by one in number (:func:`ops.grid_pool`), so
+    that costs stay equal: 64 of 576 are 8 x 8 cells of 3 x 3, 192 are 14 bands of 13 or 14.
+
+    Every picture has its share of the budget, to within rounding, so ``per_frame`` changes nothing; with fewer tokens
+    than pictures some have none. A control, not a published method: any size of average pooling can be asked for.
+    """
+
+    name: ClassVar[str] = "pooling"
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    reads_attention: ClassVar[bool] = False
+    reads_frames: ClassVar[bool] = True
+
+    @property
+    def recycled_fraction(self) -> float:
+        return 1.0
+
+    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
+        return plan_merged(self, visual, num_layers, layers, 1.0)
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        """None is better than another."""
+        return stage.visual.float()
+
+    def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
+        assert stage.frame is not None
+        frame = stage.frame
+
+        def merge(column: Tensor) -> ops.Merge:
+            group = frame.gather(1, column)
+            return ops.grid_pool(ops.take(stage.features(), column), group, counts.recycled, counts.merged)
+
+        return merge_in_order(recycled, counts.recycled, merge)
+
+    def overhead(self, sizes: StageSizes) -> int:
+        """One average of each token."""
+        return sizes.recycled * sizes.hidden

@@ -1,0 +1,40 @@
+"""Uniform: evenly spaced tokens, a control that looks at nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..budget import BEFORE, StageSizes
+from .base import Method
+from .stage import StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Uniform(Method):
+    """Keep every ``n/k``-th token of each picture (or frame) in raster order, the middles of ``k`` equal parts.
+
+    Every picture has its share of the budget, to within rounding (:func:`ops.group_ranks`), so ``per_frame`` changes
+    nothing. The steps are taken along the raster, not along rows and columns: any count is possible. A control, not a
+    published method.
+    """
+
+    name: ClassVar[str] = "uniform"
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    reads_attention: ClassVar[bool] = False
+    reads_frames: ClassVar[bool] = True
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        assert stage.frame is not None
+        groups = ops.group_seats(stage.frame, stage.visual, self.counts(stage).keep)
+        return ops.evenly_spaced(groups, stage.visual).to(torch.float32)
+
+    def overhead(self, sizes: StageSizes) -> int:
+        return 0

@@ -1,0 +1,85 @@
+"""VisionZip: the patches that the vision tower's class token looks at, and the rest merged by likeness of their keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from .. import ops
+from ..budget import BEFORE, Schedule, StageSizes
+from ..errors import SparseSightError
+from .base import Method, is_number
+from .merged import merge_in_order, plan_merged
+from .stage import Counts, StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class VisionZip(Method):
+    """Keep the dominant tokens, by attention of the class token; merge all others into a few contextual ones.
+
+    Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv:2412.04467, sections
+    3.2 and 3.3: attention and keys are those of the layer whose output the language model is given; of the tokens that
+    are not dominant every ``n``-th is a target, and the others are merged into the target with the likest key.
+
+    Attributes:
+        contextual: share of the retained tokens that is merged. Published: 10 of 64, 20 of 128, 30 of 192.
+        add: a contextual token is its target plus the mean of what is merged into it, as released. By default it is
+            the mean of them all, as long as any other token.
+
+    What differs: the class token itself, which the paper counts as one of the dominant, is no visual token here, and a
+    patch takes its place; tokens are merged after the projector, not before it; a prompt's pictures compete for one
+    budget (the paper has one each: ``per_frame=True`` does that for the dominant tokens). By default tokens keep their
+    positions, and a contextual one stands where its target stood. :meth:`published` has them one after the other, the
+    contextual ones behind, and ``add``. A tower without a class token has the attention that patches receive from
+    all others, as the paper has it for such.
+    """
+
+    contextual: float = 10 / 64
+    add: bool = False
+
+    name: ClassVar[str] = "visionzip"
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    reads_attention: ClassVar[bool] = False
+    reads_vision: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.contextual) or not 0 <= self.contextual <= 1:
+            raise SparseSightError(f"contextual={self.contextual!r}: a share from 0 to 1 of what is retained")
+
+    @classmethod
+    def published(cls, retain: int = 192) -> VisionZip:
+        """As published for LLaVA-1.5: 162 + 30, 108 + 20 or 54 + 10 of 576."""
+        return cls(retain, positions="compact", add=True)
+
+    @property
+    def recycled_fraction(self) -> float:
+        return 1.0 if self.contextual else 0.0
+
+    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
+        return plan_merged(self, visual, num_layers, layers, self.contextual)
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        return stage.tower.attention
+
+    def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
+        return merge_in_order(
+            recycled,
+            counts.recycled,
+            lambda column: ops.even_target_merge(
+                ops.take(stage.features(), column),
+                ops.take(stage.tower.key, column),
+                counts.recycled,
+                counts.merged,
+                self.add,
+            ),
+        )
+
+    def overhead(self, sizes: StageSizes) -> int:
+        """Keys compared with targets (taken for as wide as hidden states), and the averages; not the tower's row."""
+        return 2 * sizes.recycled * sizes.merged * sizes.hidden

@@ -1,0 +1,102 @@
+"""VisPruner: half of the tokens by what the class token looks at, half by being unlike the others; and FasterVLM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..budget import BEFORE, StageSizes
+from ..errors import SparseSightError
+from .base import Method, is_number
+from .stage import StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class VisPruner(Method):
+    """Keep the tokens with most attention of the class token, and of the rest those that are no duplicates.
+
+    Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs",
+    arXiv:2412.01818 (v2), section 4: duplicates are removed in rounds of bipartite matching
+    (:func:`ops.thinned_places`), which starts from the order of falling attention.
+
+    Attributes:
+        important: share of the kept tokens that goes by attention alone. Released: 0.5.
+        step: how many duplicates a round removes, as a count or as a fraction of the visual tokens; published: 8, of 576.
+
+    What differs: likeness is that of the tokens after the projector, not before it; a prompt's pictures compete for one
+    budget (``per_frame=True`` gives each its own); ``step`` is the fraction 8/576 by default, so that a long prompt
+    takes no more rounds. A token without a patch behind it (a newline) can stay only as one of the different ones.
+    :meth:`published` numbers positions anew, as the released code does.
+    """
+
+    important: float = 0.5
+    step: int | float = 8 / 576
+
+    name: ClassVar[str] = "vispruner"
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    reads_attention: ClassVar[bool] = False
+    reads_vision: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.important) or not 0 <= self.important <= 1:
+            raise SparseSightError(f"important={self.important!r}: a share from 0 to 1 of what is kept")
+        low = 1 if isinstance(self.step, Integral) else 1 / 100
+        if not is_number(self.step) or self.step < low or (low < 1 and self.step > 1):
+            raise SparseSightError(
+                f"step={self.step!r}: a count of at least 1 (int) or a fraction from 0.01 to 1 (float)"
+            )
+
+    @classmethod
+    def published(cls, retain: int = 128) -> VisPruner:
+        """As released for LLaVA-1.5, half and half, 8 duplicates a round."""
+        return cls(retain, positions="compact", important=0.5, step=8)
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        attention = stage.tower.attention
+        if self.important == 1:
+            return attention
+        counts = self.counts(stage)
+        visual = stage.visual.sum(1)
+        most = stage.visual.shape[1] - min(counts.tokens_out)
+        # A bound on the rounds, known to the host. At the end they halve what is left, where that is below the step.
+        if isinstance(self.step, Integral):
+            step = torch.full_like(visual, int(self.step))
+            rounds = -(-most // int(self.step)) + int(self.step).bit_length()
+        else:
+            step = (visual * self.step).round().long().clamp(min=1)
+            rounds = (
+                math.ceil(1.5 / self.step) + most.bit_length()
+            )  # a step is 2/3 of what rounding makes of it
+        rounds = min(rounds, most)
+        held = (counts.keep * self.important).long()
+        place = ops.ranks(attention, stage.visual)
+        place = ops.thinned_places(stage.features(), place, stage.visual, held, counts.keep, step, rounds)
+        return -place.float()
+
+    def overhead(self, sizes: StageSizes) -> int:
+        """Every pair of the tokens compared once; not the tower's row of attention."""
+        return 0 if self.important == 1 else sizes.tokens_in**2 * sizes.hidden
+
+
+@dataclass(frozen=True)
+class FasterVLM(VisPruner):
+    """The first version of :class:`VisPruner`: the attention of the class token alone (arXiv:2412.01818v1)."""
+
+    important: float = 1.0
+
+    name: ClassVar[str] = "fastervlm"
+
+    @classmethod
+    def published(cls, retain: int = 144) -> FasterVLM:
+        """With new positions; the paper goes down to 5 %, 29 of LLaVA-1.5's 576 tokens."""
+        return cls(retain, positions="compact")

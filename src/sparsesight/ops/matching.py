@@ -1,0 +1,199 @@
+"""Merging and thinning tokens by how alike they are.
+
+Likeness is the cosine, taken from exact differences of unit vectors rather than from a matrix product, whose last
+digits depend on the shape of the batch: equal tokens tie exactly, and a tie goes to the earlier. A vector of zeros is
+like nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .merging import Merge
+from .rows import chunks, ranks, take
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def likeness(a: Float[Tensor, "b m c"], b: Float[Tensor, "b n c"]) -> Float[Tensor, "b m n"]:
+    """Cosines of unit vectors (or zeros), every pair by itself."""
+    there = [x.ne(0).any(-1).float() for x in (a, b)]
+    distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return (there[0][:, :, None] + there[1][:, None] - distance.square()) / 2
+
+
+def units(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> Float[Tensor, "b m c"]:
+    """Rows of length one in fp32; padding is zero, whatever it held."""
+    return torch.nn.functional.normalize(x.float().masked_fill(~valid[..., None], 0), dim=-1)
+
+
+def group_means(
+    x: Float[Tensor, "b m c"], assign: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"], groups: int
+) -> Float[Tensor, "b q c"]:
+    """Mean of the valid rows of every group, in fp32; zero for a group without any."""
+    x, own, means = x.float().masked_fill(~valid[..., None], 0), torch.arange(groups, device=x.device), []
+    for some in chunks(groups):
+        member = ((assign[:, None] == own[some, None]) & valid[:, None]).float()
+        means.append(member @ x / member.sum(-1, keepdim=True).clamp(min=1))
+    return torch.cat(means, 1) if means else x[:, :0]
+
+
+def even_target_merge(
+    x: Float[Tensor, "b m c"],
+    key: Float[Tensor, "b m d"],
+    sizes: Sequence[int],
+    clusters: Sequence[int],
+    add: bool = False,
+) -> Merge:
+    """Merge tokens into every ``n``-th of them, each into the one with the likest key (VisionZip, section 3.3).
+
+    Of ``m`` tokens the targets of ``q`` clusters are number 0, ``s``, ``2 s``, ... with ``s = m // q``.
+
+    Args:
+        x: tokens in order; sample ``i`` has ``sizes[i]`` of them, padding follows.
+        key: what is compared.
+        sizes, clusters: per sample, ``clusters[i] <= sizes[i]``.
+        add: a merged token is its target plus the mean of what joins it, as released, not the mean of them all.
+    """
+    (b, m), width, device = x.shape[:2], max(clusters), x.device
+    size, count = (torch.tensor(n, device=device)[:, None] for n in (sizes, clusters))
+    valid = torch.arange(m, device=device) < size
+    own = torch.arange(width, device=device).expand(b, width)
+    exists = own < count
+    centre = (own * (size // count.clamp(min=1))).masked_fill(~exists, 0)
+    with torch.no_grad():
+        unit = units(key, valid)
+        target = take(unit, centre)
+        alike = [
+            likeness(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf) for rows in chunks(m)
+        ]
+        assign = torch.cat([some.argmax(-1) for some in alike], 1)
+        scratch = torch.cat((assign, assign[:, :1]), 1)  # targets are of their own cluster, also among equals
+        assign = scratch.scatter(1, centre.masked_fill(~exists, m), own)[:, :m]
+    if add:
+        is_target = torch.zeros(b, m + 1, dtype=torch.bool, device=device)
+        is_target = is_target.scatter_(1, centre.masked_fill(~exists, m), True)[:, :m]
+        joined = group_means(x, assign, valid & ~is_target, width)
+        tokens = joined + take(x.float(), centre).masked_fill(~exists[..., None], 0)
+    else:
+        tokens = group_means(x, assign, valid, width)
+    return Merge(tokens, centre, assign, exists)
+
+
+def bipartite_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], clusters: Sequence[int]) -> Merge:
+    """Bipartite soft matching (ToMe, section 3), repeated until ``clusters`` are left.
+
+    A round takes the tokens that are left in turns into sets A and B; each of A is drawn to its likest in B; the
+    likest pairs become one, as many as are too many, at most half of all. A merged token is the mean of all that it
+    was made of, and stands where its member of B stood.
+
+    Args:
+        x: tokens in order; sample ``i`` has ``sizes[i]`` of them, padding follows.
+        sizes, clusters: per sample, on the host.
+    """
+    (b, m), width, device = x.shape[:2], max(clusters), x.device
+    at = torch.arange(m, device=device)
+    valid = at < torch.tensor(sizes, device=device)[:, None]
+    x = x.float().masked_fill(~valid[..., None], 0)
+    left = list(sizes)
+    with torch.no_grad():
+        total, alive, head = x.detach(), valid, at.expand(b, m)  # head: the token that each is a part of
+        while any(n > k for n, k in zip(left, clusters, strict=True)):
+            merges = [min(n - k, n // 2) for n, k in zip(left, clusters, strict=True)]
+            count, r = (torch.tensor(n, device=device)[:, None] for n in (left, merges))
+            order = (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(left)]
+            is_left = at[: max(left)] < count
+            (a, into), (is_a, is_b) = ((y[:, 0::2], y[:, 1::2]) for y in (order, is_left))
+            unit = units(total, alive)  # a sum points where its mean does
+            near, other = take(unit, a), take(unit, into)
+            drawn = [
+                likeness(near[:, rows], other).masked_fill(~is_b[:, None], -math.inf).max(-1)
+                for rows in chunks(a.shape[1])
+            ]
+            best, to = (torch.cat(part, 1) for part in zip(*drawn, strict=True))
+            goes = is_a & (ranks(best, is_a) < r)
+            given = take(total, a)
+            gains = [
+                (goes[:, None] & (to[:, None] == at[: into.shape[1]][some, None])).float() @ given
+                for some in chunks(into.shape[1])
+            ]
+            grown = take(total, into) + torch.cat(gains, 1)
+            total = total.scatter(1, into[..., None].expand_as(grown), grown)
+            move = torch.cat((at, at[:1])).expand(b, -1)
+            move = move.scatter(1, a.masked_fill(~goes, m), into.gather(1, to))[:, :m]
+            head, alive = move.gather(1, head), alive & (move == at)
+            left = [n - d for n, d in zip(left, merges, strict=True)]
+        centre = (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        assign = (alive.cumsum(1) - 1).clamp(min=0).gather(1, head)
+        exists = torch.arange(width, device=device) < torch.tensor(clusters, device=device)[:, None]
+    return Merge(group_means(x, assign, valid, width), centre, assign, exists)
+
+
+def thinned_places(
+    x: Float[Tensor, "b v c"],
+    place: Int[Tensor, "b v"],
+    valid: Bool[Tensor, "b v"],
+    held: Int[Tensor, " b"],
+    keep: Int[Tensor, " b"],
+    step: Int[Tensor, " b"],
+    rounds: int,
+) -> Int[Tensor, "b v"]:
+    """Places (see :func:`ranks`) where behind the best tokens come the most different ones (VisPruner, section 4.2).
+
+    The rest is thinned in rounds. A round takes what is left in turns into two halves and removes those ``step`` of the
+    first that have the likest token in the second; what stays of the first comes in order of falling likeness, then
+    the second. Whatever was removed later has a better place.
+
+    The likeness of all pairs is held: ``v ** 2`` numbers a sample.
+
+    Args:
+        x: what is compared.
+        place: of every token before, 0 is best.
+        valid: False on padding.
+        held: how many of the best are kept whatever they look like.
+        keep: how many are kept in all.
+        step: how many are removed in a round.
+        rounds: bound on the rounds of every sample.
+    """
+    width = valid.shape[1]
+    at = torch.arange(width, device=x.device)
+    is_held = valid & (place < held[:, None])
+    left, wanted = (valid & ~is_held).sum(1), keep - is_held.sum(1)
+    order = place.masked_fill(~valid | is_held, width).argsort(dim=1, stable=True)
+    unit = take(units(x, valid), order)
+    alike = torch.cat([likeness(unit[:, rows], unit) for rows in chunks(width)], 1)
+    now = at.expand_as(order)  # which of `order` is where: what is left, and behind it what has gone
+    for _ in range(rounds):
+        (a, b), is_left = (now[:, 0::2], now[:, 1::2]), at < left[:, None]
+        is_a, is_b = is_left[:, 0::2], is_left[:, 1::2]
+        pairs = alike.gather(1, a[..., None].expand(-1, -1, width)).gather(
+            2, b[:, None].expand(-1, a.shape[1], -1)
+        )
+        rank = ranks(pairs.masked_fill(~is_b[:, None], -math.inf).amax(-1), is_a)
+        remove = torch.minimum(torch.minimum(step, left - wanted), left // 2).clamp(min=0)
+        stays = is_a & (rank >= remove[:, None])
+        key_a = torch.where(stays, rank, torch.where(is_a, 3 * width - rank, 4 * width + at[0::2]))
+        key_b = torch.where(is_b, width + at[1::2], 4 * width + at[1::2])
+        new = torch.cat((a, b), 1).gather(1, torch.cat((key_a, key_b), 1).argsort(dim=1, stable=True))
+        now, left = torch.where(remove[:, None] > 0, new, now), left - remove
+    behind = torch.empty_like(order).scatter_(1, order.gather(1, now), is_held.sum(1)[:, None] + at)
+    return torch.where(is_held, place, behind)
+
+
+def likeness_variance(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> Float[Tensor, "b m"]:
+    """Of every token the variance of its likeness to the other valid ones; zero where there is no other.
+
+    Summed in fp64, so that padding cannot move one that equals another.
+    """
+    unit = units(x, valid)
+    other = valid[:, :, None] & valid[:, None] & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+    alike = likeness(unit, unit).double()
+    count = other.sum(2).clamp(min=1)
+    mean = alike.masked_fill(~other, 0).sum(2) / count
+    return ((alike - mean[..., None]).square().masked_fill(~other, 0).sum(2) / count).float()
