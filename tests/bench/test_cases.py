@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsesight import BudgetError, SparseSightError
-from sparsesight.bench.cases import equal_cost, prompt_sizes
+from sparsesight.bench.cases import make_cases, prompt_sizes
 from sparsesight.cost import REFERENCE, Prompt, cost
 from sparsesight.hf.families import anatomy
 from sparsesight.hf.shape import decoder_shape
@@ -21,7 +21,7 @@ PROMPT = Prompt(576, 60, 35)
 
 def test_one_budget_is_one_cost() -> None:
     names = ("sparsevlm+", "sparsevlm", "random(layers=(2,))", "random(layers=(-1,))")
-    cases = equal_cost({name: parse(name) for name in names}, [192, 0.25], VICUNA, PROMPT)
+    cases = make_cases({name: parse(name) for name in names}, [192, 0.25], VICUNA, PROMPT)
     assert [(x.name, x.retain) for x in cases] == [(name, retain) for name in names for retain in (192, 0.25)]
     for case in cases:
         tokens = case.retain if case.retain == 192 else 144
@@ -34,13 +34,23 @@ def test_one_budget_is_one_cost() -> None:
     assert kept[6] > kept[4]
 
 
+def test_the_same_tokens_cost_what_they_cost() -> None:
+    """VisionZip's 64 tokens, the same in every layer, are cheaper than an average of 64 that begins with 576."""
+    methods = {name: parse(name) for name in ("sparsevlm+", "visionzip")}
+    own, other = make_cases(methods, [64], VICUNA, PROMPT, same_retain=True)
+    assert own.method.retain == other.method.retain == 64
+    assert own.deviation == 0
+    saved = 1 - cost(other.method, VICUNA, PROMPT).flops / cost(own.method, VICUNA, PROMPT).flops
+    assert other.deviation == pytest.approx(-saved) and saved > 0.1
+
+
 def test_a_budget_that_leaves_nothing_to_prune() -> None:
     with pytest.raises(SparseSightError, match="keeps all 576 visual tokens"):
-        equal_cost({"random": parse("random")}, [600], VICUNA, PROMPT)
+        make_cases({"random": parse("random")}, [600], VICUNA, PROMPT)
     with pytest.raises(BudgetError, match="possible are"):
-        equal_cost({"random": parse("random")}, [1], VICUNA, PROMPT)
+        make_cases({"random": parse("random")}, [1], VICUNA, PROMPT)
     with pytest.raises(SparseSightError, match="from data"):
-        equal_cost({"v1.0": SparseVLM.v1_0()}, [64], VICUNA, PROMPT)
+        make_cases({"v1.0": SparseVLM.v1_0()}, [64], VICUNA, PROMPT)
 
 
 @pytest.mark.parametrize("text", [12, 100])

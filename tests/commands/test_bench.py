@@ -16,14 +16,18 @@ QUICK = ("--layers", "0,1", "--repeats", "1", "--steps", "1")
 
 
 def test_methods_batches_and_lengths_side_by_side() -> None:
-    sweep = ("--methods", "dense,sparsevlm+, random", "--batch", "1,2", "--visual", "36,64")
+    sweep = ("--methods", "dense,sparsevlm+, random(seed=3)", "--batch", "1,2", "--visual", "36,64")
     result = run("bench", "--shape", SMALL, "--retain", "0.5,12", *sweep, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)
     assert set(data) == {"config", "rows"} and data["config"]["torch"] == torch.__version__
     seen = [(row["visual"], row["batch"], row["method"], row["retain"]) for row in data["rows"]]
     assert seen == [
-        (v, b, m, r) for v in (36, 64) for b in (1, 2) for m in ("sparsevlm+", "random") for r in (0.5, 12)
+        (v, b, m, r)
+        for v in (36, 64)
+        for b in (1, 2)
+        for m in ("sparsevlm+", "random(seed=3)")
+        for r in (0.5, 12)
     ]
     doubled = {(row["visual"], row["batch"]): row["flops_dense"] for row in data["rows"]}
     assert doubled[36, 2] == 2 * doubled[36, 1]
@@ -73,7 +77,8 @@ def test_the_version_in_the_environment() -> None:
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
         (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),
-        (["--retain", ","], "at least one budget"),
+        (["--retain", ","], "with commas between them"),
+        (["--retain", "(24,12)"], "no equal of another method"),
         (["--retain", "many"], "is no budget"),
         (["--methods", "fastest"], "fastest"),
         (["--methods", "dense"], "at least one beside dense"),

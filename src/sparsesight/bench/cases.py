@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..budget import Retain
-from ..cost import Prompt, fit
+from ..cost import Prompt, cost, fit
 from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.inputs import among
@@ -30,14 +30,17 @@ class Case(NamedTuple):
     deviation: float = 0.0
 
 
-def equal_cost(
+def make_cases(
     methods: Mapping[str, Method],
     budgets: Sequence[int | float],
     shape: DecoderShape,
     prompt: Prompt,
     allowed: tuple[int, ...] | None = None,
+    same_retain: bool = False,
 ) -> list[Case]:
     """Every method at every budget; a budget costs the same prefill FLOPs for all (:func:`sparsesight.cost.fit`).
+
+    With ``same_retain`` it is the same average number of tokens for all, whatever that costs.
 
     Raises:
         BudgetError: if a budget cannot be met.
@@ -46,13 +49,17 @@ def equal_cost(
     cases = []
     for name, method in methods.items():
         for retain in budgets:
-            fitted = fit(method, retain, shape, prompt, allowed)
-            layers = fitted.method.stage_layers(len(shape.layers), allowed)
-            if not fitted.method.plan(prompt.visual, len(shape.layers), layers).stages:
+            found = fit(method, retain, shape, prompt, allowed)
+            chosen, deviation = found.method, found.deviation
+            if same_retain:
+                chosen = method.fitted(retain, prompt.visual, len(shape.layers))
+                deviation = cost(chosen, shape, prompt, allowed).flops / found.target - 1
+            layers = chosen.stage_layers(len(shape.layers), allowed)
+            if not chosen.plan(prompt.visual, len(shape.layers), layers).stages:
                 raise SparseSightError(
                     f"retain={retain!r}: {name} keeps all {prompt.visual} visual tokens, there is nothing to measure"
                 )
-            cases.append(Case(name, retain, fitted.method, fitted.deviation))
+            cases.append(Case(name, retain, chosen, deviation))
     return cases
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
-from .options import METHOD, choose_method, parse_counts, parse_layers, parse_retain, split
+from .options import BUDGETS, METHOD, choose_budgets, choose_methods, parse_counts, parse_layers
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -30,8 +30,15 @@ def bench(
         "measured beside them.",
         show_default=METHOD,
     ),
-    retain: str = typer.Option(
-        "192,128,64", help="Budgets: tokens or ratios; a budget costs the same FLOPs for every method."
+    retain: str | None = typer.Option(
+        None,
+        help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for every method.",
+        show_default=BUDGETS,
+    ),
+    same_retain: bool = typer.Option(
+        False,
+        "--same-retain",
+        help="Give every method the same average in place of the same prefill FLOPs.",
     ),
     layers: str | None = typer.Option(None, help="Pruning layers, such as 2,6,15."),
     batch: str = typer.Option("1", help="Prompts per forward; several are a sweep, such as 1,4."),
@@ -53,7 +60,8 @@ def bench(
 ) -> None:
     """Measure the first token, prefill and decoding, dense and sparse, taking turns in one process.
 
-    Environment: USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) is a default for --methods.
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
+    --methods.
     """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
@@ -61,10 +69,12 @@ def bench(
         raise SparseSightError(
             f"--visual {visual!r} needs --shape: the pictures of a real model have their own size"
         )
-    budgets = [x for x in map(parse_retain, split(retain)) if not isinstance(x, tuple)]
-    if not budgets:
-        raise SparseSightError(f"--retain {retain!r}: give at least one budget")
-    names = [name for name in split(choose_method(methods)) if name != "dense"]
+    budgets = [x for x in choose_budgets(retain) if not isinstance(x, tuple)]
+    if len(budgets) < len(choose_budgets(retain)):
+        raise SparseSightError(
+            f"--retain {retain}: counts per stage have no equal of another method; give an average"
+        )
+    names = [name for name in choose_methods(methods) if name != "dense"]
     if not names:
         raise SparseSightError(f"--methods {methods!r}: give at least one beside dense")
     pruning = None if layers is None else parse_layers(layers)
@@ -75,7 +85,7 @@ def bench(
 
     from ..bench import bench as measure
     from ..bench import environment
-    from ..bench.cases import equal_cost, prompt_sizes
+    from ..bench.cases import make_cases, prompt_sizes
     from ..bench.growth import check_folder, save
     from ..hf.families import anatomy
     from ..hf.shape import decoder_shape
@@ -87,7 +97,7 @@ def bench(
     shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
     for sizes in shapes:
         if sizes is not None:
-            equal_cost(chosen, budgets, sizes.decoder, sizes.prompt)
+            make_cases(chosen, budgets, sizes.decoder, sizes.prompt, same_retain=same_retain)
     if out is not None:
         check_folder(out, plots=len(lengths) > 1)
     if threads:
@@ -100,7 +110,7 @@ def bench(
         if weights.device.type not in ("cpu", "cuda"):
             raise SparseSightError(f"--device {device!r}: this device has no clock here, use cpu or cuda")
         parts = anatomy(built)
-        cases = equal_cost(chosen, budgets, decoder_shape(parts), prompt_sizes(built, prompt), parts.prunable)
+        cases = make_cases(chosen, budgets, decoder_shape(parts), prompt_sizes(built, prompt), parts.prunable)
         machine = environment(str(weights.device), weights.dtype)
         config = {
             "subject": what,
