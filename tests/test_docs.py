@@ -83,7 +83,7 @@ def test_costs_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Every block of docs/costs.md prints the block of text that follows it."""
     text = (ROOT / "docs/costs.md").read_text(encoding="utf-8")
     pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.S | re.M)
-    assert len(pairs) == len(blocks("docs/costs.md")) == 5
+    assert len(pairs) == len(blocks("docs/costs.md")) == 6
     names: dict[str, Any] = {}
     for code, shown in pairs:
         exec(code, names)
@@ -120,7 +120,7 @@ def test_an_option_that_is_gone_would_be_seen() -> None:
     command = typer.main.get_command(app).commands["bench"]  # type: ignore[attr-defined]
     with pytest.raises(WrongUse, match="No such option"):
         parse(command, ["--method", "random"])
-    assert [x[0] for x in shown_commands("docs/reproduce-llava.md")].count("eval") == 6
+    assert [x[0] for x in shown_commands("docs/reproduce-llava.md")].count("eval") == 7
 
 
 def test_every_method_is_in_the_readme() -> None:
