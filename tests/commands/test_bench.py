@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from sparsesight import bench
+from sparsesight.bench import runs
 from sparsesight.bench.table import tables
 from tests.bench.small import SMALL
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
@@ -45,6 +48,23 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
     assert all(word in result.stdout for head in heads for word in head.split())  # at 80 columns
     assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-batch1.png"]
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
+
+
+def test_a_sweep_that_is_stopped_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def once(*arguments: Any, **options: Any) -> Any:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(1)
+        return runs.bench(*arguments, **options)
+
+    monkeypatch.setattr(bench, "bench", once)
+    out = ("--out", str(tmp_path / "out"))
+    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--batch", "1,2", *QUICK, *out)
+    assert result.exit_code != 0
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    assert [row["batch"] for row in rows] == [1]
 
 
 def test_costs_that_cannot_be_equal_are_said() -> None:

@@ -123,8 +123,10 @@ def bench(
             with out_of_memory(weights.device), _progress((repeats + 1) * (2 * len(cases) + 1)) as tick:
                 many = repeat_prompt(prompt, count)
                 rows += measure(built, many, cases, repeats=repeats, steps=steps, progress=tick)
-    if out is not None:
-        save(out, config, rows, processor=weights.device.type == "cpu" and torch.get_num_threads() == 1)
+            if out is not None:  # after each, so that a sweep that is stopped leaves what it has
+                save(
+                    out, config, rows, processor=weights.device.type == "cpu" and torch.get_num_threads() == 1
+                )
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
