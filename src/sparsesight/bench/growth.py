@@ -105,7 +105,9 @@ def draw(rows: Sequence[Row], processor: bool = False) -> Figure:
         counts = sorted({row["visual"] for row in rows})
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(n) for n in counts], rotation=45)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
+        if panel.dense is None:
+            axes.set_ylim(bottom=0)
         axes.set(title=panel.title, ylabel=panel.unit, xlabel="visual tokens")
         axes.grid(alpha=0.3)
     grid[0].legend(frameon=False, fontsize="small")
