@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 
 from sparsesight import METHODS, sparsify, visual_tokens
+from sparsesight.cli import WrongUse, app
 from tests.hf import splicing, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,11 +42,12 @@ def test_a_new_method_by_the_guide() -> None:
     model = tiny.model()
     prompt = tiny.inputs(tiny.processor(), tiny.SAMPLES)
     kept = []
-    for method in (names["LastToken"](retain=0.4), METHODS["last-token"](retain=0.4)):
-        with sparsify(model, method) as run, torch.no_grad():
+    for method in (names["LastToken"], METHODS["last-token"], METHODS["random"]):
+        with sparsify(model, method(retain=0.4, layers=(1, 3))) as run, torch.no_grad():
             model(**prompt)
-        kept.append([tokens.tolist() for stage in run.kept for tokens in stage])
-    assert kept[0] == kept[1] and any(kept[0])
+        kept.append([[sample.tolist() for sample in stage] for stage in run.kept])
+    guide, own, other = kept
+    assert guide == own != other and len(guide) == 2
 
 
 def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +77,50 @@ def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None
     exec(pieces + clip, names)
     said = capsys.readouterr().out
     assert "equal tokens" in said and "frames=(9, 9, 9, 9)" in said
+
+
+def test_costs_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every block of docs/costs.md prints the block of text that follows it."""
+    text = (ROOT / "docs/costs.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.S | re.M)
+    assert len(pairs) == len(blocks("docs/costs.md")) == 6
+    names: dict[str, Any] = {}
+    for code, shown in pairs:
+        exec(code, names)
+        assert capsys.readouterr().out == shown
+
+
+def shown_commands(name: str) -> list[list[str]]:
+    """Arguments of every ``sparsesight`` that a page shows as a block of its own."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(
+        r"^    (?:[A-Z_]+=\S+ )*(?:.*-m sparsesight\.cli|sparsesight) (\w.*?)(?: > .*)?$", text, re.M
+    )
+    return [shlex.split(arguments, comments=True) for arguments in found]
+
+
+def parse(command: Any, arguments: list[str]) -> None:
+    command.make_parser(command.context_class(command)).parse_args(list(arguments))
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", "docs/costs.md", "docs/reproduce-llava.md"]
+)
+def test_commands_shown_have_the_options_they_are_given(page: str) -> None:
+    known = typer.main.get_command(app)
+    for name, *arguments in shown_commands(page):
+        command = known.commands.get(name)  # type: ignore[attr-defined]
+        if command is None and name == "eval":
+            pytest.skip("eval: not in this version")
+        assert command is not None, name
+        parse(command, arguments)
+
+
+def test_an_option_that_is_gone_would_be_seen() -> None:
+    command = typer.main.get_command(app).commands["bench"]  # type: ignore[attr-defined]
+    with pytest.raises(WrongUse, match="No such option"):
+        parse(command, ["--method", "random"])
+    assert [x[0] for x in shown_commands("docs/reproduce-llava.md")].count("eval") == 7
 
 
 def test_every_method_is_in_the_readme() -> None:

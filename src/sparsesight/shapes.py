@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .cost import Prompt
 from .errors import SparseSightError
+from .metrics import DecoderShape
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Shape:
     kv_heads: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Shape:
-        """Read ``layers=24,hidden=1024,...``; what is not named keeps its default.
+    def parse(cls, text: str, visual: int | None = None) -> Shape:
+        """Read ``layers=24,hidden=1024,...``; what is not named keeps its default, ``visual`` wins over the text.
 
         Raises:
             SparseSightError: naming the part that is wrong and what is known.
@@ -38,7 +40,7 @@ class Shape:
                 known = ", ".join(cls.__dataclass_fields__)
                 raise SparseSightError(f"shape: {part!r} is not NAME=NUMBER with a name out of {known}")
             values[name] = int(value)
-        shape = cls(**values)
+        shape = cls(**{**values, **({} if visual is None else {"visual": visual})})
         heads = shape.heads or max(shape.hidden // 64, 1)
         shape = cls(**{**asdict(shape), "heads": heads, "kv_heads": shape.kv_heads or heads})
         if shape.hidden % heads or shape.hidden // heads % 2 or heads % shape.kv_heads or shape.layers < 2:
@@ -46,6 +48,21 @@ class Shape:
                 f"shape: {shape} needs two layers or more, an even hidden / heads and kv_heads dividing heads"
             )
         return shape
+
+    @property
+    def before(self) -> int:
+        """Text tokens before the picture: a system prompt, as LLaVA has."""
+        return min(self.text // 2, 35)
+
+    @property
+    def prompt(self) -> Prompt:
+        """Sizes of its prompt."""
+        return Prompt(self.visual, self.text - self.before, self.before)
+
+    @property
+    def decoder(self) -> DecoderShape:
+        """Sizes of its decoder, in float32."""
+        return DecoderShape.llama(self.layers, self.hidden, self.ffn, self.heads, self.kv_heads, kv_bytes=4)
 
 
 def random_llava(
@@ -93,9 +110,8 @@ def random_llava(
         finally:
             torch.set_default_dtype(before)
     model.generation_config.eos_token_id = None
-    ahead = min(shape.text // 2, 35)  # a system prompt before the picture, as LLaVA has
     ids = torch.randint(5, 900, (1, shape.visual + shape.text))
-    ids[:, ahead : ahead + shape.visual] = 999
+    ids[:, shape.before : shape.before + shape.visual] = 999
     pixels = torch.randn(shape.visual // side**2, 3, 2 * side, 2 * side, dtype=dtype)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
     return model, {k: v.to(device) for k, v in prompt.items()}

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
-from sparsesight.commands.options import choose_method, choose_retain, parse_layers, parse_retain
+from sparsesight.commands.options import (
+    choose_method,
+    choose_retain,
+    parse_counts,
+    parse_layers,
+    parse_retain,
+)
 from tests.commands.running import (
     ask,
     asked,
@@ -72,6 +78,13 @@ def test_layers() -> None:
     for text in ("", "a", "1;2", "-1", "1,", "1.5"):
         with pytest.raises(SparseSightError, match="--layers"):
             parse_layers(text)
+
+
+def test_counts() -> None:
+    assert parse_counts("576, 1152", "--visual") == (576, 1152)
+    for text in ("", "0", "1,", "1,-1", "1,x", "1,1", "²"):
+        with pytest.raises(SparseSightError, match="--batch"):
+            parse_counts(text, "--batch")
 
 
 def test_budgets_from_the_environment() -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import SparseSightError
-from .options import choose_method, parse_layers, parse_retain
+from .options import BUDGETS, METHOD, choose_budgets, choose_methods, parse_counts, parse_layers
+
+if TYPE_CHECKING:
+    from ..methods import Method
+    from ..shapes import Shape
 
 SHAPE_HELP = "Random LLaVA of this shape, such as layers=24,hidden=1024,ffn=2816,visual=576,text=64."
 
@@ -16,11 +24,28 @@ SHAPE_HELP = "Random LLaVA of this shape, such as layers=24,hidden=1024,ffn=2816
 def bench(
     model: str | None = typer.Option(None, help="Folder or Hub id of a model. Default: the bundled one."),
     shape: str | None = typer.Option(None, help=SHAPE_HELP),
-    retain: str = typer.Option("192,128,64", help="Budgets, one row each: tokens or ratios."),
-    method: str | None = typer.Option(None, help="Token-reduction method (see: sparsesight methods)."),
+    methods: str | None = typer.Option(
+        None,
+        help="Methods side by side, such as sparsevlm+,sparsevlm,random (see: sparsesight methods); dense is always "
+        "measured beside them.",
+        show_default=METHOD,
+    ),
+    retain: str | None = typer.Option(
+        None,
+        help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for every method.",
+        show_default=BUDGETS,
+    ),
+    same_retain: bool = typer.Option(
+        False,
+        "--same-retain",
+        help="Give every method the same average in place of the same prefill FLOPs.",
+    ),
     layers: str | None = typer.Option(None, help="Pruning layers, such as 2,6,15."),
-    batch: int = typer.Option(1, min=1, help="Prompts per forward."),
-    repeats: int = typer.Option(7, min=1, help="Counted turns of every configuration."),
+    batch: str = typer.Option("1", help="Prompts per forward; several are a sweep, such as 1,4."),
+    visual: str | None = typer.Option(
+        None, help="With --shape: a sweep over its visual tokens, such as 576,1152,2304.", show_default=False
+    ),
+    repeats: int = typer.Option(7, min=1, help="Counted turns of every configuration, after one to warm up."),
     steps: int = typer.Option(16, min=0, help="Decoding steps per turn."),
     threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
     attention: str = typer.Option("sdpa", help="Attention implementation for --shape."),
@@ -28,71 +53,111 @@ def bench(
     dtype: str = typer.Option(
         "auto", help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA."
     ),
+    out: Path | None = typer.Option(
+        None, help="Folder for bench.json, bench.md and growth plots (PNG).", show_default=False
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON only."),
 ) -> None:
-    """Measure prefill and decoding, dense and sparse, taking turns in one process."""
+    """Measure the first token, prefill and decoding, dense and sparse, taking turns in one process.
+
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
+    --methods.
+    """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
-    budgets = [parse_retain(part) for part in retain.split(",") if part.strip()]
-    if not budgets:
-        raise SparseSightError(f"--retain {retain!r}: give at least one budget")
-    chosen = choose_method(method)
-    options: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
+    if visual is not None and shape is None:
+        raise SparseSightError(
+            f"--visual {visual!r} needs --shape: the pictures of a real model have their own size"
+        )
+    budgets = [x for x in choose_budgets(retain) if not isinstance(x, tuple)]
+    if len(budgets) < len(choose_budgets(retain)):
+        raise SparseSightError(
+            f"--retain {retain}: counts per stage have no equal of another method; give an average"
+        )
+    names = [name for name in choose_methods(methods) if name != "dense"]
+    if not names:
+        raise SparseSightError(f"--methods {methods!r}: give at least one beside dense")
+    pruning = None if layers is None else parse_layers(layers)
+    batches = parse_counts(batch, "--batch")
+    lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
 
     import torch
 
     from ..bench import bench as measure
     from ..bench import environment
-    from ..methods import make_method
-    from ..shapes import repeat_prompt
+    from ..bench.cases import make_cases, prompt_sizes
+    from ..bench.growth import check_folder, save
+    from ..hf.families import anatomy
+    from ..hf.shape import decoder_shape
+    from ..shapes import Shape, repeat_prompt
+    from .loading import out_of_memory
 
-    for budget in budgets:  # a wrong option fails before a model is loaded
-        make_method(chosen, retain=budget, **options)
+    # What is wrong with an option fails before a model is loaded.
+    chosen = {name: _at_layers(name, pruning) for name in names}
+    shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
+    for sizes in shapes:
+        if sizes is not None:
+            make_cases(chosen, budgets, sizes.decoder, sizes.prompt, same_retain=same_retain)
+    if out is not None:
+        check_folder(out, plots=len(lengths) > 1)
     if threads:
         torch.set_num_threads(threads)
-    built, prompt, what = _subject(model, shape, device, dtype, attention)
-    prompt = repeat_prompt(prompt, batch)
-    rows = _with_progress(
-        lambda tick: measure(
-            built,
-            prompt,
-            budgets,
-            method=chosen,
-            options=options,
-            repeats=repeats,
-            steps=steps,
-            progress=tick,
-        ),
-        (repeats + 1) * (2 * len(budgets) + 1),
-    )
-    weights = next(built.parameters())
-    config = {
-        "subject": what,
-        "method": chosen,
-        **options,
-        "batch": batch,
-        "repeats": repeats,
-        "steps": steps,
-        **environment(str(weights.device), weights.dtype),
-    }
+    rows: list[dict[str, Any]] = []
+    config: dict[str, Any] = {}
+    for sizes in shapes:
+        built, prompt, what = _subject(model, sizes, device, dtype, attention)
+        weights = next(built.parameters())
+        if weights.device.type not in ("cpu", "cuda"):
+            raise SparseSightError(f"--device {device!r}: this device has no clock here, use cpu or cuda")
+        parts = anatomy(built)
+        cases = make_cases(chosen, budgets, decoder_shape(parts), prompt_sizes(built, prompt), parts.prunable)
+        machine = environment(str(weights.device), weights.dtype)
+        config = {
+            "subject": what,
+            "layers": layers or "by the method",
+            "repeats": repeats,
+            "steps": steps,
+            **machine,
+        }
+        for count in batches:
+            with out_of_memory(weights.device), _progress((repeats + 1) * (2 * len(cases) + 1)) as tick:
+                many = repeat_prompt(prompt, count)
+                rows += measure(built, many, cases, repeats=repeats, steps=steps, progress=tick)
+            if out is not None:  # after each, so that a sweep that is stopped leaves what it has
+                save(
+                    out, config, rows, processor=weights.device.type == "cpu" and torch.get_num_threads() == 1
+                )
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
         _show(config, rows)
 
 
+def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
+    """A method as written, pruning after ``layers``."""
+    from ..methods import Compose, parse
+
+    method = parse(name)
+    if layers is None:
+        return method
+    if isinstance(method, Compose):
+        raise SparseSightError(
+            f"--layers: the parts of {name!r} have layers of their own, write them in brackets"
+        )
+    return replace(method, layers=layers)
+
+
 def _subject(
-    model: str | None, shape: str | None, device: str, dtype: str, attention: str
+    model: str | None, sizes: Shape | None, device: str, dtype: str, attention: str
 ) -> tuple[Any, dict[str, Any], str]:
     """The model to measure, its prompt, and what to call it."""
     import torch
 
     from .loading import check_dtype, load_model, pick_device
 
-    if shape is not None:
-        from ..shapes import Shape, random_llava
+    if sizes is not None:
+        from ..shapes import random_llava
 
-        sizes = Shape.parse(shape)
         where = pick_device(device)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
@@ -107,49 +172,39 @@ def _subject(
     return loaded.model, dict(prepare(loaded, open_image(picture), question)), loaded.name
 
 
-def _with_progress(work: Any, total: int) -> list[dict[str, Any]]:
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], object]]:
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("measuring", total=total)
-        return work(lambda: bar.advance(task))
+        yield lambda: bar.advance(task)
 
 
 def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
+
+    from ..bench.table import equality, remarks, tables
 
     console = Console()
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
-    prefill = Table(
-        "retain", "sparse ms", "dense ms", "speed-up", "FLOPs limit", "ratio", "measured limit", "overhead"
-    )
-    rest = Table("retain", "decode ms", "dense ms", "KV MB", "dense MB", "peak MB", "dense MB")
-    for row in rows:
-        prefill.add_row(
-            str(row["retain"]),
-            f"{row['prefill_sparse_ms']:.1f}",
-            f"{row['prefill_dense_ms']:.1f}",
-            f"{row['prefill_speedup']:.2f}",
-            f"{row['flops_limit']:.2f}",
-            f"{row['prefill_ratio_to_limit']:.2f}",
-            f"{row['measured_limit']:.2f}",
-            f"{100 * row['overhead_share']:.2f} %",
-        )
-        decode = [row["decode_sparse_ms"], row["decode_dense_ms"]]
-        memory = [
-            row[f"{what}_bytes"] / 1e6 for what in ("kv_sparse", "kv_dense", "peak_sparse", "peak_dense")
-        ]
-        rest.add_row(str(row["retain"]), *("-" if x is None else f"{x:.2f}" for x in (*decode, *memory)))
-    prefill.title = "Prefill: medians; ratio = speed-up / FLOPs limit"
-    rest.title = "Decoding, per token; KV cache after the prefill; peak of the prefill without the weights"
-    console.print(prefill)
-    console.print(rest)
-    for row in rows:
-        parts = ", ".join(f"{k} {100 * v:.2f} %" for k, v in row["overhead_parts"].items())
-        console.print(f"retain {row['retain']}: of the prefill, {parts}", highlight=False)
-        if row["flops_limit"] < 1.1:
-            console.print(
-                f"retain {row['retain']}: no gain here, the FLOPs limit itself is {row['flops_limit']:.2f}x"
-            )
+    console.print(equality(rows), highlight=False)
+    for made in tables(rows):
+        table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for head, *cells in zip(
+            made.heads, *made.cells, strict=True
+        ):  # words stay whole, "0.97 (0.98)" may break
+            words = [word for text in (head, *cells) for word in text.split()]
+            table.add_column(head, min_width=min(max(map(len, words)), 16), overflow="fold")
+        for cells in made.cells:
+            table.add_row(*cells)
+        narrowest = Measurement.get(console, console.options.update_width(1000), table).minimum
+        console.print(
+            table, width=max(console.width, narrowest), crop=False
+        )  # no column is lost on a narrow screen
+    for text in remarks(rows):
+        console.print(text, highlight=False)

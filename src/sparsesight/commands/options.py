@@ -54,6 +54,19 @@ def parse_layers(text: str) -> tuple[int, ...]:
     return tuple(int(layer) for layer in text.split(","))
 
 
+def parse_counts(text: str, option: str) -> tuple[int, ...]:
+    """``1,4`` -> (1, 4).
+
+    Raises:
+        SparseSightError: if it is not a list of numbers of at least 1, none of them twice.
+    """
+    parts = text.split(",")
+    counts = tuple(int(x) if re.fullmatch(r"\s*\d+\s*", x, re.ASCII) else 0 for x in parts)
+    if min(counts) < 1 or len(set(counts)) < len(counts):
+        raise SparseSightError(f"{option} {text!r}: write different numbers of at least 1, such as 1,4")
+    return counts
+
+
 def choose_retain(
     option: str | None, environment: Mapping[str, str] = os.environ
 ) -> int | float | tuple[int, ...]:

@@ -15,17 +15,19 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.sections: dict[str, float] | None = None
+        self.processor = False  # sections count processor time of all threads instead of the wall clock
 
     @contextmanager
     def __call__(self, section: str) -> Iterator[None]:
         if self.sections is None:
             yield
             return
-        start = self.now()
+        read = time.process_time if self.processor else self.now
+        start = read()
         try:
             yield
         finally:
-            self.sections[section] = self.sections.get(section, 0.0) + self.now() - start
+            self.sections[section] = self.sections.get(section, 0.0) + read() - start
 
     def now(self) -> float:
         """Seconds, once the device has done what it was given."""

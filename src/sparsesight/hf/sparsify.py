@@ -182,9 +182,13 @@ class Sparsified:
         self.restore()
 
     @contextmanager
-    def measure_sections(self) -> Iterator[dict[str, float]]:
-        """Within it, collect the seconds spent in raters, scoring, gather and masks (waits for the device)."""
+    def measure_sections(self, processor: bool = False) -> Iterator[dict[str, float]]:
+        """Within it, collect the seconds spent in raters, scoring, gather and masks.
+
+        By the wall clock, which waits for the device; or processor time of all threads, where ``processor`` is set.
+        """
         self._clock.sections = {}
+        self._clock.processor = processor
         try:
             yield self._clock.sections
         finally:

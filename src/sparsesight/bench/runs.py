@@ -1,0 +1,183 @@
+"""Dense and every method by turns in one process, and the row of numbers that each gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from ..errors import SparseSightError
+from ..hf.families import anatomy
+from ..hf.sparsify import sparsify
+from ..methods import Method
+from ..metrics import Report
+from .cases import Case
+from .timing import FIRST, PREFILL, TOKEN, Times, peak_bytes, spread, timed_decoder
+from .work import run_once, shortened
+
+PARTS = ("raters", "scoring", "gather", "masks")
+SHARES = 3  # runs from which the shares of the mechanism are taken
+
+
+def bench(
+    model: Any,
+    prompt: dict[str, Any],
+    cases: Sequence[Case],
+    *,
+    repeats: int = 7,
+    steps: int = 16,
+    progress: Callable[[], object] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure dense and every case in one process, taking turns in random order.
+
+    Args:
+        model: a vision-language model.
+        prompt: its inputs; ``attention_mask`` included.
+        cases: methods with their budgets, one row each.
+        repeats: counted turns, after one that is not.
+        steps: decoding steps per turn.
+        progress: called after each run.
+
+    Returns:
+        One dict per case; times are medians in milliseconds, with their spread under ``spread``: ``first_token_*`` of
+        the whole call up to the first token, ``prefill_*`` of the decoder in it, ``token_*`` of the whole call of a
+        further token (None without steps). Ratios are medians of the ratios within a turn, so that a machine that
+        drifts does not bend them; they come from the wall clock (CUDA: from events), and ``*_cpu`` are the same from
+        processor time, which a loaded machine disturbs less.
+        ``flops_limit`` is arithmetic (without the method's own); ``measured_limit`` is what this machine reaches when
+        the same layers just get shorter inputs (:func:`shortened`). ``overhead_share`` is what raters, scoring,
+        gathering and masks take of the sparse prefill. ``peak_*_bytes`` are the most that tensors took at once in a
+        whole prefill, vision tower and cache included, weights not. FLOPs are multiply-adds of the whole batch.
+
+    Raises:
+        SparseSightError: for a case that keeps every visual token.
+    """
+    device = next(model.parameters()).device
+    decoder = anatomy(model).decoder
+    reports: list[Report] = []
+    peaks = [peak_bytes(device, lambda: run_once(model, prompt, 0))]
+    for case in cases:  # a budget that cannot be met fails now, not after minutes
+        with sparsify(model, case.method) as run:
+            peaks.append(peak_bytes(device, lambda: run_once(model, prompt, 0)))
+        if not run.kept:
+            raise SparseSightError(
+                f"retain={case.retain!r}: {case.name} keeps every visual token, there is nothing to measure"
+            )
+        reports.append(run.report)
+    turns = [("dense", 0), *((kind, i) for i in range(len(cases)) for kind in ("sparse", "bare"))]
+    times = {turn: Times() for turn in turns}
+    shuffle = random.Random(0)
+    for count in range(repeats + 1):
+        for turn in shuffle.sample(turns, len(turns)):
+            kind, i = turn
+            kept = times[turn] if count else Times()
+            with ExitStack() as stack:
+                if kind == "sparse":
+                    stack.enter_context(sparsify(model, cases[i].method))
+                elif kind == "bare":
+                    stack.enter_context(shortened(decoder, *_lengths(reports[i])))
+                stack.enter_context(timed_decoder(decoder, kept))
+                run_once(model, prompt, 0 if kind == "bare" else steps, kept)
+            if progress is not None:
+                progress()
+    rows = []
+    for i, (case, report) in enumerate(zip(cases, reports, strict=True)):
+        rows.append(
+            {
+                "method": case.name,
+                "retain": case.retain,
+                "batch": len(report.samples),
+                **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
+                **_overhead(model, prompt, decoder, case.method),
+                **_counts(report),
+                "peak_dense_bytes": peaks[0],
+                "peak_sparse_bytes": peaks[i + 1],
+                "cost_deviation": case.deviation,
+                "settings": case.method.to_dict(),
+            }
+        )
+    return rows
+
+
+def _lengths(report: Report) -> tuple[int, list[int]]:
+    """Tokens of a sample of the batch (all are alike), and how many of them enter each layer."""
+    sample = report.samples[0]
+    return sample.text_tokens + sample.visual_tokens, [
+        sample.text_tokens + v for v in sample.visual_per_layer
+    ]
+
+
+def _flops_limit(report: Report) -> float:
+    return report.flops_dense / sum(s.flops_sparse - s.flops_scoring for s in report.samples)
+
+
+def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, Any]:
+    def ratio(phase: str, to: Times, of: str = "wall") -> float:
+        pairs = zip(getattr(dense, of)[phase], getattr(to, of)[phase], strict=True)
+        return median(x / y for x, y in pairs)
+
+    row: dict[str, Any] = {}
+    spreads: dict[str, dict[str, float]] = {}
+    for name, phase in (("first_token", FIRST), ("prefill", PREFILL), ("token", TOKEN)):
+        for kind, times in (("dense", dense), ("sparse", sparse)):
+            wall, cpu = times.wall[phase], times.cpu[phase]
+            row[f"{name}_{kind}_ms"] = median(wall) if wall else None
+            row[f"{name}_{kind}_cpu_ms"] = median(cpu) if cpu else None
+            if wall:
+                spreads[f"{name}_{kind}_ms"] = spread(wall)
+    speedup, cpu_speedup = ratio(PREFILL, sparse), ratio(PREFILL, sparse, "cpu")
+    return {
+        **row,
+        "first_token_speedup": ratio(FIRST, sparse),
+        "first_token_speedup_cpu": ratio(FIRST, sparse, "cpu"),
+        "prefill_speedup": speedup,
+        "prefill_speedup_cpu": cpu_speedup,
+        "flops_limit": limit,
+        "prefill_ratio_to_limit": speedup / limit,
+        "prefill_ratio_to_limit_cpu": cpu_speedup / limit,
+        "measured_limit": ratio(PREFILL, bare),
+        "measured_limit_cpu": ratio(PREFILL, bare, "cpu"),
+        "spread": spreads,
+    }
+
+
+def _overhead(model: Any, prompt: dict[str, Any], decoder: nn.Module, method: Method) -> dict[str, Any]:
+    """What the mechanism takes of the sparse prefill: by the wall clock, and of processor time."""
+    found: dict[str, dict[str, float]] = {}
+    with sparsify(model, method) as run:
+        for of in ("wall", "cpu"):
+            shares: list[dict[str, float]] = []
+            for _ in range(SHARES):
+                alone = Times()
+                with run.measure_sections(of == "cpu") as sections, timed_decoder(decoder, alone):
+                    run_once(model, prompt, 0)
+                whole = getattr(alone, of)[PREFILL][0]
+                shares.append({k: 1e3 * v / whole for k, v in sections.items()})
+            found[of] = {k: median(s.get(k, 0.0) for s in shares) for k in PARTS}
+    return {
+        "overhead_share": sum(found["wall"].values()),
+        "overhead_parts": found["wall"],
+        "overhead_share_cpu": sum(found["cpu"].values()),
+        "overhead_parts_cpu": found["cpu"],
+    }
+
+
+def _counts(report: Report) -> dict[str, Any]:
+    """What follows from sizes alone; tokens are those of one sample."""
+    sample = report.samples[0]
+    return {
+        "visual": sample.visual_tokens,
+        "text": sample.text_tokens,
+        "equal_tokens": sample.equal_tokens,
+        "equal_tokens_entering": sample.equal_tokens_entering,
+        "visual_per_layer": sample.visual_per_layer,
+        "flops_dense": report.flops_dense,
+        "flops_sparse": report.flops_sparse,
+        "flops_overhead": sum(s.flops_scoring for s in report.samples),
+        "kv_dense_bytes": report.kv_bytes_dense,
+        "kv_sparse_bytes": report.kv_bytes_sparse,
+    }

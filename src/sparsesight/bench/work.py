@@ -1,0 +1,69 @@
+"""What is measured: a prefill with some greedy steps, and the bare arithmetic of a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..hf.shorten import NOT_ROWS, take_rows
+from .timing import FIRST, TOKEN, Times, mark, settle
+
+
+@torch.no_grad()
+def run_once(model: Any, prompt: dict[str, Any], steps: int, times: Times | None = None) -> Any:
+    """A prefill and ``steps`` greedy decoding steps, timed as whole calls; returns the cache."""
+    device = prompt["input_ids"].device
+    settle(device)
+    moments = [mark(device)]
+    out = model(**prompt, use_cache=True, logits_to_keep=1)
+    token = out.logits[:, -1:].argmax(-1)
+    moments.append(mark(device))
+    mask = prompt["attention_mask"]
+    for _ in range(steps):
+        mask = torch.cat((mask, mask.new_ones(mask.shape[0], 1)), 1)
+        position = mask.sum(1, keepdim=True) - 1
+        out = model(
+            input_ids=token, attention_mask=mask, position_ids=position, past_key_values=out.past_key_values
+        )
+        token = out.logits[:, -1:].argmax(-1)
+        moments.append(mark(device))
+    if times is not None:
+        for i, (start, end) in enumerate(pairwise(moments)):
+            times.add(TOKEN if i else FIRST, start, end)
+    return out.past_key_values
+
+
+@contextmanager
+def shortened(decoder: nn.Module, length: int, lengths: Sequence[int]) -> Iterator[None]:
+    """Give layer ``i`` only the first ``lengths[i]`` of ``length`` rows: the arithmetic of pruning, nothing chosen.
+
+    What this costs is the ceiling of this machine for that schedule: short inputs use its arithmetic less well.
+    """
+
+    def shorten(n: int) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            hidden = args[0]
+            rows = torch.arange(n, device=hidden.device).expand(hidden.shape[0], -1)
+            mask = kwargs.get("attention_mask")
+            kwargs = {k: take_rows(v, rows, length) for k, v in kwargs.items() if k not in NOT_ROWS}
+            kwargs["attention_mask"] = None if mask is None else mask[..., :n, :n]
+            return (hidden[:, :n],), kwargs
+
+        return hook
+
+    layers: Any = decoder.layers
+    hooks = [
+        layer.register_forward_pre_hook(shorten(n), with_kwargs=True)
+        for layer, n in zip(layers, lengths, strict=True)
+        if n < length
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,63 @@
+"""Methods at one budget cost the same, whatever they keep; what cannot be is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsesight import BudgetError, SparseSightError
+from sparsesight.bench.cases import make_cases, prompt_sizes
+from sparsesight.cost import REFERENCE, Prompt, cost
+from sparsesight.hf.families import anatomy
+from sparsesight.hf.shape import decoder_shape
+from sparsesight.methods import SparseVLM, parse
+from sparsesight.metrics import DecoderShape
+from sparsesight.shapes import Shape, random_llava
+from tests.bench.small import SMALL
+
+VICUNA = DecoderShape.llama(32, 4096, 11008, 32)
+PROMPT = Prompt(576, 60, 35)
+
+
+def test_one_budget_is_one_cost() -> None:
+    names = ("sparsevlm+", "sparsevlm", "random(layers=(2,))", "random(layers=(-1,))")
+    cases = make_cases({name: parse(name) for name in names}, [192, 0.25], VICUNA, PROMPT)
+    assert [(x.name, x.retain) for x in cases] == [(name, retain) for name in names for retain in (192, 0.25)]
+    for case in cases:
+        tokens = case.retain if case.retain == 192 else 144
+        target = cost(REFERENCE.fitted(tokens, 576, 32), VICUNA, PROMPT).flops
+        found = cost(case.method, VICUNA, PROMPT).flops
+        assert abs(found / target - 1) < 0.01
+        assert case.deviation == pytest.approx(found / target - 1, abs=0.002)
+    # Before the first layer the same cost buys more tokens in every layer than after the third.
+    kept = [x.method.plan(576, 32, x.method.stage_layers(32)).stages[-1].keep for x in cases]
+    assert kept[6] > kept[4]
+
+
+def test_the_same_tokens_cost_what_they_cost() -> None:
+    """VisionZip's 64 tokens, the same in every layer, are cheaper than an average of 64 that begins with 576."""
+    methods = {name: parse(name) for name in ("sparsevlm+", "visionzip")}
+    own, other = make_cases(methods, [64], VICUNA, PROMPT, same_retain=True)
+    assert own.method.retain == other.method.retain == 64
+    assert own.deviation == 0
+    saved = 1 - cost(other.method, VICUNA, PROMPT).flops / cost(own.method, VICUNA, PROMPT).flops
+    assert other.deviation == pytest.approx(-saved) and saved > 0.1
+
+
+def test_a_budget_that_leaves_nothing_to_prune() -> None:
+    with pytest.raises(SparseSightError, match="keeps all 576 visual tokens"):
+        make_cases({"random": parse("random")}, [600], VICUNA, PROMPT)
+    with pytest.raises(BudgetError, match="possible are"):
+        make_cases({"random": parse("random")}, [1], VICUNA, PROMPT)
+    with pytest.raises(SparseSightError, match="from data"):
+        make_cases({"v1.0": SparseVLM.v1_0()}, [64], VICUNA, PROMPT)
+
+
+@pytest.mark.parametrize("text", [12, 100])
+def test_sizes_of_a_prompt(text: int) -> None:
+    shape = Shape.parse(SMALL.replace("text=12", f"text={text}"))
+    model, prompt = random_llava(shape, torch.float32, "cpu")
+    assert prompt_sizes(model, prompt) == shape.prompt
+    assert decoder_shape(anatomy(model)) == shape.decoder
+    with pytest.raises(SparseSightError, match="no visual tokens"):
+        prompt_sizes(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})

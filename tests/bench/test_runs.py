@@ -1,0 +1,146 @@
+"""The benchmark measures what it says: one row a case, in turns, beside the same work without a mechanism.
+
+No test looks at speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from sparsesight import SparseSightError, sparsify
+from sparsesight.bench import Case, bench, runs
+from sparsesight.bench.work import run_once
+from sparsesight.methods import make_method
+from sparsesight.shapes import Shape, random_llava, repeat_prompt
+from tests.bench.small import SMALL
+
+Subject = tuple[Any, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def small() -> Subject:
+    return random_llava(Shape.parse(SMALL), torch.float32, "cpu")
+
+
+def case(name: str, retain: Any) -> Case:
+    return Case(name, retain, make_method(name, retain=retain, layers=(0, 1)))
+
+
+@pytest.fixture(scope="module")
+def rows(small: Subject) -> list[dict[str, Any]]:
+    model, prompt = small
+    cases = [case("sparsevlm+", 0.5), case("sparsevlm+", 12), case("random", 12)]
+    ticks: list[int] = []
+    found = bench(
+        model, repeat_prompt(prompt, 2), cases, repeats=2, steps=3, progress=lambda: ticks.append(1)
+    )
+    assert len(ticks) == 3 * (1 + 2 * 3)
+    assert not hasattr(model.get_decoder(), "_sparsesight_hooks")
+    return found
+
+
+def test_a_row_for_each_case(rows: list[dict[str, Any]]) -> None:
+    assert [(x["method"], x["retain"]) for x in rows] == [
+        ("sparsevlm+", 0.5),
+        ("sparsevlm+", 12),
+        ("random", 12),
+    ]
+    for row in rows:
+        assert (row["batch"], row["visual"], row["text"]) == (2, 36, 12)
+        assert row["settings"]["layers"] == (0, 1)
+        assert row["prefill_ratio_to_limit"] == pytest.approx(row["prefill_speedup"] / row["flops_limit"])
+        assert row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
+        for kind in ("", "_cpu"):
+            assert 0 < row[f"overhead_share{kind}"] < 1
+            assert row[f"overhead_share{kind}"] == pytest.approx(sum(row[f"overhead_parts{kind}"].values()))
+        assert all(row["spread"][k]["min"] <= row[k] <= row["spread"][k]["max"] for k in row["spread"])
+        assert len(row["spread"]) == 6
+
+
+def test_the_whole_call_takes_longer_than_its_decoder(rows: list[dict[str, Any]]) -> None:
+    """Not a race: the decoder is a part of the call, in every single run."""
+    for row in rows:
+        for kind in ("dense", "sparse"):
+            whole, part = (row["spread"][f"{x}_{kind}_ms"] for x in ("first_token", "prefill"))
+            assert all(whole[k] > part[k] > 0 for k in whole)
+
+
+def test_counts_are_those_of_the_report(small: Subject, rows: list[dict[str, Any]]) -> None:
+    model, prompt = small
+    with sparsify(model, rows[1]["method"], retain=12, layers=(0, 1)) as run:
+        run_once(model, repeat_prompt(prompt, 2), 0)
+    report, row = run.report, rows[1]
+    sample = report.samples[0]
+    assert (row["flops_dense"], row["flops_sparse"]) == (report.flops_dense, report.flops_sparse)
+    assert row["flops_overhead"] == 2 * sample.flops_scoring > 0
+    assert row["flops_limit"] == pytest.approx(
+        sample.flops_dense / (sample.flops_sparse - sample.flops_scoring)
+    )
+    assert (row["kv_dense_bytes"], row["kv_sparse_bytes"]) == (report.kv_bytes_dense, report.kv_bytes_sparse)
+    assert row["equal_tokens"] == sample.equal_tokens < row["equal_tokens_entering"] < 36
+    assert row["visual_per_layer"] == sample.visual_per_layer
+
+
+def test_every_turn_runs_what_it_is_called(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each turn once: dense, sparse, and the sparse lengths without a mechanism."""
+    model, prompt = small
+    decoder = model.get_decoder()
+    inside: list[str] = []
+    seen: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
+
+    def named(manager: Any, name: str) -> Any:
+        @contextmanager
+        def entered(*args: Any) -> Iterator[Any]:
+            with manager(*args) as run:
+                inside.append(name)
+                yield run
+                inside.remove(name)
+
+        return entered
+
+    def watched(model: Any, prompt: Any, steps: int, times: Any = None) -> Any:
+        widths: list[int] = []
+        hooks = [  # not of the last layer: after it, a sparse run has its full length again
+            layer.register_forward_hook(lambda m, a, out: widths.append(out.shape[1]))
+            for layer in decoder.layers[:-1]
+        ]
+        cache = run_once(model, prompt, steps, times)
+        for hook in hooks:
+            hook.remove()
+        seen.append((tuple(inside), tuple(widths)))
+        return cache
+
+    monkeypatch.setattr(runs, "run_once", watched)
+    monkeypatch.setattr(runs, "sparsify", named(runs.sparsify, "sparse"))
+    monkeypatch.setattr(runs, "shortened", named(runs.shortened, "bare"))
+    (row,) = bench(model, prompt, [case("random", 12)], repeats=1, steps=0)
+    lengths = tuple(12 + v for v in row["visual_per_layer"][:-1])
+    assert lengths[-1] < 48
+    turns = seen[2 : -2 * runs.SHARES]  # before them the peaks, after them the shares of the mechanism
+    expected = [((), (48,) * 3), (("bare",), lengths), (("sparse",), lengths)]
+    assert sorted(turns[:3]) == sorted(turns[3:]) == expected
+
+
+def test_no_steps_and_no_time_for_a_token(small: Subject) -> None:
+    (row,) = bench(*small, [case("random", 12)], repeats=1, steps=0)
+    assert row["token_dense_ms"] is row["token_sparse_cpu_ms"] is None and len(row["spread"]) == 4
+
+
+def test_nothing_to_measure(small: Subject) -> None:
+    with pytest.raises(SparseSightError, match=r"retain=1\.0"):
+        bench(*small, [case("random", 1.0)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_on_a_gpu() -> None:
+    model, prompt = random_llava(Shape.parse(SMALL), torch.bfloat16, "cuda")
+    (row,) = bench(model, prompt, [case("sparsevlm+", 12)], repeats=2, steps=2)
+    assert 0 < row["prefill_sparse_ms"] < row["first_token_sparse_ms"]
+    assert 0 < row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
+    assert 0 < row["overhead_share"] < 1

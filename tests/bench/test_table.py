@@ -1,0 +1,117 @@
+"""Tables of rows, their files and their drawings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsesight import SparseSightError
+from sparsesight.bench import Case, bench
+from sparsesight.bench.growth import check_folder, draw, panels, save, sweeps
+from sparsesight.bench.table import equality, markdown, remarks, tables
+from sparsesight.methods import make_method
+from sparsesight.shapes import Shape, random_llava
+
+CONFIG = {"subject": "tiny", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    cases = [Case(x, 0.5, make_method(x, retain=0.5, layers=(0,))) for x in ("random", "sparsevlm+")]
+    found = []
+    for visual in (36, 64):
+        shape = Shape.parse(f"layers=3,hidden=64,ffn=96,visual={visual},text=12")
+        found += bench(*random_llava(shape, torch.float32, "cpu"), cases, repeats=1, steps=1)
+    return found
+
+
+def test_tables_name_what_varies(rows: list[dict[str, Any]]) -> None:
+    for made in tables(rows):
+        assert made.heads[:3] == ["method", "retain", "visual"] and "batch" not in made.heads
+        assert [cells[:3] for cells in made.cells] == [
+            [name, "0.5", visual] for visual in ("36", "64") for name in ("random", "sparsevlm+")
+        ]
+        assert all(len(cells) == len(made.heads) for cells in made.cells)
+    assert tables(rows[:2])[0].heads[:3] == ["method", "retain", "prefill ms"]
+
+
+def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
+    row = rows[3]
+    prefill, tokens, sizes = (dict(zip(x.heads[3:], x.cells[3][3:], strict=True)) for x in tables(rows))
+    assert prefill["prefill ms"] == f"{row['prefill_sparse_ms']:.1f}"
+    assert prefill["overhead"].startswith(f"{100 * row['overhead_share']:.1f}% (")
+    assert tokens["first token ms"] == f"{row['first_token_sparse_ms']:.1f}"
+    assert sizes["KV MB"] == f"{row['kv_sparse_bytes'] / 1e6:.2f}"
+    assert tables([{**row, "token_sparse_ms": None}])[1].cells[0][-2] == "-"
+
+
+def test_remarks(rows: list[dict[str, Any]]) -> None:
+    assert len(remarks(rows)) == 4 and "of the prefill, raters" in remarks(rows)[0]
+    assert "no gain here, the FLOPs limit itself is 1.05x" in remarks([{**rows[0], "flops_limit": 1.05}])[1]
+
+
+def test_unequal_costs_are_said(rows: list[dict[str, Any]]) -> None:
+    assert "cost the same prefill FLOPs" in equality(rows) and equality(rows) in markdown(CONFIG, rows)
+    other = [*rows[1:], {**rows[0], "cost_deviation": -0.118}]
+    assert "do NOT cost the same: their prefill FLOPs are up to 11.8 % off" in equality(other)
+    assert "-11.8 % FLOPs beside what retain stands for" in remarks(other)[3]
+
+
+def test_markdown_has_all_tables(rows: list[dict[str, Any]]) -> None:
+    page = markdown(CONFIG, rows)
+    assert "subject tiny, threads 1" in page
+    lines = page.splitlines()
+    for made in tables(rows):
+        head = lines.index("| " + " | ".join(made.heads) + " |")
+        assert lines[head + 2 : head + 6] == ["| " + " | ".join(cells) + " |" for cells in made.cells]
+
+
+def test_a_folder_of_results(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    check_folder(folder, plots=False)
+    written = save(folder, CONFIG, rows[:2])
+    assert [path.name for path in written] == ["bench.json", "bench.md"]
+    data = json.loads(written[0].read_text())
+    assert data["config"] == CONFIG and [x["method"] for x in data["rows"]] == ["random", "sparsevlm+"]
+    assert "First token" not in written[1].read_text() and "FLOPs limit" in written[1].read_text()
+
+
+def test_growth_is_drawn_for_each_batch(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    check_folder(tmp_path, plots=True)
+    written = save(tmp_path, CONFIG, [*rows, *({**row, "batch": 4} for row in rows)])
+    assert [path.name for path in written[2:]] == ["growth-batch1.png", "growth-batch4.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[2:])
+
+
+@pytest.mark.parametrize("processor", [False, True])
+def test_lines_of_the_drawing_are_the_rows(rows: list[dict[str, Any]], processor: bool) -> None:
+    pytest.importorskip("matplotlib")
+    assert sweeps(rows) and not sweeps(rows[:2])
+    figure = draw(rows[::-1], processor)
+    for axes, (title, _, sparse, dense, scale) in zip(figure.axes, panels(processor), strict=True):
+        assert axes.get_title() == title
+        lines = {line.get_label(): line for line in axes.get_lines()}
+        assert len(lines) == 2 + (dense is not None)
+        line = lines["random, retain 0.5"]
+        assert list(line.get_xdata()) == [36, 64]
+        assert list(line.get_ydata()) == [rows[0][sparse] / scale, rows[2][sparse] / scale]
+        if dense is not None:
+            assert list(lines["dense"].get_ydata())[1] in [row[dense] / scale for row in rows[2:]]
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SparseSightError, match=r"file' cannot be written .*choose another folder"):
+        check_folder(tmp_path / "file", plots=False)
+
+
+def test_drawing_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(SparseSightError, match=r"sparsesight\[plots\]"):
+        check_folder(tmp_path / "results", plots=True)
+    assert not (tmp_path / "results").exists()
