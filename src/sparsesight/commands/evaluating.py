@@ -73,6 +73,7 @@ def prepare_tasks(
     import torch
 
     from ..eval.pictures import PictureQuestions
+    from ..eval.scenes import SceneQuestions
 
     if device == "auto" and ranks.count > 1 and torch.cuda.is_available():
         device = f"cuda:{ranks.local}"
@@ -104,7 +105,8 @@ def prepare_tasks(
         prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
     for name in names:
         if name in SCENES:
-            found[name] = PictureQuestions(name, scene_items(name, limit), loaded, prompts, latency=latency)
+            kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
+            found[name] = kind(name, scene_items(name, limit), loaded, prompts, latency=latency)
     return Prepared(loaded, chosen, [found[name] for name in names])
 
 
