@@ -255,12 +255,13 @@ def replace_file(path: Path, text: str) -> None:
 def _drop_torn_line(file: Any) -> None:
     """Cut a file after its last line break, and stand at its end."""
     end = file.seek(0, os.SEEK_END)
-    if end:
+    if not end:
+        return
+    file.seek(end - 1)
+    if file.read(1) != b"\n":
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        if whole < end:
-            file.truncate(whole)
-    file.seek(0, os.SEEK_END)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
 
 
 def _read_config(path: Path) -> Config | None:

@@ -12,6 +12,7 @@ from .tables import Latencies, title
 
 # Okabe and Ito, "Color Universal Design", 2008: colour-blind readers tell them apart; yellow is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SPREAD = 0.006  # relative
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 
 
@@ -56,6 +57,7 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise SparseSightError("plots need matplotlib: pip install 'sparsesight[plots]'") from None
     if not summary["overall"]:
@@ -67,28 +69,36 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
     for axis, panel, label in zip(
         axes, panels, ("prefill FLOPs, % of dense", "prefill, ms per sample"), strict=False
     ):
-        shown = 0
-        for name, curve in panel.items():
+        names = [name for name in panel if name != DENSE]
+        if DENSE in panel:
+            axis.axhline(panel[DENSE]["y"][0], color="#888888", linewidth=1, linestyle=":", label=DENSE)
+        for number, name in enumerate(names):
+            curve = panel[name]
             error = [
                 [max(y - low, 0) for y, low in zip(curve["y"], curve["low"], strict=True)],
                 [max(high - y, 0) for y, high in zip(curve["y"], curve["high"], strict=True)],
             ]
-            if name == DENSE:
-                axis.axhline(curve["y"][0], color="#888888", linewidth=1, linestyle=":")
-                axis.plot(curve["x"], curve["y"], "*", color="#888888", markersize=12, label=name)
-                continue
+            turn = number // len(COLORS)
             style = {
-                "color": COLORS[shown % len(COLORS)],
-                "marker": MARKERS[shown % len(MARKERS)],
-                "linestyle": ("-", "--", "-.")[shown // len(COLORS) % 3],
+                "color": COLORS[number % len(COLORS)],
+                "marker": MARKERS[(number + 3 * turn) % len(MARKERS)],
+                "linestyle": ("-", "--", "-.")[turn % 3],
             }
-            axis.errorbar(curve["x"], curve["y"], yerr=error, label=name, capsize=2, elinewidth=0.8, **style)
-            shown += 1
+            # Methods at equal cost stand side by side, or their intervals would hide each other.
+            aside = 1 + SPREAD * (number - (len(names) - 1) / 2)
+            x = [value * aside for value in curve["x"]]
+            axis.errorbar(
+                x, curve["y"], yerr=error, label=name, markersize=5, linewidth=1, elinewidth=0.7, **style
+            )
+        axis.set_xscale("log")
+        for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            which(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_xlabel(label)
         axis.grid(axis="y", color="#dddddd")
         axis.spines[["top", "right"]].set_visible(False)
     tasks = ", ".join(summary["tasks"]) if len(summary["tasks"]) <= 4 else f"{len(summary['tasks'])} tasks"
     axes[0].set_ylabel(f"score, % of dense ({tasks})")
-    axes[0].legend(frameon=False, fontsize=9)
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(title(summary), fontsize=11)
     figure.savefig(path, dpi=130)

@@ -17,7 +17,7 @@ from .ranks import Ranks
 from .samples import Answer, Item, Sample, Task, check_items
 
 DENSE = "dense"
-POLL = 0.2  # seconds between looks at what other processes have answered
+POLL = 1.0  # seconds between looks at what other processes have answered
 
 Fit = Callable[[Method, Retain], Method]
 
