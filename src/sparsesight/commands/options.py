@@ -10,6 +10,7 @@ from ..errors import SparseSightError
 
 RETAIN = 64
 METHOD = "sparsevlm+"
+BUDGETS = "192,128,64"  # of a sweep
 RETAIN_VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN")  # the first is how SparseVLM's own scripts spell it
 VERSION_VARIABLE = "USE_VERSION"
 VERSIONS = {"1_0": "sparsevlm", "2_0": "sparsevlm+"}
@@ -86,3 +87,49 @@ def choose_method(option: str | None, environment: Mapping[str, str] = os.enviro
             f"environment variable {VERSION_VARIABLE} {version!r} is unknown: set {known}, or pass --method"
         )
     return VERSIONS[version] if version else METHOD
+
+
+def split_list(text: str, source: str) -> list[str]:
+    """``a,b(c=1,d=2) > e`` -> ["a", "b(c=1,d=2) > e"]: at commas that are in no brackets.
+
+    Raises:
+        SparseSightError: brackets that do not match, an empty part, nothing at all.
+    """
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign in "([") - (sign in ")]")
+        if depth < 0:
+            break
+        if sign == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    if depth:
+        raise SparseSightError(f"{source} {text!r}: the brackets do not match")
+    parts = [part.strip() for part in parts]
+    if not all(parts):
+        raise SparseSightError(f"{source} {text!r}: write names with commas between them")
+    return parts
+
+
+def choose_budgets(
+    option: str | None, environment: Mapping[str, str] = os.environ
+) -> list[int | float | tuple[int, ...]]:
+    """``192,128,64``, or counts per stage in brackets: ``(300,200,110),(66,30,17)``; else the one that the environment
+    names, else 192, 128 and 64.
+
+    Raises:
+        SparseSightError: as :func:`choose_retain`.
+    """
+    if option is None and any(environment.get(name, "").strip() for name in RETAIN_VARIABLES):
+        return [choose_retain(None, environment)]
+    return [parse_retain(part.strip("()")) for part in split_list(option or BUDGETS, "--retain")]
+
+
+def choose_methods(option: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """``dense,sparsevlm,fastv``; else dense and the one that the environment names, else dense and SparseVLM+.
+
+    Raises:
+        SparseSightError: as :func:`choose_method`.
+    """
+    return ["dense", choose_method(None, environment)] if option is None else split_list(option, "--methods")

@@ -34,6 +34,7 @@ class Pooling(Method):
     name: ClassVar[str] = "pooling"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = True
 
     @property

@@ -36,6 +36,7 @@ class ToMe(Method):
     name: ClassVar[str] = "tome"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

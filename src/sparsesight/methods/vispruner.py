@@ -45,6 +45,7 @@ class VisPruner(Method):
     name: ClassVar[str] = "vispruner"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
