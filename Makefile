@@ -73,6 +73,16 @@ format: $(STAMP) ## let ruff mend imports and layout
 families: $(STAMP) ## write the README's table of model families
 	$(BIN)/python -m tests.hf.families.table
 
+# Every method at equal cost on the rendered scenes, by two processes of one thread; a run that was stopped goes on.
+ACCURACY := outputs/accuracy
+.PHONY: bench-accuracy
+bench-accuracy: $(STAMP) ## measure what every method costs in accuracy, into benchmarks/results/accuracy
+	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --tasks scenes --limit 600 --batch-size 27 \
+		--methods sparsevlm,sparsevlm+,fastv,pyramiddrop,dart,visionzip,vispruner,fastervlm,divprune,cdpruner,holov,tome,pooling,uniform,last-token,random \
+		--retain 288,192,128,64,32 --out $(ACCURACY) $(if $(wildcard $(ACCURACY)/run.json),--resume)
+	mkdir -p benchmarks/results/accuracy
+	cp $(addprefix $(ACCURACY)/,table.md table.csv plot.png run.json) benchmarks/results/accuracy/
+
 .PHONY: dist
 dist: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
