@@ -26,7 +26,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
 # Touched last: a failed or interrupted installation leaves no stamp and is taken up again by the next call.
-# torch goes first and alone, so that nothing else can choose its build.
+# torch goes first and alone, so that nothing else can choose its build. lmms-eval goes last and alone: most of what it
+# asks for is not needed here, and torchvision would do harm (pyproject.toml, extra "harness").
 $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
@@ -35,7 +36,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest download)"
 	@$(PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "==> installing sparsesight and its dependencies"
-	@$(PIP) install $(PIP_FLAGS) --editable '.[dev,plots]'
+	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[dev,harness,plots]'
+	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval
 	@touch $@
 	@echo "==> $(VENV) is ready"
 

@@ -195,6 +195,8 @@ def test_captions(monkeypatch: pytest.MonkeyPatch) -> None:
         "after layer 15: 0 of 576",
     ]
     assert captions(monkeypatch, image, kept, grid())[1] == "stage 1: 66 of 576"
+    nothing = captions(monkeypatch, image, kept[2:], grid(), [64], (-1,))
+    assert nothing[1] == "before layer 0: 0 + 64 merged of 576"
 
 
 def test_panels_do_not_overlap_their_neighbours_captions() -> None:

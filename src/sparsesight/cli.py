@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from .commands.ask import ask
 from .commands.bench import bench
+from .commands.eval import evaluate
 from .commands.methods import methods
 from .errors import SparseSightError
 
@@ -70,6 +71,7 @@ app = typer.Typer(
 app.command("ask")(ask)
 app.command("methods")(methods)
 app.command("bench")(bench)
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

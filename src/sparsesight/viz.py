@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .budget import BEFORE
 from .errors import SparseSightError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def kept_picture(
         kept: per stage, the indices of the kept visual tokens (one sample of :attr:`Sparsified.kept`).
         grid: the model's grid.
         merged: per stage, how many merged tokens went on beside the kept ones; they are only counted.
-        layers: per stage, the layer after which it pruned, for the caption.
+        layers: per stage, the layer after which it pruned (-1: before the first), for the caption.
 
     Raises:
         SparseSightError: if an index lies outside the grid.
@@ -141,6 +142,7 @@ def kept_picture(
     panels = [(first, f"the picture, {image.width} x {image.height}")]
     for i, mask in enumerate(masks):
         where = f"stage {i + 1}" if layers is None else f"after layer {layers[i]}"
+        where = "before layer 0" if layers is not None and layers[i] == BEFORE else where
         more = f" + {merged[i]} merged" if merged is not None and merged[i] else ""
         panels.append((_panel(view, mask, cell), f"{where}: {mask.sum()}{more} of {mask.size}"))
     font = ImageFont.load_default(16)
@@ -185,6 +187,7 @@ def kept_text(
     blocks = []
     for i, mask in enumerate(masks):
         where = f"stage {i + 1}" if layers is None else f"layer {layers[i]}"
+        where = "before layer 0" if layers is not None and layers[i] == BEFORE else where
         more = f"+{merged[i]}" if merged is not None and merged[i] else ""
         caption = f"{where}: {mask.sum()}{more} of {mask.size}"
         even = np.pad(mask, ((0, grid.rows % 2), (0, 0)))

@@ -115,6 +115,23 @@ def test_what_is_printed() -> None:
     assert kept_text(kept, grid, layers=(0, 2, 4)) in result.stdout
 
 
+@pytest.mark.parametrize("method", ["tome", "pooling"])
+def test_where_all_is_merged_there_is_no_picture_of_what_was_kept(method: str) -> None:
+    result = ask("--method", method, "--retain", "64")
+    assert result.exit_code == 0, result.stderr
+    assert f"{method}, retain 64, before layer 0" in result.stdout
+    assert "no token was kept as it is: 64 merged ones stand for the 576" in result.stdout
+    assert "kept after" not in result.stdout and max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_before_the_first_layer() -> None:
+    result = ask("--method", "uniform", "--retain", "64")
+    grid = Grid(24, 24, 14, 336, (336, 336))
+    kept = [[9 * i + 4 for i in range(64)]]
+    assert kept_text(kept, grid, layers=(-1,)) in result.stdout
+    assert "before layer 0: 64 of 576" in result.stdout
+
+
 def test_keeping_everything_agrees_and_says_so() -> None:
     result = ask("--retain", "1.0")
     assert "(the same answer)" in result.stdout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import METHODS, Method, SparseVLM, SparseVLMPlus, sparsify
+from sparsesight import METHODS, Method, SparseVLM, SparseVLMPlus, ToMe, VisionZip, sparsify
 from sparsesight.methods import make_method
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
@@ -18,13 +18,15 @@ NEW = 5
 WITHOUT_MERGING: list[Method] = [
     SparseVLM(0.4, recycle=0.0),
     SparseVLM(1.0, (1, 3), adaptive=True, scale=3.0, recycle=0.0),
-    *(make_method(name, retain=0.4) for name in METHODS if name != "sparsevlm"),
+    *(m for m in (make_method(name, retain=0.4) for name in METHODS) if not m.recycled_fraction),
 ]
 ALL = [
     *(make_method(name, retain=0.4) for name in METHODS),
     SparseVLM(0.4, positions="compact"),
     SparseVLM(1.0, (1, 3), "compact", adaptive=True, scale=3.0),
     SparseVLMPlus((30, 12), (0, 4)),
+    VisionZip(0.4, positions="compact", add=True),
+    ToMe(0.4, positions="compact"),
 ]
 
 

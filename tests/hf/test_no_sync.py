@@ -54,7 +54,7 @@ def forbid_reads_in_layers(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if not kind.reads_vision])
+@pytest.mark.parametrize("name", METHODS)
 def test_planned_counts_never_read_the_device(name: str, attention: str, forbid_reads_in_layers: Any) -> None:
     """Methods that act before the first layer are made to act after one, where they are watched."""
     built = model("llava_next", attention)

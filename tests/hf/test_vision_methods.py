@@ -26,6 +26,7 @@ from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.families.base import CLIPS
 from tests.hf.test_invariants import batch, close, generate, model
+from tests.hf.test_training import HOOKS_RUN_AGAIN
 from tests.hf.test_vision import seen_by, visual_of
 from tests.hf.threads import wrong_in_threads
 
@@ -133,7 +134,8 @@ def test_it_composes() -> None:
 )
 def test_ways_of_generating(how: dict[str, Any]) -> None:
     built = model("llava")
-    which = (0,) if "prompt_lookup_num_tokens" in how else (0, 1)
+    # One picture each: older transformers mix up those of a sample's beams.
+    which = (0,) if "prompt_lookup_num_tokens" in how else (0, 3)
     prompt = batch("llava", which)
     settings = {"max_new_tokens": 4, "do_sample": False, **how}
     with sparsify(built, METHOD) as run:
@@ -295,7 +297,7 @@ def test_an_attention_implementation_that_is_set_later_is_followed() -> None:
     close(eager, sdpa)
 
 
-@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("checkpointed", [False] if HOOKS_RUN_AGAIN else [False, True])
 def test_training(checkpointed: bool) -> None:
     built, prompt = tiny.model("llava"), batch("llava", (0, 1))
     visual = visual_of(built, prompt)
@@ -343,3 +345,30 @@ def test_tokens_that_cannot_be_traced_are_refused_before_the_language_model(way:
         ):
             built(**prompt) if way == "forward" else built.generate(**prompt, max_new_tokens=2)
         assert not ran and not left(run)
+
+
+@pytest.mark.parametrize("given", ["wrapper", "model"])
+def test_adapters_on_tower_and_projector(given: str) -> None:
+    peft = pytest.importorskip("peft")
+    built, prompt = tiny.model("llava"), batch("llava")
+    config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(built, config).eval()
+    with sparsify(adapted if given == "wrapper" else built, METHOD) as run:
+        generate(adapted, prompt)
+        kept = run.kept[0]
+    wanted = best(built, prompt, [len(k) for k in kept])
+    assert [k.tolist() for k in kept] == wanted != best(model("llava"), prompt, [len(k) for k in kept])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_weights_that_are_elsewhere(family: str) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    built, prompt = tiny.model(family), batch(family)
+    with sparsify(built, METHOD) as run, torch.no_grad():
+        wanted = built(**prompt).logits
+        kept = run.kept[0]
+        accelerate.cpu_offload(built, execution_device=torch.device("cpu"))
+        assert built.model.multi_modal_projector.linear_1.weight.device.type == "meta"
+        assert torch.equal(built(**prompt).logits, wanted)
+        assert all(torch.equal(a, b) for a, b in zip(run.kept[0], kept, strict=True))

@@ -50,7 +50,9 @@ def by_hand(sample: Sample, keep: int, crops: int, balance: float, by_attention:
 
 
 @pytest.mark.parametrize("by_attention", [False, True])
-@pytest.mark.parametrize(("visual", "keep", "crops"), [(96, 20, 16), (576, 64, 16), (50, 33, 7), (5, 3, 16), (40, 9, 1)])
+@pytest.mark.parametrize(
+    ("visual", "keep", "crops"), [(96, 20, 16), (576, 64, 16), (50, 33, 7), (5, 3, 16), (40, 9, 1)]
+)
 def test_by_hand(visual: int, keep: int, crops: int, by_attention: bool) -> None:
     for seed in range(4):
         sample = Sample.random(seed, 2, visual, 3)
@@ -89,7 +91,9 @@ def test_tokens_without_a_patch_come_last() -> None:
     assert len(kept(HoloV((28,), crops=4), sample)) == 28
 
 
-@pytest.mark.parametrize("options", [{"crops": 0}, {"crops": 2.5}, {"crops": True}, {"balance": -1}, {"balance": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"crops": 0}, {"crops": 2.5}, {"crops": True}, {"balance": -1}, {"balance": "x"}]
+)
 def test_bad_fields(options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
     with pytest.raises(SparseSightError, match=f"{name}={value!r}: a "):

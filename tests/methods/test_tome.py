@@ -49,11 +49,15 @@ def test_counts() -> None:
 
 
 def test_frames_are_refused() -> None:
-    with pytest.raises(SparseSightError, match="per_frame=True: 'tome' merges what is alike over all pictures"):
+    with pytest.raises(
+        SparseSightError, match="per_frame=True: 'tome' merges what is alike over all pictures"
+    ):
         ToMe(64, per_frame=True)
 
 
 def test_what_it_costs() -> None:
     """Eight to three: rounds of 4 x 4 and 2 x 2 pairs, compared and added up, then one average."""
-    sizes = StageSizes(index=0, tokens_in=8, keep=0, recycled=8, merged=3, text=4, keys=12, width=16, hidden=10)
+    sizes = StageSizes(
+        index=0, tokens_in=8, keep=0, recycled=8, merged=3, text=4, keys=12, width=16, hidden=10
+    )
     assert ToMe((3,)).overhead(sizes) == (2 * 16 + 2 * 4 + 8 * 3) * 10

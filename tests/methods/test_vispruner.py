@@ -41,7 +41,9 @@ def test_duplicates_of_what_is_left_go() -> None:
     sample = Sample.random(0, 1, 16, 2)
     sample.looked_at = torch.tensor([1.0] * 4 + [0.1 - 0.001 * i for i in range(12)])
     kind = torch.arange(12) // 3
-    sample.hidden[sample.at_visual][4:] = torch.eye(6)[kind] * (1 + torch.arange(12.0))[:, None]  # lengths differ
+    sample.hidden[sample.at_visual][4:] = (
+        torch.eye(6)[kind] * (1 + torch.arange(12.0))[:, None]
+    )  # lengths differ
     found = kept(VisPruner((8,), step=1), sample)
     assert found[:4] == [0, 1, 2, 3]
     assert sorted(kind[i - 4].item() for i in found[4:]) == [0, 1, 2, 3]
@@ -75,7 +77,7 @@ def test_rounds_are_enough(step: Any, visual: int) -> None:
     sample = Sample.random(visual, 0, visual, 2)
     assert sample.looked_at is not None
     for keep in {1, max(visual // 2, 1)}:
-        rate = step if isinstance(step, int) else max(round(step * visual), 1)
+        rate = step if isinstance(step, int) else max(math.ceil(step * visual - 1e-4), 1)
         expected = thinned(sample.hidden[sample.at_visual], sample.looked_at, keep, keep // 2, rate)
         assert kept(VisPruner((keep,), step=step), sample) == sorted(expected[:keep])
 

@@ -177,9 +177,7 @@ def test_thinning_as_in_loops_also_in_a_batch(step: int) -> None:
         wide = max(sizes[i] for i in rows)
         valid = torch.stack([torch.arange(wide) < sizes[i] for i in rows])
         score = torch.stack([torch.nn.functional.pad(attention[i], (0, wide - sizes[i])) for i in rows])
-        features = torch.stack(
-            [torch.cat((x[i], torch.full((wide - sizes[i], 4), math.nan))) for i in rows]
-        )
+        features = torch.stack([torch.cat((x[i], torch.full((wide - sizes[i], 4), math.nan))) for i in rows])
         counts = (torch.tensor([y[i] for i in rows]) for y in (held, keep))
         return ops.thinned_places(
             features, ops.ranks(score, valid), valid, *counts, torch.full((len(rows),), step), width

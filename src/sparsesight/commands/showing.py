@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..budget import BEFORE
 from ..metrics import staircase
 from ..viz import Grid, kept_text
 
@@ -34,7 +35,9 @@ def show(
     retain = result.report.method["retain"]
     method = f"{result.report.method['method']}, retain {retain}"
     if result.layers:
-        method += f", after layers {', '.join(map(str, result.layers))}"
+        after = [str(layer) for layer in result.layers if layer != BEFORE]
+        method += ", before layer 0" if len(after) < len(result.layers) else ""
+        method += f", after layers {', '.join(after)}" if after else ""
     for name, value in (("picture", picture), ("model", model), ("method", method), ("question", question)):
         facts.add_row(name, Text(_plain(value)))
     facts.add_row()
@@ -51,6 +54,13 @@ def show(
         console.print(Text(why_not), soft_wrap=True)
         return
     if not result.kept:
+        return
+    merged = result.merged[-1]
+    if merged and not any(result.kept):
+        console.print()
+        console.print(
+            Text(f"no token was kept as it is: {merged} merged ones stand for the {sample.visual_tokens}")
+        )
         return
     console.print()
     added = " (66+8: 66 kept, 8 merged)" if any(result.merged) else ""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
+_FEW = 64  # groups of rows that show how all are made
+
+
 @dataclass(frozen=True)
 class Carried:
     """Rows, known by their bits, and what they got of their tower."""
@@ -97,24 +100,36 @@ class Carrier:
         each = not more and x.ndim > 2 and rows.ndim > 2 and x.shape[0] == rows.shape[0]  # picture by picture
         pictures = x.shape[0] if each else 1
         asked = x[:1] if each else x
-        n, m = asked[..., 0].numel(), rows[..., 0].numel() // pictures
-        ratio = n // m if not more and x.ndim == 2 and n % m == 0 else 0
-        # A module that is told nothing but rows cannot know a grid: neighbours, if it is neighbours once.
-        neighbours = ("neighbours", ratio)
-        key = neighbours if neighbours in self.groups else (*asked.shape, m, *(signature(v) for v in more))
+        total, n, m = rows[..., 0].numel(), asked[..., 0].numel(), rows[..., 0].numel() // pictures
+        # A module that is told nothing but rows, and merges none or knows no pictures, cannot know a grid: if it takes
+        # neighbours of a few rows, it does so of all.
+        plain = not more and n % m == 0 and (n == m or x.ndim == 2)
+        rule = ("neighbours", n // m) if plain else ()
+        key = rule if rule in self.groups else (*asked.shape, m, *(signature(v) for v in more))
+        if plain and key not in self.groups and self._takes_neighbours(given, asked, n // m, args, kwargs):
+            key = rule
+            self.groups[rule] = torch.arange(n // m)[None]
         if key not in self.groups:
             found = self._ask(given, asked, args, kwargs)
-            if found is not None and len(found) != m:
-                found = None
-            if ratio and m > 1 and found == [list(range(i, i + ratio)) for i in range(0, n, ratio)]:
-                key, found = neighbours, [list(range(ratio))]
-            self.groups[key] = None if found is None else torch.tensor(found)
+            self.groups[key] = None if found is None or len(found) != m else torch.tensor(found)
         group = self.groups[key]
         if group is None:
             return None
-        times, step = (m, ratio) if key == neighbours else (pictures, n)
+        times, step = (total, n // m) if key == rule else (pictures, n)
         start = torch.arange(times, device=x.device) * step
         return (start[:, None, None] + group.to(x.device)).flatten(0, 1)
+
+    def _takes_neighbours(
+        self, given: Tensor, asked: Tensor, size: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether it merges ``size`` rows that follow one another, as far as a few of them show."""
+        part = asked[..., : _FEW * size, :]
+        try:
+            found = self._ask(given, part, args, kwargs)
+        except Exception:  # it wants the rows of whole pictures
+            return False
+        count = part[..., 0].numel()
+        return count > size and found == [list(range(i, i + size)) for i in range(0, count, size)]
 
     def _ask(
         self, given: Tensor, asked: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]

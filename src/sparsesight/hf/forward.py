@@ -146,7 +146,7 @@ class Forward:
             and layer == self.plan.stages[self.done] + 1
         ):
             hidden = self._prune(hidden)
-        if layer == 0:
+        if layer == 0 and self.plan.method.reads_raters:
             self.rate(hidden)
         kind = self.plan.kinds[layer]
         if self.rows is None or not self.done:

@@ -87,7 +87,7 @@ def merged_rows(run: Callable[[Tensor], Tensor], x: Tensor) -> list[list[int]] |
 
         def gradient(of: Bool[Tensor, " out"]) -> Float[Tensor, "rows c"]:
             (found,) = torch.autograd.grad(along, x, of.to(along), retain_graph=True)
-            return found.reshape(-1, x.shape[-1]).double()
+            return found.reshape(-1, x.shape[-1]).float()
 
         try:
             number = torch.arange(len(y), device=y.device)

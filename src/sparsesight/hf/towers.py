@@ -57,15 +57,20 @@ class Sight:
         towers: its vision towers; some families have one for pictures and one for clips.
         between: modules that make other rows of patches before the projector does.
         projector: the module that makes visual tokens of patches.
-        newline: the row that stands between rows of tokens in some families, and for no patch.
+        base: the module that owns them.
         several: whether the projector gets the outputs of several layers side by side.
     """
 
     towers: tuple[Tower, ...]
     between: tuple[nn.Module, ...]
     projector: nn.Module
-    newline: Tensor | None
+    base: nn.Module
     several: bool
+
+    @property
+    def newline(self) -> Tensor | None:
+        """The row that stands between rows of tokens in some families, and for no patch; as it is now."""
+        return getattr(self.base, "image_newline", None)
 
 
 def find_sight(parts: Anatomy, method: str) -> Sight:
@@ -88,7 +93,7 @@ def find_sight(parts: Anatomy, method: str) -> Sight:
             f"{blame}has no module that makes its tokens of patches one by one or group by group: {INSTEAD}"
         )
     between = tuple(x for x in (_get(base, name) for name in BETWEEN) if x is not None)
-    return Sight(towers, between, projector, getattr(base, "image_newline", None), several)
+    return Sight(towers, between, projector, base, several)
 
 
 def _towers(parts: Anatomy, layer: Any, blame: str) -> list[Tower]:

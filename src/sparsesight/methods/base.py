@@ -75,6 +75,7 @@ class Method(ABC):
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
     reads_attention: ClassVar[bool] = True  # False: it can act before the first layer as well
+    reads_raters: ClassVar[bool] = True  # False: `rate` is not called, and nothing is a rater
     reads_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
     reads_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
 

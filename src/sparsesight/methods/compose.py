@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ..budget import BEFORE, Retain, Schedule, Stage, StageSizes
+from ..budget import Retain, Schedule, Stage, StageSizes
 from ..errors import BudgetError, SparseSightError
 from .base import Method
 from .stage import Selection, StageInput
@@ -24,7 +24,7 @@ class Compose(Method):
 
     A part's ``retain`` is about the visual tokens that the part before left: as a number of tokens it is their average
     over the layers of the decoder, as a ratio it is of those that came. Raters are chosen once, among what enters the
-    first layer, by the first part that acts after one.
+    first layer, by the first part that goes by them.
 
     Attributes:
         parts: methods whose stages follow one another.
@@ -59,6 +59,10 @@ class Compose(Method):
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def reads_raters(self) -> bool:  # type: ignore[override]
+        return any(part.reads_raters for part in self.parts)
 
     @property
     def reads_vision(self) -> bool:  # type: ignore[override]
@@ -109,8 +113,8 @@ class Compose(Method):
         visual_mask: Bool[Tensor, "b v"],
         text_mask: Bool[Tensor, "b t"],
     ) -> Bool[Tensor, "b t"]:
-        inside = [part for part in self.parts if (part.layers or part.depths)[0] != BEFORE]
-        return (inside or self.parts)[0].rate(visual, text, visual_mask, text_mask)
+        first = next(part for part in self.parts if part.reads_raters)
+        return first.rate(visual, text, visual_mask, text_mask)
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         part, index = self._part(stage.index)

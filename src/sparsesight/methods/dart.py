@@ -45,6 +45,7 @@ class DART(Method):
     text_pivots: int = 4
 
     name: ClassVar[str] = "dart"
+    reads_raters: ClassVar[bool] = False
     depths: ClassVar[tuple[int, ...]] = (1,)
 
     def __post_init__(self) -> None:

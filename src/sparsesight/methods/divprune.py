@@ -33,6 +33,7 @@ class DivPrune(Method):
     name: ClassVar[str] = "divprune"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
 
     @classmethod
     def published(cls, ratio: float = 0.098) -> DivPrune:

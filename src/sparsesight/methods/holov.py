@@ -47,6 +47,7 @@ class HoloV(Method):
     name: ClassVar[str] = "holov"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

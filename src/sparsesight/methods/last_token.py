@@ -13,7 +13,7 @@ from .base import Method
 from .stage import StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,7 @@ class LastToken(Method):
     """
 
     name: ClassVar[str] = "last-token"
-
-    def rate(
-        self,
-        visual: Float[Tensor, "b v c"],
-        text: Float[Tensor, "b t c"],
-        visual_mask: Bool[Tensor, "b v"],
-        text_mask: Bool[Tensor, "b t"],
-    ) -> Bool[Tensor, "b t"]:
-        return text_mask & (text_mask.flip(1).cumsum(1).flip(1) == 1)
+    reads_raters: ClassVar[bool] = False
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention = stage.attention

@@ -24,7 +24,7 @@ class Pooling(Method):
     A picture (or frame) of ``n`` tokens is taken for a grid of ``h x w = n``, a square where ``n`` is one and otherwise
     as nearly one as its divisors allow; a picture that is cut into another grid, or has newline tokens, is pooled along
     its raster all the same, into cells that are not its own squares. Where no coarser grid has as many cells as the
-    budget, the rows are cut into bands and the bands into cells that differ by one in number (:func:`ops.grid_pool`), so
+    budget, the rows are cut into bands and the bands into cells, one more or less of them (:func:`ops.grid_pool`), so
     that costs stay equal: 64 of 576 are 8 x 8 cells of 3 x 3, 192 are 14 bands of 13 or 14.
 
     Every picture has its share of the budget, to within rounding, so ``per_frame`` changes nothing; with fewer tokens
@@ -34,6 +34,7 @@ class Pooling(Method):
     name: ClassVar[str] = "pooling"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = True
 
     @property

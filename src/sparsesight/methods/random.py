@@ -32,6 +32,7 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

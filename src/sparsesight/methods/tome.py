@@ -24,8 +24,8 @@ class ToMe(Method):
 
     Bolya et al., "Token Merging: Your ViT But Faster", arXiv:2210.09461, section 3. The paper merges a fixed number of
     tokens in every layer of a vision transformer, compares keys and lets attention know how many patches a token
-    stands for. Here the tower stays as it is: projected tokens are compared, in as many rounds as it takes (each at most
-    halves them), and attention is not told. A merged token is the mean of all it was made of and stands where its
+    stands for. Here the tower stays as it is: projected tokens are compared, in as many rounds as it takes (each halves
+    them at most), and attention is not told. A merged token is the mean of all it was made of and stands where its
     member of set B stood; the order of the prompt is kept between rounds. Tokens of different pictures may be merged.
     There is no published setting for language models to restore.
 
@@ -36,6 +36,7 @@ class ToMe(Method):
     name: ClassVar[str] = "tome"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,6 +29,7 @@ class Uniform(Method):
     name: ClassVar[str] = "uniform"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = True
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:

@@ -1,4 +1,4 @@
-"""VisionZip: the patches that the vision tower's class token looks at, and the rest merged by likeness of their keys."""
+"""VisionZip: the patches that the vision tower's class token looks at, and the rest merged by their keys."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class VisionZip(Method):
     name: ClassVar[str] = "visionzip"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -30,7 +30,8 @@ class VisPruner(Method):
 
     Attributes:
         important: share of the kept tokens that goes by attention alone. Released: 0.5.
-        step: how many duplicates a round removes, as a count or as a fraction of the visual tokens; published: 8, of 576.
+        step: how many duplicates a round removes, as a count or as a fraction of the visual tokens, rounded up.
+            Released: 8, of 576.
 
     What differs: likeness is that of the tokens after the projector, not before it; a prompt's pictures compete for one
     budget (``per_frame=True`` gives each its own); ``step`` is the fraction 8/576 by default, so that a long prompt
@@ -44,6 +45,7 @@ class VisPruner(Method):
     name: ClassVar[str] = "vispruner"
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -73,10 +75,8 @@ class VisPruner(Method):
             step = torch.full_like(visual, int(self.step))
             rounds = -(-most // int(self.step)) + int(self.step).bit_length()
         else:
-            step = (visual * self.step).round().long().clamp(min=1)
-            rounds = (
-                math.ceil(1.5 / self.step) + most.bit_length()
-            )  # a step is 2/3 of what rounding makes of it
+            step = (visual * self.step - 1e-4).ceil().long().clamp(min=1)  # 8.0000001 is 8
+            rounds = math.ceil(1 / self.step) + most.bit_length()
         rounds = min(rounds, most)
         held = (counts.keep * self.important).long()
         place = ops.ranks(attention, stage.visual)

@@ -1,7 +1,7 @@
 """Merging and thinning tokens by how alike they are.
 
-Likeness is the cosine, taken from exact differences of unit vectors rather than from a matrix product, whose last
-digits depend on the shape of the batch: equal tokens tie exactly, and a tie goes to the earlier. A vector of zeros is
+Likeness is the cosine, from a matrix product in fp64 that is rounded to fp32: the last digits of a product depend on
+the shape of the batch, and are gone then, so that equal tokens tie, and a tie goes to the earlier. A vector of zeros is
 like nothing.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .diversity import unit_vectors
 from .merging import Merge
 from .rows import chunks, ranks, take
 
@@ -22,15 +23,8 @@ if TYPE_CHECKING:
 
 
 def likeness(a: Float[Tensor, "b m c"], b: Float[Tensor, "b n c"]) -> Float[Tensor, "b m n"]:
-    """Cosines of unit vectors (or zeros), every pair by itself."""
-    there = [x.ne(0).any(-1).float() for x in (a, b)]
-    distance = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    return (there[0][:, :, None] + there[1][:, None] - distance.square()) / 2
-
-
-def units(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> Float[Tensor, "b m c"]:
-    """Rows of length one in fp32; padding is zero, whatever it held."""
-    return torch.nn.functional.normalize(x.float().masked_fill(~valid[..., None], 0), dim=-1)
+    """Cosines of unit vectors (or zeros)."""
+    return (a.double() @ b.double().transpose(1, 2)).float()
 
 
 def group_means(
@@ -68,7 +62,7 @@ def even_target_merge(
     exists = own < count
     centre = (own * (size // count.clamp(min=1))).masked_fill(~exists, 0)
     with torch.no_grad():
-        unit = units(key, valid)
+        unit = unit_vectors(key, valid)
         target = take(unit, centre)
         alike = [
             likeness(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf) for rows in chunks(m)
@@ -110,7 +104,7 @@ def bipartite_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], clusters: S
             order = (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(left)]
             is_left = at[: max(left)] < count
             (a, into), (is_a, is_b) = ((y[:, 0::2], y[:, 1::2]) for y in (order, is_left))
-            unit = units(total, alive)  # a sum points where its mean does
+            unit = unit_vectors(total, alive)  # a sum points where its mean does
             near, other = take(unit, a), take(unit, into)
             drawn = [
                 likeness(near[:, rows], other).masked_fill(~is_b[:, None], -math.inf).max(-1)
@@ -166,15 +160,13 @@ def thinned_places(
     is_held = valid & (place < held[:, None])
     left, wanted = (valid & ~is_held).sum(1), keep - is_held.sum(1)
     order = place.masked_fill(~valid | is_held, width).argsort(dim=1, stable=True)
-    unit = take(units(x, valid), order)
-    alike = torch.cat([likeness(unit[:, rows], unit) for rows in chunks(width)], 1)
+    unit = take(unit_vectors(x, valid), order)
+    alike = likeness(unit, unit).flatten(1)
     now = at.expand_as(order)  # which of `order` is where: what is left, and behind it what has gone
     for _ in range(rounds):
         (a, b), is_left = (now[:, 0::2], now[:, 1::2]), at < left[:, None]
         is_a, is_b = is_left[:, 0::2], is_left[:, 1::2]
-        pairs = alike.gather(1, a[..., None].expand(-1, -1, width)).gather(
-            2, b[:, None].expand(-1, a.shape[1], -1)
-        )
+        pairs = alike.gather(1, (a[..., None] * width + b[:, None]).flatten(1)).view(*a.shape, -1)
         rank = ranks(pairs.masked_fill(~is_b[:, None], -math.inf).amax(-1), is_a)
         remove = torch.minimum(torch.minimum(step, left - wanted), left // 2).clamp(min=0)
         stays = is_a & (rank >= remove[:, None])
@@ -191,7 +183,7 @@ def likeness_variance(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> 
 
     Summed in fp64, so that padding cannot move one that equals another.
     """
-    unit = units(x, valid)
+    unit = unit_vectors(x, valid)
     other = valid[:, :, None] & valid[:, None] & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     alike = likeness(unit, unit).double()
     count = other.sum(2).clamp(min=1)

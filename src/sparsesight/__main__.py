@@ -1,0 +1,5 @@
+"""``python -m sparsesight``, and what launchers of several processes start."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,189 @@
+"""``sparsesight eval``: what methods cost in accuracy at equal compute, on published benchmarks or on scenes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from .options import BUDGETS, choose_budgets, choose_methods, split_list
+
+TASKS_HELP = (
+    "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, or scenes."
+)
+
+
+def evaluate(
+    tasks: str = typer.Option(..., help=TASKS_HELP),
+    model: str | None = typer.Option(
+        None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
+    ),
+    methods: str | None = typer.Option(
+        None,
+        help="Such as sparsevlm,sparsevlm+,random; a method may have options, sparsevlm(per_frame=True), and several "
+        "may follow one another with > between them. The dense model always runs.",
+        show_default="sparsevlm+",
+    ),
+    retain: str | None = typer.Option(
+        None,
+        help="Budgets for each method: tokens on average over the layers, ratios, or counts per stage in brackets.",
+        show_default=BUDGETS,
+    ),
+    same_retain: bool = typer.Option(
+        False,
+        "--same-retain",
+        help="Give every method the same average in place of the same prefill FLOPs.",
+    ),
+    limit: int | None = typer.Option(None, min=1, help="Only so many questions a task.", show_default="all"),
+    batch_size: int = typer.Option(8, min=1, help="Questions per forward."),
+    out: Path = typer.Option(Path("eval-run"), help="The run folder."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on with the run in the folder; what is answered is not asked again."
+    ),
+    data: Path | None = typer.Option(
+        None, help="Folder of local copies of the data (docs/benchmarks.md).", show_default="the Hub"
+    ),
+    setting: str = typer.Option("auto", help="How the model is asked: own, llava-1.5 or auto."),
+    latency: bool = typer.Option(False, "--latency", help="Also measure the prefills."),
+    as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Let code that comes with the model run."
+    ),
+) -> None:
+    """Run methods at several budgets over benchmarks, and compare them with the dense model and with each other.
+
+    Every method is given the budget at which its prefill costs what SparseVLM+ costs at the --retain asked for. The run
+    folder holds all answers, a summary, a table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
+
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
+    --methods.
+    """
+    names = split_list(tasks, "--tasks")
+    budgets, wanted = choose_budgets(retain), choose_methods(methods)
+    from ..eval.folder import check_usable
+    from ..eval.ranks import Ranks
+    from ..methods import parse
+
+    ranks = Ranks.of()
+    for name in wanted:
+        if name != "dense":
+            parse(name)
+    if ranks.rank == 0:
+        check_usable(out, resume)
+    from .evaluating import check_tasks, prepare_tasks, session, settings
+
+    check_tasks(names)
+    # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
+    with redirect_stdout(sys.stderr):
+        from .loading import quiet
+
+        with quiet(bars=ranks.rank == 0 and sys.stderr.isatty()):
+            prepared = prepare_tasks(
+                model,
+                names,
+                batch_size=batch_size,
+                limit=limit,
+                data=data,
+                setting=setting,
+                latency=latency,
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                ranks=ranks,
+            )
+            fixed = {
+                "batch_size": batch_size,
+                "limit": limit,
+                "budgets_are": "retain" if same_retain else "cost",
+            }
+            note = session(prepared.loaded.model, ranks)
+            summary = _run(
+                prepared, wanted, budgets, settings(prepared, **fixed), note, out, resume, ranks, batch_size
+            )
+    if summary is None:
+        return
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        typer.echo((out / "table.md").read_text("utf-8"))
+        typer.echo(f"written to {out}")
+
+
+def _run(
+    prepared: Any,
+    methods: list[str],
+    budgets: Any,
+    settings: dict[str, Any],
+    session: dict[str, Any],
+    out: Path,
+    resume: bool,
+    ranks: Any,
+    batch_size: int,
+) -> dict[str, Any] | None:
+    """Fill the folder; the first process returns the summary."""
+    from importlib.util import find_spec
+
+    from ..eval.folder import Config, RunFolder
+    from ..eval.prompt_sizes import LOOKED_AT, typical
+    from ..eval.report import write_report
+    from ..eval.samples import check_items, fingerprint
+    from ..eval.sweep import cell_dict, equal_cost, make_cells, same_retain, sweep
+    from ..hf.families import anatomy
+    from ..hf.shape import decoder_shape
+    from ..methods import parse
+
+    tasks = prepared.tasks
+    for task in tasks:
+        check_items(task)
+    prompt = typical([size for task in tasks for size in task.sizes(task.items[:LOOKED_AT])])
+    parts = anatomy(prepared.loaded.model)
+    if settings["budgets_are"] == "retain":
+        fitted = same_retain(prompt.visual, len(parts.layers))
+    else:
+        fitted = equal_cost(decoder_shape(parts), prompt, parts.prunable)
+    cells = make_cells(methods, budgets, parse, fitted)
+    config = Config(
+        settings,
+        {task.name: fingerprint(task) for task in tasks},
+        {cell.label: cell_dict(cell) for cell in cells},
+    )
+    with RunFolder(out, config, resume=resume, rank=ranks.rank, session=session) as folder:
+        questions = sum(len(task.items) for task in tasks) * len(cells)
+        with _progress(questions // ranks.count, ranks.rank == 0) as advance:
+            sweep(tasks, cells, folder, batch_size=batch_size, ranks=ranks, progress=advance)
+        if ranks.rank:
+            return None
+        about = {
+            "model": settings["model"],
+            "prompts": settings["prompts"],
+            "budgets solved for a prompt of": f"{prompt.visual} visual and {prompt.text + prompt.before} text tokens",
+            "machine": f"{session['device']}, {settings['dtype']}",
+            "versions": ", ".join(f"{name} {number}" for name, number in settings["versions"].items()),
+            "date": session["started"][:10],
+            "command": f"`{session['command']}`",
+        }
+        plots = find_spec("matplotlib") is not None
+        if not plots:
+            print("note: no plot.png without matplotlib: pip install 'sparsesight[plots]'", file=sys.stderr)
+        return write_report(folder, tasks, cells, about, plots=plots)
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown
+    ) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda task, label, count: progress.update(bar, advance=count, description=f"{task} {label}")

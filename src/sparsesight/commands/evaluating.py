@@ -1,0 +1,156 @@
+"""What ``sparsesight eval`` needs beside the sweep itself: the model and its tasks, and what is noted about a run."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..bench import environment
+from ..errors import SparseSightError
+from ..eval.prompts import Prompts, choose_setting
+from ..eval.ranks import Ranks, one_process
+from ..eval.samples import Task
+from ..eval.scenes import SCENES, scene_items
+from .loading import Loaded, load_model
+
+PACKAGES = ("torch", "transformers", "lmms-eval")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model, loaded once, and the tasks that it will be asked."""
+
+    loaded: Loaded
+    setting: str
+    tasks: list[Task]
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Refuse what cannot be there before the model is loaded.
+
+    Raises:
+        SparseSightError: a task twice, or one of lmms-eval without lmms-eval.
+    """
+    double = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if double is not None:
+        raise SparseSightError(f"--tasks: {double!r} is named twice")
+    theirs = [name for name in names if name not in SCENES]
+    if theirs and find_spec("lmms_eval") is None:
+        raise SparseSightError(
+            f"--tasks {theirs[0]!r} runs through lmms-eval, which is not installed: pip install 'sparsesight[eval]'; "
+            f"without it there is {', '.join(SCENES)}"
+        )
+
+
+def prepare_tasks(
+    model: str | None,
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    limit: int | None,
+    data: Path | None,
+    setting: str,
+    latency: bool,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    ranks: Ranks,
+) -> Prepared:
+    """Load the model and the tasks.
+
+    Raises:
+        SparseSightError: whatever is wrong with either, in one sentence.
+    """
+    import torch
+
+    from ..eval.pictures import PictureQuestions
+    from ..eval.scenes import SceneQuestions
+
+    if device == "auto" and ranks.count > 1 and torch.cuda.is_available():
+        device = f"cuda:{ranks.local}"
+    theirs = [name for name in names if name not in SCENES]
+    found: dict[str, Task] = {}
+    if theirs:
+        from loguru import logger
+
+        from ..eval.harness import harness_tasks
+        from ..eval.model import SparseSightModel
+
+        logger.disable("lmms_eval")
+        with one_process():
+            host = SparseSightModel(
+                model or "bundled",
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                setting=setting,
+            )
+        loaded, prompts, chosen = host.loaded, host.prompts, host.setting.name
+        found.update(
+            (t.name, t) for t in harness_tasks(theirs, host, data=data, limit=limit, latency=latency)
+        )
+    else:
+        asked = choose_setting(setting, model or "bundled")
+        loaded, chosen = load_model(model, device, dtype, trust_remote_code), asked.name
+        prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
+    for name in names:
+        if name in SCENES:
+            kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
+            found[name] = kind(name, scene_items(name, limit), loaded, prompts, latency=latency)
+    return Prepared(loaded, chosen, [found[name] for name in names])
+
+
+def settings(prepared: Prepared, **more: Any) -> dict[str, Any]:
+    """Whatever decides on every answer of a run, and must not change while it goes on."""
+    model = prepared.loaded.model
+    return {
+        "model": prepared.loaded.name,
+        "weights": _fingerprint(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "attention": model.config._attn_implementation,
+        "prompts": prepared.setting,
+        **more,
+        "versions": _versions(),
+    }
+
+
+def session(model: Any, ranks: Ranks) -> dict[str, Any]:
+    """What is noted of this call: when, how and where."""
+    where = environment(str(model.device), model.dtype)
+    where.pop("date")
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": shlex.join(["sparsesight", *sys.argv[1:]]),
+        "processes": ranks.count,
+        **where,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"sparsesight": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _fingerprint(model: Any) -> str:
+    """A hash of the first numbers of every weight: another checkpoint has another."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        head = value.detach().flatten()[:8].float().cpu().tolist()
+        digest.update(f"{name} {tuple(value.shape)} {head}".encode())
+    return digest.hexdigest()[:16]

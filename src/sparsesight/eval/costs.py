@@ -1,0 +1,97 @@
+"""What one sample's prefill cost, as JSON-ready numbers that can be joined to its score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from ..hf.inputs import among
+from ..hf.sparsify import Sparsified
+from ..metrics import DecoderShape, Report, SampleReport
+
+
+class Cost(TypedDict):
+    """One sample's prefill, counted as if it were alone: the padding of its batch is not in it.
+
+    ``kept`` are the visual tokens, merged ones included, that leave each stage; it is empty, and ``note`` says why, if
+    the sample ran dense although a method was in use. FLOPs count a multiply-add as one (``sparsesight.metrics``).
+    """
+
+    visual_tokens: int
+    text_tokens: int
+    equal_tokens: float
+    equal_tokens_entering: float
+    flops_dense: int
+    flops_sparse: int
+    flops_scoring: int
+    kv_bytes_dense: int
+    kv_bytes_sparse: int
+    kept: list[int]
+    note: str
+
+
+def dense_cost(shape: DecoderShape, visual: int, text: int) -> Cost:
+    """Of a prefill of ``visual`` + ``text`` tokens in which every layer sees all of them."""
+    count = len(shape.layers)
+    flops = shape.prefill_flops([visual + text] * count)
+    held = _kv_bytes(shape, [visual + text] * count)
+    return Cost(
+        visual_tokens=visual,
+        text_tokens=text,
+        equal_tokens=float(visual),
+        equal_tokens_entering=float(visual),
+        flops_dense=flops,
+        flops_sparse=flops,
+        flops_scoring=0,
+        kv_bytes_dense=held,
+        kv_bytes_sparse=held,
+        kept=[],
+        note="",
+    )
+
+
+def sparse_costs(shape: DecoderShape, report: Report) -> list[Cost]:
+    """Of every sample of a sparse prefill."""
+    return [_sparse_cost(shape, sample, report.layers) for sample in report.samples]
+
+
+def batch_costs(
+    shape: DecoderShape, visual_ids: tuple[int, ...], inputs: Any, run: Sparsified | None, beams: int = 1
+) -> list[Cost]:
+    """Of every sample of a batch that was just prefilled.
+
+    Args:
+        shape: of the decoder.
+        visual_ids: placeholders of the model.
+        inputs: the batch's ``input_ids`` and ``attention_mask``.
+        run: the sparsification in use; None for a dense model.
+        beams: rows that ``generate()`` made of a sample.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    visual = (among(ids, visual_ids) & mask).sum(1).tolist()
+    if run is not None and any(visual):
+        return sparse_costs(shape, run.report)[::beams]
+    return [dense_cost(shape, v, n - v) for v, n in zip(visual, mask.sum(1).tolist(), strict=True)]
+
+
+def _sparse_cost(shape: DecoderShape, sample: SampleReport, layers: Sequence[int]) -> Cost:
+    entering = sample.visual_per_layer
+    text = sample.text_tokens
+    return Cost(
+        visual_tokens=sample.visual_tokens,
+        text_tokens=text,
+        equal_tokens=sample.equal_tokens,
+        equal_tokens_entering=sample.equal_tokens_entering,
+        flops_dense=sample.flops_dense,
+        flops_sparse=sample.flops_sparse,
+        flops_scoring=sample.flops_scoring,
+        kv_bytes_dense=_kv_bytes(shape, [text + sample.visual_tokens] * len(entering)),
+        kv_bytes_sparse=_kv_bytes(shape, [text + visual for visual in entering]),
+        kept=[] if sample.note else [entering[layer + 1] for layer in layers],
+        note=sample.note,
+    )
+
+
+def _kv_bytes(shape: DecoderShape, entering: Sequence[int]) -> int:
+    past: Any = [0] * len(entering)
+    return shape.kv_cache_bytes(shape.kv_lengths(entering, past))

@@ -1,0 +1,55 @@
+"""Reading a run folder's samples and writing what they say beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .folder import SUMMARY, RunFolder, replace_file, to_json
+from .plot import plot
+from .samples import Task
+from .summary import summarise
+from .sweep import Cell
+from .tables import comma_separated, markdown
+
+
+def write_report(
+    folder: RunFolder,
+    tasks: Sequence[Task],
+    cells: Sequence[Cell],
+    about: Mapping[str, Any],
+    *,
+    plots: bool = True,
+) -> dict[str, Any]:
+    """Write ``summary.json``, ``table.md``, ``table.csv`` and ``plot.png``; the summary is returned.
+
+    Args:
+        folder: in which the cells are done.
+        tasks, cells: what is reported.
+        about: lines for the head of the table.
+        plots: whether to draw; needs matplotlib.
+    """
+    runs = {
+        task.name: (
+            task.metric,
+            {
+                cell.label: folder.cell(task.name, cell.label).samples()
+                for cell in cells
+                if folder.cell(task.name, cell.label).done
+            },
+        )
+        for task in tasks
+    }
+    summary = summarise(runs, cells)
+    latencies = {
+        (task.name, cell.label): ms
+        for task in tasks
+        for cell in cells
+        if (ms := folder.cell(task.name, cell.label).prefill_ms()) is not None
+    }
+    replace_file(folder.path / SUMMARY, to_json(summary))
+    replace_file(folder.path / "table.md", markdown(summary, about, latencies))
+    replace_file(folder.path / "table.csv", comma_separated(summary, latencies))
+    if plots:
+        plot(summary, latencies, folder.path / "plot.png")
+    return summary

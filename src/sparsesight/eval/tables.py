@@ -1,0 +1,257 @@
+"""A summary as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .statistics import Estimate
+from .sweep import DENSE
+
+Latencies = Mapping[tuple[str, str], float]  # milliseconds of a sample's prefill, by task and label
+
+FEW = 20  # units, below which the bootstrap's intervals are known to be too narrow
+
+LEGEND = """\
+Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
+comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
+"no difference found" mean that the interval holds zero. FLOPs are multiply-adds of the language model's prefill per
+sample, the method's own overhead included; KV is the cache after it. Equal tokens are visual tokens averaged over the
+layers, those that leave a layer and (entering) those that enter it.
+"""
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """Whether methods were compared at equal cost, in words."""
+    costs = summary["costs"]
+    if not costs["spread"]:
+        return "dense only"
+    if costs["equal"]:
+        return f"equal cost (mean prefill FLOPs at one budget differ by at most {max(costs['spread'].values()):.1%})"
+    beyond = {k: v for k, v in costs["spread"].items() if v > costs["allowed"]}
+    return "costs differ: " + ", ".join(
+        f"by {spread:.1%} at budget {budget}" for budget, spread in beyond.items()
+    )
+
+
+def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: Latencies) -> str:
+    """The whole report.
+
+    Args:
+        summary: of :func:`~.summary.summarise`.
+        about: what was run, a line each.
+        latencies: where measured.
+    """
+    parts = [f"# Sweep: {title(summary)}\n"]
+    parts += [f"- {name}: {value}\n" for name, value in about.items()]
+    parts.append("\n" + LEGEND.format(draws=summary["draws"]))
+    if len(summary["tasks"]) > 1 and summary["overall"]:
+        head = ["method", "% of dense, mean over tasks", "FLOPs, % of dense"]
+        rows = [
+            [label, _estimate(x["of_dense"]).text(), f"{100 * x['flops_share']:.1f}"]
+            for label, x in summary["overall"].items()
+        ]
+        parts += ["\n## All tasks\n\n", _table(head, rows)]
+    for name, task in summary["tasks"].items():
+        few = f" Of {task['units']} units no interval is sure." if task["units"] < FEW else ""
+        parts.append(f"\n## {name}\n\n{task['samples']} questions in {task['units']} units.{few}\n\n")
+        parts.append(_scores(name, task, latencies))
+        for budget in [x for x in _budgets(task) if any(pair["retain"] == x for pair in task["pairs"])]:
+            parts.append(f"\n### {name}: methods against each other at budget {budget}\n\n")
+            parts.append(_pairs([pair for pair in task["pairs"] if pair["retain"] == budget]))
+        for budget in _budgets(task) if task["tags"] else ():
+            at = f" at budget {budget}: score and difference from dense" if budget else ""
+            parts.append(f"\n### {name}: groups of questions{at}\n\n")
+            parts.append(_tags(task, budget))
+    return "".join(parts)
+
+
+def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
+    """A row for each task (or group of its questions) and method; differences are with dense, in full digits."""
+    text = io.StringIO()
+    names = [
+        "task",
+        "group",
+        "method",
+        "retain",
+        "metric",
+        "samples",
+        "units",
+        "score",
+        "score_low",
+        "score_high",
+    ]
+    names += ["difference", "difference_low", "difference_high", "only_method_right", "only_dense_right"]
+    names += [
+        "mcnemar_p",
+        "of_dense",
+        "of_dense_low",
+        "of_dense_high",
+        "flops",
+        "flops_dense",
+        "flops_overhead",
+    ]
+    names += [
+        "equal_tokens",
+        "equal_tokens_entering",
+        "kv_bytes",
+        "kv_bytes_dense",
+        "ran_dense",
+        "prefill_ms",
+    ]
+    writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    for name, task in summary["tasks"].items():
+        for label, cell in task["cells"].items():
+            cost = cell["cost"]
+            common = {
+                "task": name,
+                "method": cell["name"],
+                "retain": cell["retain"] or "",
+                "metric": task["metric"],
+            }
+            writer.writerow(
+                {
+                    **common,
+                    **_flat(task, cell),
+                    **_bounds("of_dense", cell["of_dense"]),
+                    "flops": cost["flops_sparse"],
+                    "flops_dense": cost["flops_dense"],
+                    "flops_overhead": cost["flops_scoring"],
+                    "equal_tokens": cost["equal_tokens"],
+                    "equal_tokens_entering": cost["equal_tokens_entering"],
+                    "kv_bytes": cost["kv_bytes_sparse"],
+                    "kv_bytes_dense": cost["kv_bytes_dense"],
+                    "ran_dense": cost["ran_dense"],
+                    "prefill_ms": latencies.get((name, label), ""),
+                }
+            )
+            for tag, group in task["tags"].items():
+                writer.writerow({**common, "group": tag, **_flat(group, group["cells"][label])})
+    return text.getvalue()
+
+
+def _budgets(task: Mapping[str, Any]) -> list[str]:
+    """In their order; one empty word where only the dense model ran."""
+    found = dict.fromkeys(cell["retain"] for cell in task["cells"].values() if cell["retain"] is not None)
+    return list(found) or [""]
+
+
+def _scores(name: str, task: Mapping[str, Any], latencies: Latencies) -> str:
+    head = ["method", "budget", f"score ({task['metric']})", "difference from dense", "p", "% of dense"]
+    head += ["FLOPs", "overhead", "equal tokens", "entering", "KV"]
+    timed = any((name, label) in latencies for label in task["cells"])
+    rows = []
+    for label, cell in task["cells"].items():
+        cost = cell["cost"]
+        row = [cell["name"], cell["retain"] or "", _estimate(cell["score"]).text(), *_against(cell)]
+        row.append("" if cell["of_dense"] is None else f"{cell['of_dense']['value']:.1f}")
+        row += [_si(cost["flops_sparse"]), f"{cost['flops_scoring'] / cost['flops_sparse']:.2%}"]
+        row += [f"{cost['equal_tokens']:.1f}", f"{cost['equal_tokens_entering']:.1f}"]
+        row.append(f"{_si(cost['kv_bytes_sparse'])}B")
+        if timed:
+            ms = latencies.get((name, label))
+            row.append("" if ms is None else f"{ms:.1f}")
+        rows.append(row)
+    table = _table([*head, "prefill, ms"] if timed else head, rows)
+    dense = {label: cell["cost"]["ran_dense"] for label, cell in task["cells"].items() if label != DENSE}
+    notes = [f"{label} pruned nothing in {count} samples." for label, count in dense.items() if count]
+    return table + ("\n" + " ".join(notes) + "\n" if notes else "")
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """A triangle: the method of the row less that of the column."""
+    labels = list(dict.fromkeys(label for pair in pairs for label in (pair["first"], pair["second"])))
+    known = {(pair["first"], pair["second"]): pair for pair in pairs}
+    rows = []
+    for row in labels[:-1]:
+        cells = []
+        for column in labels[1:]:
+            pair = known.get((row, column))
+            cells.append("" if pair is None else _short(pair["difference"]) + _p_in_words(pair["mcnemar"]))
+        rows.append([row, *cells])
+    return _table(["row less column", *labels[1:]], rows)
+
+
+def _tags(task: Mapping[str, Any], budget: str) -> str:
+    """A row for each group of questions: the dense score, and each method's with its difference from it."""
+    labels = [label for label, cell in task["cells"].items() if cell["retain"] in (None, budget)]
+    rows = []
+    for tag, group in task["tags"].items():
+        row = [f"{tag} (n {group['samples']})"]
+        for label in labels:
+            cell = group["cells"][label]
+            if cell["against_dense"] is None:
+                row.append(_estimate(cell["score"]).text())
+            else:
+                difference = _short(cell["against_dense"]["difference"], sign=True)
+                row.append(f"{cell['score']['value']:.1f}, {difference}")
+        rows.append(row)
+    return _table(["questions", *labels], rows)
+
+
+def _against(cell: Mapping[str, Any]) -> tuple[str, str]:
+    found = cell["against_dense"]
+    if found is None:
+        return "", ""
+    test = found["mcnemar"]
+    return _estimate(found["difference"]).as_difference(), "" if test is None else _p(test["p"])
+
+
+def _short(difference: Mapping[str, Any], sign: bool = False) -> str:
+    found = _estimate(difference)
+    text = found.text()
+    if sign and found.value > 0:
+        text = f"+{text}"
+    return text if found.excludes(0) else f"≈ {text}"
+
+
+def _p_in_words(test: Mapping[str, Any] | None) -> str:
+    if test is None:
+        return ""
+    p = _p(test["p"])
+    return f", p {p}" if p.startswith("<") else f", p = {p}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _flat(counts: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
+    found = cell["against_dense"] or {"difference": None, "mcnemar": None}
+    test = found["mcnemar"] or {}
+    return {
+        "samples": counts["samples"],
+        "units": counts["units"],
+        **_bounds("score", cell["score"]),
+        **_bounds("difference", found["difference"]),
+        "only_method_right": test.get("first", ""),
+        "only_dense_right": test.get("second", ""),
+        "mcnemar_p": test.get("p", ""),
+    }
+
+
+def _bounds(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+
+
+def _estimate(found: Mapping[str, Any]) -> Estimate:
+    return Estimate(found["value"], found["low"], found["high"])
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; what would end a cell is written out."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(x.replace("|", "\\|") for x in line) + " |\n" for line in lines)
+
+
+def _si(value: float) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.0f} "

@@ -1,0 +1,126 @@
+"""``sparsesight eval`` from its options to its folder, on a few scenes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsesight import SparseSightError
+from sparsesight.commands.options import choose_budgets, choose_methods, split_list
+from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
+
+FEW = ("--tasks", "scenes", "--limit", "6", "--batch-size", "3")
+
+
+def summary_of(*args: str, **environment: str) -> dict[str, Any]:
+    """The summary that ``eval --json`` prints; nothing else may be on standard output."""
+    result = run("eval", *FEW, "--json", *args, **environment)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_a_sweep_and_its_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    found = summary_of("--methods", "random,sparsevlm", "--retain", "192,0.25", "--out", str(out))
+    assert found == json.loads((out / "summary.json").read_text())
+    cells = found["tasks"]["scenes"]["cells"]
+    assert list(cells) == ["dense", "random@192", "sparsevlm@192", "random@0.25", "sparsevlm@0.25"]
+    assert found["costs"]["equal"] and set(found["costs"]["spread"]) == {"192", "0.25"}
+    assert {x.name for x in (out / "samples" / "scenes").iterdir()} == {f"{label}.jsonl" for label in cells}
+    assert {"table.md", "table.csv", "run.json", "config.json"} <= {x.name for x in out.iterdir()}
+    (session,) = json.loads((out / "run.json").read_text())
+    assert session["torch"] and session["started"].endswith("Z") and session["processes"] == 1
+
+    # Once more: refused without --resume, nothing changed with it, and a further method is added.
+    assert "pass --resume" in refused(run("eval", *FEW, "--out", str(out)))
+    same = ("--methods", "random,sparsevlm", "--out", str(out), "--resume")
+    assert summary_of(*same, "--retain", "192,0.25") == found
+    message = refused(run("eval", *FEW, *same, "--retain", "192,0.25", "--batch-size", "2"))
+    assert "setting batch_size: there 3, now 2" in message
+    message = refused(run("eval", *FEW, *same, "--retain", "192,0.25", "--limit", "5"))
+    assert "setting limit: there 6, now 5" in message
+    more = summary_of(
+        "--methods", "random,sparsevlm,sparsevlm+", "--out", str(out), "--resume", "--retain", "192,0.25"
+    )
+    assert set(more["tasks"]["scenes"]["cells"]) > set(cells)
+
+
+def test_variables_choose_as_upstream_did(tmp_path: Path) -> None:
+    found = summary_of("--out", str(tmp_path / "run"), RETAIN_TOKN="160", USE_VERSION="2_0")
+    cells = found["tasks"]["scenes"]["cells"]
+    assert list(cells) == ["dense", "sparsevlm+@160"]
+    assert cells["sparsevlm+@160"]["method"]["retain"] == 160
+    assert abs(cells["sparsevlm+@160"]["cost"]["equal_tokens"] - 160) < 1
+
+
+def test_same_retain_costs_what_it_costs(tmp_path: Path) -> None:
+    found = summary_of(
+        "--methods", "random", "--retain", "(200,100,50)", "--same-retain", "--out", str(tmp_path / "run")
+    )
+    assert found["tasks"]["scenes"]["cells"]["random@200,100,50"]["method"]["retain"] == [200, 100, 50]
+
+
+def test_the_table_is_printed(tmp_path: Path) -> None:
+    result = run(
+        "eval", *FEW, "--methods", "random", "--retain", "128", "--latency", "--out", str(tmp_path / "run")
+    )
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("# Sweep: equal cost") and "prefill, ms" in result.stdout
+    assert "no interval is sure" in result.stdout  # of six questions about one scene
+    assert f"written to {tmp_path / 'run'}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--tasks", "scenes", "--methods", "guess"], "'guess' is unknown"),
+        (["--tasks", "scenes", "--methods", "random(seed=1"], "the brackets do not match"),
+        (["--tasks", "scenes,scenes"], "'scenes' is named twice"),
+        (["--tasks", "scenes,"], "write names with commas between them"),
+        (["--tasks", "scenes", "--retain", "many"], "'many' is no budget"),
+        (["--tasks", "scenes", "--limit", "0"], "--limit"),
+        (["--tasks", "scenes", "--setting", "loud"], "setting='loud' is unknown"),
+        (["--tasks", "scenes", "--model", "nowhere/at/all"], "does not exist"),
+    ],
+)
+def test_refusals(args: list[str], message: str) -> None:
+    assert message in refused(run("eval", *args))
+
+
+def test_refused_options_leave_no_folder(tmp_path: Path) -> None:
+    refused(run("eval", *FEW, "--retain", "(300,200,110)", "--methods", "random"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_lmms_eval_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def without(name: str, *args: Any) -> Any:
+        return None if name == "lmms_eval" else find(name, *args)
+
+    monkeypatch.setattr("sparsesight.commands.evaluating.find_spec", without)
+    message = refused(run("eval", "--tasks", "mme"))
+    assert "pip install 'sparsesight[eval]'" in message and "scenes" in message
+
+
+def test_lists_split_outside_brackets() -> None:
+    text = "visionzip(retain=192, layers=(1,2)) > sparsevlm+, random"
+    assert split_list(text, "--methods") == ["visionzip(retain=192, layers=(1,2)) > sparsevlm+", "random"]
+    for wrong in ("a,,b", "", "a)(b", "a((b)"):
+        with pytest.raises(SparseSightError, match=r"^--methods"):
+            split_list(wrong, "--methods")
+
+
+def test_budgets_and_methods_by_option_and_environment() -> None:
+    assert choose_budgets(None, {}) == [192, 128, 64]
+    assert choose_budgets("64, 0.5,(300,200,110)", {"RETAIN_TOKN": "7"}) == [64, 0.5, (300, 200, 110)]
+    assert choose_budgets(None, {"RETAIN_TOKN": "192"}) == [192]
+    assert choose_methods(None, {}) == ["dense", "sparsevlm+"]
+    assert choose_methods(None, {"USE_VERSION": "1_0"}) == ["dense", "sparsevlm"]
+    assert choose_methods("random", {"USE_VERSION": "1_0"}) == ["random"]

@@ -1,0 +1,110 @@
+"""Tables and plot say what the summary holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sparsesight.eval.metrics import Mean
+from sparsesight.eval.plot import curves, plot
+from sparsesight.eval.samples import Sample
+from sparsesight.eval.summary import summarise
+from sparsesight.eval.tables import comma_separated, markdown, title
+from tests.eval.making import marked
+from tests.eval.test_summary import CELLS, RIGHT, priced, runs, summary
+
+
+def tagged(samples: list[Sample]) -> list[Sample]:
+    return [replace(x, tags=("early" if int(x.id) < 40 else "late",)) for x in samples]
+
+
+@pytest.fixture(scope="module")
+def both() -> dict[str, Any]:
+    made = {label: tagged(samples) for label, samples in runs().items()}
+    return summarise({"made": (Mean(), made), "second": (Mean(), runs())}, CELLS)
+
+
+def row(text: str, *starts: str) -> str:
+    """The first line of a Markdown table that starts with these cells."""
+    return next(line for line in text.splitlines() if line.startswith("| " + " | ".join(starts) + " |"))
+
+
+def test_the_title_says_whether_costs_are_equal() -> None:
+    assert title(summary()) == "equal cost (mean prefill FLOPs at one budget differ by at most 1.0%)"
+    assert title(summary(random_64=priced(marked(RIGHT), 110))) == "costs differ: by 8.9% at budget 64"
+    dense = summarise({"made": (Mean(), {"dense": marked(RIGHT)})}, CELLS[:1])
+    assert title(dense) == "dense only"
+
+
+def test_markdown(both: dict[str, Any]) -> None:
+    text = markdown(both, {"model": "tiny"}, {})
+    assert text.startswith("# Sweep: equal cost (") and "\n- model: tiny\n" in text
+    assert "-37.5 (" in row(text, "random", "64") and "< 0.001" in row(text, "random", "64")
+    assert "| no difference found: 0.0 (0.0 to 0.0) | 1.000 | 100.0 |" in row(text, "random", "192")
+    assert "| 1.00% | 64.0 | 70.5 | 1 kB |" in row(text, "random", "64")
+    assert "| random@64 | -50.0 (" in text and "| row less column | sparsevlm+@64 |\n" in text
+    assert "| 25.0, -75.0 (" in row(text, "early (n 40)") and "| 50.0, ≈ 0.0 (" in row(text, "late (n 40)")
+    assert "prefill, ms" not in text and "| dense | 100.0 (100.0 to 100.0) | 100.0 |" in text
+    assert "no interval is sure" not in text
+
+
+def test_few_units_are_said_to_be_few() -> None:
+    samples = {label: [replace(x, unit=str(int(x.id) // 10)) for x in mine] for label, mine in runs().items()}
+    assert "Of 8 units no interval is sure." in markdown(
+        summarise({"made": (Mean(), samples)}, CELLS), {}, {}
+    )
+
+
+def test_latencies_have_a_column_where_measured(both: dict[str, Any]) -> None:
+    text = markdown(both, {}, {("made", "random@64"): 12.34})
+    assert row(text, "random", "64").endswith("| 12.3 |") and row(text, "dense", "").endswith("|  |")
+
+
+def test_samples_that_pruned_nothing_are_told() -> None:
+    dense_run = priced(marked(RIGHT), 100)
+    dense_run[3] = replace(dense_run[3], cost={**dense_run[3].cost, "note": "ran dense: no visual tokens"})
+    assert "random@64 pruned nothing in 1 samples." in markdown(summary(random_64=dense_run), {}, {})
+
+
+def test_csv_has_full_digits(both: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(io.StringIO(comma_separated(both, {("made", "random@64"): 12.34}))))
+    assert len(rows) == 4 * (1 + 2) + 4
+    (one,) = [
+        r for r in rows if (r["task"], r["method"], r["retain"], r["group"]) == ("made", "random", "64", "")
+    ]
+    found = both["tasks"]["made"]["cells"]["random@64"]
+    assert float(one["difference"]) == -37.5 and float(one["flops"]) == 100 and one["prefill_ms"] == "12.34"
+    assert float(one["difference_low"]) == found["against_dense"]["difference"]["low"]
+    assert (one["only_method_right"], one["only_dense_right"]) == ("0", "30")
+    (early,) = [r for r in rows if r["method"] == "random" and r["retain"] == "64" and r["group"] == "early"]
+    assert float(early["score"]) == 25 and early["flops"] == ""
+
+
+def test_curves_are_the_overall_numbers(both: dict[str, Any]) -> None:
+    (flops,) = curves(both, {})
+    assert flops["random"]["x"] == [25.0, 50.0] and flops["random"]["y"] == [50.0, 100.0]
+    times = {(task, label): x for task in both["tasks"] for x, label in enumerate(both["overall"], 1)}
+    _, timed = curves(both, times)
+    assert timed["random"]["x"] == [2.0, 4.0]
+    del times["second", "random@64"]
+    assert len(curves(both, times)) == 1  # half a curve would mislead
+
+
+def test_plot(both: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot(both, {}, tmp_path / "one.png")
+    plot(
+        both,
+        {(task, label): 5.0 for task in both["tasks"] for label in both["overall"]},
+        tmp_path / "two.png",
+    )
+    one, two = Image.open(tmp_path / "one.png"), Image.open(tmp_path / "two.png")
+    assert two.width == 2 * one.width and two.height == one.height
+    colors = one.convert("RGB").getcolors(1 << 24)
+    assert colors is not None and {(0, 114, 178), (213, 94, 0)} <= {color for _, color in colors}
