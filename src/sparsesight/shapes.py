@@ -45,9 +45,16 @@ class Shape:
         shape = cls(**{**asdict(shape), "heads": heads, "kv_heads": shape.kv_heads or heads})
         if shape.hidden % heads or shape.hidden // heads % 2 or heads % shape.kv_heads or shape.layers < 2:
             raise SparseSightError(
-                f"shape: {shape} needs two layers or more, an even hidden / heads and kv_heads dividing heads"
+                f"shape: {text!r} needs two layers or more, an even hidden / heads and kv_heads dividing heads"
             )
         return shape
+
+    def __str__(self) -> str:
+        """All but the visual tokens, which a benchmark may vary."""
+        return (
+            f"random LLaVA of {self.layers} layers, hidden {self.hidden}, MLP {self.ffn}, "
+            f"heads {self.heads}/{self.kv_heads}, text {self.text}"
+        )
 
     @property
     def before(self) -> int:
