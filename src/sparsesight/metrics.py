@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from .budget import Schedule, Stage, StageSizes
+from .budget import BEFORE, Schedule, Stage, StageSizes
 
 Overhead = Callable[[StageSizes], int]
 
@@ -188,6 +188,7 @@ class Report:
     kv_bytes_sparse: int
     prefill_ms: float | None = None
     decode_ms: float | None = None
+    trimmed: bool = False  # whether layers up to the first stage forgot what it dropped
 
     @property
     def flops_dense(self) -> int:
@@ -237,7 +238,7 @@ class Report:
         return rows
 
     def __str__(self) -> str:
-        lines = [f"{self.method['method']}, pruning after layers {', '.join(map(str, self.layers))}"]
+        lines = [f"{_name(self.method)}, pruning {where(self.layers)}"]
         lines.append(f"{'':<26}{'dense':>12}{'sparse':>12}")
         lines += [f"{name:<26}{dense:>12}{sparse:>12}" for name, dense, sparse in self.rows()]
         lines.append("visual tokens per layer")
@@ -247,6 +248,18 @@ class Report:
             if any(clip.kind == "video" for clip in sample.clips):
                 lines += [f"    {clip}" for clip in sample.clips]
         return "\n".join(lines)
+
+
+def where(layers: Sequence[int]) -> str:
+    """``before the first layer and after layers 2, 6``: where the stages are."""
+    after = ", ".join(str(layer) for layer in layers if layer != BEFORE)
+    said = ["before the first layer"] if BEFORE in layers else []
+    return " and ".join([*said, *([f"after layers {after}"] if after else [])])
+
+
+def _name(method: dict[str, Any]) -> str:
+    parts = method.get("parts")
+    return " > ".join(map(_name, parts)) if parts else str(method["method"])
 
 
 def staircase(per_layer: Sequence[int]) -> str:
@@ -353,4 +366,5 @@ def batch_report(
         kv_bytes_sparse=len(samples) * shape.kv_cache_bytes(lengths),
         prefill_ms=median(latency.prefill) if latency.prefill else None,
         decode_ms=median(latency.decode) if latency.decode else None,
+        trimmed=trimmed,
     )

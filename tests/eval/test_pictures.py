@@ -161,3 +161,19 @@ def test_sizes_of_prompts(loaded: Loaded) -> None:
         ids = prepare(loaded, item.request(), item.question)["input_ids"][0].tolist()
         picture = [i for i, token in enumerate(ids) if token == loaded.model.config.image_token_id]
         assert size == Prompt(len(picture), len(ids) - picture[-1] - 1, picture[0])
+
+
+def test_trimming_shows_in_what_is_cached(loaded: Loaded) -> None:
+    """As a run without the sweep reports it: first layers hold what left the first stage, and costs say so."""
+    prompts = Prompts(loaded.processor, choose_setting("own", ""), frames=1, clips=False)
+    task = PictureQuestions("scenes", items(1), loaded, prompts, trim_early_layers=True)
+    method = make_method("sparsevlm+", retain=64)
+    with task.answering(method) as answer:
+        (said,) = answer(task.items)
+    inputs = prepare(loaded, task.items[0].request(), task.items[0].question)
+    with sparsify(loaded.model, method, trim_early_layers=True) as run:
+        loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert said.cost["kv_bytes_sparse"] == run.report.kv_bytes_sparse
+    with sparsify(loaded.model, method) as run:
+        loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert said.cost["kv_bytes_sparse"] < run.report.kv_bytes_sparse

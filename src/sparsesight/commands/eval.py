@@ -50,6 +50,11 @@ def evaluate(
     ),
     setting: str = typer.Option("auto", help="How the model is asked: own, llava-1.5 or auto."),
     latency: bool = typer.Option(False, "--latency", help="Also measure the prefills."),
+    trim_early_layers: bool = typer.Option(
+        False,
+        "--trim-early-layers",
+        help="Let the layers up to the first stage forget what it dropped once the prefill is over.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
@@ -93,6 +98,7 @@ def evaluate(
                 data=data,
                 setting=setting,
                 latency=latency,
+                trim_early_layers=trim_early_layers,
                 device=device,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
@@ -102,6 +108,7 @@ def evaluate(
                 "batch_size": batch_size,
                 "limit": limit,
                 "budgets_are": "retain" if same_retain else "cost",
+                "trim_early_layers": trim_early_layers,
             }
             note = session(prepared.loaded.model, ranks)
             summary = _run(

@@ -60,6 +60,7 @@ def prepare_tasks(
     data: Path | None,
     setting: str,
     latency: bool,
+    trim_early_layers: bool,
     device: str,
     dtype: str,
     trust_remote_code: bool,
@@ -94,6 +95,7 @@ def prepare_tasks(
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
                 setting=setting,
+                trim_early_layers=trim_early_layers,
             )
         loaded, prompts, chosen = host.loaded, host.prompts, host.setting.name
         found.update(
@@ -106,7 +108,14 @@ def prepare_tasks(
     for name in names:
         if name in SCENES:
             kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
-            found[name] = kind(name, scene_items(name, limit), loaded, prompts, latency=latency)
+            found[name] = kind(
+                name,
+                scene_items(name, limit),
+                loaded,
+                prompts,
+                latency=latency,
+                trim_early_layers=trim_early_layers,
+            )
     return Prepared(loaded, chosen, [found[name] for name in names])
 
 

@@ -52,7 +52,7 @@ def dense_cost(shape: DecoderShape, visual: int, text: int) -> Cost:
 
 def sparse_costs(shape: DecoderShape, report: Report) -> list[Cost]:
     """Of every sample of a sparse prefill."""
-    return [_sparse_cost(shape, sample, report.layers) for sample in report.samples]
+    return [_sparse_cost(shape, sample, report) for sample in report.samples]
 
 
 def batch_costs(
@@ -74,8 +74,11 @@ def batch_costs(
     return [dense_cost(shape, v, n - v) for v, n in zip(visual, mask.sum(1).tolist(), strict=True)]
 
 
-def _sparse_cost(shape: DecoderShape, sample: SampleReport, layers: Sequence[int]) -> Cost:
-    entering = sample.visual_per_layer
+def _sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> Cost:
+    entering = held = sample.visual_per_layer
+    early = report.layers[0] + 1
+    if report.trimmed:
+        held = (entering[early],) * early + entering[early:]
     text = sample.text_tokens
     return Cost(
         visual_tokens=sample.visual_tokens,
@@ -86,8 +89,8 @@ def _sparse_cost(shape: DecoderShape, sample: SampleReport, layers: Sequence[int
         flops_sparse=sample.flops_sparse,
         flops_scoring=sample.flops_scoring,
         kv_bytes_dense=_kv_bytes(shape, [text + sample.visual_tokens] * len(entering)),
-        kv_bytes_sparse=_kv_bytes(shape, [text + visual for visual in entering]),
-        kept=[] if sample.note else [entering[layer + 1] for layer in layers],
+        kv_bytes_sparse=_kv_bytes(shape, [text + visual for visual in held]),
+        kept=[] if sample.note else [entering[layer + 1] for layer in report.layers],
         note=sample.note,
     )
 

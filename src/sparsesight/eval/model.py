@@ -41,6 +41,7 @@ class SparseSightModel(lmms):
         setting: how the checkpoint is asked: "own", "llava-1.5" or "auto" (:func:`~.prompts.choose_setting`).
         frames: frames shown of a clip.
         on_sample: called with (task, doc_id, cost) as soon as a sample has been answered.
+        trim_early_layers: see :func:`sparsesight.sparsify`.
 
     Attributes:
         costs: (task, doc_id) -> cost of all samples since the last :meth:`use`.
@@ -65,6 +66,7 @@ class SparseSightModel(lmms):
         setting: str = "auto",
         frames: int | str = 8,
         on_sample: OnSample | None = None,
+        trim_early_layers: bool = False,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class SparseSightModel(lmms):
         )
         self.name = loaded.name
         self.setting = asked
-        self.on_sample = on_sample
+        self.on_sample, self.trim_early_layers = on_sample, trim_early_layers
         self.costs: dict[tuple[str, int], Cost] = {}
         self.method: Method | None = None
         self._model = loaded.model
@@ -131,7 +133,7 @@ class SparseSightModel(lmms):
             self._run.restore()
         self._run, self.method, self.costs = None, None, {}
         if method is not None:
-            self._run = sparsify(self._model, method)
+            self._run = sparsify(self._model, method, trim_early_layers=self.trim_early_layers)
             self.method = method
 
     def clean(self) -> None:

@@ -37,6 +37,7 @@ class PictureQuestions:
         prompts: makes its inputs.
         max_new_tokens: longest answer.
         latency: measure prefills; waits for the device around each.
+        trim_early_layers: see :func:`sparsesight.sparsify`.
         scorer: how right an answer is, 0 to 1, by the item's target.
     """
 
@@ -49,6 +50,7 @@ class PictureQuestions:
         *,
         max_new_tokens: int = 8,
         latency: bool = False,
+        trim_early_layers: bool = False,
         scorer: Scorer = exact,
     ) -> None:
         self.name, self.items = name, list(items)
@@ -56,13 +58,13 @@ class PictureQuestions:
         self._model, self._max_new_tokens, self._latency = loaded.model, max_new_tokens, latency
         self._parts = anatomy(loaded.model)
         self._shape = decoder_shape(self._parts)
-        self._prompts = prompts
+        self._prompts, self._trim = prompts, trim_early_layers
         self._scorer = scorer
 
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
         """See :class:`~.samples.Task`."""
-        run = None if method is None else sparsify(self._model, method)
+        run = None if method is None else sparsify(self._model, method, trim_early_layers=self._trim)
         try:
             with prefill_clock(self._model.get_decoder(), self._latency) as spent:
                 yield lambda items: self._answer(items, run, spent)

@@ -75,9 +75,24 @@ class SceneQuestions(PictureQuestions):
     """
 
     def __init__(
-        self, task: str, items: Sequence[Item], loaded: Loaded, prompts: Prompts, *, latency: bool = False
+        self,
+        task: str,
+        items: Sequence[Item],
+        loaded: Loaded,
+        prompts: Prompts,
+        *,
+        latency: bool = False,
+        trim_early_layers: bool = False,
     ) -> None:
-        super().__init__(task, items, loaded, prompts, max_new_tokens=ANSWER_TOKENS, latency=latency)
+        super().__init__(
+            task,
+            items,
+            loaded,
+            prompts,
+            max_new_tokens=ANSWER_TOKENS,
+            latency=latency,
+            trim_early_layers=trim_early_layers,
+        )
         self._processor = loaded.processor
         self._features: dict[int, Any] = {}  # of each picture, what the decoder is given
         self._reuse = True
