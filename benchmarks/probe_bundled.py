@@ -1,4 +1,4 @@
-"""Probe the bundled model: accuracy, controls, raters, the methods, pruning by depth.
+"""Probe the bundled model: accuracy, controls, raters, pruning by depth.
 
     python benchmarks/probe_bundled.py --out benchmarks/results/bundled
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from probing import accuracy, controls, depth, raters, schedules
+from probing import accuracy, controls, depth, raters
 from probing.answering import Examiner
 from probing.store import Store, sha256
 
@@ -25,7 +25,6 @@ PARTS: dict[str, Any] = {
     "accuracy": accuracy,
     "controls": controls,
     "raters": raters,
-    "schedules": schedules,
     "depth": depth,
 }
 

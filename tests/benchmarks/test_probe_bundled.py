@@ -14,7 +14,7 @@ from benchmarks.probing.answering import Examiner
 from benchmarks.training.blueprint import build_model
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["accuracy", "controls", "raters", "schedules", "depth"]
+PARTS = ["accuracy", "controls", "raters", "depth"]
 
 
 def probe(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -119,7 +119,7 @@ def test_what_is_printed() -> None:
 def test_where_all_is_merged_there_is_no_picture_of_what_was_kept(method: str) -> None:
     result = ask("--method", method, "--retain", "64")
     assert result.exit_code == 0, result.stderr
-    assert f"{method}, retain 64, before layer 0" in result.stdout
+    assert f"{method}, retain 64, before the first layer" in result.stdout
     assert "no token was kept as it is: 64 merged ones stand for the 576" in result.stdout
     assert "kept after" not in result.stdout and max(map(len, result.stdout.splitlines())) <= 80
 

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..budget import BEFORE
-from ..metrics import staircase
+from ..metrics import staircase, where
 from ..viz import Grid, kept_text
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def show(
     retain = result.report.method["retain"]
     method = f"{result.report.method['method']}, retain {retain}"
     if result.layers:
-        after = [str(layer) for layer in result.layers if layer != BEFORE]
-        method += ", before layer 0" if len(after) < len(result.layers) else ""
-        method += f", after layers {', '.join(after)}" if after else ""
+        method += f", {where(result.layers)}"
     for name, value in (("picture", picture), ("model", model), ("method", method), ("question", question)):
         facts.add_row(name, Text(_plain(value)))
     facts.add_row()
