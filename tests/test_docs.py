@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import typer
 
 from sparsesight import METHODS, sparsify, visual_tokens
 from sparsesight.cli import WrongUse, app
+from sparsesight.eval.benchmarks import BENCHMARKS
 from tests.hf import splicing, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,16 +106,21 @@ def parse(command: Any, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "benchmarks/README.md", "docs/costs.md", "docs/reproduce-llava.md"]
+    "page",
+    ["README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/reproduce-llava.md", "docs/sweeps.md"],
 )
 def test_commands_shown_have_the_options_they_are_given(page: str) -> None:
     known = typer.main.get_command(app)
     for name, *arguments in shown_commands(page):
-        command = known.commands.get(name)  # type: ignore[attr-defined]
-        if command is None and name == "eval":
-            pytest.skip("eval: not in this version")
-        assert command is not None, name
-        parse(command, arguments)
+        parse(known.commands[name], arguments)  # type: ignore[attr-defined]
+
+
+def test_what_is_to_be_reproduced_exists() -> None:
+    for _, *arguments in shown_commands("docs/reproduce-llava.md"):
+        given = dict(pairwise(arguments))
+        for name in given.get("--methods", "dense").split(","):
+            assert name == "dense" or name in METHODS
+        assert set(given.get("--tasks", "gqa").split(",")) <= set(BENCHMARKS)
 
 
 def test_an_option_that_is_gone_would_be_seen() -> None:
