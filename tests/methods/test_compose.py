@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsesight import METHODS, Compose, Method, Random, SparseSightError, SparseVLM, SparseVLMPlus
+from sparsesight import METHODS, Compose, FastV, Method, Random, SparseSightError, SparseVLM, SparseVLMPlus
 from sparsesight.budget import BEFORE, BudgetError, StageSizes
 from sparsesight.methods import from_dict, make_method, parse
-from tests.methods.stages import NUM_LAYERS, Sample, build
+from tests.methods.stages import NUM_LAYERS, Sample, build, normal
 
 FIRST = Random(192, (BEFORE,))
 BOTH = Compose(FIRST, SparseVLMPlus(64))
@@ -42,6 +42,14 @@ def test_each_stage_is_its_parts_own() -> None:
         assert torch.equal(both.select(stage).score, part.select(alone).score)
     sizes = StageSizes(1, 20, 9, 0, 0, 5, 50, 8, 16)
     assert both.overhead(sizes) == 20 * 5 * 16 + 5 * 50 * 8  # the raters are chosen at its first stage
+
+
+def test_raters_are_those_of_the_part_that_goes_by_them() -> None:
+    both = Compose(FastV(300), SparseVLMPlus(200, (5, 9)))
+    assert both.reads_raters and not FastV.reads_raters and not Compose(FIRST, FastV(100)).reads_raters
+    visual, text = normal(0, 1, 8, 6), normal(1, 1, 5, 6)
+    masks = torch.ones(1, 8, dtype=torch.bool), torch.ones(1, 5, dtype=torch.bool)
+    assert torch.equal(both.rate(visual, text, *masks), SparseVLMPlus().rate(visual, text, *masks))
 
 
 def test_what_does_not_compose() -> None:

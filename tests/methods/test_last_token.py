@@ -40,14 +40,6 @@ def test_what_the_last_token_looks_at_stays() -> None:
         assert kept(method, sample) == [wanted]
 
 
-def test_the_last_token_rates() -> None:
-    text = torch.tensor([[False, True, True, True], [False, False, False, True], [True, False, True, False]])
-    chosen = FastV().rate(
-        torch.zeros(3, 2, 5), torch.zeros(3, 4, 5), torch.ones(3, 2, dtype=torch.bool), text
-    )
-    assert chosen.int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 0]]
-
-
 def test_a_mask_of_one_row_serves_all_rows() -> None:
     """Hosts may give a mask that does not depend on the row, or one that is added."""
     method, samples = FastV((9,)), [Sample.random(0, 4, 30, 9), Sample.random(1, 2, 20, 3)]

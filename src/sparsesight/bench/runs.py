@@ -14,7 +14,7 @@ from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.sparsify import sparsify
 from ..methods import Method
-from ..metrics import Report
+from ..report import Report
 from .cases import Case
 from .timing import FIRST, PREFILL, TOKEN, Times, peak_bytes, spread, timed_decoder
 from .work import run_once, shortened

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..methods import Method
-    from ..metrics import Report
+    from ..report import Report
 
 PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for processors without a chat template
 

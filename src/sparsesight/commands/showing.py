@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..metrics import staircase, where
+from ..report import staircase, where
 from ..viz import Grid, kept_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 
 from ..hf.inputs import among
 from ..hf.sparsify import Sparsified
-from ..metrics import DecoderShape, Report, SampleReport
+from ..metrics import DecoderShape
+from ..report import Report, SampleReport
 
 
 class Cost(TypedDict):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..metrics import Clip
+from ..report import Clip
 
 # Families whose processors put text or markers between the frames of a clip: each run of video ids is one frame ...
 RUN_IS_FRAME = {

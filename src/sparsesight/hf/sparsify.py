@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
-from ..metrics import Latency, Report, batch_report
+from ..report import Latency, Report, batch_report
 from .clock import Clock
 from .families import anatomy
 from .hooks import PER_CALL, Hooks, VisualMask

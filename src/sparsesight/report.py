@@ -1,0 +1,255 @@
+"""What a prefill cost and saved, as it is printed and written: tokens per layer, FLOPs, KV bytes, latency."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from .budget import BEFORE, Schedule, Stage
+from .metrics import DecoderShape, Overhead
+
+
+@dataclass
+class Latency:
+    """Measured milliseconds of the decoder: per prefill, and per decoding step."""
+
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+
+    def add(self, ms: float, prefill: bool) -> None:
+        (self.prefill if prefill else self.decode).append(ms)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A picture or a clip of a prompt, and what is left of it.
+
+    Attributes:
+        kind: "image" or "video".
+        frames: visual tokens of each frame; a picture is one frame.
+        kept: per stage, how many of them were kept; merged tokens are not among them.
+        frames_known: whether the frames could be told apart; if not, the clip is taken for one frame.
+    """
+
+    kind: str
+    frames: tuple[int, ...]
+    kept: tuple[tuple[int, ...], ...]
+    frames_known: bool
+
+    def __str__(self) -> str:
+        frames = f"{len(self.frames)} frames" if self.frames_known else "frames not known"
+        name = "picture" if self.kind == "image" else f"clip ({frames})"
+        return f"{name}: " + " -> ".join(staircase(x) for x in (self.frames, *self.kept))
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One sample of the batch."""
+
+    visual_tokens: int
+    text_tokens: int  # everything that is not visual
+    visual_per_layer: tuple[int, ...]  # entering each layer
+    equal_tokens: float  # a pruning layer counts at its pruned size, as published
+    equal_tokens_entering: float  # every layer counts what enters it
+    flops_dense: int
+    flops_sparse: int  # scoring included
+    flops_scoring: int  # raters, rater-row attention, merging
+    note: str = ""  # why it ran dense, if it did
+    clips: tuple[Clip, ...] = ()  # its pictures and clips, in their order
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the last prefill cost and saved; ``print`` it, or take :meth:`to_dict`."""
+
+    method: dict[str, Any]
+    layers: tuple[int, ...]
+    samples: tuple[SampleReport, ...]
+    kv_lengths: tuple[int, ...]  # keys held by each layer after the prefill, padding of the batch included
+    kv_bytes_dense: int
+    kv_bytes_sparse: int
+    prefill_ms: float | None = None
+    decode_ms: float | None = None
+    trimmed: bool = False  # whether layers up to the first stage forgot what it dropped
+
+    @property
+    def flops_dense(self) -> int:
+        return sum(s.flops_dense for s in self.samples)
+
+    @property
+    def flops_sparse(self) -> int:
+        return sum(s.flops_sparse for s in self.samples)
+
+    @property
+    def speedup_limit(self) -> float:
+        """Dense over sparse prefill FLOPs: no implementation can be faster by more."""
+        return self.flops_dense / self.flops_sparse
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        totals = {"flops_dense": self.flops_dense, "flops_sparse": self.flops_sparse}
+        return {**asdict(self), **totals, "speedup_limit": self.speedup_limit}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """``(quantity, dense, sparse)``, ready for a table."""
+        n = len(self.samples)
+
+        def mean(values: Sequence[float]) -> str:
+            return f"{sum(values) / n:.1f}"
+
+        rows = [
+            (
+                "equal tokens",
+                mean([s.visual_tokens for s in self.samples]),
+                mean([s.equal_tokens for s in self.samples]),
+            ),
+            (
+                "equal tokens (entering)",
+                mean([s.visual_tokens for s in self.samples]),
+                mean([s.equal_tokens_entering for s in self.samples]),
+            ),
+            ("prefill multiply-adds", _si(self.flops_dense), _si(self.flops_sparse)),
+            ("KV cache bytes", _si(self.kv_bytes_dense), _si(self.kv_bytes_sparse)),
+        ]
+        for name, value in (("prefill ms", self.prefill_ms), ("decode ms per token", self.decode_ms)):
+            if value is not None:
+                rows.append((name, "", f"{value:.2f}"))
+        return rows
+
+    def __str__(self) -> str:
+        lines = [f"{_name(self.method)}, pruning {where(self.layers)}"]
+        lines.append(f"{'':<26}{'dense':>12}{'sparse':>12}")
+        lines += [f"{name:<26}{dense:>12}{sparse:>12}" for name, dense, sparse in self.rows()]
+        lines.append("visual tokens per layer")
+        for i, sample in enumerate(self.samples):
+            note = f"  ({sample.note})" if sample.note else ""
+            lines.append(f"  sample {i}: {staircase(sample.visual_per_layer)}{note}")
+            if any(clip.kind == "video" for clip in sample.clips):
+                lines += [f"    {clip}" for clip in sample.clips]
+        return "\n".join(lines)
+
+
+def where(layers: Sequence[int]) -> str:
+    """``before the first layer and after layers 2, 6``: where the stages are."""
+    after = ", ".join(str(layer) for layer in layers if layer != BEFORE)
+    said = ["before the first layer"] if BEFORE in layers else []
+    return " and ".join([*said, *([f"after layers {after}"] if after else [])])
+
+
+def _name(method: dict[str, Any]) -> str:
+    parts = method.get("parts")
+    return " > ".join(map(_name, parts)) if parts else str(method["method"])
+
+
+def staircase(per_layer: Sequence[int]) -> str:
+    """``576 x3, 300 x4``: counts with how many layers in a row have them."""
+    runs: list[list[int]] = []
+    for count in per_layer:
+        if runs and runs[-1][0] == count:
+            runs[-1][1] += 1
+        else:
+            runs.append([count, 1])
+    return ", ".join(f"{count} x{times}" for count, times in runs)
+
+
+def _why_dense(visual: int, text: int) -> str:
+    """Why a sample kept all its visual tokens."""
+    if not visual:
+        return "ran dense: no visual tokens"
+    return (
+        f"ran dense: {'the budget keeps every visual token' if text else 'no text after the visual tokens'}"
+    )
+
+
+def _si(value: float) -> str:
+    """A number with a metric prefix."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.2f} {prefix}"
+    return f"{value:.0f}"
+
+
+def batch_report(
+    *,
+    method: dict[str, Any],
+    shape: DecoderShape,
+    layers: tuple[int, ...],
+    visual: Sequence[int],
+    text: Sequence[int],
+    length: Sequence[int],
+    width: int,
+    tokens_out: Sequence[Sequence[int]],
+    recycled: Sequence[Sequence[int]],
+    merged: Sequence[Sequence[int]],
+    past: Sequence[int],
+    latency: Latency,
+    clips: Sequence[tuple[Clip, ...]] | None = None,
+    trimmed: bool = False,
+    overhead: Overhead = lambda _: 0,
+) -> Report:
+    """Put a report together from counts.
+
+    Args:
+        method: the method as a dict.
+        shape: of the decoder.
+        layers: pruning layers.
+        visual, text, length: per sample: visual tokens, text tokens after them, all tokens.
+        width: padded length of the batch.
+        tokens_out: visual tokens per sample after each stage that ran; empty if the prefill ran dense.
+        recycled, merged: recycled tokens per stage and sample, and what became of them.
+        past: keys each layer had cached before.
+        latency: measurements, possibly none.
+        clips: pictures and clips of every sample.
+        trimmed: whether layers up to the first stage cache no more than leaves it.
+        overhead: multiply-adds of the method itself at a stage.
+    """
+    count = len(shape.layers)
+    samples, kv = [], [width] * count
+    for stage, layer in zip(tokens_out, layers, strict=False):
+        kept = max(n - v + o for n, v, o in zip(length, visual, stage, strict=True))
+        kv[layer + 1 :] = [kept] * (count - layer - 1)
+    if trimmed and tokens_out:
+        early = layers[0] + 1
+        kv[:early] = [min(width, kv[early])] * early
+    for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
+        stages, tokens = [], v
+        for layer, out, m, q in zip(layers, tokens_out, recycled, merged, strict=False):
+            stages.append(Stage(layer, tokens, out[i] - q[i], m[i], q[i]))
+            tokens = out[i]
+        schedule = Schedule(v, count, tuple(stages))
+        entering = schedule.entering
+        scoring = shape.overhead_flops(schedule, n - v, t, overhead, past)
+        note = _why_dense(v, t) if all(e == v for e in entering) else ""
+        scoring = 0 if note else scoring
+        samples.append(
+            SampleReport(
+                visual_tokens=v,
+                text_tokens=n - v,
+                visual_per_layer=entering,
+                equal_tokens=schedule.equal_tokens,
+                equal_tokens_entering=schedule.equal_tokens_entering,
+                flops_dense=shape.prefill_flops([n] * count, past),
+                flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
+                flops_scoring=scoring,
+                note=note,
+                clips=clips[i] if clips is not None else (),
+            )
+        )
+    lengths = shape.kv_lengths(kv, past)
+    return Report(
+        method=method,
+        layers=layers,
+        samples=tuple(samples),
+        kv_lengths=lengths,
+        kv_bytes_dense=len(samples) * shape.kv_cache_bytes(shape.kv_lengths([width] * count, past)),
+        kv_bytes_sparse=len(samples) * shape.kv_cache_bytes(lengths),
+        prefill_ms=median(latency.prefill) if latency.prefill else None,
+        decode_ms=median(latency.decode) if latency.decode else None,
+        trimmed=trimmed,
+    )

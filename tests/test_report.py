@@ -1,0 +1,171 @@
+"""A report by hand, that says the same in every form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sparsesight import SparseVLM, SparseVLMPlus
+from sparsesight.methods import from_dict
+from sparsesight.metrics import DecoderShape
+from sparsesight.report import Latency, Report, batch_report, staircase, where
+
+SHAPE = DecoderShape.llama(6, 16, 32, 4)
+METHOD = SparseVLM((6, 2), (1, 3))
+
+
+def report(**changes: Any) -> Report:
+    """Two samples: one of 10 visual tokens that is pruned to 6 and 2, one of 4 that its budget leaves alone."""
+    given: dict[str, Any] = {
+        "method": METHOD.to_dict(),
+        "shape": SHAPE,
+        "layers": (1, 3),
+        "visual": (10, 4),
+        "text": (3, 2),
+        "length": (15, 8),
+        "width": 15,
+        "tokens_out": ((6, 4), (2, 4)),
+        "recycled": ((2, 0), (1, 0)),
+        "merged": ((1, 0), (1, 0)),
+        "overhead": METHOD.overhead,
+        "past": (0,) * 6,
+        "latency": Latency(),
+    }
+    return batch_report(**{**given, **changes})
+
+
+def test_report_by_hand() -> None:
+    got = report()
+    pruned, whole = got.samples
+    assert (pruned.visual_tokens, pruned.text_tokens) == (10, 5)
+    assert pruned.visual_per_layer == (10, 10, 6, 6, 2, 2)
+    assert pruned.equal_tokens == (10 + 6 + 6 + 2 + 2 + 2) / 6
+    assert pruned.equal_tokens_entering == 36 / 6
+    raters, rows = 10 * 3 * 16, 3 * (15 + 11) * 16  # the second stage's layer still sees 15 - 10 + 6 keys
+    assert pruned.flops_scoring == raters + rows + (2**2 + 1**2) * 16
+    assert pruned.flops_dense == SHAPE.prefill_flops([15] * 6)
+    assert pruned.flops_sparse == SHAPE.prefill_flops([15, 15, 11, 11, 7, 7]) + pruned.flops_scoring
+    assert pruned.note == ""
+
+    assert whole.visual_per_layer == (4,) * 6 and whole.equal_tokens == whole.equal_tokens_entering == 4
+    assert whole.flops_sparse == whole.flops_dense == SHAPE.prefill_flops([8] * 6)
+    assert whole.flops_scoring == 0 and "keeps every visual token" in whole.note
+
+    assert got.kv_lengths == (
+        15,
+        15,
+        11,
+        11,
+        8,
+        8,
+    )  # the longest sample decides: 11 of 11 and 8, then 8 of 7 and 8
+    assert got.kv_bytes_sparse == 2 * SHAPE.kv_cache_bytes((15, 15, 11, 11, 8, 8))
+    assert got.kv_bytes_dense == 2 * SHAPE.kv_cache_bytes((15,) * 6)
+    assert got.flops_dense == pruned.flops_dense + whole.flops_dense
+    assert got.flops_sparse == pruned.flops_sparse + whole.flops_sparse
+    assert got.speedup_limit == got.flops_dense / got.flops_sparse > 1
+    assert got.prefill_ms is None and got.decode_ms is None
+
+
+def test_report_with_a_past() -> None:
+    past = (5, 5, 5, 5, 3, 3)
+    got, without = report(past=past), report()
+    assert got.kv_lengths == (20, 20, 16, 16, 11, 11)
+    assert got.kv_bytes_dense == 2 * SHAPE.kv_cache_bytes([p + 15 for p in past])
+    assert got.samples[0].flops_dense == SHAPE.prefill_flops([15] * 6, past)
+    more = got.samples[0].flops_scoring - without.samples[0].flops_scoring
+    assert more == 3 * (past[1] + past[3]) * 16
+
+
+def test_report_agrees_with_the_schedule() -> None:
+    method = SparseVLMPlus(192)
+    shape = DecoderShape.llama(32, 64, 96, 4)
+    schedule = method.plan(576, 32, (2, 6, 15))
+    got = report(
+        method=method.to_dict(),
+        shape=shape,
+        layers=(2, 6, 15),
+        visual=(576,),
+        text=(53,),
+        length=(664,),
+        width=664,
+        tokens_out=tuple((s.tokens_out,) for s in schedule.stages),
+        recycled=tuple((s.recycled,) for s in schedule.stages),
+        merged=tuple((s.merged,) for s in schedule.stages),
+        past=(0,) * 32,
+    )
+    (sample,) = got.samples
+    assert sample.visual_per_layer == schedule.entering
+    assert sample.equal_tokens == schedule.equal_tokens
+    assert sample.equal_tokens_entering == schedule.equal_tokens_entering
+    assert got.kv_lengths == tuple(664 - 576 + n for n in schedule.entering)
+
+
+@pytest.mark.parametrize(
+    ("visual", "text", "says"),
+    [
+        (0, 0, "no visual tokens"),
+        (4, 0, "no text after the visual tokens"),
+        (4, 2, "keeps every visual token"),
+    ],
+)
+def test_report_of_a_dense_run_says_why(visual: int, text: int, says: str) -> None:
+    got = report(visual=(visual,), text=(text,), length=(8,), width=8, tokens_out=(), recycled=())
+    (sample,) = got.samples
+    assert says in sample.note and says in str(got)
+    assert sample.flops_sparse == sample.flops_dense and sample.flops_scoring == 0
+    assert got.kv_lengths == (8,) * 6 and got.kv_bytes_dense == got.kv_bytes_sparse
+    assert got.speedup_limit == 1
+
+
+def test_report_is_json() -> None:
+    latency = Latency()
+    for ms, prefill in ((9.0, True), (3.0, True), (5.0, True), (2.0, False), (1.0, False)):
+        latency.add(ms, prefill)
+    got = report(latency=latency)
+    assert (got.prefill_ms, got.decode_ms) == (5.0, 1.5)  # medians
+    data = json.loads(json.dumps(got.to_dict()))
+    assert data == json.loads(got.to_json())
+    assert from_dict(data["method"]) == METHOD
+    assert data["flops_sparse"] == sum(s["flops_sparse"] for s in data["samples"])
+    assert data["flops_dense"] == sum(s["flops_dense"] for s in data["samples"])
+    assert data["speedup_limit"] == data["flops_dense"] / data["flops_sparse"]
+    assert data["kv_lengths"] == list(got.kv_lengths)
+    assert data["samples"][0]["visual_per_layer"] == [10, 10, 6, 6, 2, 2]
+
+
+def test_report_reads_well() -> None:
+    latency = Latency([3.14159], [])
+    assert str(report(latency=latency)).splitlines() == [
+        "sparsevlm, pruning after layers 1, 3",
+        "                                 dense      sparse",
+        "equal tokens                       7.0         4.3",
+        "equal tokens (entering)            7.0         5.0",
+        f"prefill multiply-adds         {report().flops_dense / 1e3:.2f} k    {report().flops_sparse / 1e3:.2f} k",
+        "KV cache bytes                 11.52 k      8.70 k",
+        "prefill ms                                    3.14",
+        "visual tokens per layer",
+        "  sample 0: 10 x2, 6 x2, 2 x2",
+        "  sample 1: 4 x6  (ran dense: the budget keeps every visual token)",
+    ]
+
+
+def test_rows_use_metric_prefixes() -> None:
+    big = report(shape=DecoderShape.llama(6, 4096, 11008, 32))
+    rows = {name: (dense, sparse) for name, dense, sparse in big.rows()}
+    assert rows["prefill multiply-adds"][0] == f"{big.flops_dense / 1e9:.2f} G"
+    assert rows["KV cache bytes"][1] == f"{big.kv_bytes_sparse / 1e6:.2f} M"
+
+
+def test_staircase() -> None:
+    assert staircase((576, 576, 576, 300, 200, 200)) == "576 x3, 300 x1, 200 x2"
+    assert staircase(()) == ""
+    assert staircase((5, 4, 5)) == "5 x1, 4 x1, 5 x1"
+
+
+def test_where_stages_are() -> None:
+    assert where((-1,)) == "before the first layer"
+    assert where((2, 6)) == "after layers 2, 6"
+    assert where((-1, 2)) == "before the first layer and after layers 2"
