@@ -39,6 +39,7 @@ def test_questions_are_of_scenes(items: list[Item]) -> None:
     tags = {tag for item in items for tag in item.tags}
     assert {"color", "count", "neighbor", "single-object", "small", "large"} <= tags
     assert {"rests on one object", "rests on two objects"} <= tags
+    assert {"one small object", "one large object"} <= tags
     assert set(SCENES) == {"scenes", "scenes-b", "scenes-occluded", "scenes-clutter"}
 
 

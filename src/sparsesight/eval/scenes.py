@@ -43,6 +43,13 @@ def rests_on(example: Example) -> str:
     )
 
 
+def _tags(example: Example) -> tuple[str, ...]:
+    """The groups that a question is reported in."""
+    own = [name for name in groups(example) if name != ALL]
+    alone = [f"one {example.size} object"] if SINGLE in own else []
+    return (*own, *alone, rests_on(example))
+
+
 def scene_items(task: str, limit: int | None = None) -> list[Item]:
     """The questions of a task of :data:`SCENES`; those about one scene are a unit.
 
@@ -60,7 +67,7 @@ def scene_items(task: str, limit: int | None = None) -> list[Item]:
                 question=example.question.text,
                 target=example.question.answer,
                 unit=f"{VERSION}/{example.scene.seed}",
-                tags=(*(name for name in groups(example) if name != ALL), rests_on(example)),
+                tags=_tags(example),
                 request=example.image,
             )
         )
