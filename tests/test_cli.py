@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def test_methods_are_listed_with_what_they_do_and_their_options() -> None:
     said = " ".join(result.stdout.split())
     for name, kind in METHODS.items():
         assert name in said
-        assert " ".join((kind.__doc__ or "").splitlines()[0].split()) in said
+        first_line = re.sub(r":class:|`", "", (kind.__doc__ or "").splitlines()[0])
+        assert " ".join(first_line.split()) in said
+    assert "`" not in said and ":class:" not in said
     for option in ("retain=64", "layers=None", "recycle=0.3", "heads=0.4375", "seed=0"):
         assert option in said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -19,7 +20,7 @@ def methods() -> None:
     table = Table.grid(padding=(0, 2))
     for name, kind in METHODS.items():
         first_line = (kind.__doc__ or "").strip().partition("\n")[0]
-        table.add_row(Text(name, "bold"), Text(first_line))
+        table.add_row(Text(name, "bold"), Text(re.sub(r":\w+:|`", "", first_line)))  # no markup
         own = [_written(field) for field in fields(kind) if field.name not in common]
         if own:
             table.add_row("", Text("options: " + ", ".join(own), "dim"))
