@@ -45,7 +45,7 @@ def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
     data = json.loads((out / "probes.json").read_text(encoding="utf-8"))
     assert sorted(data["parts"]) == sorted(PARTS) and data["subject"]["decoder_layers"] == 4
     assert data["parts"]["depth"]["grid"]["depths"] == [2]
-    assert len(data["cells"]) == 4 + 3 + (3 * 3 + 1) + (1 + 5 * 6 + 2 * 3)
+    assert len(data["cells"]) == 4 + 3 + (1 + 5 * 6 + 2 * 3)
     assert all(data["parts"][part]["made_with"]["command"] for part in PARTS)
     assert "## Raters" in (out / "probes.md").read_text(encoding="utf-8")
     assert all((out / f"{part}.png").stat().st_size > 10_000 for part in PARTS)
