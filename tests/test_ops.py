@@ -772,6 +772,7 @@ def no_sync() -> Iterator[None]:
 QUERY, KEY, MASK = normal(0, 2, 4, 5, 8), normal(1, 2, 2, 9, 8), random_mask(2, 2, 1, 5, 9)
 ROW = torch.tensor([[3, 1, 4, 0, 2], [0, 4, 2, 3, 1]])
 FLAG = torch.tensor([[True, False, True, True, True], [True, True, False, True, False]])
+FEATURES, KEEP = normal(0, 2, 5, 8), torch.tensor([3, 2])
 CALLS: dict[str, Callable[[], Any]] = {
     "take": lambda: ops.take(normal(0, 2, 5, 3), ROW),
     "compact": lambda: ops.compact(FLAG, 4, ROW),
@@ -788,6 +789,21 @@ CALLS: dict[str, Callable[[], Any]] = {
     "attention_rank": lambda: ops.attention_rank(normal(0, 2, 5, 5), FLAG, FLAG),
     "rank_rule": lambda: ops.rank_rule(torch.tensor([3, 4]), torch.tensor([9, 4]), 1.5, 0.0),
     "density_peaks_merge": lambda: ops.density_peaks_merge(normal(0, 3, 12, 4), [12, 9, 3], [2, 3, 1]),
+    "unit_vectors": lambda: ops.unit_vectors(FEATURES, FLAG),
+    "max_min_places": lambda: ops.max_min_places(FEATURES, FLAG, KEEP, 3),
+    "dpp_places": lambda: ops.dpp_places(FEATURES, normal(1, 2, 5).abs(), FLAG, KEEP, 3),
+    "least_similar_places": lambda: ops.least_similar_places(
+        FEATURES, FLAG, ROW == 3, normal(1, 2, 2, 8), true(2, 2), KEEP
+    ),
+    "even_target_merge": lambda: ops.even_target_merge(FEATURES, normal(1, 2, 5, 4), [5, 4], [2, 1]),
+    "bipartite_merge": lambda: ops.bipartite_merge(FEATURES, [5, 4], [2, 1]),
+    "thinned_places": lambda: ops.thinned_places(FEATURES, ROW, FLAG, KEEP - 1, KEEP, KEEP, 3),
+    "likeness_variance": lambda: ops.likeness_variance(FEATURES, FLAG),
+    "group_seats": lambda: ops.group_seats(torch.zeros_like(ROW), FLAG, KEEP),
+    "evenly_spaced": lambda: ops.evenly_spaced(ops.group_seats(torch.zeros_like(ROW), FLAG, KEEP), FLAG),
+    "grid_pool": lambda: ops.grid_pool(FEATURES, torch.zeros_like(ROW), [5, 4], [2, 1]),
+    "shares": lambda: ops.shares(normal(0, 2, 5).abs(), ROW + 1, KEEP),
+    "even_runs": lambda: ops.even_runs(FLAG, 2),
 }
 
 

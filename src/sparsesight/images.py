@@ -6,10 +6,12 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import SparseSightError
 
@@ -66,9 +68,20 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
                 f"{name} is {width} x {height}, which is more than {MAX_ASPECT} times as long as wide: crop it first"
             )
         try:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            with _whole_files():
+                return _to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # as above, from a malformed body
             raise SparseSightError(_damaged(name, error)) from None
+
+
+@contextmanager
+def _whole_files() -> Iterator[None]:
+    """Have Pillow refuse files that are cut short, whatever another library has set."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _check_file(file: Path, name: str) -> None:

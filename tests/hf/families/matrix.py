@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsesight import sparsify
+from sparsesight.budget import BEFORE
 from sparsesight.hf.families import anatomy
 
 from .base import CLIPS, SAMPLES, Family, Sample
@@ -40,7 +41,7 @@ class Case:
 
     def budget(self, **how: Any) -> dict[str, Any]:
         """Options that prune after three layers, or after all that there are where they are fewer."""
-        layers = self.parts.prunable
+        layers = tuple(x for x in self.parts.prunable if x != BEFORE)
         if len(layers) >= 3:
             return {"retain": 0.4, **how}
         return {"retain": (9, 6)[: len(layers)], "layers": layers, **how}
