@@ -28,8 +28,6 @@ def test_dense_by_hand() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_as_reported_by_a_run(name: str) -> None:
     """For every method whose counts follow from sizes: FLOPs, both equal tokens, and KV bytes."""
-    if METHODS[name].reads_vision:
-        pytest.skip("its tower's view is tested with the tower")
     built = tiny.model("llava", "sdpa")
     prompt = tiny.inputs(tiny.processor("llava"), tiny.SAMPLES[:1])
     method = make_method(name, retain=0.5)
