@@ -96,7 +96,7 @@ def shown_commands(name: str) -> list[list[str]]:
     """Arguments of every ``sparsesight`` that a page shows as a block of its own."""
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(
-        r"^    (?:[A-Z_]+=\S+ )*(?:.*-m sparsesight\.cli|sparsesight) (\w.*?)(?: > .*)?$", text, re.M
+        r"^    (?:[A-Z_]+=\S+ )*(?:.*-m sparsesight|sparsesight) (\w.*?)(?: > .*)?$", text, re.M
     )
     return [shlex.split(arguments, comments=True) for arguments in found]
 
