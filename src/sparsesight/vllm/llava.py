@@ -1,0 +1,44 @@
+"""LLaVA-1.5 in vLLM: vLLM's own model, with pruning where the server asks for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+
+from .config import method_of
+
+
+class SparseLlavaForConditionalGeneration(LlavaForConditionalGeneration):
+    """vLLM's LLaVA; without ``sparsesight`` in ``additional_config`` nothing about it differs."""
+
+    pruner: Any = None
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        method = method_of(vllm_config.additional_config)
+        stages: tuple[int, ...] = ()
+        if method is not None:
+            import vllm
+
+            from . import guards
+
+            guards.check_version(vllm.__version__)
+            guards.check_config(vllm_config)
+            stages = guards.check_method(method, vllm_config.model_config.hf_text_config.num_hidden_layers)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        if method is not None:
+            from . import runner
+            from .pruner import Pruner
+
+            self.pruner = Pruner(method, stages, self.language_model.model)
+            self.pruner.install(runner.give_backend)
+            runner.install()
+
+    def embed_input_ids(
+        self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
+    ) -> Tensor:
+        """As vLLM's; notes which rows of the coming step are visual tokens."""
+        if self.pruner is not None:
+            self.pruner.mask = is_multimodal
+        return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
