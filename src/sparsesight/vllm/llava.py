@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -42,3 +43,16 @@ class SparseLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         if self.pruner is not None:
             self.pruner.mask = is_multimodal
         return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """As vLLM's, which does not know how newer versions of transformers name the weights of a CLIP tower."""
+        nested = hasattr(self.vision_tower, "vision_model")
+        return super().load_weights((_tower_name(name) if nested else name, x) for name, x in weights)
+
+
+def _tower_name(name: str) -> str:
+    """``vision_tower.encoder...`` as it was named before: ``vision_tower.vision_model.encoder...``."""
+    head, tower, rest = name.partition("vision_tower.")
+    if tower and head in ("", "model.") and not rest.startswith("vision_model."):
+        return f"{head}{tower}vision_model.{rest}"
+    return name
