@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +23,7 @@ from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlu
 from sparsesight.methods import Method  # noqa: E402
 
 TOKENS = 8
+LONGER = {"text_config": {"max_position_embeddings": 2048}}  # than the bundled model was trained for
 METHODS = [SparseVLMPlus(64), SparseVLM(64), FastV(0.25), Random(64)]
 
 
@@ -88,10 +90,10 @@ def prompt(picture: Any, question: str) -> dict[str, Any]:
     return {"prompt": f"USER: <image>\n{question} ASSISTANT:", "multi_modal_data": {"image": picture}}
 
 
-def sampling(**more: Any) -> Any:
+def sampling(tokens: int = TOKENS, **more: Any) -> Any:
     from vllm import SamplingParams
 
-    return SamplingParams(temperature=0, max_tokens=TOKENS, min_tokens=TOKENS, logprobs=1, **more)
+    return SamplingParams(temperature=0, max_tokens=tokens, min_tokens=tokens, logprobs=1, **more)
 
 
 def answers(llm: Any, prompts: list[Any], params: Any) -> list[tuple[list[int], list[float]]]:
@@ -115,25 +117,27 @@ def same(
 def by_transformers(
     method: Method | None, asked: list[tuple[Any, str]]
 ) -> list[tuple[list[int], list[float]]]:
-    from contextlib import nullcontext
-
     model, processor = bundled.load()
     found = []
     for picture, question in asked:
         inputs = processor(text=prompt(picture, question)["prompt"], images=picture, return_tensors="pt")
-        with nullcontext() if method is None else sparsify(model, method), torch.no_grad():
-            out = model.generate(
-                **inputs,
-                do_sample=False,
-                max_new_tokens=TOKENS,
-                min_new_tokens=TOKENS,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        logits = torch.cat(out.logits).float().log_softmax(-1)
-        found.append((ids, logits[torch.arange(len(ids)), ids].tolist()))
+        found.append(generated(model, inputs, method))
     return found
+
+
+def generated(model: Any, inputs: Any, method: Method | None) -> tuple[list[int], list[float]]:
+    with nullcontext() if method is None else sparsify(model, method), torch.no_grad():
+        out = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    logits = torch.cat(out.logits).float().log_softmax(-1)
+    return ids, logits[torch.arange(len(ids)), ids].tolist()
 
 
 def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(opened: Any) -> None:
@@ -169,6 +173,11 @@ def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, met
     batched = answers(llm, prompts, sampling())
     assert pruner(llm).tally.pruned == len(prompts)
     same(batched, by_transformers(method, asked), 1e-3)
+    dense = by_transformers(None, asked)
+    changed = max(
+        abs(x - y) for (_, a), (_, b) in zip(batched, dense, strict=True) for x, y in zip(a, b, strict=True)
+    )
+    assert changed > 0.1  # far more than the tolerance: what is compared is pruned
     alone = [answers(llm, [one], sampling())[0] for one in prompts]
     same(batched, alone, 1e-4)
 
@@ -207,6 +216,54 @@ def test_prompts_in_parts_are_answered_dense_and_counted(opened: Any) -> None:
     tally = pruner(llm).tally
     assert tally.pruned == 0 and tally.chunked >= 2 * len(prompts)
     same(parts, dense, 1e-3)
+
+
+def test_preempted_requests_are_pruned_again_and_answer_the_same(opened: Any) -> None:
+    # 20 blocks hold one prompt of about 600 tokens and little more: the three push each other out.
+    llm = opened(SparseVLMPlus(64), block_size=32, num_gpu_blocks_override=61, max_model_len=700)
+    prompts = [prompt(*x) for x in questions()[:3]]
+    alone = [answers(llm, [one], sampling(60))[0] for one in prompts]
+    before = pruner(llm).tally.pruned
+    together = answers(llm, prompts, sampling(60))
+    assert pruner(llm).tally.pruned > before + len(prompts)
+    same(together, alone, 1e-4)
+
+
+def test_blocks_of_aborted_requests_are_used_again(opened: Any) -> None:
+    llm = opened(SparseVLMPlus(64), block_size=32, num_gpu_blocks_override=50, max_model_len=700)
+    prompts = [prompt(*x) for x in questions()]
+    text = {"prompt": "USER: what color is it? ASSISTANT:"}
+    alone = [answers(llm, [one], sampling())[0] for one in (*prompts[:2], text)]
+    core = llm.llm_engine
+    for i, one in enumerate(prompts):
+        core.add_request(f"gone{i}", one, sampling())
+        core.step()
+        core.step()
+        core.abort_request([f"gone{i}"])
+    assert not core.has_unfinished_requests()
+    same([answers(llm, [one], sampling())[0] for one in (*prompts[:2], text)], alone, 1e-6)
+
+
+def test_two_pictures_in_one_prompt(opened: Any) -> None:
+    method = SparseVLMPlus(128)
+    pictures = [picture for picture, _ in questions()[::2]][:2]
+    text = "USER: <image>\n<image>\nWhat color is the circle? ASSISTANT:"
+    llm = opened(method, limit_mm_per_prompt={"image": 2}, max_model_len=1300, hf_overrides=LONGER)
+    found = answers(llm, [{"prompt": text, "multi_modal_data": {"image": pictures}}], sampling())
+    assert pruner(llm).tally.pruned == 1
+    model, processor = bundled.load()
+    inputs = processor(text=text, images=pictures, return_tensors="pt")
+    same(found, [generated(model, inputs, method)], 1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_steps_beside_pruning_ones(opened: Any) -> None:
+    prompts = [prompt(*x) for x in questions()]
+    llm = opened(SparseVLMPlus(64))
+    eager = answers(llm, prompts, sampling())
+    llm = opened(SparseVLMPlus(64), enforce_eager=False)
+    same(answers(llm, prompts, sampling()), eager, 1e-3)
+    assert pruner(llm).tally.pruned == len(prompts)
 
 
 @pytest.mark.parametrize(
