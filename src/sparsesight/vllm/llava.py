@@ -9,6 +9,7 @@ from torch import Tensor
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
 
 from .config import method_of
+from .frontend import check
 
 
 class SparseLlavaForConditionalGeneration(LlavaForConditionalGeneration):
@@ -19,14 +20,8 @@ class SparseLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         method = method_of(vllm_config.additional_config)
         stages: tuple[int, ...] = ()
-        if method is not None:
-            import vllm
-
-            from . import guards
-
-            guards.check_version(vllm.__version__)
-            guards.check_config(vllm_config)
-            stages = guards.check_method(method, vllm_config.model_config.hf_text_config.num_hidden_layers)
+        if method is not None:  # checked here as well: engines can be made without a front end
+            stages = check(vllm_config, method)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         if method is not None:
             from . import runner

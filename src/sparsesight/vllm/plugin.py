@@ -11,5 +11,9 @@ def register() -> None:
     """Put our models in the place of vLLM's; they are imported only when such a model is loaded."""
     from vllm import ModelRegistry
 
+    from .frontend import install
+
+    install()
+
     for architecture, model in MODELS.items():
         ModelRegistry.register_model(architecture, model)
