@@ -21,6 +21,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus, bundled, sparsify  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
+from sparsesight.vllm.pruner import Tally  # noqa: E402
 
 TOKENS = 8
 LONGER = {"text_config": {"max_position_embeddings": 2048}}  # than the bundled model was trained for
@@ -262,15 +263,39 @@ def test_compiled_steps_beside_pruning_ones(opened: Any) -> None:
     llm = opened(SparseVLMPlus(64))
     eager = answers(llm, prompts, sampling())
     llm = opened(SparseVLMPlus(64), enforce_eager=False)
+    assert llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
     same(answers(llm, prompts, sampling()), eager, 1e-3)
     assert pruner(llm).tally.pruned == len(prompts)
+
+
+def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    llm = opened(SparseVLMPlus(200, (1, 3, 5)))
+    one = prompt(*questions()[0])
+    with pytest.raises(VLLMValidationError, match="sparsesight_retain=-3"):
+        llm.generate([one], sampling(extra_args={"sparsesight_retain": -3}), use_tqdm=False)
+    answers(llm, [one], sampling())  # the refusal has left no trace: the same picture is answered
+    deep = sampling(extra_args={"sparsesight_retain": 1})
+    with pytest.raises(VLLMValidationError, match=r"retain=1 of 576 visual tokens cannot be met"):
+        llm.generate([one], deep, use_tqdm=False)
+    answers(llm, [one], sampling())
+    assert pruner(llm).tally == Tally(pruned=2)
+    llm = opened(None)
+    with pytest.raises(VLLMValidationError, match="without sparsesight"):
+        llm.generate([one], sampling(extra_args={"sparsesight_retain": 64}), use_tqdm=False)
 
 
 @pytest.mark.parametrize(
     ("arguments", "method", "words"),
     [
         ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
-        ({}, SparseVLM(adaptive=True), "sizes alone"),
+        (
+            {"hf_overrides": {"architectures": ["LlavaNextForConditionalGeneration"]}},
+            SparseVLMPlus(64),
+            "LlavaNext",
+        ),
+        ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments: dict[str, Any], method: Method, words: str) -> None:

@@ -7,6 +7,7 @@ server that asks for sparsesight.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
@@ -54,23 +55,51 @@ def _validate_requests() -> None:
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
 
-    inner = InputProcessor._validate_params
+    inner = InputProcessor.process_inputs
     if hasattr(inner, "sparsesight"):
         return
 
     @wraps(inner)
-    def _validate_params(self: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        extra_args = getattr(params, "extra_args", None)
-        if extra_args and REQUEST_KEY in extra_args:
-            try:
-                method = method_of(self.vllm_config.additional_config)
-                if method is None:
-                    raise SparseSightError(f"{REQUEST_KEY}: this server was started without sparsesight")
-                num_layers = self.vllm_config.model_config.hf_text_config.num_hidden_layers
-                method_of_request(method, check_method(method, num_layers), extra_args)
-            except SparseSightError as error:
-                raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
-        return inner(self, params, *args, **kwargs)
+    def process_inputs(
+        self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        try:
+            check_request(self.vllm_config, prompt, getattr(params, "extra_args", None))
+        except SparseSightError as error:
+            # vLLM has noted that the engine is being sent the pictures, which now never get there.
+            cache = self.renderer.mm_processor_cache
+            for items in (prompt.get("mm_hashes") or {}).values() if cache is not None else ():
+                for item in items:
+                    cache.invalidate(item)
+            raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
+        return inner(self, request_id, prompt, params, *args, **kwargs)
 
-    _validate_params.sparsesight = True  # type: ignore[attr-defined]
-    InputProcessor._validate_params = _validate_params
+    process_inputs.sparsesight = True  # type: ignore[attr-defined]
+    InputProcessor.process_inputs = process_inputs
+
+
+def check_request(config: Any, prompt: Any, extra_args: Any) -> None:
+    """Refuse a request whose budget is none, or that its pictures cannot meet.
+
+    Args:
+        config: the ``VllmConfig``.
+        prompt: as vLLM's renderer made it; its ``mm_placeholders`` say where visual tokens are.
+        extra_args: of the sampling parameters.
+
+    Raises:
+        SparseSightError: saying what is possible.
+    """
+    method = method_of(config.additional_config)
+    if method is None:
+        if extra_args and REQUEST_KEY in extra_args:
+            raise SparseSightError(f"{REQUEST_KEY}: this server was started without sparsesight")
+        return
+    placeholders = prompt.get("mm_placeholders") if isinstance(prompt, Mapping) else None
+    if not placeholders and not extra_args:
+        return
+    num_layers = config.model_config.hf_text_config.num_hidden_layers
+    stages = check_method(method, num_layers)
+    asked = method_of_request(method, stages, extra_args)
+    visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
+    if asked is not None and visual:
+        asked.plan(visual, num_layers, stages)
