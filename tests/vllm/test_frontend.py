@@ -23,6 +23,10 @@ def pictures(*sizes: int) -> Any:
     return {"mm_placeholders": {"image": [SimpleNamespace(get_num_embeds=lambda n=n: n) for n in sizes]}}
 
 
+def params(extra_args: Any, prompt_logprobs: int | None = None) -> Any:
+    return SimpleNamespace(extra_args=extra_args, prompt_logprobs=prompt_logprobs)
+
+
 SERVER = {"retain": 100, "layers": [1, 3, 5]}
 
 
@@ -39,20 +43,27 @@ SERVER = {"retain": 100, "layers": [1, 3, 5]}
     ],
 )
 def test_what_can_be_passes(entry: Any, prompt: Any, extra_args: Any) -> None:
-    check_request(config(entry), prompt, extra_args)
+    check_request(config(entry), prompt, params(extra_args))
+
+
+def test_log_probabilities_of_dropped_tokens_are_refused() -> None:
+    with pytest.raises(SparseSightError, match=r"prompt_logprobs=0.*none"):
+        check_request(config(SERVER), pictures(576), params(None, 0))
+    check_request(config(SERVER), pictures(576), params({"sparsesight_retain": 1.0}, 0))
+    check_request(config(SERVER), {"prompt_token_ids": [1]}, params(None, 0))
 
 
 def test_a_request_to_a_server_without_sparsesight_is_told_so() -> None:
     with pytest.raises(SparseSightError, match="without sparsesight"):
-        check_request(config(None), pictures(576), {"sparsesight_retain": 64})
+        check_request(config(None), pictures(576), params({"sparsesight_retain": 64}))
 
 
 def test_a_budget_that_the_pictures_cannot_meet_is_refused() -> None:
     with pytest.raises(BudgetError, match=r"retain=100 of 1152 visual tokens cannot be met"):
-        check_request(config(SERVER), pictures(576, 576), None)
+        check_request(config(SERVER), pictures(576, 576), params(None))
 
 
 @pytest.mark.parametrize("prompt", [pictures(576), {"prompt_token_ids": [1]}])
 def test_a_budget_that_is_none_is_refused(prompt: Any) -> None:
     with pytest.raises(SparseSightError, match="sparsesight_retain=-3"):
-        check_request(config(SERVER), prompt, {"sparsesight_retain": -3})
+        check_request(config(SERVER), prompt, params({"sparsesight_retain": -3}))

@@ -64,7 +64,7 @@ def _validate_requests() -> None:
         self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
     ) -> Any:
         try:
-            check_request(self.vllm_config, prompt, getattr(params, "extra_args", None))
+            check_request(self.vllm_config, prompt, params)
         except SparseSightError as error:
             # vLLM has noted that the engine is being sent the pictures, which now never get there.
             cache = self.renderer.mm_processor_cache
@@ -78,18 +78,19 @@ def _validate_requests() -> None:
     InputProcessor.process_inputs = process_inputs
 
 
-def check_request(config: Any, prompt: Any, extra_args: Any) -> None:
+def check_request(config: Any, prompt: Any, params: Any) -> None:
     """Refuse a request whose budget is none, or that its pictures cannot meet.
 
     Args:
         config: the ``VllmConfig``.
         prompt: as vLLM's renderer made it; its ``mm_placeholders`` say where visual tokens are.
-        extra_args: of the sampling parameters.
+        params: sampling parameters.
 
     Raises:
         SparseSightError: saying what is possible.
     """
     method = method_of(config.additional_config)
+    extra_args = getattr(params, "extra_args", None)
     if method is None:
         if extra_args and REQUEST_KEY in extra_args:
             raise SparseSightError(f"{REQUEST_KEY}: this server was started without sparsesight")
@@ -101,5 +102,10 @@ def check_request(config: Any, prompt: Any, extra_args: Any) -> None:
     stages = check_method(method, num_layers)
     asked = method_of_request(method, stages, extra_args)
     visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
-    if asked is not None and visual:
-        asked.plan(visual, num_layers, stages)
+    if asked is None or not visual or not asked.plan(visual, num_layers, stages).stages:
+        return
+    if getattr(params, "prompt_logprobs", None) is not None:
+        raise SparseSightError(
+            f"prompt_logprobs={params.prompt_logprobs}: visual tokens that are dropped have none; leave it out, or "
+            f'ask for every token with {REQUEST_KEY}="none"'
+        )

@@ -36,7 +36,7 @@ class SparseLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     ) -> Tensor:
         """As vLLM's; notes which rows of the coming step are visual tokens."""
         if self.pruner is not None:
-            self.pruner.mask = is_multimodal
+            self.pruner.note(is_multimodal)
         return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:

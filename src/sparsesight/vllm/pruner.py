@@ -90,6 +90,18 @@ class Pruner:
 
     # -- around a step ----------------------------------------------------------------------------------------
 
+    def note(self, mask: Tensor | None) -> None:
+        """Which rows of the coming step are visual tokens, boolean [n] on the host.
+
+        Raises:
+            SparseSightError: if the step before passed without :meth:`begin`, as then nothing would ever be pruned.
+        """
+        if self.mask is not None:
+            raise SparseSightError(
+                "the model runner passes sparsesight by: another plugin, or a runner that is not vLLM's V1 runner"
+            )
+        self.mask = mask
+
     def begin(
         self, step: Step, extra_args: Callable[[int], Any], names: Callable[[int], str], context: Any
     ) -> None:

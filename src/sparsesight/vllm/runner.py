@@ -58,7 +58,7 @@ def install() -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     inner = GPUModelRunner._model_forward
-    if hasattr(inner, "__wrapped__"):
+    if hasattr(inner, "sparsesight"):
         return
 
     @wraps(inner)
@@ -82,6 +82,7 @@ def install() -> None:
         finally:
             pruner.end()
 
+    _model_forward.sparsesight = True  # type: ignore[attr-defined]
     GPUModelRunner._model_forward = _model_forward
 
 
