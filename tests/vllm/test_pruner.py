@@ -83,12 +83,12 @@ class Norm(nn.Module):
 class Builder:
     kv_cache_spec = SimpleNamespace(block_size=SIZE)
 
-    def build(self, prefix: int, given: Any) -> Any:
-        return SimpleNamespace(sparsesight_common=given, sparsesight_builder=self)
+    def build_stage(self, given: Any) -> Any:
+        return SimpleNamespace(sparsesight_common=given, sparsesight_builders={0: self})
 
 
 def context(query: list[int], seq: list[int]) -> Any:
-    dense = Builder().build(0, common(query, seq))
+    dense = Builder().build_stage(common(query, seq))
     names = [f"layer{i}" for i in range(3)]
     slots = dense.sparsesight_common.slot_mapping
     return SimpleNamespace(
@@ -101,7 +101,7 @@ def installed(keep: tuple[int, ...] = (2,)) -> tuple[Pruner, Decoder]:
     pruner = Pruner(Random(keep, (0,)), (0,), decoder)
     given: list[tuple[str, int]] = []
     pruner.install(lambda attention, stage: given.append((str(attention.layer_name), stage)))
-    assert given == [("layer1", 0), ("layer2", 0)]
+    assert given == [("layer0", -1), ("layer1", 0), ("layer2", 0)]
     return pruner, decoder
 
 

@@ -28,7 +28,7 @@ class SparseLlavaForConditionalGeneration(LlavaForConditionalGeneration):
             from .pruner import Pruner
 
             self.pruner = Pruner(method, stages, self.language_model.model)
-            self.pruner.install(runner.give_backend)
+            self.pruner.install(runner.Backends().give)
             runner.install()
 
     def embed_input_ids(

@@ -76,13 +76,16 @@ class Pruner:
                 self.names[segment - 1].append(layer.self_attn.attn.layer_name)
 
     def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
-        """Put hooks on the decoder; ``give_backend(attention, stage)`` gives a layer its stage's backend."""
+        """Put hooks on the decoder.
+
+        ``give_backend(attention, stage)`` gives a layer the backend of its stage, -1 before the first.
+        """
         layers = self.decoder.layers
         layers[0].register_forward_pre_hook(self._enter_first)
         for i, layer in enumerate(layers):
             segment = sum(stage < i for stage in self.stages)
+            give_backend(layer.self_attn.attn, segment - 1)
             if segment:
-                give_backend(layer.self_attn.attn, segment - 1)
                 layer.register_forward_pre_hook(self._enter)
             if i in self.stages:
                 layer.self_attn.attn.register_forward_pre_hook(self._observe)
@@ -131,7 +134,7 @@ class Pruner:
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
         for s, layer_names in enumerate(self.names):
             dense = attention[layer_names[0]]
-            builder = dense.sparsesight_builder
+            builder = dense.sparsesight_builders[s]
             common = stage_metadata(
                 dense.sparsesight_common,
                 plan.removed[s],
@@ -139,7 +142,7 @@ class Pruner:
                 builder.kv_cache_spec.block_size,
                 padded=not plan.prompts,
             )
-            built = builder.build(0, common)
+            built = builder.build_stage(common)
             for name in layer_names:
                 attention[name], slots[name] = built, common.slot_mapping
         context.attn_metadata, context.slot_mapping = attention, slots

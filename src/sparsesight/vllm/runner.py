@@ -12,31 +12,49 @@ from .planner import Step
 from .pruner import Pruner
 
 
-def give_backend(attention: Any, stage: int) -> None:
-    """Give an attention layer the backend of its stage.
+class Backends:
+    """The attention backends of one model's stages, which share what is built for a step that nothing was removed of.
 
-    vLLM groups layers by the name of their backend, and every group has its own metadata builder.
+    vLLM groups layers by the name of their backend, and every group has its own metadata builder. What they build from
+    a dense step is the same, so the first one does, and the others cost nothing.
     """
-    from vllm.v1.attention.backend import subclass_attention_backend
 
-    inner = attention.attn_backend
-    attention.attn_backend = subclass_attention_backend(
-        f"SparseSightStage{stage}", inner, stage_builder(inner.get_builder_cls())
-    )
+    def __init__(self) -> None:
+        self.builders: dict[int, Any] = {}  # by stage, -1 before the first
+        self.common: Any = None  # what the last step's metadata was built from
+        self.built: Any = None
 
+    def give(self, attention: Any, stage: int) -> None:
+        """Give an attention layer the backend of its stage."""
+        from vllm.v1.attention.backend import subclass_attention_backend
 
-def stage_builder(inner: Any) -> Any:
-    """A metadata builder that leaves with its result what it was built from."""
+        inner = attention.attn_backend
+        attention.attn_backend = subclass_attention_backend(
+            f"SparseSightStage{stage + 1}", inner, self.builder(inner.get_builder_cls(), stage)
+        )
 
-    class StageBuilder(inner):
-        supports_update_block_table = False  # a stage's metadata is never another group's
+    def builder(self, inner: Any, stage: int) -> Any:
+        """A metadata builder that leaves with its result what it was built from, and the builders of all stages."""
+        shared = self
 
-        def build(self, common_prefix_len: int, common_attn_metadata: Any, *args: Any, **kwargs: Any) -> Any:
-            built = super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
-            built.sparsesight_common, built.sparsesight_builder = common_attn_metadata, self
-            return built
+        class StageBuilder(inner):
+            supports_update_block_table = False  # the runner calls `build` for every group
 
-    return StageBuilder
+            def build(
+                self, common_prefix_len: int, common_attn_metadata: Any, *args: Any, **kwargs: Any
+            ) -> Any:
+                shared.builders[stage] = self
+                if shared.common is not common_attn_metadata:
+                    built = super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
+                    built.sparsesight_common = shared.common = common_attn_metadata
+                    built.sparsesight_builders = shared.builders
+                    shared.built = built
+                return shared.built
+
+            def build_stage(self, common: Any) -> Any:
+                return super().build(0, common)
+
+        return StageBuilder
 
 
 def step_of(runner: Any) -> Step:
