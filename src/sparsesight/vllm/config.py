@@ -1,0 +1,72 @@
+"""What a server and a request ask for, as methods.
+
+A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retain": 64}}'``, the fields of a method as
+:func:`sparsesight.methods.from_dict` reads them. A request: ``vllm_xargs`` (``SamplingParams.extra_args``) with
+``{"sparsesight_retain": 128}``, anything that ``retain`` may be, or ``"none"`` for a dense answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from ..budget import Retain
+from ..errors import SparseSightError
+from ..methods import Compose, Method, SparseVLMPlus, from_dict
+
+KEY = "sparsesight"
+REQUEST_KEY = "sparsesight_retain"
+DENSE = "none"
+
+
+def method_of(additional_config: Any) -> Method | None:
+    """The method of a server's ``additional_config``; None if it has no entry ``sparsesight``.
+
+    Raises:
+        SparseSightError: if the entry is no method.
+    """
+    entry = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
+    if entry is None:
+        return None
+    if not isinstance(entry, Mapping):
+        raise SparseSightError(
+            f'--additional-config: "{KEY}" is {entry!r}; give an object such as '
+            f'{{"{KEY}": {{"method": "sparsevlm+", "retain": 64}}}}'
+        )
+    try:
+        return from_dict({"method": SparseVLMPlus.name, **entry})
+    except SparseSightError as error:
+        raise type(error)(f'--additional-config "{KEY}": {error}') from error
+
+
+def method_of_request(method: Method, stages: tuple[int, ...], extra_args: Any) -> Method | None:
+    """The server's method at the budget that a request asks for; None for a dense answer.
+
+    Args:
+        method: of the server.
+        stages: its pruning layers, which no request can change: layers keep one KV layout.
+        extra_args: of the request's sampling parameters.
+
+    Raises:
+        SparseSightError: naming the argument, its value and what is possible.
+    """
+    asked = extra_args.get(REQUEST_KEY) if isinstance(extra_args, Mapping) else None
+    if asked is None:
+        return method
+    if asked == DENSE:
+        return None
+    return _at(method, stages, tuple(asked) if isinstance(asked, list) else asked)
+
+
+@lru_cache(maxsize=256, typed=True)  # typed: one token (1) is not every token (1.0)
+def _at(method: Method, stages: tuple[int, ...], retain: Retain) -> Method:
+    try:
+        if isinstance(method, Compose) or getattr(method, "ratio", None) is not None:
+            raise SparseSightError(f"the server's method {str(method)!r} has no budget to change")
+        if isinstance(retain, tuple) and len(retain) != len(stages):
+            raise SparseSightError(f"give one count for each of the {len(stages)} pruning layers {stages}")
+        return replace(method, retain=retain, layers=stages)
+    except SparseSightError as error:
+        raise type(error)(f'{REQUEST_KEY}={retain!r}: {error}; "{DENSE}" or 1.0 keeps every token') from error

@@ -1,0 +1,111 @@
+"""What is refused before an engine starts, and of requests before they reach it.
+
+vLLM has no hook for either. One function of its front end is wrapped when the plugin is loaded; another one only for a
+server that asks for sparsesight.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any
+
+from ..errors import SparseSightError
+from ..methods import Method
+from .config import REQUEST_KEY, method_of, method_of_request
+from .guards import check_config, check_method, check_version
+
+
+def install() -> None:
+    """Check an engine's arguments as soon as they are complete; for engines without sparsesight nothing differs."""
+    module = sys.modules.get("vllm.engine.arg_utils")  # not loaded where there is no front end
+    if module is None or hasattr(module.EngineArgs.create_engine_config, "sparsesight"):
+        return
+    inner = module.EngineArgs.create_engine_config
+
+    @wraps(inner)
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        method = method_of(self.additional_config)
+        config = inner(self, *args, **kwargs)
+        if method is not None:
+            check(config, method)
+            _validate_requests()
+        return config
+
+    create_engine_config.sparsesight = True  # type: ignore[attr-defined]
+    module.EngineArgs.create_engine_config = create_engine_config
+
+
+def check(config: Any, method: Method) -> tuple[int, ...]:
+    """The pruning layers of ``method`` under a ``VllmConfig``.
+
+    Raises:
+        SparseSightError: if any of it cannot work.
+    """
+    import vllm
+
+    check_version(vllm.__version__)
+    check_config(config)
+    return check_method(method, config.model_config.hf_text_config.num_hidden_layers)
+
+
+def _validate_requests() -> None:
+    """Refuse a request that asks for what cannot be, as vLLM refuses its own: over HTTP with status 400."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    inner = InputProcessor.process_inputs
+    if hasattr(inner, "sparsesight"):
+        return
+
+    @wraps(inner)
+    def process_inputs(
+        self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        try:
+            check_request(self.vllm_config, prompt, params)
+        except SparseSightError as error:
+            # vLLM has noted that the engine is being sent the pictures, which now never get there.
+            cache = self.renderer.mm_processor_cache
+            for items in (prompt.get("mm_hashes") or {}).values() if cache is not None else ():
+                for item in items:
+                    cache.invalidate(item)
+            raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
+        return inner(self, request_id, prompt, params, *args, **kwargs)
+
+    process_inputs.sparsesight = True  # type: ignore[attr-defined]
+    InputProcessor.process_inputs = process_inputs
+
+
+def check_request(config: Any, prompt: Any, params: Any) -> None:
+    """Refuse a request whose budget is none, or that its pictures cannot meet.
+
+    Args:
+        config: the ``VllmConfig``.
+        prompt: as vLLM's renderer made it; its ``mm_placeholders`` say where visual tokens are.
+        params: sampling parameters.
+
+    Raises:
+        SparseSightError: saying what is possible.
+    """
+    method = method_of(config.additional_config)
+    extra_args = getattr(params, "extra_args", None)
+    if method is None:
+        if extra_args and REQUEST_KEY in extra_args:
+            raise SparseSightError(f"{REQUEST_KEY}: this server was started without sparsesight")
+        return
+    placeholders = prompt.get("mm_placeholders") if isinstance(prompt, Mapping) else None
+    if not placeholders and not extra_args:
+        return
+    num_layers = config.model_config.hf_text_config.num_hidden_layers
+    stages = check_method(method, num_layers)
+    asked = method_of_request(method, stages, extra_args)
+    visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
+    if asked is None or not visual or not asked.plan(visual, num_layers, stages).stages:
+        return
+    if getattr(params, "prompt_logprobs", None) is not None:
+        raise SparseSightError(
+            f"prompt_logprobs={params.prompt_logprobs}: visual tokens that are dropped have none; leave it out, or "
+            f'ask for every token with {REQUEST_KEY}="none"'
+        )

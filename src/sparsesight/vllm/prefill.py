@@ -1,0 +1,136 @@
+"""One request's prompt on its way through the decoder: what a method is shown, and which rows are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..methods.rows import Rows, advance
+from ..methods.stage import Attention, Counts, StageInput, planned_counts
+from .planner import Prompt
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What does not change of a pruning layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    scale: float
+    softcap: float | None
+    inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
+
+    @classmethod
+    def of(cls, self_attn: Any) -> LayerFacts:
+        """Of a decoder layer's attention module in vLLM."""
+        attention = self_attn.attn
+        rotary = getattr(self_attn, "rotary_emb", None)
+        return cls(
+            heads=attention.num_heads,
+            kv_heads=attention.num_kv_heads,
+            head_size=attention.head_size,
+            scale=attention.impl.scale,
+            softcap=getattr(attention.impl, "logits_soft_cap", None) or None,
+            inv_freq=None if rotary is None else rotary._compute_inv_freq(rotary.base).float(),
+        )
+
+
+@dataclass
+class Prefill:
+    """A prompt of a single request, [1, n] everywhere; it never holds filler."""
+
+    prompt: Prompt
+    layers: tuple[int, ...]  # pruning layers
+    rows: Rows
+    counts: tuple[Counts, ...]
+    kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the prompt that are left
+
+    @classmethod
+    def of(cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device) -> Prefill:
+        visual = torch.from_numpy(prompt.visual).to(device, non_blocking=True)[None]
+        rows = Rows.start(torch.ones_like(visual), visual, prompt.prompt)
+        return cls(prompt, layers, rows, planned_counts([prompt.schedule], len(layers), device))
+
+    def rate(self, hidden: Float[Tensor, "n c"]) -> None:
+        """Choose the raters, from what enters the first layer."""
+        if not self.prompt.method.reads_raters:
+            return
+        with torch.no_grad():
+            visual_at, is_visual = ops.compact(self.rows.visual, self.prompt.schedule.visual)
+            text_at, is_text = self._text()
+            x = hidden[None]
+            chosen = self.prompt.method.rate(ops.take(x, visual_at), ops.take(x, text_at), is_visual, is_text)
+            self.rows = replace(self.rows, rater=torch.zeros_like(self.rows.text).scatter(1, text_at, chosen))
+
+    def select(
+        self,
+        index: int,
+        hidden: Float[Tensor, "n c"],
+        query: Float[Tensor, "n hd"],
+        key: Float[Tensor, "n gd"],
+        position: Int[Tensor, " n"],
+        facts: LayerFacts,
+    ) -> tuple[Int[Tensor, " m"], Tensor, Tensor]:
+        """Let the method choose after its ``index``-th pruning layer.
+
+        Args:
+            index: which stage.
+            hidden: what would enter the next layer.
+            query, key: of the pruning layer, after the rotary embedding; heads side by side.
+            position: rotary positions.
+            facts: of that layer.
+
+        Returns:
+            ``index`` [m] of the rows that go on, which of them stand for merged tokens [m] (bool), and their hidden
+            states [m, c].
+        """
+        rows, tokens_in = self.rows, self.prompt.schedule.stages[index].tokens_in
+        column, visual = ops.compact(rows.visual, tokens_in)
+        text_at, text = self._text()
+        n = hidden.shape[0]
+        query = query.view(n, facts.heads, facts.head_size)[text_at[0]]
+        key = key.view(n, facts.kv_heads, facts.head_size)
+        stage = StageInput(
+            index=index,
+            layer=self.layers[index],
+            planned=self.counts[index],
+            visual=visual,
+            prunable=torch.ones(1, dtype=torch.bool, device=hidden.device),
+            origin=rows.origin.gather(1, column),
+            hidden=hidden[None],
+            column=column,
+            text=text,
+            text_column=text_at,
+            rater=rows.rater.gather(1, text_at),
+            at=Attention(
+                query=query.transpose(0, 1)[None],
+                key=key.transpose(0, 1)[None],
+                mask=ops.causal_rows(text_at, n, 0),
+                key_column=column,
+                query_position=position[text_at[0]][None],
+                key_position=position[None],
+                inv_freq=facts.inv_freq,
+                scale=facts.scale,
+                softcap=facts.softcap,
+            ),
+        )
+        selection = self.prompt.method.select(stage)
+        width = n - tokens_in + selection.counts.tokens_out[0]
+        self.rows, shorter = advance(rows, stage, selection, width, move_merged=False)
+        source = self.rows.source[0]
+        self.kept.append(source)
+        # Rows keep their order, so that their old places follow from what they stand for.
+        old = torch.searchsorted(rows.source[0].contiguous(), source.contiguous())
+        return old, (self.rows.visual & (self.rows.origin < 0))[0], shorter[0]
+
+    def _text(self) -> tuple[Tensor, Tensor]:
+        """Rows of the text after the picture, [1, r], and that all of them are text."""
+        return ops.compact(self.rows.text, self.prompt.text)

@@ -1,0 +1,270 @@
+"""Pruning inside one vLLM model: hooks on its decoder, and the attention metadata of every step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import SparseSightError, UnsupportedModelError
+from ..methods import Method
+from .config import method_of_request
+from .metadata import stage_metadata
+from .planner import Step, StepPlan, plan_step
+from .prefill import LayerFacts, Prefill
+from .state import Removed
+
+logger = logging.getLogger(__name__)
+
+# Rotary embeddings whose frequencies do not depend on the length of the prompt.
+ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding")
+
+
+@dataclass
+class Tally:
+    """What has happened since the model was loaded."""
+
+    pruned: int = 0  # prompts
+    chunked: int = 0  # parts of prompts that were kept, as they came in parts
+    unmet: int = 0  # prompts that were kept, as they cannot meet the budget
+    refused: int = 0  # prompts that were kept, as what they asked for cannot be
+
+
+@dataclass
+class Active:
+    """A step that prunes, while it runs."""
+
+    plan: StepPlan
+    prefills: list[Prefill]
+    done: int = 0  # stages passed
+    rows: Tensor | None = None  # row of the input of every row that is left, [n]
+    positions: Tensor | None = None
+    length: int = 0  # rows of the input, padding included
+    seen: tuple[Tensor, Tensor] | None = None  # query and key of the pruning layer
+
+
+@dataclass
+class Pruner:
+    """Owns what pruning adds to a model. State of a step lives in ``active``, and ends with it."""
+
+    method: Method
+    stages: tuple[int, ...]  # pruning layers
+    decoder: Any  # has `layers` and `norm`
+    keep_trace: bool = False
+    tally: Tally = field(default_factory=Tally)
+    trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
+    mask: Tensor | None = None  # which rows of the coming step are visual tokens; on the host
+    active: Active | None = None
+
+    def __post_init__(self) -> None:
+        self.removed = Removed(len(self.stages))
+        self.num_layers = len(self.decoder.layers)
+        for layer in self.decoder.layers:
+            check_layer(layer)
+        self.facts = tuple(LayerFacts.of(self.decoder.layers[i].self_attn) for i in self.stages)
+        # Names of the attention layers after each stage, as vLLM keys its metadata.
+        self.names: list[list[str]] = [[] for _ in self.stages]
+        for i, layer in enumerate(self.decoder.layers):
+            segment = sum(stage < i for stage in self.stages)
+            if segment:
+                self.names[segment - 1].append(layer.self_attn.attn.layer_name)
+
+    def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
+        """Put hooks on the decoder.
+
+        ``give_backend(attention, stage)`` gives a layer the backend of its stage, -1 before the first.
+        """
+        layers = self.decoder.layers
+        layers[0].register_forward_pre_hook(self._enter_first)
+        for i, layer in enumerate(layers):
+            segment = sum(stage < i for stage in self.stages)
+            give_backend(layer.self_attn.attn, segment - 1)
+            if segment:
+                layer.register_forward_pre_hook(self._enter)
+            if i in self.stages:
+                layer.self_attn.attn.register_forward_pre_hook(self._observe)
+        self.decoder.norm.register_forward_pre_hook(self._leave)
+
+    # -- around a step ----------------------------------------------------------------------------------------
+
+    def note(self, mask: Tensor | None) -> None:
+        """Which rows of the coming step are visual tokens, boolean [n] on the host.
+
+        Raises:
+            SparseSightError: if the step before passed without :meth:`begin`, as then nothing would ever be pruned.
+        """
+        if self.mask is not None:
+            raise SparseSightError(
+                "the model runner passes sparsesight by: another plugin, or a runner that is not vLLM's V1 runner"
+            )
+        self.mask = mask
+
+    def begin(
+        self, step: Step, extra_args: Callable[[int], Any], names: Callable[[int], str], context: Any
+    ) -> None:
+        """Plan a step, and give the layers after each stage their metadata.
+
+        Args:
+            step: its requests.
+            extra_args: of a request's sampling parameters.
+            names: of requests, for what is logged.
+            context: vLLM's forward context, changed here.
+        """
+        mask, self.mask = self.mask, None
+        visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
+
+        def method_of(r: int) -> Method | None:
+            try:
+                return method_of_request(self.method, self.stages, extra_args(r))
+            except SparseSightError as error:
+                self.tally.refused += 1
+                logger.warning("request %s is answered without pruning: %s", names(r), error)
+                return None
+
+        plan = plan_step(step, self.removed, visual, method_of, self.num_layers, self.stages)
+        self._count(plan, names)
+        if not plan.changes:
+            return
+        attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
+        for s, layer_names in enumerate(self.names):
+            dense = attention[layer_names[0]]
+            builder = dense.sparsesight_builders[s]
+            common = stage_metadata(
+                dense.sparsesight_common,
+                plan.removed[s],
+                plan.query[s],
+                builder.kv_cache_spec.block_size,
+                padded=not plan.prompts,
+            )
+            built = builder.build_stage(common)
+            for name in layer_names:
+                attention[name], slots[name] = built, common.slot_mapping
+        context.attn_metadata, context.slot_mapping = attention, slots
+        if plan.prompts:
+            device = next(self.decoder.parameters()).device
+            self.active = Active(plan, [Prefill.of(p, self.stages, device) for p in plan.prompts])
+
+    def end(self) -> None:
+        """Forget the step, also one that failed."""
+        self.active = None
+
+    def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
+        self.tally.pruned += len(plan.prompts)
+        self.tally.unmet += len(plan.unmet)
+        if plan.chunked and not self.tally.chunked:
+            logger.warning(
+                "request %s is answered without pruning, as its prompt is computed in parts: pass "
+                "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (said once)",
+                names(plan.chunked[0]),
+            )
+        self.tally.chunked += len(plan.chunked)
+        for r, why in plan.unmet:
+            logger.warning("request %s is answered without pruning: %s", names(r), why)
+
+    # -- hooks ------------------------------------------------------------------------------------------------
+
+    def _enter_first(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.active is None:
+            return
+        positions, hidden = args[0], args[1]
+        self.active.positions, self.active.length = positions, hidden.shape[0]
+        for prefill in self.active.prefills:
+            start = prefill.prompt.start
+            prefill.rate(hidden[start : start + prefill.prompt.length])
+
+    def _observe(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.active is not None:
+            self.active.seen = (args[0], args[1])
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        active = self.active
+        if active is None:
+            return None
+        hidden, residual = args[1], args[2]
+        if active.done < len(self.stages) and module is self.decoder.layers[self.stages[active.done] + 1]:
+            hidden, residual = self._prune(active, hidden, residual)
+        return (active.positions, hidden, residual, *args[3:])
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Back to the length of the input; rows of dropped tokens are zero, and nobody samples from them."""
+        active = self.active
+        if active is None or active.rows is None:
+            return None
+        rows, length = active.rows, active.length
+        return tuple(x.new_zeros(length, *x.shape[1:]).index_copy(0, rows, x) for x in args)
+
+    def _prune(self, active: Active, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        index, query = active.done, active.plan.query
+        before = active.plan.query[index - 1] if index else _dense(active.plan)
+        start = np.cumsum(before) - before
+        assert active.seen is not None and active.positions is not None
+        q, k = active.seen
+        pieces: list[Tensor] = []
+        merged: list[tuple[int, Tensor, Tensor]] = []
+        cursor = width = 0
+        for prefill in active.prefills:
+            r = prefill.prompt.request
+            a, b = int(start[r]), int(start[r] + before[r])
+            own = slice(a, b)
+            rows, is_merged, tokens = prefill.select(
+                index, hidden[own] + residual[own], q[own], k[own], active.positions[own], self.facts[index]
+            )
+            pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
+            width += a - cursor
+            if any(prefill.counts[index].merged):
+                merged.append((width, is_merged, tokens))
+            width, cursor = width + len(rows), b
+        pieces.append(torch.arange(cursor, int(before.sum()), device=hidden.device))
+        rows = torch.cat(pieces)
+        if len(rows) != int(query[index].sum()):  # sizes are the host's: nothing is waited for
+            raise SparseSightError(f"stage {index} left {len(rows)} rows, planned were {query[index].sum()}")
+        hidden, residual = hidden[rows], residual[rows]
+        for at, is_merged, tokens in merged:
+            own = slice(at, at + len(is_merged))
+            hidden[own] = torch.where(is_merged[:, None], tokens.to(hidden.dtype), hidden[own])
+            residual[own] = residual[own].masked_fill(is_merged[:, None], 0)
+        active.positions = active.positions[rows]
+        active.rows = rows if active.rows is None else active.rows[rows]
+        active.seen, active.done = None, index + 1
+        if self.keep_trace and active.done == len(self.stages):
+            self.trace += active.prefills
+        return hidden, residual
+
+
+def check_layer(layer: Any) -> None:
+    """Refuse a decoder layer that the hooks would not fit.
+
+    Raises:
+        UnsupportedModelError: saying what is missing.
+    """
+    attention = getattr(getattr(layer, "self_attn", None), "attn", None)
+    if attention is None:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a LLaVA whose "
+            "language model is Llama (Vicuna)"
+        )
+    window = getattr(attention, "sliding_window", None)
+    if window is not None and window > 0:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}: its attention has a window of {window} tokens, which would reach further once "
+            "tokens are gone; use a model with full attention"
+        )
+    rotary = type(getattr(layer.self_attn, "rotary_emb", None)).__name__
+    if rotary not in ROTARY:
+        raise UnsupportedModelError(
+            f"{rotary}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}"
+        )
+
+
+def _dense(plan: StepPlan) -> NDArray[np.int64]:
+    """Rows of each request before the first stage."""
+    rows = plan.query[0].copy()
+    for prompt in plan.prompts:
+        rows[prompt.request] = prompt.length
+    return rows

@@ -1,0 +1,38 @@
+"""How many tokens of each request the layers after each stage no longer hold."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+
+
+class Removed:
+    """Removed tokens per stage, under the first physical block of a request.
+
+    A request keeps its first block for as long as it holds keys, and a request that begins, also one that was
+    preempted, has computed nothing: what an earlier holder of the block left is dropped then. So nothing has to be
+    told of requests that finish, are aborted or preempted.
+    """
+
+    def __init__(self, stages: int) -> None:
+        self._table: Counts = np.zeros((stages, 0), np.int64)
+
+    def of(self, block: Counts, computed: Counts) -> Counts:
+        """Tokens removed in earlier steps, [stages, r].
+
+        Args:
+            block: first physical block of each request, [r]; no two requests share one.
+            computed: tokens computed before this step, [r].
+        """
+        if len(block) and (needed := int(block.max()) + 1) > self._table.shape[1]:
+            more = max(needed, 2 * self._table.shape[1]) - self._table.shape[1]
+            self._table = np.pad(self._table, ((0, 0), (0, more)))
+        begins = block[computed == 0]
+        self._table[:, begins] = 0
+        return self._table[:, block]
+
+    def add(self, block: Counts, more: Counts) -> None:
+        """Note what this step removes, [stages, r]."""
+        self._table[:, block] += more

@@ -1,0 +1,78 @@
+"""What servers and requests ask for, read into methods."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sparsesight import FastV, PyramidDrop, SparseSightError, SparseVLMPlus
+from sparsesight.methods import Compose
+from sparsesight.vllm.config import method_of, method_of_request
+
+STAGES = (0, 1, 3)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"other": 1}, {"sparsesight": None}])
+def test_nothing_is_asked_for(config: object) -> None:
+    assert method_of(config) is None
+
+
+def test_a_method_and_the_default_one() -> None:
+    asked = json.loads('{"sparsesight": {"method": "fastv", "retain": 0.5, "layers": [1]}}')
+    assert method_of(asked) == FastV(0.5, (1,))
+    assert method_of({"sparsesight": {"retain": 64}}) == SparseVLMPlus(64)
+    composed = Compose(FastV(0.5, (1,)), SparseVLMPlus(64, (2, 3)))
+    assert method_of({"sparsesight": composed.to_dict()}) == composed
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (64, ["sparsesight", "64", "retain"]),
+        ({"method": "sparsevlm++"}, ["--additional-config", "sparsevlm++", "fastv"]),
+        ({"retian": 64}, ["--additional-config", "retian", "retain"]),
+        ({"retain": 0}, ["--additional-config", "retain=0", "at least 1"]),
+    ],
+)
+def test_a_server_is_told_what_is_wrong(entry: object, words: list[str]) -> None:
+    with pytest.raises(SparseSightError) as error:
+        method_of({"sparsesight": entry})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_request_asks_for_its_own_budget() -> None:
+    method = SparseVLMPlus(64)
+    assert method_of_request(method, STAGES, None) is method
+    assert method_of_request(method, STAGES, {"kv": 1}) is method
+    assert method_of_request(method, STAGES, {"sparsesight_retain": "none"}) is None
+    assert method_of_request(method, STAGES, {"sparsesight_retain": 128}) == SparseVLMPlus(128, STAGES)
+    assert method_of_request(method, STAGES, {"sparsesight_retain": [3, 2, 1]}) == SparseVLMPlus(
+        (3, 2, 1), STAGES
+    )
+    one, all_of_them = (method_of_request(method, STAGES, {"sparsesight_retain": x}) for x in (1, 1.0))
+    assert one is not None and all_of_them is not None
+    assert isinstance(one.retain, int) and isinstance(all_of_them.retain, float)
+
+
+@pytest.mark.parametrize(
+    ("retain", "words"),
+    [
+        ("64", ["sparsesight_retain='64'", "int", "none"]),
+        (-3, ["sparsesight_retain=-3", "at least 1"]),
+        ([3, 2], ["(3, 2)", "3 pruning layers"]),
+        (True, ["sparsesight_retain=True", "int"]),
+    ],
+)
+def test_a_request_is_told_what_is_wrong(retain: object, words: list[str]) -> None:
+    with pytest.raises(SparseSightError) as error:
+        method_of_request(SparseVLMPlus(64), STAGES, {"sparsesight_retain": retain})
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    "method", [PyramidDrop(ratio=0.5), Compose(FastV(0.5, (1,)), SparseVLMPlus(64, (2, 3)))]
+)
+def test_a_method_without_one_budget_takes_none(method: object) -> None:
+    with pytest.raises(SparseSightError, match="no budget to change"):
+        method_of_request(method, STAGES, {"sparsesight_retain": 32})  # type: ignore[arg-type]

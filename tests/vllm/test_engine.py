@@ -1,0 +1,303 @@
+"""The plugin inside vLLM, on the bundled model: what it answers, against vanilla vLLM and against transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, where its model can be asked
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus, bundled, sparsify  # noqa: E402
+from sparsesight.methods import Method  # noqa: E402
+from sparsesight.vllm.pruner import Tally  # noqa: E402
+
+TOKENS = 8
+LONGER = {"text_config": {"max_position_embeddings": 2048}}  # than the bundled model was trained for
+METHODS = [SparseVLMPlus(64), SparseVLM(64), FastV(0.25), Random(64)]
+
+
+def engine(method: Method | None, **arguments: Any) -> Any:
+    from vllm import LLM
+
+    given: dict[str, Any] = {
+        "model": str(bundled.MODEL_PATH),
+        "dtype": "float32",
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "max_model_len": 1024,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 8192,
+        "limit_mm_per_prompt": {"image": 1},
+        "seed": 0,
+        "additional_config": {} if method is None else {"sparsesight": method.to_dict()},
+    }
+    return LLM(**{**given, **arguments})
+
+
+def close(llm: Any) -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., Any]]:
+    """Opens one engine after another; each is closed before the next one."""
+    engines: list[Any] = []
+
+    def open_(method: Method | None, **arguments: Any) -> Any:
+        while engines:
+            close(engines.pop())
+        engines.append(engine(method, **arguments))
+        return engines[-1]
+
+    yield open_
+    while engines:
+        close(engines.pop())
+
+
+def pruner(llm: Any) -> Any:
+    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    return runner.get_model().pruner
+
+
+def questions() -> list[tuple[Any, str]]:
+    """Pictures and questions about them, of different lengths."""
+    from PIL import Image
+
+    asked = bundled.picture_questions()
+    found = []
+    for path in bundled.pictures():
+        picture = Image.open(path).convert("RGB")
+        found += [(picture, entry["question"]) for entry in asked[path.name][:2]]
+    return found[:6]
+
+
+def prompt(picture: Any, question: str) -> dict[str, Any]:
+    return {"prompt": f"USER: <image>\n{question} ASSISTANT:", "multi_modal_data": {"image": picture}}
+
+
+def sampling(tokens: int = TOKENS, **more: Any) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0, max_tokens=tokens, min_tokens=tokens, logprobs=1, **more)
+
+
+def answers(llm: Any, prompts: list[Any], params: Any) -> list[tuple[list[int], list[float]]]:
+    """Tokens and their log-probabilities."""
+    found = []
+    for request in llm.generate(prompts, params, use_tqdm=False):
+        output = request.outputs[0]
+        ids = list(output.token_ids)
+        found.append((ids, [step[t].logprob for step, t in zip(output.logprobs, ids, strict=True)]))
+    return found
+
+
+def same(
+    a: list[tuple[list[int], list[float]]], b: list[tuple[list[int], list[float]]], tolerance: float
+) -> None:
+    assert [ids for ids, _ in a] == [ids for ids, _ in b]
+    for (_, x), (_, y) in zip(a, b, strict=True):
+        torch.testing.assert_close(torch.tensor(x), torch.tensor(y), rtol=0, atol=tolerance)
+
+
+def by_transformers(
+    method: Method | None, asked: list[tuple[Any, str]]
+) -> list[tuple[list[int], list[float]]]:
+    model, processor = bundled.load()
+    found = []
+    for picture, question in asked:
+        inputs = processor(text=prompt(picture, question)["prompt"], images=picture, return_tensors="pt")
+        found.append(generated(model, inputs, method))
+    return found
+
+
+def generated(model: Any, inputs: Any, method: Method | None) -> tuple[list[int], list[float]]:
+    with nullcontext() if method is None else sparsify(model, method), torch.no_grad():
+        out = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    logits = torch.cat(out.logits).float().log_softmax(-1)
+    return ids, logits[torch.arange(len(ids)), ids].tolist()
+
+
+def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(opened: Any) -> None:
+    asked = questions()
+    prompts = [prompt(*x) for x in asked]
+    llm = opened(None)
+    assert pruner(llm) is None
+    dense = answers(llm, prompts, sampling())
+    same(dense, by_transformers(None, asked), 1e-3)
+    llm = opened(SparseVLMPlus((576, 576, 576)))
+    full = answers(llm, prompts, sampling())
+    assert pruner(llm).tally.pruned == len(prompts)  # gather and scatter ran
+    same(full, dense, 1e-5)
+    # A request may ask for a dense answer, or for another budget, in one batch with others.
+    llm = opened(SparseVLMPlus(64))
+    kinds = [None, "none", 1.0, [200, 100, 50]]
+    params = [
+        sampling(extra_args=None if kinds[i % 4] is None else {"sparsesight_retain": kinds[i % 4]})
+        for i in range(len(prompts))
+    ]
+    mixed = answers(llm, prompts, params)
+    for i, one in enumerate(mixed):
+        same([one], answers(llm, [prompts[i]], params[i]), 1e-4)
+        if kinds[i % 4] in ("none", 1.0):
+            same([one], [dense[i]], 1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, method: Method) -> None:
+    asked = questions()
+    prompts = [prompt(*x) for x in asked]
+    llm = opened(method)
+    batched = answers(llm, prompts, sampling())
+    assert pruner(llm).tally.pruned == len(prompts)
+    same(batched, by_transformers(method, asked), 1e-3)
+    dense = by_transformers(None, asked)
+    changed = max(
+        abs(x - y) for (_, a), (_, b) in zip(batched, dense, strict=True) for x, y in zip(a, b, strict=True)
+    )
+    assert changed > 0.1  # far more than the tolerance: what is compared is pruned
+    alone = [answers(llm, [one], sampling())[0] for one in prompts]
+    same(batched, alone, 1e-4)
+
+
+def test_staggered_arrivals_with_texts_between(opened: Any) -> None:
+    llm = opened(SparseVLMPlus(64))
+    prompts = [prompt(*x) for x in questions()]
+    prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
+    alone = [answers(llm, [one], sampling())[0] for one in prompts]
+    core = llm.llm_engine
+    done: dict[str, Any] = {}
+    waiting = list(enumerate(prompts))
+    step = 0
+    while waiting or core.has_unfinished_requests():
+        if waiting and step % 2 == 0:
+            i, one = waiting.pop(0)
+            core.add_request(str(i), one, sampling())
+        for output in core.step():
+            if output.finished:
+                done[output.request_id] = output.outputs[0]
+        step += 1
+    found = []
+    for i in range(len(prompts)):
+        output = next(v for k, v in done.items() if k.split("-")[0] == str(i))
+        ids = list(output.token_ids)
+        found.append((ids, [s[t].logprob for s, t in zip(output.logprobs, ids, strict=True)]))
+    same(found, alone, 1e-4)
+
+
+def test_prompts_in_parts_are_answered_dense_and_counted(opened: Any) -> None:
+    prompts = [prompt(*x) for x in questions()[:3]]
+    llm = opened(None)
+    dense = answers(llm, prompts, sampling())
+    llm = opened(SparseVLMPlus(64), max_num_batched_tokens=256, max_num_seqs=4, enable_chunked_prefill=True)
+    parts = answers(llm, prompts, sampling())
+    tally = pruner(llm).tally
+    assert tally.pruned == 0 and tally.chunked >= 2 * len(prompts)
+    same(parts, dense, 1e-3)
+
+
+def test_preempted_requests_are_pruned_again_and_answer_the_same(opened: Any) -> None:
+    # 20 blocks hold one prompt of about 600 tokens and little more: the three push each other out.
+    llm = opened(SparseVLMPlus(64), block_size=32, num_gpu_blocks_override=61, max_model_len=700)
+    prompts = [prompt(*x) for x in questions()[:3]]
+    alone = [answers(llm, [one], sampling(60))[0] for one in prompts]
+    before = pruner(llm).tally.pruned
+    together = answers(llm, prompts, sampling(60))
+    assert pruner(llm).tally.pruned > before + len(prompts)
+    same(together, alone, 1e-4)
+
+
+def test_blocks_of_aborted_requests_are_used_again(opened: Any) -> None:
+    llm = opened(SparseVLMPlus(64), block_size=32, num_gpu_blocks_override=50, max_model_len=700)
+    prompts = [prompt(*x) for x in questions()]
+    text = {"prompt": "USER: what color is it? ASSISTANT:"}
+    alone = [answers(llm, [one], sampling())[0] for one in (*prompts[:2], text)]
+    core = llm.llm_engine
+    for i, one in enumerate(prompts):
+        core.add_request(f"gone{i}", one, sampling())
+        core.step()
+        core.step()
+        core.abort_request([f"gone{i}"])
+    assert not core.has_unfinished_requests()
+    same([answers(llm, [one], sampling())[0] for one in (*prompts[:2], text)], alone, 1e-6)
+
+
+def test_two_pictures_in_one_prompt(opened: Any) -> None:
+    method = SparseVLMPlus(128)
+    pictures = [picture for picture, _ in questions()[::2]][:2]
+    text = "USER: <image>\n<image>\nWhat color is the circle? ASSISTANT:"
+    llm = opened(method, limit_mm_per_prompt={"image": 2}, max_model_len=1300, hf_overrides=LONGER)
+    found = answers(llm, [{"prompt": text, "multi_modal_data": {"image": pictures}}], sampling())
+    assert pruner(llm).tally.pruned == 1
+    model, processor = bundled.load()
+    inputs = processor(text=text, images=pictures, return_tensors="pt")
+    same(found, [generated(model, inputs, method)], 1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_steps_beside_pruning_ones(opened: Any) -> None:
+    prompts = [prompt(*x) for x in questions()]
+    llm = opened(SparseVLMPlus(64))
+    eager = answers(llm, prompts, sampling())
+    llm = opened(SparseVLMPlus(64), enforce_eager=False)
+    assert llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
+    same(answers(llm, prompts, sampling()), eager, 1e-3)
+    assert pruner(llm).tally.pruned == len(prompts)
+
+
+def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    llm = opened(SparseVLMPlus(200, (1, 3, 5)))
+    one = prompt(*questions()[0])
+    with pytest.raises(VLLMValidationError, match="sparsesight_retain=-3"):
+        llm.generate([one], sampling(extra_args={"sparsesight_retain": -3}), use_tqdm=False)
+    answers(llm, [one], sampling())  # the refusal has left no trace: the same picture is answered
+    deep = sampling(extra_args={"sparsesight_retain": 1})
+    with pytest.raises(VLLMValidationError, match=r"retain=1 of 576 visual tokens cannot be met"):
+        llm.generate([one], deep, use_tqdm=False)
+    answers(llm, [one], sampling())
+    assert pruner(llm).tally == Tally(pruned=2)
+    llm = opened(None)
+    with pytest.raises(VLLMValidationError, match="without sparsesight"):
+        llm.generate([one], sampling(extra_args={"sparsesight_retain": 64}), use_tqdm=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "method", "words"),
+    [
+        ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
+        (
+            {"hf_overrides": {"architectures": ["LlavaNextForConditionalGeneration"]}},
+            SparseVLMPlus(64),
+            "LlavaNext",
+        ),
+        ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
+    ],
+)
+def test_what_cannot_work_is_refused(arguments: dict[str, Any], method: Method, words: str) -> None:
+    with pytest.raises(SparseSightError, match=words):
+        engine(method, **arguments)

@@ -1,0 +1,69 @@
+"""What the front end refuses of requests, without vLLM."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsesight import BudgetError, SparseSightError
+from sparsesight.vllm.frontend import check_request
+
+
+def config(entry: Any) -> Any:
+    return SimpleNamespace(
+        additional_config={"sparsesight": entry} if entry else {},
+        model_config=SimpleNamespace(hf_text_config=SimpleNamespace(num_hidden_layers=8)),
+    )
+
+
+def pictures(*sizes: int) -> Any:
+    """A rendered prompt."""
+    return {"mm_placeholders": {"image": [SimpleNamespace(get_num_embeds=lambda n=n: n) for n in sizes]}}
+
+
+def params(extra_args: Any, prompt_logprobs: int | None = None) -> Any:
+    return SimpleNamespace(extra_args=extra_args, prompt_logprobs=prompt_logprobs)
+
+
+SERVER = {"retain": 100, "layers": [1, 3, 5]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "prompt", "extra_args"),
+    [
+        (None, pictures(576), None),
+        (None, pictures(576), {"other": 1}),
+        (SERVER, {"prompt_token_ids": [1]}, None),
+        (SERVER, pictures(576), None),
+        (SERVER, pictures(576), {"other": 1}),
+        (SERVER, pictures(576, 576), {"sparsesight_retain": 0.5}),
+        (SERVER, pictures(576, 576), {"sparsesight_retain": "none"}),
+    ],
+)
+def test_what_can_be_passes(entry: Any, prompt: Any, extra_args: Any) -> None:
+    check_request(config(entry), prompt, params(extra_args))
+
+
+def test_log_probabilities_of_dropped_tokens_are_refused() -> None:
+    with pytest.raises(SparseSightError, match=r"prompt_logprobs=0.*none"):
+        check_request(config(SERVER), pictures(576), params(None, 0))
+    check_request(config(SERVER), pictures(576), params({"sparsesight_retain": 1.0}, 0))
+    check_request(config(SERVER), {"prompt_token_ids": [1]}, params(None, 0))
+
+
+def test_a_request_to_a_server_without_sparsesight_is_told_so() -> None:
+    with pytest.raises(SparseSightError, match="without sparsesight"):
+        check_request(config(None), pictures(576), params({"sparsesight_retain": 64}))
+
+
+def test_a_budget_that_the_pictures_cannot_meet_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"retain=100 of 1152 visual tokens cannot be met"):
+        check_request(config(SERVER), pictures(576, 576), params(None))
+
+
+@pytest.mark.parametrize("prompt", [pictures(576), {"prompt_token_ids": [1]}])
+def test_a_budget_that_is_none_is_refused(prompt: Any) -> None:
+    with pytest.raises(SparseSightError, match="sparsesight_retain=-3"):
+        check_request(config(SERVER), prompt, params({"sparsesight_retain": -3}))

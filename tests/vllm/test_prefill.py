@@ -1,0 +1,118 @@
+"""One prompt's way through a stage, against the attention written out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sparsesight import LastToken, SparseVLM, SparseVLMPlus
+from sparsesight.methods import Method
+from sparsesight.vllm.planner import Prompt
+from sparsesight.vllm.prefill import LayerFacts, Prefill
+
+BEFORE, VISUAL, TEXT, GENERATED = 3, 12, 5, 2
+LENGTH = BEFORE + VISUAL + TEXT + GENERATED
+HEADS, GROUPS, SIZE, WIDTH = 4, 2, 8, 16
+FACTS = LayerFacts(HEADS, GROUPS, SIZE, SIZE**-0.5, None, 10.0 ** -torch.arange(SIZE // 2))
+
+
+def prefill(method: Method, layers: tuple[int, ...]) -> Prefill:
+    visual = np.zeros(LENGTH, dtype=bool)
+    visual[BEFORE : BEFORE + VISUAL] = True
+    prompt = LENGTH - GENERATED
+    schedule = method.plan(VISUAL, 8, layers)
+    made = Prompt(0, 0, LENGTH, prompt, visual, TEXT, method, schedule)
+    return Prefill.of(made, layers, torch.device("cpu"))
+
+
+def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return (
+        torch.randn(LENGTH, WIDTH, generator=generator),
+        torch.randn(LENGTH, HEADS * SIZE, generator=generator),
+        torch.randn(LENGTH, GROUPS * SIZE, generator=generator),
+    )
+
+
+def attention_of_row(row: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Softmax attention [heads, row + 1] of one row over the rows up to it."""
+    q = query[row].view(HEADS, SIZE)
+    k = key[: row + 1].view(row + 1, GROUPS, SIZE)
+    logits = torch.stack([k[:, h // (HEADS // GROUPS)] @ q[h] for h in range(HEADS)]) / math.sqrt(SIZE)
+    return logits.softmax(-1)
+
+
+def test_the_last_token_of_the_prompt_judges_not_the_last_generated_one() -> None:
+    hidden, query, key = tensors()
+    one = prefill(LastToken((5,), (1,)), (1,))
+    one.rate(hidden)
+    rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    score = attention_of_row(LENGTH - GENERATED - 1, query, key).mean(0)[BEFORE : BEFORE + VISUAL]
+    best = (score.topk(5).indices.sort().values + BEFORE).tolist()
+    expected = [*range(BEFORE), *best, *range(BEFORE + VISUAL, LENGTH)]
+    assert rows.tolist() == expected and not merged.any()
+    torch.testing.assert_close(shorter, hidden[rows], rtol=0, atol=0)
+    other = attention_of_row(LENGTH - 1, query, key).mean(0)[BEFORE : BEFORE + VISUAL]
+    assert (other.topk(5).indices.sort().values + BEFORE).tolist() != best  # the test can fail
+
+
+def test_raters_are_chosen_from_what_enters_the_first_layer() -> None:
+    hidden, query, key = tensors()
+    one = prefill(SparseVLM((5,), (1,), recycle=0.0), (1,))
+    one.rate(hidden)
+    visual = hidden[BEFORE : BEFORE + VISUAL]
+    text = hidden[BEFORE + VISUAL : BEFORE + VISUAL + TEXT]
+    share = (visual @ text.T).softmax(1).mean(0)
+    raters = [i for i in range(TEXT) if share[i] > share.mean()]
+    assert 0 < len(raters) < TEXT
+    first = BEFORE + VISUAL
+    score = torch.stack([attention_of_row(first + i, query, key)[:, :first].mean(0) for i in raters]).mean(0)
+    best = (score[BEFORE:first].topk(5).indices.sort().values + BEFORE).tolist()
+    rows, _, _ = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    assert rows.tolist() == [*range(BEFORE), *best, *range(first, LENGTH)]
+
+
+def test_a_second_stage_sees_what_the_first_left() -> None:
+    hidden, query, key = tensors()
+    one = prefill(LastToken((8, 3), (1, 2)), (1, 2))
+    first, _, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    q, k, position = query.flip(0)[first], key.flip(0)[first], torch.arange(LENGTH)[first]
+    second, _, _ = one.select(1, shorter, q, k, position, FACTS)
+    last = len(first) - GENERATED - 1
+    score = attention_of_row(last, q, k).mean(0)[BEFORE : BEFORE + 8]
+    best = (score.topk(3).indices.sort().values + BEFORE).tolist()
+    assert second.tolist() == [*range(BEFORE), *best, *range(BEFORE + 8, len(first))]
+    assert one.kept[1].tolist() == first[second].tolist()
+
+
+def test_merged_tokens_stand_at_their_cluster_centre() -> None:
+    hidden, query, key = tensors()
+    method = SparseVLM((4,), (1,))
+    one = prefill(method, (1,))
+    one.rate(hidden)
+    rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    stage = one.prompt.schedule.stages[0]
+    assert stage.merged > 0 and int(merged.sum()) == stage.merged
+    assert len(rows) == LENGTH - VISUAL + stage.keep + stage.merged
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    torch.testing.assert_close(shorter[~merged], hidden[rows][~merged], rtol=0, atol=0)
+    at = rows[merged]
+    assert ((at >= BEFORE) & (at < BEFORE + VISUAL)).all()
+    # A cluster of one is its token; with more, the mean is another vector.
+    if stage.recycled > stage.merged:
+        assert not torch.equal(shorter[merged], hidden[at])
+
+
+@pytest.mark.parametrize("method", [SparseVLMPlus((6, 4), (1, 2)), SparseVLMPlus((12, 12), (1, 2))])
+def test_counts_are_those_of_the_schedule(method: Method) -> None:
+    hidden, query, key = tensors()
+    one = prefill(method, (1, 2))
+    one.rate(hidden)
+    position = torch.arange(LENGTH)
+    for index, stage in enumerate(one.prompt.schedule.stages):
+        rows, _, hidden = one.select(index, hidden, query, key, position, FACTS)
+        query, key, position = query[rows], key[rows], position[rows]
+        assert len(rows) == LENGTH - VISUAL + stage.keep

@@ -1,0 +1,191 @@
+"""The hooks and the metadata of a step, on a decoder of stand-ins."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sparsesight import Random, SparseSightError, UnsupportedModelError
+from sparsesight.vllm.planner import Step
+from sparsesight.vllm.pruner import Pruner, Tally, check_layer
+
+from .test_metadata import BLOCKS, SIZE, common
+
+WIDTH, VISUAL = 4, 4
+
+
+class RotaryEmbedding(nn.Module):
+    """Named as vLLM's."""
+
+    base = 10.0
+
+    def _compute_inv_freq(self, base: float) -> torch.Tensor:
+        return base ** -torch.arange(WIDTH // 2)
+
+
+class Attention(nn.Module):
+    """Passes on its query."""
+
+    num_heads = num_kv_heads = 1
+    head_size = WIDTH
+    sliding_window: int | None = None
+    impl = SimpleNamespace(scale=1.0, logits_soft_cap=0.0)
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.layer_name = f"layer{number}"
+
+    def forward(self, query: Any, key: Any, value: Any) -> Any:
+        return query
+
+
+class Layer(nn.Module):
+    """Adds the position of every row, so that a wrong row or position shows."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.self_attn = nn.Module()
+        self.self_attn.attn = Attention(number)
+        self.self_attn.rotary_emb = RotaryEmbedding()
+        self.seen: list[list[int]] = []
+
+    def forward(self, positions: Any, hidden: Any, residual: Any) -> Any:
+        self.seen.append(positions.tolist())
+        residual = hidden if residual is None else hidden + residual
+        self.self_attn.attn(residual, residual, residual)
+        return positions[:, None].float().expand_as(hidden), residual
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(i) for i in range(3))
+        self.norm = Norm()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, positions: Any, hidden: Any) -> Any:
+        residual = None
+        for layer in self.layers:
+            hidden, residual = layer(positions, hidden, residual)
+        return self.norm(hidden, residual)
+
+
+class Norm(nn.Module):
+    def forward(self, hidden: Any, residual: Any) -> Any:
+        return hidden + residual
+
+
+class Builder:
+    kv_cache_spec = SimpleNamespace(block_size=SIZE)
+
+    def build_stage(self, given: Any) -> Any:
+        return SimpleNamespace(sparsesight_common=given, sparsesight_builders={0: self})
+
+
+def context(query: list[int], seq: list[int]) -> Any:
+    dense = Builder().build_stage(common(query, seq))
+    names = [f"layer{i}" for i in range(3)]
+    slots = dense.sparsesight_common.slot_mapping
+    return SimpleNamespace(
+        attn_metadata=dict.fromkeys(names, dense), slot_mapping=dict.fromkeys(names, slots)
+    )
+
+
+def installed(keep: tuple[int, ...] = (2,)) -> tuple[Pruner, Decoder]:
+    decoder = Decoder()
+    pruner = Pruner(Random(keep, (0,)), (0,), decoder)
+    given: list[tuple[str, int]] = []
+    pruner.install(lambda attention, stage: given.append((str(attention.layer_name), stage)))
+    assert given == [("layer0", -1), ("layer1", 0), ("layer2", 0)]
+    return pruner, decoder
+
+
+def step(query: list[int], computed: list[int], prompt: list[int]) -> Step:
+    block = BLOCKS[: len(query), 0].numpy().astype(np.int64)
+    return Step(*(np.array(x, np.int64) for x in (query, computed, prompt)), block)
+
+
+def begin(pruner: Pruner, given: Step, ctx: Any, extra_args: Any = None) -> None:
+    pruner.begin(given, lambda r: extra_args, lambda r: f"request {r}", ctx)
+
+
+def test_a_step_of_texts_changes_nothing() -> None:
+    pruner, decoder = installed()
+    ctx = context([5, 1, 2], [5, 6, 2])
+    metadata, slots = ctx.attn_metadata, ctx.slot_mapping
+    pruner.note(torch.zeros(8, dtype=torch.bool))
+    begin(pruner, step([5, 1, 2], [0, 5, 0], [5, 5, 2]), ctx)
+    assert ctx.attn_metadata is metadata and ctx.slot_mapping is slots and pruner.active is None
+    positions, hidden = torch.arange(8), torch.randint(-9, 9, (8, WIDTH)).float()
+    torch.testing.assert_close(decoder(positions, hidden), hidden + 3 * positions[:, None], rtol=0, atol=0)
+    assert pruner.tally == Tally()
+
+
+def test_a_prompt_is_shortened_and_comes_back_at_its_length() -> None:
+    pruner, decoder = installed()
+    # One decoding request before the prompt and a text behind it; one row of padding.
+    visual = torch.tensor([False] + [False] + [True] * VISUAL + [False] * 2 + [False] * 3)
+    ctx = context([1, 7, 3], [6, 7, 3])
+    pruner.note(visual)
+    begin(pruner, step([1, 7, 3], [5, 0, 0], [5, 7, 3]), ctx)
+    assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [6, 7, 3]
+    for name in ("layer1", "layer2"):
+        assert ctx.attn_metadata[name].sparsesight_common.seq_lens.tolist() == [6, 5, 3]
+        assert len(ctx.slot_mapping[name]) == 9
+    positions = torch.tensor([5, *range(7), *range(3), 0])
+    hidden = torch.randint(-9, 9, (12, WIDTH)).float()
+    out = decoder(positions, hidden)
+    left = decoder.layers[1].seen[0]
+    assert len(left) == 9 and left == decoder.layers[2].seen[0]
+    kept = [p for p in left[1:6] if 1 <= p <= VISUAL]
+    assert len(kept) == 2 and left == [5, 0, *kept, 5, 6, 0, 1, 2]
+    full = hidden + 3 * positions[:, None]
+    rows = [0, 1, *(1 + p for p in kept), 6, 7, 8, 9, 10]
+    torch.testing.assert_close(out[rows], full[rows], rtol=0, atol=0)
+    gone = [row for row in range(12) if row not in rows]
+    assert not out[gone].any()
+    pruner.end()
+    # The next step of that request goes on where its keys end.
+    ctx = context([1, 1, 1], [7, 8, 4])
+    begin(pruner, step([1, 1, 1], [6, 7, 3], [5, 7, 3]), ctx)
+    assert ctx.attn_metadata["layer1"].sparsesight_common.seq_lens.tolist() == [7, 6, 4]
+    assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [7, 8, 4]
+    assert pruner.active is None and pruner.tally == Tally(pruned=1)
+
+
+@pytest.mark.parametrize(
+    ("extra_args", "tally"),
+    [({"sparsesight_retain": "none"}, Tally()), ({"sparsesight_retain": -1}, Tally(refused=1))],
+)
+def test_a_request_that_asks_otherwise_is_kept(extra_args: Any, tally: Tally) -> None:
+    pruner, _ = installed()
+    ctx = context([7], [7])
+    metadata = ctx.attn_metadata
+    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
+    begin(pruner, step([7], [0], [7]), ctx, extra_args)
+    assert ctx.attn_metadata is metadata and pruner.tally == tally
+
+
+def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
+    pruner, _ = installed()
+    pruner.note(torch.zeros(3, dtype=torch.bool))
+    with pytest.raises(SparseSightError, match="passes sparsesight by"):
+        pruner.note(torch.zeros(3, dtype=torch.bool))
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"self_attn\.attn"):
+        check_layer(nn.Linear(1, 1))
+    windowed = Layer(0)
+    windowed.self_attn.attn.sliding_window = 128
+    with pytest.raises(UnsupportedModelError, match="window of 128"):
+        check_layer(windowed)
+    scaled = Layer(0)
+    scaled.self_attn.rotary_emb = nn.Identity()
+    with pytest.raises(UnsupportedModelError, match=r"Identity.*RotaryEmbedding"):
+        check_layer(scaled)
