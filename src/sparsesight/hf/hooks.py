@@ -86,7 +86,7 @@ class Hooks:
             self.added.attribute(parts.model, "generate", watched)
         for module in dict.fromkeys((parts.given, parts.model)):
             if module is not parts.decoder:
-                hook(module, "forward_pre", self.see_labels, with_kwargs=True)
+                hook(module, "forward_pre", self.see_arguments, with_kwargs=True)
                 hook(module, "forward", self.forget, always_call=True)
         if parts.base is not parts.decoder:
             hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
@@ -138,7 +138,7 @@ class Hooks:
 
     # -- in the order of a forward ----------------------------------------------------------------------------
 
-    def see_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def see_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Labels stay with the outermost model; what they are predicted from is decided inside."""
         self.local.labels = kwargs.get("labels")
         self.local.asked = getattr(self.local, "asked", None) or asks_for_outputs(module, kwargs)

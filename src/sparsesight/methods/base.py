@@ -228,6 +228,15 @@ class Method(ABC):
         return {"method": self.name, **dataclasses.asdict(self)}
 
 
+@dataclass(frozen=True)
+class BeforeDecoder(Method):
+    """A method that acts on the projected visual tokens, before the first decoder layer: nothing has attended yet."""
+
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    reads_attention: ClassVar[bool] = False
+    reads_raters: ClassVar[bool] = False
+
+
 def is_number(value: object) -> bool:
     """Whether a field holds a finite number; ``True`` is none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

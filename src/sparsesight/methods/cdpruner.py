@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, StageSizes
-from .base import Method
+from ..budget import StageSizes
+from .base import BeforeDecoder
 from .stage import StageInput
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CDPruner(Method):
+class CDPruner(BeforeDecoder):
     """Before the language model, the most probable subset of a determinantal point process, found greedily.
 
     Its kernel is ``diag(r) S diag(r)``: ``S`` the cosine similarity of the projected visual tokens, ``r`` their
@@ -36,9 +36,6 @@ class CDPruner(Method):
     """
 
     name: ClassVar[str] = "cdpruner"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..budget import BEFORE, StageSizes
-from .base import Method
+from .base import BeforeDecoder
 from .stage import StageInput
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DivPrune(Method):
+class DivPrune(BeforeDecoder):
     """Before the language model, greedily enlarge the smallest cosine distance between kept tokens.
 
     The first is the token whose nearest neighbour is farthest, then always the one whose nearest chosen token is.
@@ -31,9 +31,6 @@ class DivPrune(Method):
     """
 
     name: ClassVar[str] = "divprune"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
 
     @classmethod
     def published(cls, ratio: float = 0.098) -> DivPrune:

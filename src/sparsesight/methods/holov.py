@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, StageSizes
+from ..budget import StageSizes
 from ..errors import SparseSightError
-from .base import Method, is_number
+from .base import BeforeDecoder, is_number
 from .stage import StageInput
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HoloV(Method):
+class HoloV(BeforeDecoder):
     """Cut the visual tokens into crops; a crop's share of the budget is in proportion to its mean score.
 
     Zou et al., "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
@@ -45,9 +45,6 @@ class HoloV(Method):
     by_attention: bool = False
 
     name: ClassVar[str] = "holov"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

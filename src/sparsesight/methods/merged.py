@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from .. import ops
 from ..budget import Schedule, Stage, plan
-from .base import Method
+from .base import BeforeDecoder, Method
+from .stage import StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
 
 def plan_merged(
@@ -43,3 +45,19 @@ def merge_in_order(
     return made._replace(
         centre=order.gather(1, made.centre), assign=made.assign.gather(1, order.argsort(dim=1))
     )
+
+
+@dataclass(frozen=True)
+class MergesAll(BeforeDecoder):
+    """A method that keeps no token as it is: all are merged, into as many as the budget has."""
+
+    @property
+    def recycled_fraction(self) -> float:
+        return 1.0
+
+    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
+        return plan_merged(self, visual, num_layers, layers, 1.0)
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        """None is better than another."""
+        return stage.visual.float()

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, Schedule, StageSizes
-from .base import Method
-from .merged import merge_in_order, plan_merged
+from ..budget import StageSizes
+from .merged import MergesAll, merge_in_order
 from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Int
 
 
 @dataclass(frozen=True)
-class Pooling(Method):
+class Pooling(MergesAll):
     """Spatial average pooling of the tokens that enter the language model, to exactly the budget's count.
 
     A picture (or frame) of ``n`` tokens is taken for a grid of ``h x w = n``, a square where ``n`` is one and otherwise
@@ -32,21 +31,7 @@ class Pooling(Method):
     """
 
     name: ClassVar[str] = "pooling"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = True
-
-    @property
-    def recycled_fraction(self) -> float:
-        return 1.0
-
-    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
-        return plan_merged(self, visual, num_layers, layers, 1.0)
-
-    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        """None is better than another."""
-        return stage.visual.float()
 
     def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
         assert stage.frame is not None

@@ -62,11 +62,6 @@ class Attention:
         d = self.query.shape[-1]
         return ops.rotary_gravity(self.query_position, self.key_position, self.inv_freq, d, self.rotary_axis)
 
-    def visual_keys(self) -> Float[Tensor, "b g v d"]:
-        """Keys of the visual tokens, after the rotary embedding."""
-        column = self.key_column[:, None, :, None].expand(-1, self.key.shape[1], -1, self.key.shape[3])
-        return self.key.gather(2, column)
-
 
 @dataclass(frozen=True)
 class Vision:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, Schedule, StageSizes
+from ..budget import StageSizes
 from ..errors import SparseSightError
-from .base import Method
-from .merged import merge_in_order, plan_merged
+from .merged import MergesAll, merge_in_order
 from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Int
 
 
 @dataclass(frozen=True)
-class ToMe(Method):
+class ToMe(MergesAll):
     """Bipartite soft matching of the tokens that enter the language model; nothing is dropped, all are merged.
 
     Bolya et al., "Token Merging: Your ViT But Faster", arXiv:2210.09461, section 3. The paper merges a fixed number of
@@ -34,9 +33,6 @@ class ToMe(Method):
     """
 
     name: ClassVar[str] = "tome"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,17 +40,6 @@ class ToMe(Method):
             raise SparseSightError(
                 "per_frame=True: 'tome' merges what is alike over all pictures; 'pooling' gives each its share"
             )
-
-    @property
-    def recycled_fraction(self) -> float:
-        return 1.0
-
-    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
-        return plan_merged(self, visual, num_layers, layers, 1.0)
-
-    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        """None is better than another."""
-        return stage.visual.float()
 
     def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
         def merge(column: Tensor) -> ops.Merge:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, StageSizes
-from .base import Method
+from ..budget import StageSizes
+from .base import BeforeDecoder
 from .stage import StageInput
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Uniform(Method):
+class Uniform(BeforeDecoder):
     """Keep every ``n/k``-th token of each picture (or frame) in raster order, the middles of ``k`` equal parts.
 
     Every picture has its share of the budget, to within rounding (:func:`ops.group_ranks`), so ``per_frame`` changes
@@ -27,9 +27,6 @@ class Uniform(Method):
     """
 
     name: ClassVar[str] = "uniform"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = True
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, Schedule, StageSizes
+from ..budget import Schedule, StageSizes
 from ..errors import SparseSightError
-from .base import Method, is_number
+from .base import BeforeDecoder, is_number
 from .merged import merge_in_order, plan_merged
 from .stage import Counts, StageInput
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VisionZip(Method):
+class VisionZip(BeforeDecoder):
     """Keep the dominant tokens, by attention of the class token; merge all others into a few contextual ones.
 
     Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv:2412.04467, sections
@@ -43,9 +43,6 @@ class VisionZip(Method):
     add: bool = False
 
     name: ClassVar[str] = "visionzip"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

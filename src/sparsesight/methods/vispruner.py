@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, StageSizes
+from ..budget import StageSizes
 from ..errors import SparseSightError
-from .base import Method, is_number
+from .base import BeforeDecoder, is_number
 from .stage import StageInput
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VisPruner(Method):
+class VisPruner(BeforeDecoder):
     """Keep the tokens with most attention of the class token, and of the rest those that are no duplicates.
 
     Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs",
@@ -43,9 +43,6 @@ class VisPruner(Method):
     step: int | float = 8 / 576
 
     name: ClassVar[str] = "vispruner"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .rows import chunks, ranks, take
+from .rows import chunks, distances, ranks, take
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -48,7 +48,7 @@ def max_min_places(
     at = torch.arange(valid.shape[1], device=x.device)
     nearest = torch.cat(
         [
-            _distance(unit[:, rows], unit)
+            distances(unit[:, rows], unit)
             .masked_fill(~valid[:, None] | (at[rows, None] == at), math.inf)
             .amin(-1)
             for rows in chunks(valid.shape[1])
@@ -61,7 +61,7 @@ def max_min_places(
         pick = nearest.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
         new = (at == pick) & free
         place, taken = torch.where(new, step, place), taken | new
-        distance = _distance(unit, take(unit, pick))[..., 0]
+        distance = distances(unit, take(unit, pick))[..., 0]
         closer = distance if step == 0 else torch.minimum(nearest, distance)
         nearest = torch.where(new.any(1, keepdim=True), closer, nearest)
     return _with_rest(place, taken, nearest, valid)
@@ -97,7 +97,7 @@ def dpp_places(
         pick = gain.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
         new = (at == pick) & free
         place, taken = torch.where(new, step, place), taken | new
-        alike = 1 - _distance(unit, take(unit, pick))[..., 0].square() / 2
+        alike = 1 - distances(unit, take(unit, pick))[..., 0].square() / 2
         known = (factor[:step] * factor[:step].gather(2, pick.expand(step, -1, -1))).sum(0)
         rest = alike * quality * quality.gather(1, pick) - known
         rest = rest / gain.gather(1, pick).clamp(min=torch.finfo(torch.float32).tiny).sqrt()
@@ -136,18 +136,13 @@ def least_similar_places(
     share = torch.where(exists, left // pivots.clamp(min=1), 0)
     nearest = torch.full(valid.shape, math.inf, device=x.device)
     for i in range(pivot.shape[1]):
-        distance = _distance(unit, pivot[:, i : i + 1])[..., 0]
+        distance = distances(unit, pivot[:, i : i + 1])[..., 0]
         nearest = torch.where(exists[:, i : i + 1], torch.minimum(nearest, distance), nearest)
         rank = ranks(distance, valid & ~taken)
         new = valid & ~taken & (rank < share[:, i : i + 1])
         place, taken = torch.where(new, count + rank, place), taken | new
         count = taken.sum(1, keepdim=True)
     return _with_rest(place, taken, nearest, valid)
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [b, m, n], every pair by itself."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _with_rest(place: Tensor, taken: Tensor, score: Tensor, valid: Tensor) -> Tensor:

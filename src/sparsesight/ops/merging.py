@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .rows import chunks, take
+from .rows import chunks, distances, take
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -84,8 +84,8 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances over the root of the width, from exact differences."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(a.shape[-1])
+    """Euclidean distances over the root of the width."""
+    return distances(a, b) / math.sqrt(a.shape[-1])
 
 
 def _peaks(

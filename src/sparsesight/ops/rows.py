@@ -107,3 +107,8 @@ def first_ranked(
 def chunks(size: int) -> Iterator[slice]:
     """``size`` rows, a bounded number of them at a time."""
     return (slice(start, start + ROW_CHUNK) for start in range(0, size, ROW_CHUNK))
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances [b, m, n] from exact differences, not a matrix product: no pair feels its batch."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
