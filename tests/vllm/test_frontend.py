@@ -14,7 +14,9 @@ from sparsesight.vllm.frontend import check_request
 def config(entry: Any) -> Any:
     return SimpleNamespace(
         additional_config={"sparsesight": entry} if entry else {},
-        model_config=SimpleNamespace(hf_text_config=SimpleNamespace(num_hidden_layers=8)),
+        model_config=SimpleNamespace(
+            hf_config=SimpleNamespace(), hf_text_config=SimpleNamespace(num_hidden_layers=8)
+        ),
     )
 
 
