@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,15 +60,23 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     processor = AutoProcessor.from_pretrained(path)
     prompts = [family.prompt(sample) for sample in family.samples()]
     limits = {"image": 2, **({"video": 1} if family.video else {})}
-    how = {"model": str(path), "limit_mm_per_prompt": limits, "max_num_batched_tokens": 4096}
     allowed = spoken(path)
-    llm = engine(None, **how)
-    assert pruner(llm) is None
-    vanilla = answers(llm, prompts, sampling(allowed_token_ids=allowed))
-    close(llm)
-    llm = engine(METHODS[0], **how)
-    yield Served(family, model, processor, prompts, allowed, vanilla, llm)
-    close(llm)
+    with opened(None, path, limits) as llm:
+        assert pruner(llm) is None
+        vanilla = answers(llm, prompts, sampling(allowed_token_ids=allowed))
+    with opened(METHODS[0], path, limits) as llm:
+        yield Served(family, model, processor, prompts, allowed, vanilla, llm)
+
+
+@contextmanager
+def opened(method: Method | None, path: Path, limits: dict[str, int]) -> Iterator[Any]:
+    """An engine; blocks are small, so that prompts have several."""
+    blocks = {"block_size": 32, "num_gpu_blocks_override": 200}
+    llm = engine(method, model=str(path), limit_mm_per_prompt=limits, max_num_batched_tokens=4096, **blocks)
+    try:
+        yield llm
+    finally:
+        close(llm)
 
 
 def test_every_token_is_vanilla(served: Served) -> None:

@@ -113,9 +113,7 @@ def check_config(config: Any) -> None:
             raise SparseSightError(f"sparsesight in vLLM: {sentence}")
 
 
-def check_method(
-    method: Method, num_layers: int, allowed: tuple[int, ...] | None = None
-) -> tuple[int, ...]:
+def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The pruning layers of a method in a decoder of ``num_layers``; refuses methods that the plugin cannot serve.
 
     Args:

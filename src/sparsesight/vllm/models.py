@@ -67,7 +67,10 @@ def _made(architecture: str) -> type:
     inner = getattr(import_module(f"vllm.model_executor.models.{module}"), name)
 
     def body(namespace: dict[str, Any]) -> None:
-        namespace |= {"__module__": __name__, "__doc__": f"vLLM's {name}, with pruning where it is asked for."}
+        namespace |= {
+            "__module__": __name__,
+            "__doc__": f"vLLM's {name}, with pruning where it is asked for.",
+        }
 
     return new_class(architecture, (Sparse, inner), exec_body=body)
 

@@ -213,7 +213,12 @@ class Pruner:
             a, b = int(start[r]), int(start[r] + before[r])
             own = slice(a, b)
             rows, is_merged, tokens = prefill.select(
-                index, hidden[own] + residual[own], q[own], k[own], active.positions[..., own], self.facts[index]
+                index,
+                hidden[own] + residual[own],
+                q[own],
+                k[own],
+                active.positions[..., own],
+                self.facts[index],
             )
             pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
             width += a - cursor
