@@ -197,6 +197,8 @@ def _qwen_processor(processor: str, videos: str) -> Callable[[], Any]:
         import transformers
 
         sizes: dict[str, Any] = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2, "size": SIZE}
+        # As published checkpoints have it, alike for both: Qwen3-VL in vLLM takes those of pictures for clips too.
+        sizes |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         return getattr(transformers, processor)(
             image_processor=transformers.Qwen2VLImageProcessor(**sizes),
             video_processor=getattr(transformers, videos)(**sizes),
