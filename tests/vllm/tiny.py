@@ -225,9 +225,15 @@ FAMILIES: Sequence[Tiny] = (
         _qwen_processor("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
         **_QWEN,
     ),
+    # One position a second: once a clip is longer than it is wide, transformers 5.19 lets the text after it go on from
+    # its width, and vLLM from its end.
     Tiny(
         "qwen2_5_vl",
-        _qwen_vl("Qwen2_5_VL", SECTIONS, {**WIDTH, "window_size": 24, "fullatt_block_indexes": [1]}),
+        _qwen_vl(
+            "Qwen2_5_VL",
+            SECTIONS,
+            {**WIDTH, "window_size": 24, "fullatt_block_indexes": [1], "tokens_per_second": 1},
+        ),
         _qwen_processor("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
         **_QWEN,
     ),
