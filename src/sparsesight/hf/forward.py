@@ -372,7 +372,10 @@ class Forward:
         if self.vision is None:
             return None
         attention, key = (ops.take(x, source) for x in (self.vision.attention, self.vision.key))
-        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0))
+        relevance = self.vision.relevance
+        if relevance is not None:
+            relevance = ops.take(relevance, source).masked_fill(~visual, 0)
+        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0), relevance)
 
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""

@@ -28,6 +28,7 @@ from .inputs import among, asks_for_outputs, check_labels, is_checkpointed, vali
 from .layout import Given, Layout, Plan, Record
 from .outputs import widen_outputs
 from .probe import Probe
+from .text_tower import TextTower
 from .vision import VisionReader
 
 PER_CALL = "per call"
@@ -45,6 +46,7 @@ class Hooks:
         done: called after every forward of the decoder with its record (None if it was no prefill) and milliseconds
             (None unless ``timing``).
         timing: whether to wait for the device and measure.
+        text_tower: for a method that compares the question with patches.
 
     Raises:
         SparseSightError: if the decoder already has hooks; nothing is installed then.
@@ -57,6 +59,7 @@ class Hooks:
         visual_mask: VisualMask | None,
         done: Callable[[Record | None, float | None], None],
         timing: bool,
+        text_tower: TextTower | None = None,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
@@ -69,7 +72,9 @@ class Hooks:
         self.generating = Generating()
         self.added = Additions()
         self.probes: list[Probe] = []
-        self.vision = VisionReader(parts, str(plan.method)) if plan.method.reads_vision else None
+        self.vision, self.text_tower = None, text_tower
+        if plan.method.reads_vision:
+            self.vision = VisionReader(parts, str(plan.method), text_tower)
         try:
             self.install()
         except BaseException:
@@ -146,7 +151,7 @@ class Hooks:
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         ids = kwargs.get("input_ids", args[0] if args else None)
-        self.local.layout = None
+        self.local.layout, self.local.ids = None, ids
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
             past = cached_length(kwargs.get("past_key_values"))
             prompt = self.generating.prompt_columns(past, ids.shape[1])
@@ -188,7 +193,8 @@ class Hooks:
                 forward.checkpointed = is_checkpointed(module)
                 check_labels(getattr(self.local, "labels", None), layout.frames.visual)
                 if self.vision is not None and forward.rows is not None:
-                    forward.vision = self.vision.take(x, forward.rows.visual)
+                    asked = () if self.text_tower is None else self.asked(self.text_tower, forward.rows.text)
+                    forward.vision = self.vision.take(x, forward.rows.visual, asked)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -196,6 +202,33 @@ class Hooks:
             # A decoder that goes on with so many last rows would take others than are meant.
             return args, {**kwargs, "logits_to_keep": 0}
         return None
+
+    def asked(self, tower: TextTower, text: Tensor) -> list[str]:
+        """The question of each sample of a prompt, whose ``text`` [b, n] comes after its last picture.
+
+        Raises:
+            SparseSightError: if it is not known, or if there are more or fewer questions than samples.
+        """
+        given, ids, batch = (
+            getattr(self.local, "questions", None),
+            getattr(self.local, "ids", None),
+            len(text),
+        )
+        if given is None and tower.decode is not None and isinstance(ids, Tensor) and ids.shape == text.shape:
+            return [
+                tower.decode(row[mask].tolist()) for row, mask in zip(ids, text.to(ids.device), strict=True)
+            ]
+        if given is None:
+            raise SparseSightError(
+                f"method={self.plan.method}: its text tower was told no question; put `with questions(model, [...])` "
+                "around the call, or give TextTower the model's tokenizer as prompt_tokenizer"
+            )
+        samples = self.generating.samples or batch
+        if len(given) != samples:
+            raise SparseSightError(
+                f"questions: {len(given)} for {samples} samples; give one for each, in their order"
+            )
+        return [question for question in given for _ in range(batch // samples)]  # beams follow one another
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""
@@ -239,7 +272,7 @@ class Hooks:
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        self.local.forward = self.local.layout = self.local.labels = self.local.asked = None
+        self.local.forward = self.local.layout = self.local.labels = self.local.asked = self.local.ids = None
         if not self.generating.within:  # which encodes pictures once, and may want them several times
             self.forget_pictures()
 

@@ -18,6 +18,7 @@ from .hooks import PER_CALL, Hooks, VisualMask
 from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
 from .shape import decoder_shape
+from .text_tower import TextTower
 
 
 def sparsify(
@@ -25,6 +26,7 @@ def sparsify(
     method: Method | str = "sparsevlm+",
     *,
     visual_mask: VisualMask | None = None,
+    text_tower: TextTower | None = None,
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
@@ -48,6 +50,8 @@ def sparsify(
         visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
             call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
             alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
+        text_tower: for methods that compare the question with the patches of the vision tower, such as
+            ``CDPruner.published()``: the text tower that it was trained with.
         trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
             that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
             positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
@@ -64,7 +68,13 @@ def sparsify(
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
     """
     return Sparsified(
-        model, make_method(method, **options), visual_mask, trim_early_layers, timing=timing, trace=trace
+        model,
+        make_method(method, **options),
+        visual_mask,
+        trim_early_layers,
+        text_tower=text_tower,
+        timing=timing,
+        trace=trace,
     )
 
 
@@ -83,9 +93,17 @@ class Sparsified:
         visual_mask: VisualMask | None = None,
         trim_early_layers: bool = False,
         *,
+        text_tower: TextTower | None = None,
         timing: bool = False,
         trace: bool = False,
     ) -> None:
+        if method.reads_text_tower != (text_tower is not None):
+            raise SparseSightError(
+                f"method={method} compares the question with patches, for which a vision-language model has no text "
+                "tower: give the one its vision tower was trained with, text_tower=TextTower.from_pretrained(...)"
+                if method.reads_text_tower
+                else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
+            )
         parts = anatomy(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
@@ -118,7 +136,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing)
+        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower)
 
     @property
     def report(self) -> Report:

@@ -69,6 +69,10 @@ class Compose(Method):
         return any(part.reads_vision for part in self.parts)
 
     @property
+    def reads_text_tower(self) -> bool:  # type: ignore[override]
+        return any(part.reads_text_tower for part in self.parts)
+
+    @property
     def reads_frames(self) -> bool:  # type: ignore[override]
         return any(part.reads_frames for part in self.parts)
 
