@@ -105,8 +105,10 @@ class TextTower:
         return cls(texts, patches, width, None if prompt_tokenizer is None else decode)
 
     @classmethod
-    def from_pretrained(cls, name: str, prompt_tokenizer: Any = None, **options: Any) -> TextTower:
-        """Of a CLIP checkpoint, a folder or a Hub id; ``options`` go to ``CLIPModel.from_pretrained``.
+    def from_pretrained(
+        cls, name: str, prompt_tokenizer: Any = None, device: torch.device | str = "cpu", **options: Any
+    ) -> TextTower:
+        """Of a CLIP checkpoint, a folder or a Hub id, on a device; ``options`` go to ``CLIPModel.from_pretrained``.
 
         Raises:
             SparseSightError: if it is the checkpoint of another kind of model.
@@ -119,5 +121,5 @@ class TextTower:
                 f"text tower {name!r} is a {kind!r}: give the CLIP that the model's vision tower was taken from, such "
                 "as openai/clip-vit-large-patch14-336 for LLaVA-1.5"
             )
-        clip = CLIPModel.from_pretrained(name, **options)
-        return cls.from_clip(clip, AutoTokenizer.from_pretrained(name), prompt_tokenizer)
+        clip: Any = CLIPModel.from_pretrained(name, **options)
+        return cls.from_clip(clip.to(device), AutoTokenizer.from_pretrained(name), prompt_tokenizer)
