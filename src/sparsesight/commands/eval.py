@@ -58,7 +58,7 @@ def evaluate(
     ),
     text_tower: str | None = typer.Option(
         None,
-        help="Folder or Hub id of the CLIP that the model's vision tower is from, for methods that read its text tower.",
+        help="Folder or Hub id of the CLIP that the vision tower is from, for methods that read its text tower.",
         show_default="none",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
