@@ -243,7 +243,8 @@ class Forward:
         """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
         rows = self.rows
         assert rows is not None
-        cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
+        with self.plan.clock("cache"):
+            cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
         own = kind.source == kind.index
 
         def keys(_: Any) -> Keys:
@@ -254,7 +255,8 @@ class Forward:
 
         seen = self._once(("keys", kind.kind), None, keys)
         if cached is not None and own:
-            cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
+            with self.plan.clock("cache"):
+                cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
         return seen
 
     def _padding(self, mask: Any) -> Any:
@@ -318,7 +320,7 @@ class Forward:
         row, text = self._text(rows)
         source = rows.source.gather(1, column)
         frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
-        with plan.clock("scoring"):
+        with plan.clock("scoring"), torch.no_grad():
             stage = StageInput(
                 index=self.done,
                 layer=layer,
@@ -336,7 +338,9 @@ class Forward:
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
-            selection = plan.method.select(stage)
+            score = plan.method.score(stage)
+        with plan.clock("selection"):
+            selection = plan.method.choose(stage, score)
         with plan.clock("gather"):
             out = selection.counts.tokens_out
             lengths = [n - v + o for n, v, o in zip(layout.length, layout.visual, out, strict=True)]
@@ -353,7 +357,8 @@ class Forward:
             self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.trim_early and self.done == 1 and width < self.length:
-            self._trim(width)
+            with plan.clock("cache"):
+                self._trim(width)
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
         return unfold(shorter, shaped)

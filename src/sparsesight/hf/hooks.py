@@ -20,6 +20,7 @@ from ..budget import BEFORE
 from ..errors import SparseSightError
 from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
+from .clock import LAYOUT
 from .families import Anatomy, attention_implementation, check_implementation
 from .forward import Forward
 from .frames import FrameRule, Frames
@@ -33,6 +34,7 @@ from .vision import VisionReader
 
 PER_CALL = "per call"
 VisualMask = Tensor | Callable[[Tensor], Tensor] | Literal["per call"]
+REST = "rest"  # see `clock.PARTS`
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
 
 
@@ -155,7 +157,9 @@ class Hooks:
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
             past = cached_length(kwargs.get("past_key_values"))
             prompt = self.generating.prompt_columns(past, ids.shape[1])
-            if prompt:
+            if not prompt:
+                return
+            with self.plan.clock(LAYOUT):
                 valid = valid_rows(kwargs.get("attention_mask"), ids)
                 visual = self.is_visual(ids) & valid
                 video = among(ids, self.frame_rule.video_ids) & visual
@@ -167,6 +171,11 @@ class Hooks:
         self.local.forward = None  # an interrupted one is not told that it is over
         if self.timing:
             self.local.started = self.plan.clock.now()
+        with self.plan.clock(REST):
+            return self.open_forward(module, args, kwargs)
+
+    def open_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the decoder's entrance does; layers find it in :attr:`forward`."""
         if attention_implementation(module) != self.implementation:
             self.follow()
         x = kwargs.get("inputs_embeds")
@@ -193,8 +202,11 @@ class Hooks:
                 forward.checkpointed = is_checkpointed(module)
                 check_labels(getattr(self.local, "labels", None), layout.frames.visual)
                 if self.vision is not None and forward.rows is not None:
-                    asked = () if self.text_tower is None else self.asked(self.text_tower, forward.rows.text)
-                    forward.vision = self.vision.take(x, forward.rows.visual, asked)
+                    with self.plan.clock("vision"):
+                        asked = (
+                            () if self.text_tower is None else self.asked(self.text_tower, forward.rows.text)
+                        )
+                        forward.vision = self.vision.take(x, forward.rows.visual, asked)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -233,7 +245,8 @@ class Hooks:
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""
         if self.forward is not None:
-            self.forward.observe(layer, query, key, mask, kwargs)
+            with self.plan.clock(REST):
+                self.forward.observe(layer, query, key, mask, kwargs)
 
     def layer_entrance(self, index: int) -> Callable[..., Any]:
         """The pre-hook of one layer."""
@@ -242,6 +255,10 @@ class Hooks:
             forward = self.forward
             if forward is None:
                 return None
+            with self.plan.clock(REST):
+                return entered(forward, args, kwargs)
+
+        def entered(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             more = {str(i): arg for i, arg in enumerate(args[1:])}
             changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], {**more, **kwargs})
             if changed is None:
@@ -258,16 +275,18 @@ class Hooks:
         forward = self.forward
         if forward is None or not forward.active:
             return None
-        if isinstance(output, tuple):
-            return (forward.leave(output[0]), *output[1:])
-        return forward.leave(output)
+        with self.plan.clock(REST):
+            if isinstance(output, tuple):
+                return (forward.leave(output[0]), *output[1:])
+            return forward.leave(output)
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Hand over what is to be remembered."""
         forward = self.forward
-        record = forward.finish() if forward is not None else None
-        if forward is not None:
-            widen_outputs(output, forward)
+        with self.plan.clock(REST):
+            record = forward.finish() if forward is not None else None
+            if forward is not None:
+                widen_outputs(output, forward)
         self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
+from ..operations import Operations
 from ..report import Latency, Report, batch_report
 from .clock import Clock
 from .families import anatomy
@@ -200,8 +201,18 @@ class Sparsified:
         self.restore()
 
     @contextmanager
+    def count_operations(self) -> Iterator[Operations]:
+        """Within it, count what this thread gives torch to do: the mechanism's parts, and under "" all else."""
+        self._clock.sections = {}
+        try:
+            with Operations(lambda: self._clock.open[-1] if self._clock.open else "") as counted:
+                yield counted
+        finally:
+            self._clock.sections = None
+
+    @contextmanager
     def measure_sections(self, processor: bool = False) -> Iterator[dict[str, float]]:
-        """Within it, collect the seconds spent in raters, scoring, gather and masks.
+        """Within it, collect the seconds of each part of the mechanism (``hf.clock.PARTS``).
 
         By the wall clock, which waits for the device; or processor time of all threads, where ``processor`` is set.
         """

@@ -201,6 +201,11 @@ class Method(ABC):
         """Score, keep exactly the counted tokens (ties to the earlier one), and merge what is recycled."""
         with torch.no_grad():
             score = self.score(stage)
+        return self.choose(stage, score)
+
+    def choose(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
+        """The second half of :meth:`select`, from scores: hosts that measure call the halves one by one."""
+        with torch.no_grad():
             counts = self.counts(stage)
             place = ops.ranks(score, stage.visual)
             if self.per_frame:

@@ -124,9 +124,9 @@ class Compose(Method):
         part, index = self._part(stage.index)
         return part.score(dataclasses.replace(stage, index=index))
 
-    def select(self, stage: StageInput) -> Selection:
+    def choose(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
         part, index = self._part(stage.index)
-        return part.select(dataclasses.replace(stage, index=index))
+        return part.choose(dataclasses.replace(stage, index=index), score)
 
     def overhead(self, sizes: StageSizes) -> int:
         part, index = self._part(sizes.index)
