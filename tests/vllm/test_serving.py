@@ -90,7 +90,16 @@ class TestWithVllm:
     def test_what_the_user_chose_is_seen(self) -> None:
         parser = Parser()
         assert parser.chosen([]) == {}
-        given = "--no-enable-prefix-caching -tp 2 --additional_config.other 3 -O0 --port 8001".split()
+        given = [
+            "--no-enable-prefix-caching",
+            "-tp",
+            "2",
+            "--additional_config.other",
+            "3",
+            "-O0",
+            "--port",
+            "8001",
+        ]
         chosen = parser.chosen(given)
         assert chosen.pop("additional_config") == {"other": 3}
         assert chosen.pop("enable_prefix_caching") is False
@@ -135,5 +144,5 @@ class TestWithVllm:
         self.checked()
         monkeypatch.setattr(EngineArgs, "create_engine_config", EngineArgs.create_engine_config.__wrapped__)
         monkeypatch.setenv("VLLM_PLUGINS", "another")
-        with pytest.raises(SparseSightError, match="VLLM_PLUGINS 'another'.*add sparsesight"):
+        with pytest.raises(SparseSightError, match=r"VLLM_PLUGINS 'another'.*add sparsesight"):
             self.checked()
