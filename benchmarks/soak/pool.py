@@ -96,7 +96,12 @@ def chat(question: str, pictures: Sequence[bytes], retain: Any = None) -> dict[s
         "max_tokens": 8,
         "logprobs": True,
         "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
-        "extra_body": {} if retain is None else {"vllm_xargs": {"sparsesight_retain": retain}},
+        # More words than the answer has, so that there are some that the model is unsure of.
+        "extra_body": {
+            "add_special_tokens": True,
+            "min_tokens": 8,
+            **({} if retain is None else {"vllm_xargs": {"sparsesight_retain": retain}}),
+        },
     }
 
 

@@ -66,8 +66,10 @@ def picture_part(data: bytes) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def request(question: str, pictures: Sequence[Path] = (), retain: Any = None, **more: Any) -> dict[str, Any]:
-    """Arguments of ``chat.completions.create``."""
+def request(
+    question: str, pictures: Sequence[Path] = (), retain: Any = None, min_tokens: int | None = 8, **more: Any
+) -> dict[str, Any]:
+    """Arguments of ``chat.completions.create``; with ``min_tokens`` an answer has words that the model is unsure of."""
     content = [picture_part(path.read_bytes()) for path in pictures]
     made: dict[str, Any] = {
         "model": "bundled",
@@ -76,6 +78,11 @@ def request(question: str, pictures: Sequence[Path] = (), retain: Any = None, **
         "logprobs": True,
         "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
     }
+    # transformers begins every prompt with <s>, vLLM's chat route only where the template or the request says so.
+    extra: dict[str, Any] = {
+        "add_special_tokens": True,
+        **({} if min_tokens is None else {"min_tokens": min_tokens}),
+    }
     if retain is not None:
-        made["extra_body"] = {"vllm_xargs": {"sparsesight_retain": retain}}
-    return {**made, **more}
+        extra["vllm_xargs"] = {"sparsesight_retain": retain}
+    return {**made, "extra_body": extra, **more}
