@@ -18,6 +18,7 @@ from .commands.ask import ask
 from .commands.bench import bench
 from .commands.eval import evaluate
 from .commands.methods import methods
+from .commands.serve import PASS_ON, serve
 from .errors import SparseSightError
 
 # Of what typer raises for a wrong option or argument. It was click's class, and in newer typers is one of their own.
@@ -72,6 +73,7 @@ app.command("ask")(ask)
 app.command("methods")(methods)
 app.command("bench")(bench)
 app.command("eval")(evaluate)
+app.command("serve", context_settings=PASS_ON)(serve)
 
 
 def _print_version(wanted: bool) -> None:
