@@ -27,6 +27,7 @@ class LayerFacts:
     scale: float
     softcap: float | None
     inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
+    rotary_axis: Tensor | None = None  # int64 [f]: position axis of each frequency; None if there is one axis
 
     @classmethod
     def of(cls, self_attn: Any) -> LayerFacts:
@@ -40,7 +41,23 @@ class LayerFacts:
             scale=attention.impl.scale,
             softcap=getattr(attention.impl, "logits_soft_cap", None) or None,
             inv_freq=None if rotary is None else rotary._compute_inv_freq(rotary.base).float(),
+            rotary_axis=rotary_axis(rotary),
         )
+
+
+def rotary_axis(rotary: Any) -> Int[Tensor, " f"] | None:
+    """Which of time, height and width each frequency of one of vLLM's rotary embeddings reads; None if not several.
+
+    Axes have a section each, one after another, or take turns as long as their sections last, then time has the rest.
+    """
+    if not getattr(rotary, "mrope_section", None):
+        return None
+    sections = torch.tensor(rotary.mrope_section)
+    if not rotary.mrope_interleaved:
+        return torch.arange(len(sections)).repeat_interleave(sections)
+    place = torch.arange(int(sections.sum()))
+    turn = place % len(sections)
+    return turn.where(place // len(sections) < sections[turn], 0)
 
 
 @dataclass
@@ -76,7 +93,7 @@ class Prefill:
         hidden: Float[Tensor, "n c"],
         query: Float[Tensor, "n hd"],
         key: Float[Tensor, "n gd"],
-        position: Int[Tensor, " n"],
+        position: Int[Tensor, "... n"],
         facts: LayerFacts,
     ) -> tuple[Int[Tensor, " m"], Tensor, Tensor]:
         """Let the method choose after its ``index``-th pruning layer.
@@ -85,7 +102,7 @@ class Prefill:
             index: which stage.
             hidden: what would enter the next layer.
             query, key: of the pruning layer, after the rotary embedding; heads side by side.
-            position: rotary positions.
+            position: rotary positions, [n] or [axes, n].
             facts: of that layer.
 
         Returns:
@@ -115,9 +132,10 @@ class Prefill:
                 key=key.transpose(0, 1)[None],
                 mask=ops.causal_rows(text_at, n, 0),
                 key_column=column,
-                query_position=position[text_at[0]][None],
-                key_position=position[None],
+                query_position=position[..., text_at[0]].unsqueeze(-2),
+                key_position=position.unsqueeze(-2),
                 inv_freq=facts.inv_freq,
+                rotary_axis=facts.rotary_axis,
                 scale=facts.scale,
                 softcap=facts.softcap,
             ),
