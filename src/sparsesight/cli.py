@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from .commands.ask import ask
 from .commands.bench import bench
+from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.methods import methods
 from .errors import SparseSightError
@@ -72,6 +73,7 @@ app.command("ask")(ask)
 app.command("methods")(methods)
 app.command("bench")(bench)
 app.command("eval")(evaluate)
+app.command("demo")(demo)
 
 
 def _print_version(wanted: bool) -> None:
