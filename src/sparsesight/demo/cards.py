@@ -95,7 +95,7 @@ def costs(dense: Speech, sparse: Speech) -> str:
 def _row(name: str, dense: str, sparse: str, before: float | None, after: float | None) -> str:
     share, bar = NOTHING, ""
     if before and after is not None:
-        share = f"{after / before:.0%}"
+        share = f"{after / before:.0%}" if after <= 2 * before else f"{after / before:.1f} x"
         bar = f'<span class="ss-bar" aria-hidden="true"><i style="width:{min(100 * after / before, 100):.1f}%"></i></span>'
     return f'<tr><th scope="row">{name}</th><td>{dense}</td><td>{sparse}</td><td>{bar}{share}</td></tr>'
 

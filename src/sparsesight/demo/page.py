@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from . import cards, runs
 from .engine import Engine
 from .pictures import Panel
 from .running import Desk
-from .uploads import MAX_BYTES, read_upload
+from .uploads import read_upload
 from .wiring import PRIVATE, connect, path_of, sentences
 
 COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
@@ -85,7 +86,6 @@ def _header(model: str, visual: int) -> str:
 
 def _inputs(choices: Choices) -> Inputs:
     first = bundled.default_picture()
-    asked = bundled.picture_questions()
     picture = gr.Image(
         value=str(first),
         label="Picture",
@@ -96,12 +96,28 @@ def _inputs(choices: Choices) -> Inputs:
         elem_id="ss-picture",
         alt_text="the picture that is asked about",
     )
+    scenes = gr.Dataset(
+        components=["image"],
+        samples=[[str(path)] for path in bundled.pictures()],
+        type="index",
+        layout="gallery",
+        label="Example pictures",
+        elem_id="ss-scenes",
+    )
     question = gr.Textbox(
-        asked[first.name][0]["question"],
+        _suggestions(first)[0][0],
         label="Question",
         max_lines=4,
         max_length=runs.MAX_QUESTION,
         elem_id="ss-question",
+    )
+    suggested = gr.Dataset(
+        components=["textbox"],
+        samples=_suggestions(first),
+        type="values",
+        layout="gallery",
+        label="Questions about the example",
+        elem_id="ss-suggested",
     )
     method = gr.Dropdown(list(METHODS), value=choices.method, label="Method", elem_id="ss-method")
     retain = gr.Slider(
@@ -111,20 +127,29 @@ def _inputs(choices: Choices) -> Inputs:
         step=1,
         label="Visual tokens to keep",
         info=f"On average over the layers, of {choices.visual:,}.",
+        buttons=[],
         elem_id="ss-retain",
     )
-    examples = [[str(path), asked[path.name][i]["question"]] for i in (7, 3, 8) for path in bundled.pictures()]
-    gr.Examples(
-        examples, [picture, question], examples_per_page=4, api_visibility="private", elem_id="ss-examples"
-    )
-
     def look(upload: Any) -> None:
         if upload is not None:
             read_upload(path_of(upload))
 
+    def choose(number: Any) -> tuple[str, str, Any]:
+        path = bundled.pictures()[int(number)]
+        offered = _suggestions(path)
+        return str(path), offered[0][0], gr.Dataset(samples=offered)
+
+    scenes.click(sentences(choose), scenes, [picture, question, suggested], queue=False, **PRIVATE)
+    suggested.click(lambda sample: sample[0], suggested, question, queue=False, **{**PRIVATE, "preprocess": True})
     seen = picture.upload(sentences(look), picture, None, queue=False, **PRIVATE)
     seen.failure(lambda: None, None, picture, queue=False, api_visibility="private", show_progress="hidden")
     return Inputs(picture, question, method, retain)
+
+
+def _suggestions(picture: Path) -> list[list[str]]:
+    """Questions of different kinds about a bundled picture."""
+    asked = {x["kind"]: x["question"] for x in bundled.picture_questions()[picture.name]}
+    return [[asked[kind]] for kind in ("color", "letter", "neighbor", "compare", "count")]
 
 
 def _buttons(desk: Desk, name: str, run: str) -> Any:
@@ -134,8 +159,8 @@ def _buttons(desk: Desk, name: str, run: str) -> Any:
         desk.stop(str(request.session_hash))
 
     with gr.Row(elem_classes="ss-buttons"):
-        begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=120, scale=3)
-        end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=80, scale=1)
+        begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
+        end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
     end.click(stop, None, None, queue=False, **PRIVATE)
     return begin
 
@@ -148,7 +173,7 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
         sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=240)
     stages = gr.State([])
     with gr.Column(visible=False) as kept:
-        slider = gr.Slider(1, 2, value=1, step=1, label="Stage", elem_id="ss-stage")
+        slider = gr.Slider(1, 2, value=1, step=1, label="Stage", buttons=[], elem_id="ss-stage")
         caption = gr.HTML(elem_id="ss-caption")
         overlay = gr.Image(
             show_label=False,
