@@ -18,13 +18,13 @@ def answer(title: str, subtitle: str, speech: Speech | None, state: str) -> str:
     Args:
         title, subtitle: which way.
         speech: None before there is anything.
-        state: what is going on, such as "writing"; shown until the answer is complete.
+        state: what is going on, such as "writing", shown until the answer is complete; "" is nothing.
     """
     done = speech is not None and speech.done
     text = escape(speech.text) if speech is not None and speech.text else ""
     if done and not text:
         text = '<span class="ss-quiet">(an empty answer)</span>'
-    caret = "" if done else '<span class="ss-caret" aria-hidden="true"></span>'
+    caret = "" if done or not state else '<span class="ss-caret" aria-hidden="true"></span>'
     facts = [
         ("first token", _milliseconds(speech)),
         ("tokens/s", _rate(speech)),

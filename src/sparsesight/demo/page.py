@@ -149,7 +149,7 @@ def _inputs(choices: Choices) -> Inputs:
 def _suggestions(picture: Path) -> list[list[str]]:
     """Questions of different kinds about a bundled picture."""
     asked = {x["kind"]: x["question"] for x in bundled.picture_questions()[picture.name]}
-    return [[asked[kind]] for kind in ("color", "letter", "neighbor", "compare", "count")]
+    return [[asked[kind]] for kind in ("color", "letter", "neighbor", "compare")]
 
 
 def _buttons(desk: Desk, name: str, run: str) -> Any:
@@ -271,7 +271,7 @@ def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
     gr.HTML(f'<p class="ss-lead">Ask something else of the same picture, and see {how} where the kept patches go.</p>')
     box = gr.Textbox(
         label="Another question",
-        placeholder="What letter is on the white card?",
+        placeholder="Type a question",
         max_lines=4,
         max_length=runs.MAX_QUESTION,
         elem_id="ss-watch",
@@ -285,7 +285,7 @@ def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
         return runs.Asked(path_of(upload), question, method, retain)
 
     def check(upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request) -> str:
-        asked(upload, question, method, retain).check()
+        asked(upload, question, method, retain).check(typing=True)
         desk.open(str(request.session_hash))
         return ""
 

@@ -33,31 +33,31 @@ class Asked:
     method: str = ""
     retain: Any = 0
 
-    def check(self) -> None:
+    def check(self, typing: bool = False) -> None:
         """Find out what is wrong before waiting for a turn.
+
+        Args:
+            typing: the question is being typed: it may be empty, and the picture is not looked at with every key.
 
         Raises:
             SparseSightError: no picture, an empty or endless question, an unknown method or budget.
         """
-        check_question(self.question)
+        if not isinstance(self.question, str) or not (typing or self.question.strip()):
+            raise SparseSightError("the question is empty: ask something about the picture")
+        if len(self.question) > MAX_QUESTION:
+            raise SparseSightError(
+                f"the question has {len(self.question):,} characters, more than the limit of {MAX_QUESTION:,}: shorten it"
+            )
         if self.method:
             self.chosen()
-        read_upload(self.path)
+        if not typing:
+            read_upload(self.path)
 
     def chosen(self) -> Method:
         retain = self.retain
-        if isinstance(retain, bool) or not isinstance(retain, int | float) or retain != int(retain):
+        if isinstance(retain, bool) or not isinstance(retain, int | float) or not float(retain).is_integer():
             raise SparseSightError(f"retain={retain!r}: give a whole number of visual tokens")
         return make_method(self.method, retain=int(retain))
-
-
-def check_question(question: Any) -> None:
-    if not isinstance(question, str) or not question.strip():
-        raise SparseSightError("the question is empty: ask something about the picture")
-    if len(question) > MAX_QUESTION:
-        raise SparseSightError(
-            f"the question has {len(question):,} characters, more than the limit of {MAX_QUESTION:,}: shorten it"
-        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
                 yield view(f"{name} answer: {states[turn]}", turn)
     except Stopped:
         states = ["stopped"] * 2
-        yield view("", 0)
+        yield replace(view("", 0), status=cards.status("Stopped."))
         return
     except Exception as error:
         states = ["no answer"] * 2
@@ -209,9 +209,12 @@ def watch(engine: Engine, asked: Asked, before: Looked | None, stop: Event) -> I
     Raises:
         SparseSightError: whatever is wrong with what was asked.
     """
-    picture = read_upload(asked.path)
     if before is not None and before.path != asked.path:
         before = None
+    if not asked.question.strip():
+        yield cards.pair(before and before.figure, ""), before, cards.status("Type a question.")
+        return
+    picture = read_upload(asked.path)
     speech = None
     try:
         for speech, seconds in _timed(engine.ask(picture, asked.question, asked.chosen(), stop)):
