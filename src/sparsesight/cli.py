@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from .commands.ask import ask
 from .commands.bench import bench
+from .commands.demo import demo
 from .commands.eval import evaluate
 from .commands.methods import methods
 from .commands.serve import PASS_ON, serve
@@ -73,6 +74,7 @@ app.command("ask")(ask)
 app.command("methods")(methods)
 app.command("bench")(bench)
 app.command("eval")(evaluate)
+app.command("demo")(demo)
 app.command("serve", context_settings=PASS_ON)(serve)
 
 

@@ -12,6 +12,7 @@ from .loading import Loaded, out_of_memory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..hf.sparsify import Sparsified
     from ..methods import Method
     from ..report import Report
 
@@ -29,8 +30,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The same question with and without sparsification.
+class Pruned:
+    """What the prefill of one prompt kept, and what it cost.
 
     Attributes:
         kept: per stage, indices of the kept visual tokens.
@@ -38,12 +39,18 @@ class Comparison:
         layers: per stage, the layer after which it pruned. All three are empty if the prefill ran dense.
     """
 
-    dense: Answer
-    sparse: Answer
     report: Report
     kept: list[list[int]]
     merged: list[int]
     layers: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison(Pruned):
+    """The same question with and without sparsification."""
+
+    dense: Answer
+    sparse: Answer
 
     @property
     def agree(self) -> bool:
@@ -110,11 +117,18 @@ def compare(loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int) ->
             text, tokens = _generate(loaded, inputs, max_new_tokens)
     further = times.wall[DECODE]
     dense = Answer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
+    found = pruned(run)
+    return Comparison(found.report, found.kept, found.merged, found.layers, dense, sparse)
+
+
+def pruned(run: Sparsified) -> Pruned:
+    """What the last prefill of one prompt kept."""
+    report = run.report
     kept = [stage[0].tolist() for stage in run.kept]
     layers = list(run.layers[: len(kept)])
     entering = report.samples[0].visual_per_layer
     merged = [entering[layer + 1] - len(stage) for layer, stage in zip(layers, kept, strict=True)]
-    return Comparison(dense, sparse, report, kept, merged, layers)
+    return Pruned(report, kept, merged, layers)
 
 
 def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, int]:
