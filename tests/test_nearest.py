@@ -19,6 +19,7 @@ def test_the_nearest_name() -> None:
     assert did_you_mean("fastvv", ["dart", "fastv", "tome"]) == "; did you mean 'fastv'?"
     assert did_you_mean("FASTV", ["dart", "fastv"]) == "; did you mean 'fastv'?"
     assert did_you_mean("Sparse", {"SparseVLM": "sparsevlm"}) == "; did you mean 'sparsevlm'?"
+    assert did_you_mean("flex", ["sdpa", "flex_attention"]) == "; did you mean 'flex_attention'?"
     for name in ("zzz", "", 3, None):
         assert did_you_mean(name, ["dart", "fastv"]) == ""
     assert did_you_mean("fastv", []) == ""

@@ -15,5 +15,6 @@ def did_you_mean(name: object, known: Iterable[str] | Mapping[str, str]) -> str:
     """
     spellings = dict(known) if isinstance(known, Mapping) else {word: word for word in known}
     names = {spelling.lower(): word for spelling, word in spellings.items()}
-    near = get_close_matches(str(name).lower(), names, n=1)
+    word = str(name).lower()
+    near = get_close_matches(word, names, n=1) or [x for x in names if len(word) > 2 and x.startswith(word)]
     return f"; did you mean {names[near[0]]!r}?" if near else ""
