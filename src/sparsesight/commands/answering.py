@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..methods import Method
     from ..report import Report
+    from ..viz import Look
 
 PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for processors without a chat template
 
@@ -36,6 +37,8 @@ class Comparison:
         kept: per stage, indices of the kept visual tokens.
         merged: per stage, merged tokens that went on beside them.
         layers: per stage, the layer after which it pruned. All three are empty if the prefill ran dense.
+        look: for pictures; None if there was no picture, or if this model's tokens cannot be placed on it.
+        why_not: why there is no look.
     """
 
     dense: Answer
@@ -44,6 +47,8 @@ class Comparison:
     kept: list[list[int]]
     merged: list[int]
     layers: list[int]
+    look: Look | None = None
+    why_not: str = ""
 
     @property
     def agree(self) -> bool:
@@ -86,8 +91,12 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
     return inputs.to(loaded.model.device, loaded.model.dtype)
 
 
-def compare(loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int) -> Comparison:
+def compare(
+    loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int, picture: Image | None = None
+) -> Comparison:
     """Answer greedily, dense and sparse; each way once unmeasured before, so that neither pays for a first run.
+
+    With the ``picture`` the result has a look at it.
 
     Raises:
         SparseSightError: what :func:`sparsesight.sparsify` refuses, a budget that this picture cannot meet, too
@@ -114,7 +123,17 @@ def compare(loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int) ->
     layers = list(run.layers[: len(kept)])
     entering = report.samples[0].visual_per_layer
     merged = [entering[layer + 1] - len(stage) for layer, stage in zip(layers, kept, strict=True)]
-    return Comparison(dense, sparse, report, kept, merged, layers)
+    look, why_not = (None, "no picture was given") if picture is None else _look(run, picture, loaded, inputs)
+    return Comparison(dense, sparse, report, kept, merged, layers, look, why_not)
+
+
+def _look(run: Any, picture: Image, loaded: Loaded, inputs: Any) -> tuple[Look | None, str]:
+    from .. import viz
+
+    try:
+        return viz.look(run, picture, loaded.processor, inputs), ""
+    except SparseSightError as error:
+        return None, str(error)
 
 
 def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, int]:
