@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import SparseSightError
 from .look import Look, Stage
@@ -107,7 +107,7 @@ def side_by_side(
     sheet = arrange(panels, columns or min(math.ceil(math.sqrt(len(panels))), 4), letters(size))
     first = next(iter(looks.values()))
     merging = next((look for look in looks.values() if any(s.merged.any() for s in look.stages)), first)
-    return stack(sheet, legend(merging, sheet.width, letters(size)))
+    return stack(sheet, legend(replace(merging, words=()), sheet.width, letters(size)))
 
 
 def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> bytes:
@@ -117,25 +117,26 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
         ms: how long each stage is shown.
         steps: pictures in between, each of 60 milliseconds.
     """
-    shown: list[Stage | None] = [None, *look.stages]
-    whole = [overlay(look, i, size=size) for i, _ in _numbered(shown)]
-    width, height = (max(getattr(picture, side) for picture in whole) for side in ("width", "height"))
     frames: list[Image.Image] = []
     times: list[int] = []
-    for number, picture in enumerate(whole):
-        frame = Image.new("RGB", (width, height), "white")
-        frame.paste(picture)
-        if number:
-            mixed = partial(Image.blend, frames[-1], frame)
-            frames += [mixed(step / (steps + 1)) for step in range(1, steps + 1)]
-            times += [60] * steps
-        frames.append(frame)
-        times.append(ms)
+    before: Image.Image | None = None
+    for number, stage in _numbered([None, *look.stages]):
+        picture = overlay(look, number, size=size, caption=False)
+        mixed = (
+            []
+            if before is None
+            else [Image.blend(before, picture, step / (steps + 1)) for step in range(1, steps + 1)]
+        )
+        shown = [Panel(each, (_said(look, stage),)) for each in (*mixed, picture)]
+        frames += [arrange([panel], 1, letters(size), edge=0) for panel in shown]
+        times += [60] * len(mixed) + [ms]
+        before = picture
     times[-1] *= 2
+    broad = max(frame.width for frame in frames)  # a caption may be broader than a narrow picture
+    frames = [ImageOps.pad(frame, (broad, frame.height), color="white", centering=(0, 0)) for frame in frames]
     # One palette for all, or still patches would flicker.
-    all_of_them = Image.new("RGB", (width, height * len(whole)))
-    for number, at in enumerate(np.flatnonzero(np.array(times) >= ms)):
-        all_of_them.paste(frames[at], (0, height * number))
+    still = [frame for frame, time in zip(frames, times, strict=True) if time >= ms]
+    all_of_them = arrange([Panel(frame) for frame in still], 1, 12, 0, 0)
     palette = all_of_them.quantize(128, method=Image.Quantize.MEDIANCUT)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()
