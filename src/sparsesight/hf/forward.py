@@ -21,7 +21,7 @@ from ..methods.rows import Rows, advance
 from ..methods.stage import Attention, Counts, StageInput, Vision, planned_counts
 from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
 from .families import Layer
-from .layout import Layout, Plan, Record, Trace
+from .layout import Chosen, Layout, Plan, Raters, Record, Trace
 from .masks import select_mask
 from .rotary import axes
 from .seen import Seen, positions_of
@@ -51,7 +51,8 @@ class Forward:
     tokens_out: list[tuple[int, ...]] = field(default_factory=list)
     recycled: list[tuple[int, ...]] = field(default_factory=list)
     merged: list[tuple[int, ...]] = field(default_factory=list)
-    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
+    raters: Raters | None = None
     trace: list[Trace] = field(default_factory=list)
     seen: Seen | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class Forward:
             target = text_at.masked_fill(~is_text, rows.text.shape[1])
             rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
             self.rows = replace(rows, rater=rater.scatter_(1, target, chosen)[:, :-1])
+            self.raters = Raters(rows.source, self.rows.rater)
 
     @property
     def active(self) -> bool:
@@ -207,7 +209,8 @@ class Forward:
             tuple(self.tokens_out),
             tuple(self.recycled),
             tuple(self.merged),
-            tuple(self.kept),
+            tuple(self.chosen),
+            self.raters,
             self.trace,
         )
 
@@ -351,7 +354,7 @@ class Forward:
         self.tokens_out.append(out)
         self.recycled.append(selection.counts.recycled)
         self.merged.append(selection.counts.merged)
-        self.kept.append((stage.origin, selection.keep))
+        self.chosen.append(Chosen.of(stage, source, selection))
         self.done += 1
         if self.asked:
             self.spans.append((stage.layer + 1, self.rows))

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
 from ..operations import Operations
 from ..report import Latency, Report, batch_report
+from .choices import Choice, choices
 from .clock import Clock
 from .families import anatomy
 from .hooks import PER_CALL, Hooks, VisualMask
@@ -83,6 +85,8 @@ class Sparsified:
     """Handle of an installed sparsification.
 
     Attributes:
+        model: that it is installed on, without a wrapper for adapters.
+        visual_ids: token ids that stand for visual tokens; none where the caller says where those are.
         method: the method in use.
         layers: 0-based decoder layers after which it prunes.
     """
@@ -122,6 +126,8 @@ class Sparsified:
                 "positions='compact' needs a decoder with one kind of rotary positions along one axis: "
                 "use positions='original'"
             )
+        self.model = parts.model
+        self.visual_ids = parts.visual_ids if visual_mask is None else ()
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
         self._shape = decoder_shape(parts)
@@ -176,10 +182,41 @@ class Sparsified:
         """
         if self._last is None:
             raise SparseSightError("kept: the model has not run yet")
-        stages = ((o.cpu(), k.cpu()) for o, k in self._last.kept)
+        stages = ((stage.origin.cpu(), stage.keep.cpu()) for stage in self._last.chosen)
         return [
             [o[k & (o >= 0)].clone() for o, k in zip(origin, keep, strict=True)] for origin, keep in stages
         ]
+
+    def choices(self, sample: int = 0) -> list[Choice]:
+        """What every stage of the last prefill did with each visual token of a sample, with scores and what was merged.
+
+        Empty if the prefill ran dense. Costs a few numbers per token, so it need not be asked for before.
+
+        Raises:
+            SparseSightError: before the model has run, or without such a sample.
+        """
+        return choices(self._ran("choices", sample), self.layers, sample)
+
+    def raters(self, sample: int = 0) -> Tensor:
+        """Which columns of the last prefill's input, padding counted, are text tokens that judged: boolean [n], on the
+        CPU. None is where the method chooses no raters, or the prefill ran dense.
+
+        Raises:
+            SparseSightError: before the model has run, or without such a sample.
+        """
+        last = self._ran("raters", sample)
+        chosen = torch.zeros(last.width, dtype=torch.bool)
+        if last.raters is not None:
+            chosen[last.raters.source[sample][last.raters.rater[sample]].cpu()] = True
+        return chosen
+
+    def _ran(self, what: str, sample: int) -> Record:
+        if self._last is None:
+            raise SparseSightError(f"{what}: the model has not run yet")
+        count = len(self._last.layout.visual)
+        if not 0 <= sample < count:
+            raise SparseSightError(f"sample={sample}: the last prefill had {count}, counted from 0")
+        return self._last
 
     @property
     def trace(self) -> list[Trace]:
