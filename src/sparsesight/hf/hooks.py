@@ -21,6 +21,7 @@ from ..errors import SparseSightError
 from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
 from .families import Anatomy, attention_implementation, check_implementation
+from .fast import Fast, FastPath
 from .forward import Forward
 from .frames import FrameRule, Frames
 from .generation import Generating
@@ -45,6 +46,7 @@ class Hooks:
         done: called after every forward of the decoder with its record (None if it was no prefill) and milliseconds
             (None unless ``timing``).
         timing: whether to wait for the device and measure.
+        fast: how to run segments as programs; None: not at all.
 
     Raises:
         SparseSightError: if the decoder already has hooks; nothing is installed then.
@@ -57,6 +59,7 @@ class Hooks:
         visual_mask: VisualMask | None,
         done: Callable[[Record | None, float | None], None],
         timing: bool,
+        fast: Fast | None = None,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
@@ -69,6 +72,8 @@ class Hooks:
         self.generating = Generating()
         self.added = Additions()
         self.probes: list[Probe] = []
+        self.how_fast = fast
+        self.fast: FastPath | None = None
         self.vision = VisionReader(parts, str(plan.method)) if plan.method.reads_vision else None
         try:
             self.install()
@@ -103,6 +108,8 @@ class Hooks:
         ]
         if self.vision is not None:
             self.vision.install(self.added)
+        if self.how_fast is not None:
+            self.fast = FastPath(parts, self.plan, self.how_fast, lambda: self.forward, self.added)
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""
