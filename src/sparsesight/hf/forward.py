@@ -64,6 +64,7 @@ class Forward:
     )
     spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
     keys: dict[int, Keys] = field(default_factory=dict)  # what layers attend to, where that is not everything
+    flight: Any = None  # the segment that runs as one program (fast.Flight)
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Forward:
         """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
         if self.rows is None or self.layout is None:
             return
-        with self.plan.clock("raters"), torch.no_grad():
+        with self.plan.clock("raters"), torch.no_grad(), _in_full(self.device):
             rows = self.rows
             x = hidden if hidden.ndim == 3 else hidden[0]
             visual_at, is_visual = ops.compact(rows.visual, max(self.tokens))
@@ -323,7 +324,7 @@ class Forward:
         row, text = self._text(rows)
         source = rows.source.gather(1, column)
         frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
-        with plan.clock("scoring"), torch.no_grad():
+        with plan.clock("scoring"), torch.no_grad(), _in_full(self.device):
             stage = StageInput(
                 index=self.done,
                 layer=layer,
@@ -342,7 +343,7 @@ class Forward:
                 frame_tokens=frame_tokens,
             )
             score = plan.method.score(stage)
-        with plan.clock("selection"):
+        with plan.clock("selection"), _in_full(self.device):
             selection = plan.method.choose(stage, score)
         with plan.clock("gather"):
             out = selection.counts.tokens_out
@@ -411,3 +412,8 @@ class Forward:
         if key not in self.memo:
             self.memo[key] = (value, make(value))  # holding `value` keeps its id unique
         return self.memo[key][1]
+
+
+def _in_full(device: torch.device) -> torch.autocast:
+    """Scores are in fp32 under autocast, too."""
+    return torch.autocast(device.type, enabled=False)

@@ -17,6 +17,7 @@ from ..report import Latency, Report, batch_report
 from .choices import Choice, choices
 from .clock import Clock
 from .families import anatomy
+from .fast import Fast, FastUse, parse_fast
 from .hooks import PER_CALL, Hooks, VisualMask
 from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
@@ -33,6 +34,7 @@ def sparsify(
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
+    fast: Fast | bool | str = False,
     **options: Any,
 ) -> Sparsified:
     """Let a vision-language model drop visual tokens between its decoder layers, guided by the question.
@@ -61,6 +63,9 @@ def sparsify(
             they keep the cluster centre's own key.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
+        fast: run the layers between two stages as one program of a fixed shape wherever that is possible, for prompts
+            so short that Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first
+            prefill of a length is slow; :attr:`Sparsified.fast` says what became of it.
         **options: fields of the method, such as ``retain=64``.
 
     Returns:
@@ -78,6 +83,7 @@ def sparsify(
         text_tower=text_tower,
         timing=timing,
         trace=trace,
+        fast=fast,
     )
 
 
@@ -101,6 +107,7 @@ class Sparsified:
         text_tower: TextTower | None = None,
         timing: bool = False,
         trace: bool = False,
+        fast: Fast | bool | str = False,
     ) -> None:
         if method.reads_text_tower != (text_tower is not None):
             raise SparseSightError(
@@ -109,6 +116,7 @@ class Sparsified:
                 if method.reads_text_tower
                 else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
             )
+        how_fast = parse_fast(fast)
         parts = anatomy(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
@@ -143,7 +151,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower)
+        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower, how_fast)
 
     @property
     def report(self) -> Report:
@@ -222,6 +230,11 @@ class Sparsified:
     def trace(self) -> list[Trace]:
         """What each stage of the last prefill saw and decided; empty unless asked for with ``trace=True``."""
         return self._last.trace if self._last is not None else []
+
+    @property
+    def fast(self) -> FastUse | None:
+        """What became of the fast path in the last prefill of this thread; None without ``fast=``."""
+        return None if self._hooks.fast is None else self._hooks.fast.use
 
     def restore(self) -> None:
         """Give the model back exactly as it was; safe to call twice."""

@@ -29,18 +29,18 @@ class LayerFacts:
     softcap: float | None
     inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
     rotary_axis: Tensor | None = None  # int64 [f]: position axis of each frequency; None if there is one axis
-    gather: Callable[[Tensor], Tensor] | None = (
-        None  # [n, c] of each rank side by side, in the order of ranks
-    )
+    gather: Callable[[Tensor], Tensor] | None = None  # puts [n, c] of each rank side by side, in their order
 
     @classmethod
     def of(cls, self_attn: Any) -> LayerFacts:
         """Of a decoder layer's attention module in vLLM."""
         attention = self_attn.attn
         rotary = getattr(self_attn, "rotary_emb", None)
-        gather = None
+        gather: Callable[[Tensor], Tensor] | None = None
         if attention.num_heads < self_attn.total_num_heads:
-            from vllm.distributed import tensor_model_parallel_all_gather as gather
+            from vllm import distributed
+
+            gather = distributed.tensor_model_parallel_all_gather
         return cls(
             gather=gather,
             heads=self_attn.total_num_heads,
