@@ -194,7 +194,7 @@ class FastPath:
         """The last layer of the segment that begins with ``first``."""
         ends = self.plan.stages if active else ()
         if self.runner == "compile":  # a probed layer is a segment of its own
-            ends = [p if p == first else p - 1 for p in self.plan.stages]
+            ends = tuple(p if p == first else p - 1 for p in self.plan.stages)
         return min((p for p in ends if p >= first), default=len(self.parts.layers) - 1)
 
     def _hand_on(
