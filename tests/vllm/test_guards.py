@@ -59,6 +59,7 @@ def config(**changes: Any) -> Any:
 
 def test_an_ordinary_config_is_fine() -> None:
     check_config(config())
+    check_config(config(parallel_config__tensor_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
 
@@ -68,7 +69,6 @@ def test_an_ordinary_config_is_fine() -> None:
     [
         ({"cache_config__enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"parallel_config__pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
-        ({"parallel_config__tensor_parallel_size": 2}, "--tensor-parallel-size 1"),
         ({"parallel_config__data_parallel_size": 2}, "--data-parallel-size 1"),
         ({"parallel_config__decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),

@@ -56,6 +56,7 @@ class Layer(nn.Module):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.self_attn = nn.Module()
+        self.self_attn.total_num_heads = self.self_attn.total_num_kv_heads = 1
         self.self_attn.attn = Attention(number)
         self.self_attn.rotary_emb = RotaryEmbedding()
         self.seen: list[list[int]] = []
@@ -189,6 +190,10 @@ def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
 def test_layers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"self_attn\.attn"):
         check_layer(nn.Linear(1, 1))
+    uncounted = Layer(0)
+    del uncounted.self_attn.total_num_kv_heads
+    with pytest.raises(UnsupportedModelError, match="total_num_kv_heads"):
+        check_layer(uncounted)
     windowed = Layer(0)
     windowed.self_attn.attn.sliding_window = 128
     with pytest.raises(UnsupportedModelError, match="window of 128"):

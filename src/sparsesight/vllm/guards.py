@@ -26,11 +26,6 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "pipeline parallelism passes on tensors of the unpruned length: use --pipeline-parallel-size 1",
     ),
     (
-        lambda c: c.parallel_config.tensor_parallel_size > 1,
-        "tensor parallelism is not supported yet, as every rank sees only its own heads: use "
-        "--tensor-parallel-size 1",
-    ),
-    (
         lambda c: c.parallel_config.data_parallel_size > 1,
         "data parallelism pads steps across ranks: use --data-parallel-size 1 and run one server for each replica",
     ),

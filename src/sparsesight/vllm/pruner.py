@@ -254,6 +254,11 @@ def check_layer(layer: Any) -> None:
             f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a model "
             "whose language model is Llama, Mistral or Qwen"
         )
+    if not hasattr(layer.self_attn, "total_num_heads") or not hasattr(layer.self_attn, "total_num_kv_heads"):
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}: its attention does not say how many heads all ranks have (total_num_heads, "
+            "total_num_kv_heads); use a LLaVA whose language model is Llama (Vicuna)"
+        )
     window = getattr(attention, "sliding_window", None)
     if window is not None and window > 0:
         raise UnsupportedModelError(
