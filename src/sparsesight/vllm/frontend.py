@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import SparseSightError
 from ..methods import Method
-from .config import REQUEST_KEY, method_of, method_of_request
-from .guards import check_config, check_method, check_version
+from .config import REQUEST_KEY, kv_groups_of, method_of, method_of_request
+from .guards import check_config, check_kv_groups, check_method, check_version
 
 
 def install() -> None:
@@ -30,6 +30,12 @@ def install() -> None:
         config = inner(self, *args, **kwargs)
         if method is not None:
             check(config, method)
+            if kv_groups_of(self.additional_config):
+                check_kv_groups(config)
+                kind = (
+                    "SparseAsyncScheduler" if config.scheduler_config.async_scheduling else "SparseScheduler"
+                )
+                config.scheduler_config.scheduler_cls = f"sparsesight.vllm.kv_groups.{kind}"
             _validate_requests()
         return config
 

@@ -37,9 +37,11 @@ class LayerFacts:
         """Of a decoder layer's attention module in vLLM."""
         attention = self_attn.attn
         rotary = getattr(self_attn, "rotary_emb", None)
-        gather = None
+        gather: Callable[[Tensor], Tensor] | None = None
         if attention.num_heads < self_attn.total_num_heads:
-            from vllm.distributed import tensor_model_parallel_all_gather as gather
+            from vllm.distributed import tensor_model_parallel_all_gather
+
+            gather = tensor_model_parallel_all_gather
         return cls(
             gather=gather,
             heads=self_attn.total_num_heads,
