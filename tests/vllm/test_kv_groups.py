@@ -48,6 +48,13 @@ def blocks(llm: Any, one: Any) -> tuple[list[int], list[int]]:
     return counts, [getattr(manager.kv_cache_spec, "stage", 0) for manager in managers(llm)]
 
 
+def needed(llm: Any, one: Any, method: Method) -> list[int]:
+    """How many blocks a prompt needs in the layers of each stage, the layers before the first stage first."""
+    length = len(llm.get_tokenizer().encode(one["prompt"])) - 1 + 576  # tokens; one stands for the picture
+    stages = method.plan(576, 8, method.stage_layers(8)).stages
+    return [-(-(length - 576 + left) // SIZE) for left in (576, *(stage.tokens_out for stage in stages))]
+
+
 @pytest.mark.parametrize("method", [SparseVLMPlus(64), SparseVLM(64)], ids=str)
 def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None:  # noqa: F811
     prompts: list[Any] = [prompt(*x) for x in questions()]
@@ -61,11 +68,10 @@ def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None
     same(answers(llm, prompts, params), expected, 1e-5)
     assert pruner(llm).tally.pruned == 5
     counts, stages = blocks(llm, prompts[0])
-    length = len(llm.get_tokenizer().encode(prompts[0]["prompt"])) - 1 + 576
-    out = [576, *(s.tokens_out for s in method.plan(576, 8, pruner(llm).stages).stages)]
-    assert counts == [-(-(length - 576 + out[stage]) // SIZE) for stage in stages]
+    need = needed(llm, prompts[0], method)
+    assert counts == [need[stage] for stage in stages]
     layers = pruner(llm).num_layers
-    assert len(counts) == layers  # a block is one layer's here, as the first stage has one
+    assert len(counts) == layers  # a block is one layer's here, as there is one before the first stage
     assert sum(counts) < 0.6 * shared * layers
     for manager in managers(llm):
         assert not manager.removed and not manager.req_to_blocks
@@ -73,9 +79,14 @@ def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None
 
 def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> None:  # noqa: F811
     method = SparseVLMPlus(64)
-    # Blocks of one layer each. Two pruned prompts fit, three do not.
-    llm = opened(method, **SMALL, **grouped(method), num_gpu_blocks_override=190)
     prompts = [prompt(*x) for x in questions()[:3]]
+    llm = opened(None, **SMALL)
+    dense = answers(llm, prompts, sampling())
+    layers = (1, 1, 2, 4)  # of the decoder's eight, before and after each stage; a block is one layer's
+    each = sum(n * count for n, count in zip(layers, needed(llm, prompts[0], method), strict=True))
+    # Three prompts fit, but not what is generated as well: they push each other out.
+    llm = opened(method, **SMALL, **grouped(method), num_gpu_blocks_override=3 * each + 9)
+    assert pruner(llm).stages == (0, 1, 3)
     alone = [answers(llm, [one], sampling(60))[0] for one in prompts]
     before = pruner(llm).tally.pruned
     core = llm.llm_engine
@@ -86,8 +97,6 @@ def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> Non
     same(answers(llm, prompts, sampling(60)), alone, 1e-4)
     assert pruner(llm).tally.pruned > before + 2 * len(prompts)  # some were pruned twice
     assert not any(manager.removed for manager in managers(llm))
-    llm = opened(None, **SMALL)
-    dense = answers(llm, prompts, sampling())
     parts = {"max_num_batched_tokens": 256, "max_num_seqs": 4, "enable_chunked_prefill": True}
     llm = opened(method, **SMALL, **grouped(method), **parts)
     same(answers(llm, prompts, sampling()), dense, 1e-3)

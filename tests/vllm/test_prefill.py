@@ -14,7 +14,7 @@ import torch
 from sparsesight import FastV, LastToken, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
 from sparsesight.vllm.planner import Prompt
-from sparsesight.vllm.prefill import LayerFacts, Prefill
+from sparsesight.vllm.prefill import LayerFacts, Prefill, rotary_axis
 
 BEFORE, VISUAL, TEXT, GENERATED = 3, 12, 5, 2
 LENGTH = BEFORE + VISUAL + TEXT + GENERATED
@@ -119,6 +119,35 @@ def test_counts_are_those_of_the_schedule(method: Method) -> None:
         rows, _, hidden = one.select(index, hidden, query, key, position, FACTS)
         query, key, position = query[rows], key[rows], position[rows]
         assert len(rows) == LENGTH - VISUAL + stage.keep
+
+
+def test_the_axes_of_frequencies() -> None:
+    def axis(sections: list[int] | None, turns: bool = False) -> list[int] | None:
+        found = rotary_axis(SimpleNamespace(mrope_section=sections, mrope_interleaved=turns))
+        return None if found is None else found.tolist()
+
+    assert rotary_axis(None) is None and rotary_axis(object()) is None and axis(None) is None
+    assert axis([2, 1, 1]) == [0, 0, 1, 2]
+    assert axis([4, 2, 2], True) == [0, 1, 2, 0, 1, 2, 0, 0]
+    assert axis([2, 3, 1], True) == [0, 1, 2, 0, 1, 0]
+
+
+def test_positions_have_several_axes() -> None:
+    hidden, query, key = tensors()
+    facts = replace(FACTS, inv_freq=FACTS.inv_freq / 4)  # the weight crosses zero where it matters
+
+    def kept(position: torch.Tensor, axis: int | None) -> list[int]:
+        one = prefill(SparseVLMPlus((4,), (1,)), (1,))
+        one.rate(hidden)
+        of = None if axis is None else torch.full((SIZE // 2,), axis)
+        rows, _, _ = one.select(0, hidden, query, key, position, replace(facts, rotary_axis=of))
+        return rows.tolist()
+
+    time, height = torch.arange(LENGTH), torch.arange(LENGTH) // 4
+    positions = torch.stack((time, height, height.flip(0)))
+    for axis in (0, 1):
+        assert kept(positions, axis) == kept(positions[axis], None)
+    assert kept(time, None) != kept(height, None)  # the test can fail
 
 
 @pytest.mark.parametrize(

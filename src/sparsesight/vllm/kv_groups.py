@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from .config import method_of, method_of_request
-from .guards import check_method
+from .frontend import stages_of
 from .planner import schedule_of
 
 
@@ -127,8 +127,7 @@ class _Sparse:
         config = self.vllm_config
         method = method_of(config.additional_config)
         assert method is not None
-        num_layers = config.model_config.hf_text_config.num_hidden_layers
-        stages = check_method(method, num_layers)
+        stages, num_layers = stages_of(config, method)
         managers = self.kv_cache_manager.coordinator.single_type_managers
         inner = self.kv_cache_manager.allocate_slots
 

@@ -28,9 +28,8 @@ class LayerFacts:
     scale: float
     softcap: float | None
     inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
-    gather: Callable[[Tensor], Tensor] | None = (
-        None  # [n, c] of each rank side by side, in the order of ranks
-    )
+    rotary_axis: Tensor | None = None  # int64 [f]: position axis of each frequency; None if there is one axis
+    gather: Callable[[Tensor], Tensor] | None = None  # puts [n, c] of each rank side by side, in their order
 
     @classmethod
     def of(cls, self_attn: Any) -> LayerFacts:
@@ -39,9 +38,9 @@ class LayerFacts:
         rotary = getattr(self_attn, "rotary_emb", None)
         gather: Callable[[Tensor], Tensor] | None = None
         if attention.num_heads < self_attn.total_num_heads:
-            from vllm.distributed import tensor_model_parallel_all_gather
+            from vllm import distributed
 
-            gather = tensor_model_parallel_all_gather
+            gather = distributed.tensor_model_parallel_all_gather
         return cls(
             gather=gather,
             heads=self_attn.total_num_heads,
@@ -50,6 +49,7 @@ class LayerFacts:
             scale=attention.impl.scale,
             softcap=getattr(attention.impl, "logits_soft_cap", None) or None,
             inv_freq=None if rotary is None else rotary._compute_inv_freq(rotary.base).float(),
+            rotary_axis=rotary_axis(rotary),
         )
 
     def all_heads(self, own: Float[Tensor, "n hd"], heads: int) -> Float[Tensor, "n h d"]:
@@ -61,6 +61,21 @@ class LayerFacts:
         every = own if self.gather is None else self.gather(own.contiguous())
         every = every.view(len(own), -1, self.head_size)
         return every[:, :: every.shape[1] // heads]
+
+
+def rotary_axis(rotary: Any) -> Int[Tensor, " f"] | None:
+    """Which of time, height and width each frequency of one of vLLM's rotary embeddings reads; None if not several.
+
+    Axes have a section each, one after another, or take turns as long as their sections last, then time has the rest.
+    """
+    if not getattr(rotary, "mrope_section", None):
+        return None
+    sections = torch.tensor(rotary.mrope_section)
+    if not rotary.mrope_interleaved:
+        return torch.arange(len(sections)).repeat_interleave(sections)
+    place = torch.arange(int(sections.sum()))
+    turn = place % len(sections)
+    return turn.where(place // len(sections) < sections[turn], 0)
 
 
 @dataclass
@@ -96,7 +111,7 @@ class Prefill:
         hidden: Float[Tensor, "n c"],
         query: Float[Tensor, "n hd"],
         key: Float[Tensor, "n gd"],
-        position: Int[Tensor, " n"],
+        position: Int[Tensor, "... n"],
         facts: LayerFacts,
     ) -> tuple[Int[Tensor, " m"], Tensor, Tensor]:
         """Let the method choose after its ``index``-th pruning layer.
@@ -105,7 +120,7 @@ class Prefill:
             index: which stage.
             hidden: what would enter the next layer.
             query, key: of the pruning layer, after the rotary embedding; this rank's heads side by side.
-            position: rotary positions.
+            position: rotary positions, [n] or [axes, n].
             facts: of that layer.
 
         Returns:
@@ -135,9 +150,10 @@ class Prefill:
                 key=key.transpose(0, 1)[None],
                 mask=ops.causal_rows(text_at, n, 0),
                 key_column=column,
-                query_position=position[text_at[0]][None],
-                key_position=position[None],
+                query_position=position[..., text_at[0]].unsqueeze(-2),
+                key_position=position.unsqueeze(-2),
                 inv_freq=facts.inv_freq,
+                rotary_axis=facts.rotary_axis,
                 scale=facts.scale,
                 softcap=facts.softcap,
             ),
