@@ -12,7 +12,7 @@ import pytest
 
 from sparsesight import FastV, SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError, VisionZip
 from sparsesight.methods import METHODS, Method
-from sparsesight.vllm.guards import check_config, check_method, check_version
+from sparsesight.vllm.guards import check_config, check_kv_groups, check_method, check_version
 
 
 class Graphs(Enum):
@@ -60,6 +60,7 @@ def config(**changes: Any) -> Any:
 def test_an_ordinary_config_is_fine() -> None:
     check_config(config())
     check_config(config(parallel_config__tensor_parallel_size=2))
+    check_config(config(use_v2_model_runner=True))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
 
@@ -81,13 +82,22 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
-        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
+        ({"model_config__enable_prompt_embeds": True}, "--enable-prompt-embeds"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SparseSightError) as error:
         check_config(config(**changes))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_breakable_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    with pytest.raises(SparseSightError, match="VLLM_USE_BREAKABLE_CUDAGRAPH=0"):
+        check_config(config())
+    check_config(config(compilation_config__cudagraph_mode=Graphs.NONE))  # there are none
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "0")
+    check_config(config())
 
 
 def test_another_architecture_is_refused() -> None:
@@ -147,3 +157,16 @@ def test_nobody_imports_vllm_by_importing_sparsesight() -> None:
         "assert not any(m.split('.')[0] == 'vllm' for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_blocks_for_each_stage_do_not_work_with() -> None:
+    def scheduler(off: bool | None, cls: str | None) -> Any:
+        return SimpleNamespace(
+            scheduler_config=SimpleNamespace(disable_hybrid_kv_cache_manager=off, scheduler_cls=cls)
+        )
+
+    check_kv_groups(scheduler(False, None))
+    with pytest.raises(SparseSightError, match="--disable-hybrid-kv-cache-manager"):
+        check_kv_groups(scheduler(True, None))
+    with pytest.raises(SparseSightError, match=r"'my\.Scheduler'"):
+        check_kv_groups(scheduler(False, "my.Scheduler"))

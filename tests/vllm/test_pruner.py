@@ -134,6 +134,21 @@ def test_a_step_of_texts_changes_nothing() -> None:
     assert pruner.tally == Tally()
 
 
+def test_layers_with_block_tables_of_their_own_get_slots_of_their_own() -> None:
+    pruner, _ = installed()
+    ctx = context([7], [7])
+    own = Builder().build_stage(common([7], [7]))
+    own.sparsesight_common.block_table_tensor = BLOCKS.flip(0)
+    ctx.attn_metadata["layer2"] = own
+    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
+    begin(pruner, step([7], [0], [7]), ctx)
+    first, second = (ctx.attn_metadata[name].sparsesight_common for name in ("layer1", "layer2"))
+    assert first.seq_lens.tolist() == second.seq_lens.tolist() == [5]
+    for made, table in ((first, BLOCKS), (second, BLOCKS.flip(0))):
+        assert made.slot_mapping.tolist() == [int(table[0, i // SIZE]) * SIZE + i % SIZE for i in range(5)]
+    assert ctx.slot_mapping["layer2"] is second.slot_mapping
+
+
 @pytest.mark.parametrize("axes", [1, 3])
 def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     pruner, decoder = installed()

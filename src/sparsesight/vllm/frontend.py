@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import SparseSightError
 from ..hf.families import layer_kinds, prunable
 from ..methods import Method
-from .config import REQUEST_KEY, method_of, method_of_request
-from .guards import check_config, check_method, check_version
+from .config import REQUEST_KEY, kv_groups_of, method_of, method_of_request
+from .guards import check_config, check_kv_groups, check_method, check_version
 
 
 def install() -> None:
@@ -31,6 +31,12 @@ def install() -> None:
         config = inner(self, *args, **kwargs)
         if method is not None:
             check(config, method)
+            if kv_groups_of(self.additional_config):
+                check_kv_groups(config)
+                kind = (
+                    "SparseAsyncScheduler" if config.scheduler_config.async_scheduling else "SparseScheduler"
+                )
+                config.scheduler_config.scheduler_cls = f"sparsesight.vllm.kv_groups.{kind}"
             _validate_requests()
         return config
 
@@ -48,10 +54,10 @@ def check(config: Any, method: Method) -> tuple[int, ...]:
 
     check_version(vllm.__version__)
     check_config(config)
-    return _stages(config, method)[0]
+    return stages_of(config, method)[0]
 
 
-def _stages(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
+def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
     """The pruning layers of ``method``, and how many layers the decoder has."""
     model = config.model_config
     num_layers = model.hf_text_config.num_hidden_layers
@@ -107,7 +113,7 @@ def check_request(config: Any, prompt: Any, params: Any) -> None:
     placeholders = prompt.get("mm_placeholders") if isinstance(prompt, Mapping) else None
     if not placeholders and not extra_args:
         return
-    stages, num_layers = _stages(config, method)
+    stages, num_layers = stages_of(config, method)
     asked = method_of_request(method, stages, extra_args)
     visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
     if asked is None or not visual or not asked.plan(visual, num_layers, stages).stages:

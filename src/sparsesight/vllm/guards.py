@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -70,8 +71,12 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\'',
     ),
     (
-        lambda c: c.use_v2_model_runner,
-        "the V2 model runner is not supported yet: set VLLM_USE_V2_MODEL_RUNNER=0",
+        lambda c: _graphs(c) and os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH", "0") not in ("", "0"),
+        "breakable CUDA graphs replay a dense step: set VLLM_USE_BREAKABLE_CUDAGRAPH=0",
+    ),
+    (
+        lambda c: getattr(c.model_config, "enable_prompt_embeds", False),
+        "embeddings given as a prompt could not be told from visual tokens: leave out --enable-prompt-embeds",
     ),
 )
 
@@ -106,6 +111,24 @@ def check_config(config: Any) -> None:
     for refused, sentence in _REFUSED:
         if refused(config):
             raise SparseSightError(f"sparsesight in vLLM: {sentence}")
+
+
+def check_kv_groups(config: Any) -> None:
+    """Refuse what cannot work with blocks for each stage.
+
+    Raises:
+        SparseSightError: naming it and the fix.
+    """
+    scheduler = config.scheduler_config
+    if scheduler.disable_hybrid_kv_cache_manager:
+        raise SparseSightError(
+            "kv_groups: vLLM's hybrid KV cache manager allocates them, and it is off: leave out "
+            "--disable-hybrid-kv-cache-manager"
+        )
+    if scheduler.scheduler_cls is not None:
+        raise SparseSightError(
+            f"kv_groups: needs a scheduler of its own, but --scheduler-cls is {scheduler.scheduler_cls!r}: leave it out"
+        )
 
 
 def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -150,4 +173,5 @@ def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | Non
 def _graphs(config: Any) -> str:
     """The name of the CUDA graph mode, empty where there is none (eager, CPU)."""
     mode = getattr(config.compilation_config, "cudagraph_mode", None)
-    return "" if mode is None or config.model_config.enforce_eager else getattr(mode, "name", str(mode))
+    name = "" if mode is None or config.model_config.enforce_eager else getattr(mode, "name", str(mode))
+    return "" if name == "NONE" else name

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import method_of
+from .config import kv_groups_of, method_of
 from .families import MODELS
 from .frontend import check
 
@@ -32,8 +32,8 @@ class Sparse:
             from .pruner import Pruner
 
             self.pruner = Pruner(method, stages, self.language_model.model)  # type: ignore[attr-defined]
-            self.pruner.install(runner.Backends().give)
-            runner.install()
+            self.pruner.install(runner.Backends(kv_groups_of(vllm_config.additional_config)).give)
+            runner.install(self, vllm_config)
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None

@@ -16,7 +16,7 @@ from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from .config import method_of_request
 from .metadata import stage_metadata
-from .planner import Step, StepPlan, plan_step
+from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
 
@@ -101,7 +101,7 @@ class Pruner:
         """
         if self.mask is not None:
             raise SparseSightError(
-                "the model runner passes sparsesight by: another plugin, or a runner that is not vLLM's V1 runner"
+                "the model runner passes sparsesight by: another plugin, or a model runner that is none of vLLM's"
             )
         self.mask = mask
 
@@ -128,23 +128,28 @@ class Pruner:
                 return None
 
         plan = plan_step(step, self.removed, visual, method_of, self.num_layers, self.stages)
+        check_room(step, plan, names)
         self._count(plan, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
         for s, layer_names in enumerate(self.names):
-            dense = attention[layer_names[0]]
-            builder = dense.sparsesight_builders[s]
-            common = stage_metadata(
-                dense.sparsesight_common,
-                plan.removed[s],
-                plan.query[s],
-                builder.kv_cache_spec.block_size,
-                padded=not plan.prompts,
-            )
-            built = builder.build_stage(common)
+            made: dict[
+                int, tuple[Any, Tensor]
+            ] = {}  # for each block table: all layers share one, or a few do
             for name in layer_names:
-                attention[name], slots[name] = built, common.slot_mapping
+                dense = context.attn_metadata[name]
+                if id(dense) not in made:
+                    builder = dense.sparsesight_builders[s]
+                    common = stage_metadata(
+                        dense.sparsesight_common,
+                        plan.removed[s],
+                        plan.query[s],
+                        builder.kv_cache_spec.block_size,
+                        padded=not plan.prompts,
+                    )
+                    made[id(dense)] = builder.build_stage(common), common.slot_mapping
+                attention[name], slots[name] = made[id(dense)]
         context.attn_metadata, context.slot_mapping = attention, slots
         if plan.prompts:
             device = next(self.decoder.parameters()).device
@@ -257,7 +262,7 @@ def check_layer(layer: Any) -> None:
     if not hasattr(layer.self_attn, "total_num_heads") or not hasattr(layer.self_attn, "total_num_kv_heads"):
         raise UnsupportedModelError(
             f"{type(layer).__name__}: its attention does not say how many heads all ranks have (total_num_heads, "
-            "total_num_kv_heads); use a LLaVA whose language model is Llama (Vicuna)"
+            "total_num_kv_heads); use a model whose language model is Llama, Mistral or Qwen"
         )
     window = getattr(attention, "sliding_window", None)
     if window is not None and window > 0:

@@ -87,7 +87,7 @@ def needed(
             Addition(words, "full CUDA graphs would replay the attention metadata of unpruned steps")
         )
     if RUNNER not in environment:
-        why = "the plugin works with the V1 model runner, and vLLM may prefer the second"
+        why = "the model runner that the plugin was tested with most; 1 is the other one"
         added.append(Addition((RUNNER, "0"), why, is_variable=True))
     return added
 
