@@ -102,12 +102,21 @@ def shown_commands(name: str) -> list[list[str]]:
 
 
 def parse(command: Any, arguments: list[str]) -> None:
-    command.make_parser(command.context_class(command, **command.context_settings)).parse_args(list(arguments))
+    command.make_parser(command.context_class(command, **command.context_settings)).parse_args(
+        list(arguments)
+    )
 
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "benchmarks/README.md", "docs/benchmarks.md", "docs/reproduce-llava.md", "docs/sweeps.md", "docs/vllm.md"],
+    [
+        "README.md",
+        "benchmarks/README.md",
+        "docs/benchmarks.md",
+        "docs/reproduce-llava.md",
+        "docs/sweeps.md",
+        "docs/vllm.md",
+    ],
 )
 def test_commands_shown_have_the_options_they_are_given(page: str) -> None:
     known = typer.main.get_command(app)
