@@ -113,8 +113,8 @@ def measure(
 
 def rounded(run: dict[str, Any]) -> dict[str, Any]:
     """Seconds to a tenth of a millisecond."""
-    first = [round(x, 4) for x in run["first"]]
-    return {**run, "first": first, "wall": round(run["wall"], 4), "cpu": round(run["cpu"], 4)}
+    lists = {k: [round(x, 4) for x in run[k]] for k in ("first", "first_cpu")}
+    return {**run, **lists, "wall": round(run["wall"], 4), "cpu": round(run["cpu"], 4)}
 
 
 def command() -> str:

@@ -11,7 +11,9 @@ import numpy as np
 from sparsesight.methods import Method
 from sparsesight.shapes import Shape
 
-Run = dict[str, Any]  # a burst as JSON: turn, requests, retain (None: vanilla), first, wall, cpu, tokens
+Run = dict[
+    str, Any
+]  # a burst as JSON: turn, requests, retain (None: vanilla), first, first_cpu, wall, cpu, tokens
 
 
 def request_flops(shape: Shape, method: Method | None, tokens: int) -> tuple[int, int]:
@@ -67,8 +69,8 @@ def _row(
     def middle(number: Any) -> float:
         return median(number(run) for run in own.values())
 
-    def first_at(percent: int) -> Any:
-        return lambda run: float(np.percentile(run["first"], percent))
+    def first_at(percent: int, clock: str = "first") -> Any:
+        return lambda run: float(np.percentile(run[clock], percent))
 
     tokens = next(iter(own.values()))["tokens"] // requests
     first_limit, request_limit = (1.0, 1.0) if retain is None else limits(shape, methods[retain], tokens)
@@ -80,6 +82,8 @@ def _row(
         "first_p99_s": middle(first_at(99)),
         "first_p50_ratio": ratio(first_at(50)),
         "first_p99_ratio": ratio(first_at(99)),
+        "first_p50_cpu_ratio": ratio(first_at(50, "first_cpu")),
+        "first_p99_cpu_ratio": ratio(first_at(99, "first_cpu")),
         "first_limit": first_limit,
         "requests_per_s": middle(lambda run: requests / run["wall"]),
         "tokens_per_s": middle(lambda run: run["tokens"] / run["wall"]),

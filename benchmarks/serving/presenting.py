@@ -18,7 +18,6 @@ HEAD = (
     "ratio",
     "FLOPs limit",
     "processor time",
-    "ratio",
 )
 
 
@@ -30,15 +29,14 @@ def throughput(settings: dict[str, Any], made_with: Sequence[Any], rows: Sequenc
             "vanilla" if row["retain"] is None else str(row["retain"]),
             f"{row['first_p50_s']:.2f} s",
             f"{row['first_p99_s']:.2f} s",
-            _times(row["first_p50_ratio"]),
-            _times(row["first_p99_ratio"]),
+            _both(row["first_p50_ratio"], row["first_p50_cpu_ratio"]),
+            _both(row["first_p99_ratio"], row["first_p99_cpu_ratio"]),
             _times(row["first_limit"]),
             f"{row['requests_per_s']:.3f}",
             f"{row['tokens_per_s']:.2f}",
-            _times(row["rate_ratio"]),
+            _both(row["rate_ratio"], row["cpu_ratio"]),
             _times(row["rate_limit"]),
             f"{row['cpu_s']:.1f} s",
-            _times(row["cpu_ratio"]),
         ]
         for row in rows
     ]
@@ -54,7 +52,7 @@ def throughput(settings: dict[str, Any], made_with: Sequence[Any], rows: Sequenc
             "",
             *(f"- {_facts(facts)}" for facts in made_with),
             "",
-            f"Medians over turns ({turns}); ratios are to vanilla in the same turn.",
+            f"Medians over turns ({turns}); ratios are to vanilla in the same turn, in brackets by processor time.",
             "",
             table(HEAD, lines),
         ]
@@ -93,8 +91,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x"
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x"
+
+
+def _both(wall: float | None, cpu: float | None) -> str:
+    return "" if wall is None or cpu is None else f"{_times(wall)} ({_times(cpu)})"
 
 
 def _facts(facts: dict[str, Any]) -> str:

@@ -14,12 +14,14 @@ class Burst:
 
     Attributes:
         first: seconds from the arrival to the first token, one for each request.
+        first_cpu: the same in processor seconds of the process, all threads.
         wall: seconds until the last request was answered.
         cpu: processor seconds of the process until then, all threads.
         tokens: output tokens of all requests.
     """
 
     first: tuple[float, ...]
+    first_cpu: tuple[float, ...]
     wall: float
     cpu: float
     tokens: int
@@ -31,14 +33,14 @@ def burst(llm: Any, prompts: Sequence[Any], params: Any) -> Burst:
     What vLLM's front end takes for words and pictures counts, as a user waits for it too.
     """
     engine = llm.llm_engine
-    first: dict[str, float] = {}
+    first: dict[str, tuple[float, float]] = {}
     tokens = 0
     start, cpu = time.perf_counter(), time.process_time()
     for i, prompt in enumerate(prompts):
         engine.add_request(str(i), prompt, params)
     while engine.has_unfinished_requests():
         outputs = engine.step()
-        now = time.perf_counter() - start
+        now = time.perf_counter() - start, time.process_time() - cpu
         for output in outputs:
             made = len(output.outputs[0].token_ids)
             if made:
@@ -48,7 +50,8 @@ def burst(llm: Any, prompts: Sequence[Any], params: Any) -> Burst:
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     if len(first) != len(prompts):
         raise RuntimeError(f"of {len(prompts)} requests {len(first)} were answered")
-    return Burst(tuple(first.values()), wall, cpu, tokens)
+    walls, cpus = zip(*first.values(), strict=True)
+    return Burst(walls, cpus, wall, cpu, tokens)
 
 
 @dataclass(frozen=True)

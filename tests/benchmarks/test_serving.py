@@ -35,8 +35,15 @@ def test_the_limit_is_the_arithmetic_of_the_whole_request() -> None:
 
 def run(turn: int, retain: int | None, first: list[float], wall: float, cpu: float) -> dict[str, Any]:
     return {
-        "turn": turn, "requests": 2, "retain": retain, "first": first, "wall": wall, "cpu": cpu, "tokens": 16,
-    }  # fmt: skip
+        "turn": turn,
+        "requests": 2,
+        "retain": retain,
+        "first": first,
+        "first_cpu": [2 * x for x in first],
+        "wall": wall,
+        "cpu": cpu,
+        "tokens": 16,
+    }
 
 
 def test_ratios_are_taken_within_a_turn() -> None:
@@ -53,11 +60,13 @@ def test_ratios_are_taken_within_a_turn() -> None:
     assert vanilla["first_p50_ratio"] == vanilla["rate_ratio"] == vanilla["first_limit"] == 1
     assert (sparse["turns"], sparse["first_p50_s"], sparse["requests_per_s"]) == (3, 0.5, 2.0)
     assert sparse["tokens_per_s"] == 16.0 and sparse["cpu_s"] == 2.0
-    for name in ("first_p50_ratio", "first_p99_ratio", "rate_ratio", "cpu_ratio"):
+    for name in ("first_p50_ratio", "first_p99_ratio", "first_p50_cpu_ratio", "rate_ratio", "cpu_ratio"):
         assert sparse[name] == pytest.approx(4.0), name
     assert sparse["first_limit"] == pytest.approx(5.645, abs=1e-3) and 4 < sparse["rate_limit"] < 5.645
     page = presenting.throughput({"model": "m"}, [{"command": "c"}], [vanilla, sparse])
-    assert "| 2 | vanilla | 3.00 s |" in page and "| 2 | 64 | 0.50 s |" in page and "5.64x" in page
+    assert (
+        "| 2 | vanilla | 3.00 s |" in page and "| 2 | 64 | 0.50 s |" in page and "| 4.00x (4.00x) |" in page
+    )
     assert "2 turns of 2 requests, 3 turns of 2 requests" in page
 
 
@@ -122,7 +131,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("ticking")
 def test_a_burst_is_timed_to_each_first_token() -> None:
     found = traffic.burst(Engine("a", 3, []), ["x", "y"], None)
-    assert found == traffic.Burst(first=(1.0, 4.0), wall=7.0, cpu=2.0, tokens=6)
+    assert found == traffic.Burst(first=(1.0, 4.0), first_cpu=(2.0, 8.0), wall=7.0, cpu=14.0, tokens=6)
 
 
 def test_a_burst_that_is_not_answered_is_an_error() -> None:
