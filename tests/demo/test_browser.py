@@ -62,14 +62,18 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, url: str, viewport: dict[str, int] = DESKTOP, scheme: str = "light") -> Iterator[Any]:
+def opened(
+    browser: Any, url: str, viewport: dict[str, int] = DESKTOP, scheme: str = "light"
+) -> Iterator[Any]:
     """A page of a user of its own, which asks nobody but the server for anything and has no errors."""
     context = browser.new_context(viewport=viewport, color_scheme=scheme)
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     strangers: list[str] = []
     errors: list[str] = []
-    page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else strangers.append(r.url))
+    page.on(
+        "request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else strangers.append(r.url)
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(url)
     page.locator("#ss-ask-run").wait_for()
@@ -110,21 +114,27 @@ def ask(page: Any) -> None:
 
 def upload(page: Any, path: Path) -> None:
     """Put a file in place of the picture."""
-    page.locator("#ss-picture button[aria-label='Remove Image'], #ss-picture button[aria-label='Clear']").first.click()
+    page.locator(
+        "#ss-picture button[aria-label='Remove Image'], #ss-picture button[aria-label='Clear']"
+    ).first.click()
     page.locator("#ss-picture input[type=file]").set_input_files(str(path))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_it_loads_and_nothing_sticks_out(browser: Any, url: str, viewport: dict[str, int], scheme: str) -> None:
+def test_it_loads_and_nothing_sticks_out(
+    browser: Any, url: str, viewport: dict[str, int], scheme: str
+) -> None:
     with opened(browser, url, viewport, scheme) as page:
         assert page.title() == "SparseSight"
         text(page, "header h1", "^SparseSight$")
         for tab in ("Compare", "Change the question", "Ask"):
             page.get_by_role("tab", name=tab, exact=True).click()
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        assert page.evaluate("document.body.parentElement.classList.contains('dark') || "
-                             "document.body.classList.contains('dark')") is (scheme == "dark")
+        assert page.evaluate(
+            "document.body.parentElement.classList.contains('dark') || "
+            "document.body.classList.contains('dark')"
+        ) is (scheme == "dark")
 
 
 def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
@@ -174,7 +184,11 @@ def test_too_large_a_file_is_a_sentence(page: Any, tmp_path: Path) -> None:
 def test_too_many_pixels_are_a_sentence(page: Any, tmp_path: Path) -> None:
     Image.new("1", (6000, 5000)).save(tmp_path / "wide.png")
     upload(page, tmp_path / "wide.png")
-    text(page, ".toast-body", "'wide.png' has 6000 x 5000 = 30,000,000 pixels, more than the limit of 25,000,000")
+    text(
+        page,
+        ".toast-body",
+        "'wide.png' has 6000 x 5000 = 30,000,000 pixels, more than the limit of 25,000,000",
+    )
 
 
 def test_a_mistake_is_a_sentence_in_its_place(page: Any) -> None:
@@ -207,10 +221,16 @@ def test_the_kept_patches_move_while_typing(page: Any) -> None:
     page.get_by_role("tab", name="Change the question", exact=True).click()
     box = page.locator("#ss-watch textarea")
     box.press_sequentially(answers(0)["letter"][0])
-    text(page, "#ss-pair .ss-now figcaption", re.escape(answers(0)["letter"][0]) + " " + answers(0)["letter"][1])
+    text(
+        page,
+        "#ss-pair .ss-now figcaption",
+        re.escape(answers(0)["letter"][0]) + " " + answers(0)["letter"][1],
+    )
     box.press("ControlOrMeta+a")
     box.press_sequentially(answers(0)["color"][0])
-    text(page, "#ss-pair .ss-now figcaption", re.escape(answers(0)["color"][0]) + " " + answers(0)["color"][1])
+    text(
+        page, "#ss-pair .ss-now figcaption", re.escape(answers(0)["color"][0]) + " " + answers(0)["color"][1]
+    )
     text(page, "#ss-watch-status", r"\d+ of the \d+ kept patches were not kept before")
     now, before = (page.locator(f"#ss-pair .ss-{x} img").get_attribute("src") for x in ("now", "before"))
     assert now != before

@@ -64,7 +64,12 @@ def test_an_answer_while_it_is_written_and_after() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "share", "width"),
-    [(200.0, 50.0, "25%", "25.0"), (10.0, 15.0, "150%", "100.0"), (10.0, 73.0, "7.3 x", "100.0"), (None, 3.0, "—", None)],
+    [
+        (200.0, 50.0, "25%", "25.0"),
+        (10.0, 15.0, "150%", "100.0"),
+        (10.0, 73.0, "7.3 x", "100.0"),
+        (None, 3.0, "—", None),
+    ],
 )
 def test_shares(before: float | None, after: float, share: str, width: str | None) -> None:
     row = cards._row("x", "", "", before, after)

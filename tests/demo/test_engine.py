@@ -27,7 +27,9 @@ def engine() -> Iterator[Engine]:
     made.close()
 
 
-def answered(engine: Engine, question: str = QUESTION, method: Method | None = None, **more: int) -> list[Speech]:
+def answered(
+    engine: Engine, question: str = QUESTION, method: Method | None = None, **more: int
+) -> list[Speech]:
     return [x for x in engine.ask(IMAGE, question, method, Event(), **more) if x is not None]
 
 
@@ -85,7 +87,9 @@ def test_a_stop_in_the_middle_of_a_prefill(engine: Engine) -> None:
     after.remove()
     assert entered == [1]
     assert answered(engine)[-1].text == independent(QUESTION)[0]
-    assert answered(engine, method=make_method("sparsevlm+"))[-1].text == independent(QUESTION, "sparsevlm+")[0]
+    assert (
+        answered(engine, method=make_method("sparsevlm+"))[-1].text == independent(QUESTION, "sparsevlm+")[0]
+    )
 
 
 def test_two_users_at_once_do_not_mix(engine: Engine) -> None:

@@ -83,7 +83,12 @@ def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> Non
     ],
 )
 def test_mistakes_are_found_before_a_turn(change: dict[str, object], part: str) -> None:
-    good: dict[str, object] = {"path": str(PICTURE), "question": QUESTION, "method": "sparsevlm+", "retain": 64}
+    good: dict[str, object] = {
+        "path": str(PICTURE),
+        "question": QUESTION,
+        "method": "sparsevlm+",
+        "retain": 64,
+    }
     Asked(**good).check()  # type: ignore[arg-type]
     with pytest.raises(SparseSightError, match=re.escape(part)):
         Asked(**{**good, **change}).check()  # type: ignore[arg-type]
@@ -143,7 +148,9 @@ def test_what_cannot_be_compared(methods: list[str], budgets: list[int], part: s
         runs.check_grid(methods, budgets)
 
 
-def look(engine: Engine, path: Path, question: str, before: runs.Looked | None) -> tuple[str, runs.Looked, str]:
+def look(
+    engine: Engine, path: Path, question: str, before: runs.Looked | None
+) -> tuple[str, runs.Looked, str]:
     *_, last = runs.watch(engine, Asked(str(path), question, "sparsevlm+", 64), before, Event())
     assert last[1] is not None
     return last[0], last[1], words(last[2])

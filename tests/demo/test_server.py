@@ -118,12 +118,16 @@ def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], 
     secret.write_bytes(PICTURE.read_bytes())
     assert get(f"{url}gradio_api/file={secret}")[0] in (403, 404)
     assert get(f"{url}gradio_api/file=/etc/hostname")[0] in (403, 404)
-    check = next(d for d in config(url)["dependencies"] if not d["types"]["generator"] and len(d["inputs"]) == 4)
+    check = next(
+        d for d in config(url)["dependencies"] if not d["types"]["generator"] and len(d["inputs"]) == 4
+    )
     picture = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     said = join(url, check["id"], [picture, QUESTION, "sparsevlm+", 64])
     assert '"success":false' in said and "Waiting" not in said
     (path,) = json.loads(upload(url, PICTURE.read_bytes())[1])
-    assert "Waiting for a turn" in join(url, check["id"], [{**picture, "path": path}, QUESTION, "sparsevlm+", 64])
+    assert "Waiting for a turn" in join(
+        url, check["id"], [{**picture, "path": path}, QUESTION, "sparsevlm+", 64]
+    )
     said = join(url, check["id"], [{**picture, "path": path}, QUESTION, "florb", 64])
     assert "Method='florb' is unknown" in html.unescape(said)  # choices are not trusted either
 
@@ -131,7 +135,9 @@ def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], 
 def join(url: str, number: int, data: list[Any]) -> str:
     """Everything that the server says about one event."""
     body = {"data": data, "fn_index": number, "session_hash": f"page{time.monotonic_ns()}"}
-    code, said = get(f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json")
+    code, said = get(
+        f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json"
+    )
     assert code == 200, said
     return get(f"{url}gradio_api/queue/data?session_hash={body['session_hash']}")[1].decode()
 

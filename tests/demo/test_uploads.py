@@ -20,7 +20,11 @@ def test_a_picture_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(b"no picture", "is not a picture"), (b"", "is empty"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "PNG or JPEG")],
+    [
+        (b"no picture", "is not a picture"),
+        (b"", "is empty"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "PNG or JPEG"),
+    ],
 )
 def test_what_is_no_picture_is_refused_without_telling_where_it_lies(
     content: bytes, part: str, tmp_path: Path

@@ -54,7 +54,9 @@ def demo(
     """
     budget = choose_retain(retain)
     if isinstance(budget, tuple):
-        raise SparseSightError(f"--retain {retain!r}: the page has one slider, give an average (64) or a ratio (0.33)")
+        raise SparseSightError(
+            f"--retain {retain!r}: the page has one slider, give an average (64) or a ratio (0.33)"
+        )
     name = choose_method(method)
     if find_spec("gradio") is None:
         raise SparseSightError("sparsesight demo needs Gradio: pip install 'sparsesight[demo]'")
@@ -81,7 +83,9 @@ def demo(
         with serving(engine, choices, host, port) as url:
             typer.echo(f"SparseSight is at {url} (Ctrl+C ends it)")
             if host not in LOOPBACK:
-                typer.echo(f"note: whoever reaches {host}:{url.rstrip('/').rpartition(':')[2]} can use it", err=True)
+                typer.echo(
+                    f"note: whoever reaches {host}:{url.rstrip('/').rpartition(':')[2]} can use it", err=True
+                )
             while True:
                 time.sleep(1)
     except KeyboardInterrupt:
@@ -107,5 +111,7 @@ def first_choices(engine: Engine, method: str, budget: int | float) -> Choices:
     seconds = time.perf_counter() - start
     tokens: Any = budget if isinstance(budget, int) else max(round(budget * visual), 1)
     if tokens > visual:
-        raise SparseSightError(f"--retain {budget}: the model has {visual} visual tokens a picture, give no more")
+        raise SparseSightError(
+            f"--retain {budget}: the model has {visual} visual tokens a picture, give no more"
+        )
     return Choices(method, tokens, visual, seconds)

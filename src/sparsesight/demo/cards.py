@@ -54,7 +54,13 @@ def costs(dense: Speech, sparse: Speech) -> str:
     assert found is not None
     report, sample = found.report, found.report.samples[0]
     rows = [
-        _row("Time to first token", _milliseconds(dense), _milliseconds(sparse), dense.first_token, sparse.first_token),
+        _row(
+            "Time to first token",
+            _milliseconds(dense),
+            _milliseconds(sparse),
+            dense.first_token,
+            sparse.first_token,
+        ),
         _row("Tokens per second after it", _rate(dense), _rate(sparse), dense.per_second, sparse.per_second),
         _row(
             "Equal tokens",
@@ -152,7 +158,9 @@ def _cell(cell: Cell) -> str:
     found = cell.speech.pruned
     report, sample = found.report, found.report.samples[0]
     picture = f'<img src="{cell.overlay}" alt="what the last stage kept">' if cell.overlay else ""
-    verdict = '<span class="ss-same">same as dense</span>' if cell.same else '<span class="ss-other">differs</span>'
+    verdict = (
+        '<span class="ss-same">same as dense</span>' if cell.same else '<span class="ss-other">differs</span>'
+    )
     text = escape(cell.speech.text) or "(an empty answer)"
     facts = (
         f"first token {_milliseconds(cell.speech)}",

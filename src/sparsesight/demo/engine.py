@@ -126,7 +126,9 @@ class Engine:
             inputs = prepare(self.loaded, picture, question)
             if method is not None and equal_to is not None:
                 sizes = prompt_sizes(model, inputs)
-                cases = make_cases({method.name: method}, [equal_to], self._shape, sizes, self._parts.prunable)
+                cases = make_cases(
+                    {method.name: method}, [equal_to], self._shape, sizes, self._parts.prunable
+                )
                 method = cases[0].method
             run = None if method is None else stack.enter_context(sparsify(model, method))
             self._warm_up(inputs, method)

@@ -130,6 +130,7 @@ def _inputs(choices: Choices) -> Inputs:
         buttons=[],
         elem_id="ss-retain",
     )
+
     def look(upload: Any) -> None:
         if upload is not None:
             read_upload(path_of(upload))
@@ -169,7 +170,9 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
     begin = _buttons(desk, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
     with gr.Row():
-        dense = gr.HTML(cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=240)
+        dense = gr.HTML(
+            cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=240
+        )
         sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=240)
     stages = gr.State([])
     with gr.Column(visible=False) as kept:
@@ -266,7 +269,9 @@ def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -
 
 def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
     how = "as you type" if live else "when you press Enter"
-    gr.HTML(f'<p class="ss-lead">Ask something else of the same picture, and see {how} where the kept patches go.</p>')
+    gr.HTML(
+        f'<p class="ss-lead">Ask something else of the same picture, and see {how} where the kept patches go.</p>'
+    )
     box = gr.Textbox(
         label="Another question",
         placeholder="Type a question",
@@ -287,7 +292,9 @@ def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
         desk.open(str(request.session_hash))
         return ""
 
-    def run(upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request) -> Iterator[Any]:
+    def run(
+        upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request
+    ) -> Iterator[Any]:
         stop = desk.current(str(request.session_hash))
         yield from runs.watch(engine, asked(upload, question, method, retain), last, stop)
 

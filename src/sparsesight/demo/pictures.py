@@ -33,10 +33,14 @@ def panels(loaded: Loaded, picture: Image, found: Pruned) -> tuple[list[Panel], 
     except SparseSightError as error:
         return [], str(error)
     made = []
-    for number, (kept, merged, layer) in enumerate(zip(found.kept, found.merged, found.layers, strict=True), 1):
+    for number, (kept, merged, layer) in enumerate(
+        zip(found.kept, found.merged, found.layers, strict=True), 1
+    ):
         where = "before the first layer" if layer == BEFORE else f"after layer {layer}"
         more = f" and {merged} merged" if merged else ""
-        caption = f"Stage {number} of {len(found.kept)}, {where}: {len(kept)}{more} of {sample.visual_tokens} kept"
+        caption = (
+            f"Stage {number} of {len(found.kept)}, {where}: {len(kept)}{more} of {sample.visual_tokens} kept"
+        )
         made.append(Panel(kept_picture(picture, [kept], grid, [merged], [layer]), caption))
     return made, ""
 

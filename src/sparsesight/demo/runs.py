@@ -92,7 +92,9 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
             name = titles[turn][0].lower()
             for speech, seconds in _timed(engine.ask(picture, asked.question, who, stop)):
                 said[turn] = speech
-                states[turn] = f"{'writing' if speech else 'reading the picture and the question'}, {seconds:.0f} s"
+                states[turn] = (
+                    f"{'writing' if speech else 'reading the picture and the question'}, {seconds:.0f} s"
+                )
                 yield view(f"{name} answer: {states[turn]}", turn)
     except Stopped:
         states = ["stopped"] * 2
@@ -203,7 +205,9 @@ class Looked:
     figure: str = field(default="", repr=False)
 
 
-def watch(engine: Engine, asked: Asked, before: Looked | None, stop: Event) -> Iterator[tuple[str, Looked | None, str]]:
+def watch(
+    engine: Engine, asked: Asked, before: Looked | None, stop: Event
+) -> Iterator[tuple[str, Looked | None, str]]:
     """What the question keeps beside what the question before it kept: HTML, what to remember, a line of status.
 
     Raises:
@@ -219,7 +223,11 @@ def watch(engine: Engine, asked: Asked, before: Looked | None, stop: Event) -> I
     try:
         for speech, seconds in _timed(engine.ask(picture, asked.question, asked.chosen(), stop)):
             if seconds > 1:
-                yield cards.pair(before and before.figure, ""), before, cards.status(f"looking, {seconds:.0f} s")
+                yield (
+                    cards.pair(before and before.figure, ""),
+                    before,
+                    cards.status(f"looking, {seconds:.0f} s"),
+                )
     except Stopped:
         yield cards.pair(before and before.figure, ""), before, cards.status("Stopped.")
         return
@@ -242,7 +250,11 @@ def watch(engine: Engine, asked: Asked, before: Looked | None, stop: Event) -> I
 
 def sentence(error: Exception) -> str:
     """What to tell of an error: of one that is no user's mistake, the log has the rest."""
-    said = str(error) if isinstance(error, SparseSightError) else "something went wrong here, the server's log says what"
+    said = (
+        str(error)
+        if isinstance(error, SparseSightError)
+        else "something went wrong here, the server's log says what"
+    )
     return f"{said[:1].upper()}{said[1:]}."
 
 

@@ -24,7 +24,9 @@ MAX_PAGES = 100  # whose state is remembered
 
 
 @contextmanager
-def serving(engine: Engine, choices: Choices, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+def serving(
+    engine: Engine, choices: Choices, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[str]:
     """Within it, the page is served; gives its address. What was uploaded is deleted at the end.
 
     Args:
@@ -83,7 +85,9 @@ def _free_port(host: str, port: int | None) -> int:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
     taken = f"--port {port}" if port is not None else f"ports {PORTS.start} to {PORTS.stop - 1}"
-    raise SparseSightError(f"{taken}: nothing can listen there on {host} ({reason.lower()}): choose another --port")
+    raise SparseSightError(
+        f"{taken}: nothing can listen there on {host} ({reason.lower()}): choose another --port"
+    )
 
 
 @contextmanager
