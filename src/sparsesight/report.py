@@ -122,6 +122,11 @@ class Report:
                 rows.append((name, "", f"{value:.2f}"))
         return rows
 
+    def _repr_html_(self) -> str:
+        from .viz.page import report_fragment
+
+        return report_fragment(self)
+
     def __str__(self) -> str:
         lines = [f"{_name(self.method)}, pruning {where(self.layers)}"]
         lines.append(f"{'':<26}{'dense':>12}{'sparse':>12}")
