@@ -59,7 +59,9 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Docstrings name things by Sphinx's roles, and lead to code by a double colon."""
-    return ROLE.sub(lambda found: f"<code>{found[1].rpartition('.')[2]}</code>", html).replace("::</p>", ":</p>")
+    return ROLE.sub(lambda found: f"<code>{found[1].rpartition('.')[2]}</code>", html).replace(
+        "::</p>", ":</p>"
+    )
 
 
 def on_post_build(config: Any) -> None:
@@ -78,4 +80,6 @@ def commands() -> str:
 
     program = typer.main.get_command(app)
     text = get_docs_for_click(obj=program, ctx=typer.Context(program), name="sparsesight")
-    return re.sub(r"^Examples:\n((?:  .*\n?)+)", lambda m: f"Examples:\n\n```sh\n{m[1]}```\n", text, flags=re.M)
+    return re.sub(
+        r"^Examples:\n((?:  .*\n?)+)", lambda m: f"Examples:\n\n```sh\n{m[1]}```\n", text, flags=re.M
+    )

@@ -16,10 +16,12 @@ from typer.core import TyperGroup
 
 from .commands.ask import ask
 from .commands.bench import bench
+from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.eval import evaluate
 from .commands.examples import epilog
 from .commands.methods import methods
+from .commands.serve import PASS_ON, serve
 from .errors import SparseSightError
 
 # Of what typer raises for a wrong option or argument. It was click's class, and in newer typers is one of their own.
@@ -76,6 +78,8 @@ app.command("ask")(ask)
 app.command("methods")(methods)
 app.command("bench")(bench)
 app.command("eval")(evaluate)
+app.command("demo")(demo)
+app.command("serve", context_settings=PASS_ON)(serve)
 app.command("doctor")(doctor)
 
 

@@ -97,7 +97,9 @@ def diagnose() -> Diagnosis:
         extras=tuple(
             Extra(name, gives, tuple(str(r) for r in wanted if look_at(r).problem) if wanted else (name,))
             for name, gives in EXTRAS.items()
-            for wanted in [extras.get(name)]  # nothing where this package is run from source, or was installed before
+            for wanted in [
+                extras.get(name)
+            ]  # nothing where this package is run from source, or was installed before
         ),
         bundled=Trial(problem="not tried, because of the packages above") if broken else try_bundled(),
     )
@@ -125,7 +127,9 @@ def look_at(requirement: Any) -> Package:
     if found is None:
         return Package(name, None, f"missing: pip install '{name}{requirement.specifier}'")
     if not requirement.specifier.contains(found, prereleases=True):
-        return Package(name, found, f"{requirement.specifier} is needed: pip install '{name}{requirement.specifier}'")
+        return Package(
+            name, found, f"{requirement.specifier} is needed: pip install '{name}{requirement.specifier}'"
+        )
     if name in ("torch", "transformers"):
         try:
             __import__(name)

@@ -37,7 +37,13 @@ class Block:
 @cache
 def pages() -> tuple[str, ...]:
     """Every page with code for readers."""
-    own = ("README.md", "AGENTS.md", "CONTRIBUTING.md", "benchmarks/README.md", "src/sparsesight/bundled/README.md")
+    own = (
+        "README.md",
+        "AGENTS.md",
+        "CONTRIBUTING.md",
+        "benchmarks/README.md",
+        "src/sparsesight/bundled/README.md",
+    )
     return (*own, *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/**/*.md")))
 
 
@@ -93,7 +99,20 @@ def commands(page: str) -> list[list[str]]:
 
 
 PROGRAMS = {
-    *("accelerate", "bash", "cd", "curl", "git", "hf", "make", "pip", "pytest", "python", "sparsesight", "torchrun"),
+    *(
+        "accelerate",
+        "bash",
+        "cd",
+        "curl",
+        "git",
+        "hf",
+        "make",
+        "pip",
+        "pytest",
+        "python",
+        "sparsesight",
+        "torchrun",
+    ),
     "pre-commit",
 }
 

@@ -72,7 +72,9 @@ def check(block: Block) -> None:
                 assert find_spec(alias.name.partition(".")[0]) or not alias.name.startswith("sparsesight")
 
 
-@pytest.mark.parametrize("code", ["from sparsesight import Sparsify", "def f(:", "from sparsesight.nowhere import x"])
+@pytest.mark.parametrize(
+    "code", ["from sparsesight import Sparsify", "def f(:", "from sparsesight.nowhere import x"]
+)
 def test_a_block_that_is_not_run_is_looked_at(code: str) -> None:
     with pytest.raises((AssertionError, SyntaxError, ModuleNotFoundError)):
         check(Block("page.md", 1, "python", code, NOT_RUN + "needs a GPU", None))
@@ -81,7 +83,9 @@ def test_a_block_that_is_not_run_is_looked_at(code: str) -> None:
 @pytest.mark.parametrize("page", pages())
 def test_no_block_hides_from_the_tests(page: str) -> None:
     for block in fenced(page):
-        assert block.language in LANGUAGES, f"{page}:{block.line}: a block of {block.language or 'no language'!r}"
+        assert block.language in LANGUAGES, (
+            f"{page}:{block.line}: a block of {block.language or 'no language'!r}"
+        )
     for text in indented(page):
         assert not text.startswith(("import ", "from ")), f"{page}: put a fence around {text[:40]!r}"
 

@@ -17,7 +17,13 @@ from typer.testing import CliRunner
 
 from sparsesight import bundled
 from sparsesight.cli import app
-from sparsesight.commands.options import choose_budgets, choose_methods, choose_retain, parse_layers, split_list
+from sparsesight.commands.options import (
+    choose_budgets,
+    choose_methods,
+    choose_retain,
+    parse_layers,
+    split_list,
+)
 from sparsesight.eval.benchmarks import BENCHMARKS
 from sparsesight.eval.scenes import SCENES
 from sparsesight.methods import parse
@@ -57,7 +63,10 @@ def look(command: list[str]) -> None:
         given = dict(pairwise(command))
         assert method_of(json.loads(given.get("--additional-config", '{"%s": {}}' % KEY))) is not None, said
     elif module:
-        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists() or module in ("mkdocs", "pytest"), said
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists() or module in (
+            "mkdocs",
+            "pytest",
+        ), said
     elif name == "python":
         script = ROOT / command[1]
         options = {word.partition("=")[0] for word in command[2:] if word.startswith("--")}

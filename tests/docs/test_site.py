@@ -44,8 +44,12 @@ def hooks() -> Any:
 )
 def test_links(hooks: Any, page: str, link: str, turned: str) -> None:
     there = {"vllm.md", "costs.md", "project/AGENTS.md", "project/benchmarks/README.md"}
-    files = SimpleNamespace(get_file_from_path=lambda path: path if path in there or "results" in path else None)
-    shown = hooks.on_page_markdown(link, page=SimpleNamespace(file=SimpleNamespace(src_uri=page)), files=files)
+    files = SimpleNamespace(
+        get_file_from_path=lambda path: path if path in there or "results" in path else None
+    )
+    shown = hooks.on_page_markdown(
+        link, page=SimpleNamespace(file=SimpleNamespace(src_uri=page)), files=files
+    )
     assert shown == turned
 
 

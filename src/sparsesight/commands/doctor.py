@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ..diagnosis import Diagnosis
 
 
-def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs.")) -> None:
+def doctor(
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs."),
+) -> None:
     """Report versions, devices, attention implementations and extras, and try the bundled model.
 
     Ends with code 1 if something keeps SparseSight from working; a missing extra does not.
@@ -49,7 +51,11 @@ def _show(found: Diagnosis) -> None:
     part(
         f"Python {found.python} on {found.system}",
         [
-            (bad if p.problem else good if p.version else absent, p.name, "  ".join(filter(None, (p.version, p.problem))))
+            (
+                bad if p.problem else good if p.version else absent,
+                p.name,
+                "  ".join(filter(None, (p.version, p.problem))),
+            )
             for p in found.packages
         ],
     )
@@ -74,7 +80,9 @@ def _show(found: Diagnosis) -> None:
     console.print(table)
     console.print()
     console.print(
-        Text(f"does not work: {'; '.join(found.problems)}", "red") if found.problems else Text("all well", "green")
+        Text(f"does not work: {'; '.join(found.problems)}", "red")
+        if found.problems
+        else Text("all well", "green")
     )
 
 

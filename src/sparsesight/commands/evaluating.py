@@ -72,6 +72,7 @@ def prepare_tasks(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    text_tower: str | None,
     ranks: Ranks,
 ) -> Prepared:
     """Load the model and the tasks.
@@ -101,6 +102,7 @@ def prepare_tasks(
                 trust_remote_code=trust_remote_code,
                 setting=setting,
                 trim_early_layers=trim_early_layers,
+                text_tower=text_tower,
             )
         loaded, prompts, chosen = host.loaded, host.prompts, host.setting.name
         found.update(
@@ -108,7 +110,8 @@ def prepare_tasks(
         )
     else:
         asked = choose_setting(setting, model or "bundled")
-        loaded, chosen = load_model(model, device, dtype, trust_remote_code), asked.name
+        loaded = load_model(model, device, dtype, trust_remote_code, text_tower)
+        chosen = asked.name
         prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
     for name in names:
         if name in SCENES:
