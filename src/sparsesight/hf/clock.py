@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-# The parts of the mechanism: where visual tokens are (before the decoder); what the vision and text towers said; which text
-# rates; scores; which tokens stay and what the others become; shortening and restoring rows; masks and positions; what
-# caches note; what hooks do beside that.
+# The parts of the mechanism: where visual tokens are (before the decoder); what the vision and text towers said; which
+# text rates; scores; which tokens stay and what the others become; shortening and restoring rows; masks and positions;
+# what caches note; what hooks do beside that.
 LAYOUT = "layout"
 PARTS = (LAYOUT, "vision", "raters", "scoring", "selection", "gather", "masks", "cache", "rest")
 NOTHING = nullcontext()
