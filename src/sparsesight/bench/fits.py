@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from .table import Row, Table
 
 AXES = {"batch": "visual", "visual": "batch"}  # what grows, and what stays
 
 
-class Fit(NamedTuple):
+@dataclass(frozen=True)
+class Fit:
     """How much fits.
 
     Attributes:

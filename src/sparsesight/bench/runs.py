@@ -127,7 +127,7 @@ def _limits(
         made[f"kernels_{kind}"], made[f"operations_{kind}"] = seen.decoder.kernels, seen.decoder.operations
         bounds.append(bound(device, shape, weights, entering, batch, seen.decoder.kernels))
         made[f"token_bound_{kind}_ms"] = token_ms(device, sum(weights), row[f"kv_{kind}_bytes"])
-    return made | roofline(device, *bounds, row)
+    return made | roofline(device, bounds[0], bounds[1], row)
 
 
 def _lengths(report: Report) -> tuple[int, list[int]]:
