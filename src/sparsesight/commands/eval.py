@@ -70,11 +70,12 @@ def evaluate(
 ) -> None:
     """Run methods at several budgets over benchmarks, and compare them with the dense model and with each other.
 
-    Every method is given the budget at which its prefill costs what SparseVLM+ costs at the --retain asked for. The run
-    folder holds all answers, a summary, a table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
+    Every method is given the budget at which its prefill costs what SparseVLM+
+    costs at the --retain asked for. The run folder holds all answers, a summary, a
+    table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
 
-    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
-    --methods.
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
+    (sparsevlm) or 2_0 (sparsevlm+) one for --methods.
     """
     names = split_list(tasks, "--tasks")
     budgets, wanted = choose_budgets(retain), choose_methods(methods)

@@ -20,6 +20,8 @@ from ..eval.prompts import Prompts, choose_setting
 from ..eval.ranks import Ranks, one_process
 from ..eval.samples import Task
 from ..eval.scenes import SCENES, scene_items
+from ..eval.tasks import check_task
+from ..nearest import did_you_mean
 from .loading import Loaded, load_model
 
 PACKAGES = ("torch", "transformers", "lmms-eval")
@@ -38,7 +40,7 @@ def check_tasks(names: Sequence[str]) -> None:
     """Refuse what cannot be there before the model is loaded.
 
     Raises:
-        SparseSightError: a task twice, or one of lmms-eval without lmms-eval.
+        SparseSightError: a task twice, one that does not exist, or one of lmms-eval without lmms-eval.
     """
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if double is not None:
@@ -47,8 +49,14 @@ def check_tasks(names: Sequence[str]) -> None:
     if theirs and find_spec("lmms_eval") is None:
         raise SparseSightError(
             f"--tasks {theirs[0]!r} runs through lmms-eval, which is not installed: pip install 'sparsesight[eval]'; "
-            f"without it there is {', '.join(SCENES)}"
+            f"without it there is {', '.join(SCENES)}{did_you_mean(theirs[0], list(SCENES))}"
         )
+    if theirs:
+        from loguru import logger
+
+        logger.disable("lmms_eval")  # it would tell of every file that it cannot read
+    for name in theirs:
+        check_task(name, SCENES)
 
 
 def prepare_tasks(
@@ -82,12 +90,9 @@ def prepare_tasks(
     theirs = [name for name in names if name not in SCENES]
     found: dict[str, Task] = {}
     if theirs:
-        from loguru import logger
-
         from ..eval.harness import harness_tasks
         from ..eval.model import SparseSightModel
 
-        logger.disable("lmms_eval")
         with one_process():
             host = SparseSightModel(
                 model or "bundled",

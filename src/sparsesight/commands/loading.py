@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError
+from ..nearest import did_you_mean
 
 if TYPE_CHECKING:
     from ..methods import Method
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -112,8 +114,26 @@ def check_dtype(dtype: str) -> None:
     Raises:
         SparseSightError: naming the value and what is possible.
     """
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise SparseSightError(f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16")
+    if dtype not in DTYPES:
+        raise SparseSightError(
+            f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16{did_you_mean(dtype, DTYPES)}"
+        )
+
+
+def check_attention(name: str) -> None:
+    """Reject an ``--attention`` that transformers does not know.
+
+    Raises:
+        SparseSightError: naming the value and what is possible.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    known = ("eager", *sorted(n for n in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in n))
+    if name not in known:
+        raise SparseSightError(
+            f"--attention {name!r} is unknown: use eager, sdpa, flex_attention or another of transformers'"
+            f"{did_you_mean(name, known)}"
+        )
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
 from .clock import LAYOUT
 from .families import Anatomy, attention_implementation, check_implementation
+from .fast import Fast, FastPath
 from .forward import Forward
 from .frames import FrameRule, Frames
 from .generation import Generating
@@ -49,6 +50,7 @@ class Hooks:
             (None unless ``timing``).
         timing: whether to wait for the device and measure.
         text_tower: for a method that compares the question with patches.
+        fast: how to run segments as programs; None: not at all.
 
     Raises:
         SparseSightError: if the decoder already has hooks; nothing is installed then.
@@ -62,6 +64,7 @@ class Hooks:
         done: Callable[[Record | None, float | None], None],
         timing: bool,
         text_tower: TextTower | None = None,
+        fast: Fast | None = None,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
@@ -77,6 +80,8 @@ class Hooks:
         self.vision, self.text_tower = None, text_tower
         if plan.method.reads_vision:
             self.vision = VisionReader(parts, str(plan.method), text_tower)
+        self.how_fast = fast
+        self.fast: FastPath | None = None
         try:
             self.install()
         except BaseException:
@@ -110,6 +115,8 @@ class Hooks:
         ]
         if self.vision is not None:
             self.vision.install(self.added)
+        if self.how_fast is not None:
+            self.fast = FastPath(parts, self.plan, self.how_fast, lambda: self.forward, self.added)
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""

@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
 from ..operations import Operations
 from ..report import Latency, Report, batch_report
+from .choices import Choice, choices
 from .clock import Clock
 from .families import anatomy
+from .fast import Fast, FastUse, parse_fast
 from .hooks import PER_CALL, Hooks, VisualMask
 from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
@@ -31,6 +34,7 @@ def sparsify(
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
+    fast: Fast | bool | str = False,
     **options: Any,
 ) -> Sparsified:
     """Let a vision-language model drop visual tokens between its decoder layers, guided by the question.
@@ -59,6 +63,9 @@ def sparsify(
             they keep the cluster centre's own key.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
+        fast: run the layers between two stages as one program of a fixed shape wherever that is possible, for prompts
+            so short that Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first
+            prefill of a length is slow; :attr:`Sparsified.fast` says what became of it.
         **options: fields of the method, such as ``retain=64``.
 
     Returns:
@@ -76,6 +83,7 @@ def sparsify(
         text_tower=text_tower,
         timing=timing,
         trace=trace,
+        fast=fast,
     )
 
 
@@ -83,6 +91,8 @@ class Sparsified:
     """Handle of an installed sparsification.
 
     Attributes:
+        model: that it is installed on, without a wrapper for adapters.
+        visual_ids: token ids that stand for visual tokens; none where the caller says where those are.
         method: the method in use.
         layers: 0-based decoder layers after which it prunes.
     """
@@ -97,6 +107,7 @@ class Sparsified:
         text_tower: TextTower | None = None,
         timing: bool = False,
         trace: bool = False,
+        fast: Fast | bool | str = False,
     ) -> None:
         if method.reads_text_tower != (text_tower is not None):
             raise SparseSightError(
@@ -105,6 +116,7 @@ class Sparsified:
                 if method.reads_text_tower
                 else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
             )
+        how_fast = parse_fast(fast)
         parts = anatomy(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
@@ -122,6 +134,8 @@ class Sparsified:
                 "positions='compact' needs a decoder with one kind of rotary positions along one axis: "
                 "use positions='original'"
             )
+        self.model = parts.model
+        self.visual_ids = parts.visual_ids if visual_mask is None else ()
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
         self._shape = decoder_shape(parts)
@@ -137,7 +151,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower)
+        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower, how_fast)
 
     @property
     def report(self) -> Report:
@@ -176,15 +190,51 @@ class Sparsified:
         """
         if self._last is None:
             raise SparseSightError("kept: the model has not run yet")
-        stages = ((o.cpu(), k.cpu()) for o, k in self._last.kept)
+        stages = ((stage.origin.cpu(), stage.keep.cpu()) for stage in self._last.chosen)
         return [
             [o[k & (o >= 0)].clone() for o, k in zip(origin, keep, strict=True)] for origin, keep in stages
         ]
+
+    def choices(self, sample: int = 0) -> list[Choice]:
+        """What every stage of the last prefill did with each visual token of a sample, with scores and what was merged.
+
+        Empty if the prefill ran dense. Costs a few numbers per token, so it need not be asked for before.
+
+        Raises:
+            SparseSightError: before the model has run, or without such a sample.
+        """
+        return choices(self._ran("choices", sample), self.layers, sample)
+
+    def raters(self, sample: int = 0) -> Tensor:
+        """Which columns of the last prefill's input, padding counted, are text tokens that judged: boolean [n], on the
+        CPU. None is where the method chooses no raters, or the prefill ran dense.
+
+        Raises:
+            SparseSightError: before the model has run, or without such a sample.
+        """
+        last = self._ran("raters", sample)
+        chosen = torch.zeros(last.width, dtype=torch.bool)
+        if last.raters is not None:
+            chosen[last.raters.source[sample][last.raters.rater[sample]].cpu()] = True
+        return chosen
+
+    def _ran(self, what: str, sample: int) -> Record:
+        if self._last is None:
+            raise SparseSightError(f"{what}: the model has not run yet")
+        count = len(self._last.layout.visual)
+        if not 0 <= sample < count:
+            raise SparseSightError(f"sample={sample}: the last prefill had {count}, counted from 0")
+        return self._last
 
     @property
     def trace(self) -> list[Trace]:
         """What each stage of the last prefill saw and decided; empty unless asked for with ``trace=True``."""
         return self._last.trace if self._last is not None else []
+
+    @property
+    def fast(self) -> FastUse | None:
+        """What became of the fast path in the last prefill of this thread; None without ``fast=``."""
+        return None if self._hooks.fast is None else self._hooks.fast.use
 
     def restore(self) -> None:
         """Give the model back exactly as it was; safe to call twice."""
