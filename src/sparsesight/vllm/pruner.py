@@ -270,7 +270,7 @@ def check_layer(layer: Any) -> None:
             f"{type(layer).__name__}: its attention has a window of {window} tokens, which would reach further once "
             "tokens are gone; use a model with full attention"
         )
-    rotary = getattr(layer.self_attn, "rotary_emb", None)
+    rotary: Any = getattr(layer.self_attn, "rotary_emb", None)
     name = type(rotary).__name__
     if name not in ROTARY:
         raise UnsupportedModelError(f"{name}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}")
