@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import sparsesight
-from sparsesight import bundled
+from sparsesight import bundled, viz
 from sparsesight.commands import answering, loading
 from sparsesight.commands.showing import show
-from sparsesight.viz import Grid, kept_text
+from sparsesight.viz import layouts
 from tests.commands.running import (
     PICTURE,
     QUESTION,
@@ -111,8 +111,8 @@ def test_what_is_printed() -> None:
     for quantity in ("equal tokens", "KV cache bytes", "prefill ms"):
         (row,) = [line for line in lines if line.strip().startswith(f"{quantity} ") and "(" not in line]
         assert len(row.removeprefix(f" {quantity}").split()) >= 2  # dense and sparse
-    grid = Grid(24, 24, 14, 336, (336, 336))
-    assert kept_text(kept, grid, layers=(0, 2, 4)) in result.stdout
+    assert drawn("sparsevlm+", retain=(150, 80, 40), layers=(0, 2, 4)) in result.stdout
+    assert len(kept) == 3
 
 
 @pytest.mark.parametrize("method", ["tome", "pooling"])
@@ -126,9 +126,7 @@ def test_where_all_is_merged_there_is_no_picture_of_what_was_kept(method: str) -
 
 def test_before_the_first_layer() -> None:
     result = ask("--method", "uniform", "--retain", "64")
-    grid = Grid(24, 24, 14, 336, (336, 336))
-    kept = [[9 * i + 4 for i in range(64)]]
-    assert kept_text(kept, grid, layers=(-1,)) in result.stdout
+    assert drawn("uniform", retain=64) in result.stdout
     assert "before layer 0: 64 of 576" in result.stdout
 
 
@@ -148,7 +146,7 @@ def test_what_a_model_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
         dense=replace(result.dense, answer="\x1b[2J [bold]loud[/bold] [/]"),
         sparse=replace(result.sparse, answer=""),
     )
-    show(result, None, "no grid", picture="a.png", question="[red]?", model="m")
+    show(replace(result, why_not="no grid"), picture="a.png", question="[red]?", model="m")
     printed = capsys.readouterr().out
     assert "\x1b[2J" not in printed
     assert "[bold]loud[/bold] [/]" in printed and "[red]?" in printed
@@ -189,6 +187,16 @@ def test_what_a_checkpoints_code_prints_does_not_mix_with_json(monkeypatch: pyte
     assert "hello from the checkpoint" in result.stderr
 
 
+def drawn(method: str, **options: Any) -> str:
+    """What the library's own text says was kept, asked without the command line's code."""
+    model, processor = bundled.load()
+    image = Image.open(PICTURE)
+    inputs = processor(text=f"USER: <image>\n{QUESTION} ASSISTANT:", images=image, return_tensors="pt")
+    with sparsesight.sparsify(model, method, **options) as run, torch.no_grad():
+        model(**inputs)
+    return viz.text(viz.look(run, image, processor))
+
+
 # The saved picture
 
 
@@ -197,16 +205,29 @@ def test_save() -> None:
     assert result.stdout.endswith("saved kept.png\n")
     with Image.open("kept.png") as sheet:
         assert sheet.format == "PNG"
-        assert sheet.width > 4 * 384  # the picture and three stages
+        assert min(sheet.size) > 2 * 480  # the picture and three stages
     assert asked("--save", "kept.jpg")["saved"] == "kept.jpg"
     assert Image.open("kept.jpg").format == "JPEG"
+
+
+def test_save_an_animation() -> None:
+    assert asked("--save", "kept.gif")["saved"] == "kept.gif"
+    with Image.open("kept.gif") as moving:
+        assert moving.format == "GIF" and moving.n_frames >= 4  # the picture and three stages
+
+
+def test_save_a_page() -> None:
+    found = asked("--save", "kept.html")
+    page = Path("kept.html").read_text(encoding="utf-8")
+    assert found["saved"] == "kept.html" and QUESTION in page
+    assert f"<strong>{found['sparse']['answer']}</strong>" in page and page.count("<img ") >= 7
 
 
 @pytest.mark.parametrize(
     ("target", "part"),
     [
         ("kept", "such as .png"),
-        ("kept.xyz", "such as .png"),
+        ("kept.xyz", ".html, .gif or a picture"),
         ("no/kept.png", "does not exist"),
         (".", "is a directory"),
     ],
@@ -217,8 +238,21 @@ def test_where_nothing_can_be_saved(target: str, part: str, monkeypatch: pytest.
     assert part in message and repr(target) in message
 
 
-def test_a_model_of_tiles_has_no_picture_and_is_asked_all_the_same(tmp_path: Path) -> None:
+def test_a_model_of_tiles_has_its_picture_too(tmp_path: Path) -> None:
     """It also has no chat template."""
+    tiny.model("llava_next").save_pretrained(tmp_path / "m")
+    tiny.processor("llava_next").save_pretrained(tmp_path / "m")
+    what = ("what is the red ring ?", "--model", str(tmp_path / "m"), "--retain", "50%", "--save", "kept.png")
+    result = ask(*what)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.endswith("saved kept.png\n") and Path("kept.png").exists()
+    assert "whole" in result.stdout and "tiles" in result.stdout
+
+
+def test_a_model_that_cannot_be_drawn_is_asked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(layouts.RULES, "llava_next")
     tiny.model("llava_next").save_pretrained(tmp_path / "m")
     tiny.processor("llava_next").save_pretrained(tmp_path / "m")
     what = ("what is the red ring ?", "--model", str(tmp_path / "m"), "--retain", "50%", "--save", "kept.png")

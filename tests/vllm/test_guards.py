@@ -28,7 +28,12 @@ class Graphs(Enum):
 def config(**changes: Any) -> Any:
     """A config that works, but for ``changes``: ``part__field=value``."""
     made = SimpleNamespace(
-        model_config=SimpleNamespace(architectures=["LlavaForConditionalGeneration"], enforce_eager=False),
+        model_config=SimpleNamespace(
+            architectures=["LlavaForConditionalGeneration"],
+            enforce_eager=False,
+            is_moe=False,
+            multimodal_config=SimpleNamespace(video_pruning_rate=None),
+        ),
         cache_config=SimpleNamespace(enable_prefix_caching=False, kv_sharing_fast_prefill=False),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
@@ -55,6 +60,8 @@ def config(**changes: Any) -> Any:
 
 def test_an_ordinary_config_is_fine() -> None:
     check_config(config())
+    check_config(config(parallel_config__tensor_parallel_size=2))
+    check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
 
@@ -64,8 +71,7 @@ def test_an_ordinary_config_is_fine() -> None:
     [
         ({"cache_config__enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"parallel_config__pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
-        ({"parallel_config__tensor_parallel_size": 2}, "--tensor-parallel-size 1"),
-        ({"parallel_config__data_parallel_size": 2}, "--data-parallel-size 1"),
+        ({"parallel_config__data_parallel_size": 2, "model_config__is_moe": True}, "--data-parallel-size 1"),
         ({"parallel_config__decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),
         ({"parallel_config__use_ubatching": True}, "--enable-dbo"),
@@ -73,6 +79,7 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"speculative_config": object()}, "--speculative-config"),
         ({"lora_config": object()}, "--enable-lora"),
         ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
+        ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
@@ -86,8 +93,8 @@ def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[s
 
 
 def test_another_architecture_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'Qwen2VLForConditionalGeneration'.*LlavaFor"):
-        check_config(config(model_config__architectures=["Qwen2VLForConditionalGeneration"]))
+    with pytest.raises(UnsupportedModelError, match=r"'Gemma3ForConditionalGeneration'.*LlavaFor"):
+        check_config(config(model_config__architectures=["Gemma3ForConditionalGeneration"]))
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.32"])

@@ -28,6 +28,12 @@ class RotaryEmbedding(nn.Module):
         return base ** -torch.arange(WIDTH // 2)
 
 
+class MRotaryEmbedding(RotaryEmbedding):
+    """Named as vLLM's for several axes."""
+
+    scaling_factor: float | None = None
+
+
 class Attention(nn.Module):
     """Passes on its query."""
 
@@ -50,11 +56,13 @@ class Layer(nn.Module):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.self_attn = nn.Module()
+        self.self_attn.total_num_heads = self.self_attn.total_num_kv_heads = 1
         self.self_attn.attn = Attention(number)
         self.self_attn.rotary_emb = RotaryEmbedding()
         self.seen: list[list[int]] = []
 
     def forward(self, positions: Any, hidden: Any, residual: Any) -> Any:
+        positions = positions.reshape(-1, positions.shape[-1])[-1]  # the last axis, if there are several
         self.seen.append(positions.tolist())
         residual = hidden if residual is None else hidden + residual
         self.self_attn.attn(residual, residual, residual)
@@ -132,7 +140,8 @@ def test_a_step_of_texts_changes_nothing() -> None:
     assert pruner.tally == Tally()
 
 
-def test_a_prompt_is_shortened_and_comes_back_at_its_length() -> None:
+@pytest.mark.parametrize("axes", [1, 3])
+def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     pruner, decoder = installed()
     # One decoding request before the prompt and a text behind it; one row of padding.
     visual = torch.tensor([False] + [False] + [True] * VISUAL + [False] * 2 + [False] * 3)
@@ -146,7 +155,7 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length() -> None:
     positions = torch.tensor([5, *range(7), *range(3), 0])
     hidden = torch.randint(-9, 9, (12, WIDTH)).float()
     assert hooked(decoder)
-    out = decoder(positions, hidden)
+    out = decoder(positions if axes == 1 else torch.stack((positions * 0, positions + 9, positions)), hidden)
     left = decoder.layers[1].seen[0]
     assert len(left) == 9 and left == decoder.layers[2].seen[0]
     kept = [p for p in left[1:6] if 1 <= p <= VISUAL]
@@ -189,6 +198,10 @@ def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
 def test_layers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"self_attn\.attn"):
         check_layer(nn.Linear(1, 1))
+    uncounted = Layer(0)
+    del uncounted.self_attn.total_num_kv_heads
+    with pytest.raises(UnsupportedModelError, match="total_num_kv_heads"):
+        check_layer(uncounted)
     windowed = Layer(0)
     windowed.self_attn.attn.sliding_window = 128
     with pytest.raises(UnsupportedModelError, match="window of 128"):
@@ -196,4 +209,9 @@ def test_layers_that_do_not_fit_are_refused() -> None:
     scaled = Layer(0)
     scaled.self_attn.rotary_emb = nn.Identity()
     with pytest.raises(UnsupportedModelError, match=r"Identity.*RotaryEmbedding"):
+        check_layer(scaled)
+    scaled.self_attn.rotary_emb = MRotaryEmbedding()
+    check_layer(scaled)
+    scaled.self_attn.rotary_emb.scaling_factor = 4.0
+    with pytest.raises(UnsupportedModelError, match=r"YaRN \(factor 4.0\)"):
         check_layer(scaled)

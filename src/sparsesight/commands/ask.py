@@ -18,10 +18,10 @@ from .options import METHOD, RETAIN, choose_method, choose_retain, parse_layers
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..viz import Grid
     from .answering import Comparison
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PAGES = (".html", ".htm")
 
 
 def ask(
@@ -48,7 +48,12 @@ def ask(
     ),
     max_new_tokens: int = typer.Option(64, min=1, help="Longest answer."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs."),
-    save: Path | None = typer.Option(None, help="Save a picture of what was kept.", show_default=False),
+    save: Path | None = typer.Option(
+        None,
+        help="Save what was kept: all stages as a picture (kept.png), one after the other (kept.gif), or as a "
+        "page with scores and the words that judged (kept.html).",
+        show_default=False,
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     trust_remote_code: bool = typer.Option(
@@ -57,8 +62,8 @@ def ask(
 ) -> None:
     """Ask about a picture, with all its visual tokens and with few, and show which ones were kept.
 
-    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
-    --method.
+    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0
+    (sparsevlm) or 2_0 (sparsevlm+) one for --method.
     """
     # Whatever can be wrong with what was typed is found before anything slow begins.
     budget = choose_retain(retain)
@@ -91,10 +96,10 @@ def ask(
                 with progress.status(f"loading {title}"):
                     loaded = load_model(model, device, dtype, trust_remote_code)
             with progress.status("asking, with all visual tokens and with few"):
-                result = compare(loaded, prepare(loaded, picture, question), chosen, max_new_tokens)
-    grid, why_not = _grid(loaded.model.config, loaded.processor, result)
-    if save is not None and grid is not None:
-        _save(save, picture, result, grid)
+                result = compare(loaded, prepare(loaded, picture, question), chosen, max_new_tokens, picture)
+    saved = save if result.look is not None else None
+    if saved is not None:
+        _save(saved, result, question)
     if as_json:
         facts = {
             "question": question,
@@ -107,17 +112,17 @@ def ask(
             "report": result.report.to_dict(),
             "kept": result.kept,
             "merged": result.merged,
-            "saved": str(save) if grid is not None and save is not None else None,
+            "saved": None if saved is None else str(saved),
         }
         typer.echo(json.dumps(facts))
-        if save is not None and grid is None:
-            typer.echo(f"note: {why_not}", err=True)
+        if save is not None and saved is None:
+            typer.echo(f"note: {result.why_not}", err=True)
         return
     from .showing import show
 
-    show(result, grid, why_not, picture=str(path), question=question, model=loaded.name)
-    if save is not None and grid is not None:
-        typer.echo(f"\nsaved {save}")
+    show(result, picture=str(path), question=question, model=loaded.name)
+    if saved is not None:
+        typer.echo(f"\nsaved {saved}")
 
 
 def _picture_and_question(image: str | None, question: str | None) -> tuple[Path, Image, str]:
@@ -159,28 +164,27 @@ def _check_target(save: Path) -> None:
     if save.is_dir():
         raise SparseSightError(f"--save {str(save)!r} is a directory: name a file in it, such as kept.png")
     extensions = Image.registered_extensions()  # also loads the formats
-    if extensions.get(save.suffix.lower()) not in Image.SAVE:
-        raise SparseSightError(f"--save {str(save)!r}: end the file name in a picture format such as .png")
+    if save.suffix.lower() not in PAGES and extensions.get(save.suffix.lower()) not in Image.SAVE:
+        raise SparseSightError(
+            f"--save {str(save)!r}: end the file name in .html, .gif or a picture format such as .png"
+        )
     if not save.parent.is_dir():
         raise SparseSightError(f"--save {str(save)!r}: the directory does not exist, create it first")
     if not os.access(save if save.exists() else save.parent, os.W_OK):
         raise SparseSightError(f"--save {str(save)!r} cannot be written: choose another place")
 
 
-def _save(save: Path, picture: Image, result: Comparison, grid: Grid) -> None:
-    from ..viz import kept_picture
+def _save(save: Path, result: Comparison, question: str) -> None:
+    from .. import viz
 
+    assert result.look is not None
+    answers = {"dense": result.dense.answer, "sparse": result.sparse.answer}
     try:
-        kept_picture(picture, result.kept, grid, result.merged, result.layers).save(save)
+        if save.suffix.lower() in PAGES:
+            save.write_text(viz.page(result.look, title=question, answers=answers), encoding="utf-8")
+        elif save.suffix.lower() == ".gif":
+            save.write_bytes(viz.animate(result.look))
+        else:
+            viz.stages(result.look).save(save)
     except OSError as error:
         raise SparseSightError(f"--save {str(save)!r} cannot be written: {error}") from None
-
-
-def _grid(config: Any, processor: Any, result: Comparison) -> tuple[Grid | None, str]:
-    """The model's grid, or None and why there is none."""
-    from ..viz import Grid
-
-    try:
-        return Grid.of(config, processor, result.report.samples[0].visual_tokens), ""
-    except SparseSightError as error:
-        return None, str(error)

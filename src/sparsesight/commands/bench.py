@@ -60,8 +60,8 @@ def bench(
 ) -> None:
     """Measure the first token, prefill and decoding, dense and sparse, taking turns in one process.
 
-    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
-    --methods.
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
+    (sparsevlm) or 2_0 (sparsevlm+) one for --methods.
     """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
@@ -153,12 +153,13 @@ def _subject(
     """The model to measure, its prompt, and what to call it."""
     import torch
 
-    from .loading import check_dtype, load_model, pick_device
+    from .loading import check_attention, check_dtype, load_model, pick_device
 
     if sizes is not None:
         from ..shapes import random_llava
 
         where = pick_device(device)
+        check_attention(attention)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
         return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes)

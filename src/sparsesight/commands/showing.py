@@ -10,21 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report import staircase, where
-from ..viz import Grid, kept_text
+from ..viz import text
 
 if TYPE_CHECKING:
     from .answering import Answer, Comparison
 
 
-def show(
-    result: Comparison, grid: Grid | None, why_not: str, *, picture: str, question: str, model: str
-) -> None:
+def show(result: Comparison, *, picture: str, question: str, model: str) -> None:
     """Print the two answers, the report and what each stage kept.
 
     Args:
-        result: of :func:`sparsesight.commands.answering.compare`.
-        grid: the model's grid; without one, ``why_not`` is printed in place of what was kept.
-        why_not: why there is no grid.
+        result: of :func:`sparsesight.commands.answering.compare`; without a look it is said why there is none.
         picture, question, model: what was asked, of what.
     """
     console = Console(highlight=False)
@@ -46,9 +42,9 @@ def show(
     sample = result.report.samples[0]
     per_layer = f"visual tokens entering each layer: {staircase(sample.visual_per_layer)}"
     console.print(Text(f"{per_layer} ({sample.note})" if sample.note else per_layer))
-    if grid is None:
+    if result.look is None:
         console.print()
-        console.print(Text(why_not), soft_wrap=True)
+        console.print(Text(result.why_not), soft_wrap=True)
         return
     if not result.kept:
         return
@@ -63,9 +59,7 @@ def show(
     added = " (66+8: 66 kept, 8 merged)" if any(result.merged) else ""
     console.print(Text(f"kept after each stage{added}", "dim"))
     ascii_only = not console.encoding.lower().startswith("utf")
-    lines = kept_text(
-        result.kept, grid, result.merged, result.layers, width=console.width, ascii_only=ascii_only
-    )
+    lines = text(result.look, width=console.width, ascii_only=ascii_only)
     console.print(Text(lines), soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from ..methods.rows import Rows, advance
 from ..methods.stage import Attention, Counts, StageInput, Vision, planned_counts
 from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
 from .families import Layer
-from .layout import Layout, Plan, Record, Trace
+from .layout import Chosen, Layout, Plan, Raters, Record, Trace
 from .masks import select_mask
 from .rotary import axes
 from .seen import Seen, positions_of
@@ -51,7 +51,8 @@ class Forward:
     tokens_out: list[tuple[int, ...]] = field(default_factory=list)
     recycled: list[tuple[int, ...]] = field(default_factory=list)
     merged: list[tuple[int, ...]] = field(default_factory=list)
-    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    chosen: list[Chosen] = field(default_factory=list)
+    raters: Raters | None = None
     trace: list[Trace] = field(default_factory=list)
     seen: Seen | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Forward:
     )
     spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
     keys: dict[int, Keys] = field(default_factory=dict)  # what layers attend to, where that is not everything
+    flight: Any = None  # the segment that runs as one program (fast.Flight)
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ class Forward:
         """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
         if self.rows is None or self.layout is None:
             return
-        with self.plan.clock("raters"), torch.no_grad():
+        with self.plan.clock("raters"), torch.no_grad(), _in_full(self.device):
             rows = self.rows
             x = hidden if hidden.ndim == 3 else hidden[0]
             visual_at, is_visual = ops.compact(rows.visual, max(self.tokens))
@@ -108,6 +110,7 @@ class Forward:
             target = text_at.masked_fill(~is_text, rows.text.shape[1])
             rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
             self.rows = replace(rows, rater=rater.scatter_(1, target, chosen)[:, :-1])
+            self.raters = Raters(rows.source, self.rows.rater)
 
     @property
     def active(self) -> bool:
@@ -207,7 +210,8 @@ class Forward:
             tuple(self.tokens_out),
             tuple(self.recycled),
             tuple(self.merged),
-            tuple(self.kept),
+            tuple(self.chosen),
+            self.raters,
             self.trace,
         )
 
@@ -243,7 +247,8 @@ class Forward:
         """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
         rows = self.rows
         assert rows is not None
-        cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
+        with self.plan.clock("cache"):
+            cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
         own = kind.source == kind.index
 
         def keys(_: Any) -> Keys:
@@ -254,7 +259,8 @@ class Forward:
 
         seen = self._once(("keys", kind.kind), None, keys)
         if cached is not None and own:
-            cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
+            with self.plan.clock("cache"):
+                cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
         return seen
 
     def _padding(self, mask: Any) -> Any:
@@ -318,7 +324,7 @@ class Forward:
         row, text = self._text(rows)
         source = rows.source.gather(1, column)
         frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
-        with plan.clock("scoring"):
+        with plan.clock("scoring"), torch.no_grad(), _in_full(self.device):
             stage = StageInput(
                 index=self.done,
                 layer=layer,
@@ -336,7 +342,9 @@ class Forward:
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
-            selection = plan.method.select(stage)
+            score = plan.method.score(stage)
+        with plan.clock("selection"), _in_full(self.device):
+            selection = plan.method.choose(stage, score)
         with plan.clock("gather"):
             out = selection.counts.tokens_out
             lengths = [n - v + o for n, v, o in zip(layout.length, layout.visual, out, strict=True)]
@@ -347,13 +355,14 @@ class Forward:
         self.tokens_out.append(out)
         self.recycled.append(selection.counts.recycled)
         self.merged.append(selection.counts.merged)
-        self.kept.append((stage.origin, selection.keep))
+        self.chosen.append(Chosen.of(stage, source, selection))
         self.done += 1
         if self.asked:
             self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.trim_early and self.done == 1 and width < self.length:
-            self._trim(width)
+            with plan.clock("cache"):
+                self._trim(width)
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
         return unfold(shorter, shaped)
@@ -372,7 +381,10 @@ class Forward:
         if self.vision is None:
             return None
         attention, key = (ops.take(x, source) for x in (self.vision.attention, self.vision.key))
-        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0))
+        relevance = self.vision.relevance
+        if relevance is not None:
+            relevance = ops.take(relevance, source).masked_fill(~visual, 0)
+        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0), relevance)
 
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
@@ -400,3 +412,8 @@ class Forward:
         if key not in self.memo:
             self.memo[key] = (value, make(value))  # holding `value` keeps its id unique
         return self.memo[key][1]
+
+
+def _in_full(device: torch.device) -> torch.autocast:
+    """Scores are in fp32 under autocast, too."""
+    return torch.autocast(device.type, enabled=False)

@@ -156,8 +156,49 @@ class Record:
     tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
     recycled: tuple[tuple[int, ...], ...]
     merged: tuple[tuple[int, ...], ...]
-    kept: tuple[tuple[Tensor, Tensor], ...]  # per stage: origin [b, v] of the visual tokens, kept flag [b, v]
+    chosen: tuple[Chosen, ...]  # per stage
+    raters: Raters | None  # None if none were chosen
     trace: list[Trace]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What one stage decided, as it lies on the device: references to small tensors that the stage made anyway."""
+
+    origin: Tensor  # int64 [b, v]: index among the sample's visual tokens, -1 for a merged token or padding
+    source: Tensor  # int64 [b, v]: row of the input (a merged token: its cluster centre's)
+    visual: Tensor  # boolean [b, v]: False on padding
+    keep: Tensor  # boolean [b, v]
+    score: Tensor  # [b, v]
+    recycled: (
+        Tensor | None
+    )  # int64 [b, m]: columns that were merged here; the first `sizes` of each sample count
+    sizes: tuple[int, ...]
+    centre: Tensor | None  # int64 [b, q]: of each merged token, its centre among `recycled`
+    assign: Tensor | None  # int64 [b, m]: the merged token that each went into
+
+    @classmethod
+    def of(cls, stage: StageInput, source: Tensor, selection: Selection) -> Chosen:
+        merge = selection.merge
+        return cls(
+            stage.origin,
+            source,
+            stage.visual,
+            selection.keep,
+            selection.score,
+            selection.recycled,
+            selection.counts.recycled,
+            None if merge is None else merge.centre,
+            None if merge is None else merge.assign,
+        )
+
+
+@dataclass(frozen=True)
+class Raters:
+    """Which text tokens judge: rows of the input [b, r], and which of them do."""
+
+    source: Tensor
+    rater: Tensor
 
 
 @dataclass

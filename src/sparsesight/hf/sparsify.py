@@ -7,17 +7,22 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
+from ..operations import Operations
 from ..report import Latency, Report, batch_report
+from .choices import Choice, choices
 from .clock import Clock
 from .families import anatomy
+from .fast import Fast, FastUse, parse_fast
 from .hooks import PER_CALL, Hooks, VisualMask
 from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
 from .shape import decoder_shape
+from .text_tower import TextTower
 
 
 def sparsify(
@@ -25,9 +30,11 @@ def sparsify(
     method: Method | str = "sparsevlm+",
     *,
     visual_mask: VisualMask | None = None,
+    text_tower: TextTower | None = None,
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
+    fast: Fast | bool | str = False,
     **options: Any,
 ) -> Sparsified:
     """Let a vision-language model drop visual tokens between its decoder layers, guided by the question.
@@ -48,12 +55,17 @@ def sparsify(
         visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
             call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
             alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
+        text_tower: for methods that compare the question with the patches of the vision tower, such as
+            ``CDPruner.published()``: the text tower that it was trained with.
         trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
             that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
             positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
             they keep the cluster centre's own key.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
+        fast: run the layers between two stages as one program of a fixed shape wherever that is possible, for prompts
+            so short that Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first
+            prefill of a length is slow; :attr:`Sparsified.fast` says what became of it.
         **options: fields of the method, such as ``retain=64``.
 
     Returns:
@@ -64,7 +76,14 @@ def sparsify(
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
     """
     return Sparsified(
-        model, make_method(method, **options), visual_mask, trim_early_layers, timing=timing, trace=trace
+        model,
+        make_method(method, **options),
+        visual_mask,
+        trim_early_layers,
+        text_tower=text_tower,
+        timing=timing,
+        trace=trace,
+        fast=fast,
     )
 
 
@@ -72,6 +91,8 @@ class Sparsified:
     """Handle of an installed sparsification.
 
     Attributes:
+        model: that it is installed on, without a wrapper for adapters.
+        visual_ids: token ids that stand for visual tokens; none where the caller says where those are.
         method: the method in use.
         layers: 0-based decoder layers after which it prunes.
     """
@@ -83,9 +104,19 @@ class Sparsified:
         visual_mask: VisualMask | None = None,
         trim_early_layers: bool = False,
         *,
+        text_tower: TextTower | None = None,
         timing: bool = False,
         trace: bool = False,
+        fast: Fast | bool | str = False,
     ) -> None:
+        if method.reads_text_tower != (text_tower is not None):
+            raise SparseSightError(
+                f"method={method} compares the question with patches, for which a vision-language model has no text "
+                "tower: give the one its vision tower was trained with, text_tower=TextTower.from_pretrained(...)"
+                if method.reads_text_tower
+                else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
+            )
+        how_fast = parse_fast(fast)
         parts = anatomy(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
@@ -103,6 +134,8 @@ class Sparsified:
                 "positions='compact' needs a decoder with one kind of rotary positions along one axis: "
                 "use positions='original'"
             )
+        self.model = parts.model
+        self.visual_ids = parts.visual_ids if visual_mask is None else ()
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
         self._shape = decoder_shape(parts)
@@ -118,7 +151,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing)
+        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower, how_fast)
 
     @property
     def report(self) -> Report:
@@ -157,15 +190,51 @@ class Sparsified:
         """
         if self._last is None:
             raise SparseSightError("kept: the model has not run yet")
-        stages = ((o.cpu(), k.cpu()) for o, k in self._last.kept)
+        stages = ((stage.origin.cpu(), stage.keep.cpu()) for stage in self._last.chosen)
         return [
             [o[k & (o >= 0)].clone() for o, k in zip(origin, keep, strict=True)] for origin, keep in stages
         ]
+
+    def choices(self, sample: int = 0) -> list[Choice]:
+        """What every stage of the last prefill did with each visual token of a sample, with scores and what was merged.
+
+        Empty if the prefill ran dense. Costs a few numbers per token, so it need not be asked for before.
+
+        Raises:
+            SparseSightError: before the model has run, or without such a sample.
+        """
+        return choices(self._ran("choices", sample), self.layers, sample)
+
+    def raters(self, sample: int = 0) -> Tensor:
+        """Which columns of the last prefill's input, padding counted, are text tokens that judged: boolean [n], on the
+        CPU. None is where the method chooses no raters, or the prefill ran dense.
+
+        Raises:
+            SparseSightError: before the model has run, or without such a sample.
+        """
+        last = self._ran("raters", sample)
+        chosen = torch.zeros(last.width, dtype=torch.bool)
+        if last.raters is not None:
+            chosen[last.raters.source[sample][last.raters.rater[sample]].cpu()] = True
+        return chosen
+
+    def _ran(self, what: str, sample: int) -> Record:
+        if self._last is None:
+            raise SparseSightError(f"{what}: the model has not run yet")
+        count = len(self._last.layout.visual)
+        if not 0 <= sample < count:
+            raise SparseSightError(f"sample={sample}: the last prefill had {count}, counted from 0")
+        return self._last
 
     @property
     def trace(self) -> list[Trace]:
         """What each stage of the last prefill saw and decided; empty unless asked for with ``trace=True``."""
         return self._last.trace if self._last is not None else []
+
+    @property
+    def fast(self) -> FastUse | None:
+        """What became of the fast path in the last prefill of this thread; None without ``fast=``."""
+        return None if self._hooks.fast is None else self._hooks.fast.use
 
     def restore(self) -> None:
         """Give the model back exactly as it was; safe to call twice."""
@@ -182,8 +251,18 @@ class Sparsified:
         self.restore()
 
     @contextmanager
+    def count_operations(self) -> Iterator[Operations]:
+        """Within it, count what this thread gives torch to do: the mechanism's parts, and under "" all else."""
+        self._clock.sections = {}
+        try:
+            with Operations(lambda: self._clock.open[-1] if self._clock.open else "") as counted:
+                yield counted
+        finally:
+            self._clock.sections = None
+
+    @contextmanager
     def measure_sections(self, processor: bool = False) -> Iterator[dict[str, float]]:
-        """Within it, collect the seconds spent in raters, scoring, gather and masks.
+        """Within it, collect the seconds of each part of the mechanism (``hf.clock.PARTS``).
 
         By the wall clock, which waits for the device; or processor time of all threads, where ``processor`` is set.
         """

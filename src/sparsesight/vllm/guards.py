@@ -9,10 +9,10 @@ from typing import Any
 from ..budget import BEFORE
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
+from .families import MODELS
 
 # Minor versions whose model runner and attention metadata the plugin was tested with.
 VERSIONS = ("0.32",)
-ARCHITECTURES = ("LlavaForConditionalGeneration",)
 
 # What of vLLM's config is refused: is it so?, and what to say.
 _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
@@ -26,13 +26,9 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "pipeline parallelism passes on tensors of the unpruned length: use --pipeline-parallel-size 1",
     ),
     (
-        lambda c: c.parallel_config.tensor_parallel_size > 1,
-        "tensor parallelism is not supported yet, as every rank sees only its own heads: use "
-        "--tensor-parallel-size 1",
-    ),
-    (
-        lambda c: c.parallel_config.data_parallel_size > 1,
-        "data parallelism pads steps across ranks: use --data-parallel-size 1 and run one server for each replica",
+        lambda c: c.parallel_config.data_parallel_size > 1 and c.model_config.is_moe,
+        "data parallelism of a mixture of experts pads steps across ranks: use --data-parallel-size 1 and run one "
+        "server for each replica",
     ),
     (
         lambda c: (
@@ -64,6 +60,10 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
         lambda c: getattr(c.cache_config, "kv_sharing_fast_prefill", False),
         "fast prefill with shared keys shortens the last layers itself: leave out --kv-sharing-fast-prefill",
+    ),
+    (
+        lambda c: getattr(getattr(c.model_config, "multimodal_config", None), "video_pruning_rate", None),
+        "video pruning renumbers the positions of what it leaves of a clip: leave out --video-pruning-rate",
     ),
     (
         lambda c: "FULL" in _graphs(c),
@@ -99,18 +99,21 @@ def check_config(config: Any) -> None:
         SparseSightError: another part of it is not.
     """
     names = list(getattr(config.model_config, "architectures", None) or ())
-    if not set(names) & set(ARCHITECTURES):
+    if not set(names) & set(MODELS):
         raise UnsupportedModelError(
             f"architecture {', '.join(map(repr, names))}: inside vLLM sparsesight works with "
-            f"{', '.join(ARCHITECTURES)}; use sparsesight.sparsify on transformers for other models"
+            f"{', '.join(MODELS)}; use sparsesight.sparsify on transformers for other models"
         )
     for refused, sentence in _REFUSED:
         if refused(config):
             raise SparseSightError(f"sparsesight in vLLM: {sentence}")
 
 
-def check_method(method: Method, num_layers: int) -> tuple[int, ...]:
+def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The pruning layers of a method in a decoder of ``num_layers``; refuses methods that the plugin cannot serve.
+
+    Args:
+        allowed: layers after which the model can do with less; by default all but the last.
 
     Raises:
         SparseSightError: naming the method and the fix.
@@ -136,7 +139,7 @@ def check_method(method: Method, num_layers: int) -> tuple[int, ...]:
             f"{name}: positions={method.positions!r} renumbers tokens, but vLLM goes on counting from the prompt's "
             "length: use positions='original'"
         )
-    stages = method.stage_layers(num_layers)
+    stages = method.stage_layers(num_layers, allowed)
     if stages[0] == BEFORE:
         raise SparseSightError(
             f"{name} acts before the language model, which is not supported in vLLM yet: give layers=(...) from 0 "

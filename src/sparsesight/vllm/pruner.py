@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
 # Rotary embeddings whose frequencies do not depend on the length of the prompt.
-ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding")
+ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding", "MRotaryEmbedding")
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Active:
     prefills: list[Prefill]
     done: int = 0  # stages passed
     rows: Tensor | None = None  # row of the input of every row that is left, [n]
-    positions: Tensor | None = None
+    positions: Tensor | None = None  # [n], or [axes, n]
     length: int = 0  # rows of the input, padding included
     seen: tuple[Tensor, Tensor] | None = None  # query and key of the pruning layer
 
@@ -221,7 +221,12 @@ class Pruner:
             a, b = int(start[r]), int(start[r] + before[r])
             own = slice(a, b)
             rows, is_merged, tokens = prefill.select(
-                index, hidden[own] + residual[own], q[own], k[own], active.positions[own], self.facts[index]
+                index,
+                hidden[own] + residual[own],
+                q[own],
+                k[own],
+                active.positions[..., own],
+                self.facts[index],
             )
             pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
             width += a - cursor
@@ -237,7 +242,7 @@ class Pruner:
             own = slice(at, at + len(is_merged))
             hidden[own] = torch.where(is_merged[:, None], tokens.to(hidden.dtype), hidden[own])
             residual[own] = residual[own].masked_fill(is_merged[:, None], 0)
-        active.positions = active.positions[rows]
+        active.positions = active.positions[..., rows]
         active.rows = rows if active.rows is None else active.rows[rows]
         active.seen, active.done = None, index + 1
         if self.keep_trace and active.done == len(self.stages):
@@ -254,8 +259,13 @@ def check_layer(layer: Any) -> None:
     attention = getattr(getattr(layer, "self_attn", None), "attn", None)
     if attention is None:
         raise UnsupportedModelError(
-            f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a LLaVA whose "
-            "language model is Llama (Vicuna)"
+            f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a model "
+            "whose language model is Llama, Mistral or Qwen"
+        )
+    if not hasattr(layer.self_attn, "total_num_heads") or not hasattr(layer.self_attn, "total_num_kv_heads"):
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}: its attention does not say how many heads all ranks have (total_num_heads, "
+            "total_num_kv_heads); use a LLaVA whose language model is Llama (Vicuna)"
         )
     window = getattr(attention, "sliding_window", None)
     if window is not None and window > 0:
@@ -263,10 +273,14 @@ def check_layer(layer: Any) -> None:
             f"{type(layer).__name__}: its attention has a window of {window} tokens, which would reach further once "
             "tokens are gone; use a model with full attention"
         )
-    rotary = type(getattr(layer.self_attn, "rotary_emb", None)).__name__
-    if rotary not in ROTARY:
+    rotary = getattr(layer.self_attn, "rotary_emb", None)
+    name = type(rotary).__name__
+    if name not in ROTARY:
+        raise UnsupportedModelError(f"{name}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}")
+    if name == "MRotaryEmbedding" and rotary.scaling_factor is not None:
         raise UnsupportedModelError(
-            f"{rotary}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}"
+            f"{name}: positions stretched by YaRN (factor {rotary.scaling_factor}) are not read in vLLM yet; leave "
+            "the stretching out of --hf-overrides"
         )
 
 

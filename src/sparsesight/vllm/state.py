@@ -36,3 +36,8 @@ class Removed:
     def add(self, block: Counts, more: Counts) -> None:
         """Note what this step removes, [stages, r]."""
         self._table[:, block] += more
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that is held; it grows with the number of blocks, not of requests."""
+        return self._table.nbytes

@@ -1,0 +1,147 @@
+"""The page that shows what sparsesight.viz draws: the bundled model, a bundled picture, several methods and questions.
+
+    python benchmarks/gallery.py
+
+Writes docs/gallery/README.md and the pictures beside it. Every answer on it is the model's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sparsesight import sparsify, viz
+from sparsesight.bundled import default_picture, load, picture_questions
+from sparsesight.viz.chart import svg
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "gallery"
+RETAIN = 64
+METHODS = ("sparsevlm+", "sparsevlm", "dart", "cdpruner", "fastv", "visionzip", "tome", "random")
+BUDGETS = (192, 128, 64, 32)
+QUESTIONS = (
+    "What color is the heart?",
+    "What letter is on the white card?",
+    "Where is the green ring?",
+    "What is left of the orange card?",
+)
+
+PAGE = """# Gallery
+
+What `sparsesight.viz` draws, on the bundled model and one of its pictures ({picture}, {visual} visual tokens, 8
+decoder layers). `python benchmarks/gallery.py` made this page; all answers are the model's.
+
+```python
+from PIL import Image
+from sparsesight import sparsify, viz
+from sparsesight.bundled import default_picture, load
+
+model, processor = load()
+image = Image.open(default_picture())
+inputs = processor(text="USER: <image>\\n{question} ASSISTANT:", images=image, return_tensors="pt")
+with sparsify(model, "sparsevlm", retain={retain}) as run:
+    model.generate(**inputs, max_new_tokens=5, do_sample=False)
+seen = viz.look(run, image, processor, inputs)
+```
+
+## Every stage: `viz.stages(seen)`
+
+![The picture, and what is left of it after layers 0, 1 and 3](stages.jpg)
+
+`sparsevlm`, retain {retain}: kept patches are as they were, outlined in orange; hatched blue ones were merged into the
+tokens at the dots; grey ones are gone. The question's words that judged are on yellow. The model answers "{answer}".
+
+## One stage after the other: `viz.animate(seen)`
+
+![The same as an animation](stages.gif)
+
+## What each patch scored: `viz.heatmap(seen, 0)`
+
+![Scores of all patches after layer 0, dark blue to yellow](scores.jpg)
+
+## The question decides: `viz.side_by_side(looks)`
+
+![The same picture with four questions, and what each kept](questions.jpg)
+
+`sparsevlm+`, retain {retain}, after the last stage.
+
+## Methods
+
+![What eight methods kept](methods.jpg)
+
+All of them hold {retain} tokens on average over the layers, after their last stage.
+
+## Budgets
+
+![What is left at retain 192, 128, 64 and 32](budgets.jpg)
+
+## Tokens per layer: `viz.staircase(looks)`
+
+![Visual tokens entering each of the 8 layers, by budget](staircase.svg)
+
+A page with all of it, in one file: `viz.page(seen)`, or `sparsesight ask --save kept.html`.
+"""
+
+
+class Examiner:
+    """The bundled model in front of one picture."""
+
+    def __init__(self) -> None:
+        self.model, self.processor = load()
+        self.path = default_picture()
+        self.image = Image.open(self.path).convert("RGB")
+
+    def ask(self, question: str, method: str, retain: int) -> tuple[viz.Look, str]:
+        """A look, and what was answered."""
+        prompt = f"USER: <image>\n{question} ASSISTANT:"
+        inputs: Any = self.processor(text=prompt, images=self.image, return_tensors="pt")
+        with sparsify(self.model, method, retain=retain) as run, torch.inference_mode():
+            output = self.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        answer = self.processor.decode(new, skip_special_tokens=True).strip()
+        return viz.look(run, self.image, self.processor, inputs), answer
+
+
+def save(picture: Image.Image, name: str) -> None:
+    picture.save(FOLDER / name, quality=84, subsampling=0, optimize=True)
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    examiner = Examiner()
+    rightly = {q["question"]: q["answer"] for q in picture_questions()[examiner.path.name]}
+    seen, answer = examiner.ask(QUESTIONS[0], "sparsevlm", RETAIN)
+    save(viz.stages(seen, size=400), "stages.jpg")
+    save(viz.heatmap(seen, 0, size=400), "scores.jpg")
+    (FOLDER / "stages.gif").write_bytes(viz.animate(seen, size=320, steps=2))
+
+    asked = {}
+    for question in QUESTIONS:
+        look, said = examiner.ask(question, "sparsevlm+", RETAIN)
+        asked[
+            f"{question}\nanswer: {said}"
+            + ("" if said == rightly[question] else f" (right: {rightly[question]})")
+        ] = look
+    save(viz.side_by_side(asked, size=400, columns=2), "questions.jpg")
+
+    methods = {}
+    for method in METHODS:
+        look, said = examiner.ask(QUESTIONS[0], method, RETAIN)
+        methods[f"{method}\nanswer: {said}"] = look
+    save(viz.side_by_side(methods, size=280, columns=4), "methods.jpg")
+
+    budgets, stairs = {}, {}
+    for retain in BUDGETS:
+        look, said = examiner.ask(QUESTIONS[0], "sparsevlm+", retain)
+        budgets[f"sparsevlm+, retain {retain}\nanswer: {said}"] = stairs[f"retain {retain}"] = look
+    save(viz.side_by_side(budgets, size=280, columns=4), "budgets.jpg")
+    (FOLDER / "staircase.svg").write_text(svg(viz.staircase(stairs)), encoding="utf-8")
+
+    facts = {"picture": examiner.path.name, "visual": seen.visual, "question": QUESTIONS[0], "retain": RETAIN}
+    (FOLDER / "README.md").write_text(PAGE.format(**facts, answer=answer), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Pictures of what was kept, from what a run recorded.
+
+    with sparsify(model, retain=64) as run:
+        model.generate(**inputs)
+    seen = viz.look(run, image, processor, inputs)
+    viz.overlay(seen, stage=0).save("kept.png")
+
+A :class:`Look` is plain data of one prefill; everything else draws it: :func:`overlay`, :func:`stages`,
+:func:`heatmap` and :func:`raters` as Pillow pictures, :func:`side_by_side` several looks, :func:`animate` as a GIF,
+:func:`staircase` as a matplotlib figure, :func:`page` as HTML, :func:`text` for a terminal. In a notebook a look shows
+itself.
+"""
+
+from .chart import staircase
+from .draw import animate, heatmap, overlay, raters, side_by_side, stages
+from .look import Look, Picture, Stage, look
+from .page import page
+from .text import text
+from .views import View
+from .words import Word
+
+__all__ = [
+    "Look",
+    "Picture",
+    "Stage",
+    "View",
+    "Word",
+    "animate",
+    "heatmap",
+    "look",
+    "overlay",
+    "page",
+    "raters",
+    "side_by_side",
+    "stages",
+    "staircase",
+    "text",
+]

@@ -1,0 +1,50 @@
+"""Colours that colour-blind readers tell apart, and what each means in all pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RGB = tuple[int, int, int]
+
+# Okabe and Ito, "Color Universal Design", 2008.
+BLACK: RGB = (0, 0, 0)
+ORANGE: RGB = (230, 159, 0)
+SKY: RGB = (86, 180, 233)
+GREEN: RGB = (0, 158, 115)
+YELLOW: RGB = (240, 228, 66)
+BLUE: RGB = (0, 114, 178)
+VERMILLION: RGB = (213, 94, 0)
+PURPLE: RGB = (204, 121, 167)
+LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+
+PAPER, INK, QUIET, RULE = (255, 255, 255), (34, 34, 34), (102, 102, 102), (208, 208, 208)
+KEPT, MERGED, RATES = VERMILLION, BLUE, YELLOW  # besides, kept is outlined, merged hatched, raters underlined
+# A dropped patch loses its colours and most of its contrast, and becomes lighter; what was cropped off becomes darker.
+DROPPED_CONTRAST, DROPPED_LIGHT = 0.35, 175
+CROPPED_CONTRAST = 0.3
+PADDING: RGB = (236, 236, 236)
+
+# From dark blue over grey to yellow: told apart in any kind of colour blindness, and by lightness alone.
+_HEAT = np.array(
+    [
+        (0, 32, 77),
+        (46, 66, 110),
+        (93, 97, 114),
+        (139, 132, 121),
+        (187, 168, 105),
+        (232, 206, 74),
+        (255, 234, 70),
+    ]
+)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Colours, uint8 [..., 3], of values between 0 and 1."""
+    at = np.clip(values, 0, 1) * (len(_HEAT) - 1)
+    low = np.minimum(at.astype(int), len(_HEAT) - 2)
+    share = (at - low)[..., None]
+    return np.round(_HEAT[low] * (1 - share) + _HEAT[low + 1] * share).astype(np.uint8)
+
+
+def web(colour: RGB) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -1,0 +1,180 @@
+"""The pictures: of one stage, of all, of several runs, and as an animation."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import SparseSightError
+from .look import Look, Stage
+from .paint import paint_kept, paint_scores
+from .sheet import Panel, arrange, legend, letters, painted, question, scale, stack
+from .views import View
+
+SIZE = 480  # pixels of a panel's longer side
+
+
+def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bool = True) -> Image.Image:
+    """Which patches one stage left, on the picture itself.
+
+    Kept patches are as they were and outlined, merged ones blue and hatched (a dot is where the merged token stands),
+    dropped ones pale and grey; what the processor cuts off is dark, padding that it adds is light and hatched. Several
+    views, tiles or frames lie side by side.
+
+    Args:
+        look: of :func:`look`.
+        stage: counted from 0, or from the last if negative; None for the picture before any stage.
+        size: pixels of the longer side.
+        caption: whether a line above says what is shown.
+
+    Raises:
+        SparseSightError: if there is no such stage (of a prefill that ran dense, -1 is all of it).
+    """
+    chosen = _chosen(look, stage)
+    picture = painted(look, lambda image, view, each: paint_kept(image, view, chosen, each), _checked(size))
+    if not caption:
+        return picture
+    return arrange([Panel(picture, (_said(look, chosen),))], 1, letters(size), edge=0)
+
+
+def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image.Image:
+    """The picture and what each stage left of it, with the question above and a legend below.
+
+    Args:
+        size: pixels of the longer side of each panel.
+        columns: panels beside one another; by default about as many as below one another.
+    """
+    shown: list[Stage | None] = [None, *look.stages]
+    panels = [
+        Panel(overlay(look, i, size=size, caption=False), (_said(look, s),)) for i, s in _numbered(shown)
+    ]
+    sheet = arrange(panels, columns or math.ceil(math.sqrt(len(panels))), letters(size))
+    letter = letters(size)
+    return stack(
+        question(look.words, sheet.width, round(1.15 * letter)), sheet, legend(look, sheet.width, letter)
+    )
+
+
+def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = True) -> Image.Image:
+    """What the method gave to each patch at one stage, dark blue to yellow, with the kept ones outlined.
+
+    The colours span the scores from the 2nd to the 98th percentile. Patches that came to the stage no more are pale.
+
+    Raises:
+        SparseSightError: if there is no such stage.
+    """
+    chosen = look.stage(stage)
+    finite = chosen.score[np.isfinite(chosen.score)]
+    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 0.0)
+
+    def paint(image: Image.Image, view: View, each: int) -> Image.Image:
+        return paint_scores(image, view, chosen, each, float(low), float(high))
+
+    picture = painted(look, paint, _checked(size))
+    if not caption:
+        return picture
+    letter = letters(size)
+    method = str(look.report.method["method"])
+    sheet = arrange([Panel(picture, (f"{method}: scores {chosen.where}",))], 1, letter, edge=0)
+    return stack(sheet, scale(float(low), float(high), sheet.width, letter))
+
+
+def side_by_side(
+    looks: Mapping[str, Look], stage: int = -1, *, size: int = 320, columns: int | None = None
+) -> Image.Image:
+    """What several methods or budgets left of the same picture.
+
+    Args:
+        looks: name (lines after the first are smaller in tone) -> look; ``columns`` of them beside one another.
+        stage: counted from the last by default, as methods differ in how many they have.
+
+    Raises:
+        SparseSightError: without looks, or if one of them has no such stage.
+    """
+    if not looks:
+        raise SparseSightError("looks: give one look or more, by name")
+    panels = []
+    for name, look in looks.items():
+        chosen = _chosen(look, stage)
+        lines = (*name.split("\n"), _said(look, chosen))
+        panels.append(Panel(overlay(look, stage, size=size, caption=False), lines))
+    sheet = arrange(panels, columns or min(math.ceil(math.sqrt(len(panels))), 4), letters(size))
+    first = next(iter(looks.values()))
+    merging = next((look for look in looks.values() if any(s.merged.any() for s in look.stages)), first)
+    return stack(sheet, legend(replace(merging, words=()), sheet.width, letters(size)))
+
+
+def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> bytes:
+    """A GIF that goes from the picture through the stages, and begins anew.
+
+    Args:
+        ms: how long each stage is shown.
+        steps: pictures in between, each of 60 milliseconds.
+    """
+    frames: list[Image.Image] = []
+    times: list[int] = []
+    before: Image.Image | None = None
+    for number, stage in _numbered([None, *look.stages]):
+        picture = overlay(look, number, size=size, caption=False)
+        mixed = (
+            []
+            if before is None
+            else [Image.blend(before, picture, step / (steps + 1)) for step in range(1, steps + 1)]
+        )
+        shown = [Panel(each, (_said(look, stage),)) for each in (*mixed, picture)]
+        frames += [arrange([panel], 1, letters(size), edge=0) for panel in shown]
+        times += [60] * len(mixed) + [ms]
+        before = picture
+    times[-1] *= 2
+    broad = max(frame.width for frame in frames)  # a caption may be broader than a narrow picture
+    frames = [ImageOps.pad(frame, (broad, frame.height), color="white", centering=(0, 0)) for frame in frames]
+    # One palette for all, or still patches would flicker.
+    still = [frame for frame, time in zip(frames, times, strict=True) if time >= ms]
+    all_of_them = arrange([Panel(frame) for frame in still], 1, 12, 0, 0)
+    palette = all_of_them.quantize(128, method=Image.Quantize.MEDIANCUT)
+    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    out = io.BytesIO()
+    flat[0].save(out, "GIF", save_all=True, append_images=flat[1:], duration=times, loop=0, optimize=True)
+    return out.getvalue()
+
+
+def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
+    """The question, with the tokens that judged on yellow and underlined.
+
+    Raises:
+        SparseSightError: if the look was made without ``inputs``.
+    """
+    picture = question(look.words, width, letter)
+    if picture is None:
+        raise SparseSightError(
+            "raters: this look knows no words; make it with look(run, image, processor, inputs)"
+        )
+    return stack(picture, Image.new("RGB", (width, 12), "white"))
+
+
+def _chosen(look: Look, stage: int | None) -> Stage | None:
+    if stage is None or (stage == -1 and not look.stages):
+        return None
+    return look.stage(stage)
+
+
+def _said(look: Look, stage: Stage | None) -> str:
+    if stage is None:
+        return f"{look.visual} visual tokens" if look.stages else f"all {look.visual} visual tokens kept"
+    return f"{stage.where}: {stage.counts()}"
+
+
+def _numbered(shown: Sequence[Stage | None]) -> list[tuple[int | None, Stage | None]]:
+    return [(None if i == 0 else i - 1, stage) for i, stage in enumerate(shown)]
+
+
+def _checked(size: Any) -> int:
+    if not isinstance(size, int) or not 32 <= size <= 8192:
+        raise SparseSightError(f"size={size!r}: pixels of the longer side, from 32 to 8192")
+    return size

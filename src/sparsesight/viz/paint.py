@@ -1,0 +1,171 @@
+"""One view of one picture, painted: which patches are left, or what they scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .colours import (
+    CROPPED_CONTRAST,
+    DROPPED_CONTRAST,
+    DROPPED_LIGHT,
+    KEPT,
+    MERGED,
+    PADDING,
+    PAPER,
+    SKY,
+    heat,
+)
+from .look import Stage
+from .views import View
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+OUTSIDE, DROPPED, LEFT, JOINED = range(4)  # what becomes of a pixel
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A picture with the padding that a view adds around it, at the size in which it is painted.
+
+    Attributes:
+        pixels: uint8 [h, w, 3].
+        real: boolean [h, w], where the picture is.
+        token: int64 [h, w], the visual token that each pixel is of; -1 where the model does not see it.
+        boxes: left, upper, right and lower edge of every token.
+        ends: boolean [h, w], where tokens are that end rows.
+        width: of lines, in pixels.
+    """
+
+    pixels: np.ndarray
+    real: np.ndarray
+    token: Int[np.ndarray, "h w"]
+    boxes: dict[int, tuple[int, int, int, int]]
+    ends: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, image: Image.Image, view: View, size: int) -> Canvas:
+        """``size``: pixels of its longer side."""
+        left, top, right, bottom = view.box
+        right += view.end_width
+        # What lies outside by less than a twentieth of a patch is measured noise, or a pixel of rounding.
+        x, y = 0.05 * np.diff(view.x).mean(), 0.05 * np.diff(view.y).mean()
+        left, top = min(0.0, left + x), min(0.0, top + y)
+        right, bottom = max(image.width, right - x), max(image.height, bottom - y)
+        scale = size / max(right - left, bottom - top)
+
+        def across(edge: float) -> int:
+            return round((min(max(edge, left), right) - left) * scale)
+
+        def down(edge: float) -> int:
+            return round((min(max(edge, top), bottom) - top) * scale)
+
+        width, height = max(across(right), 1), max(down(bottom), 1)
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        pixels[:] = np.where(_hatch(height, width, 8)[..., None], PADDING, PAPER)
+        at = (
+            across(0),
+            down(0),
+            max(across(image.width), across(0) + 1),
+            max(down(image.height), down(0) + 1),
+        )
+        shown = image.resize((at[2] - at[0], at[3] - at[1]), Image.Resampling.LANCZOS)
+        inside = np.s_[at[1] : at[3], at[0] : at[2]]
+        pixels[inside] = np.asarray(shown)[: height - at[1], : width - at[0]]
+        real, token = np.zeros((height, width), dtype=bool), np.full((height, width), -1)
+        real[inside] = True
+        boxes = {}
+        for number, box in view.cells():
+            boxes[number] = across(box[0]), down(box[1]), across(box[2]), down(box[3])
+            token[boxes[number][1] : boxes[number][3], boxes[number][0] : boxes[number][2]] = number
+        ends = np.isin(token, view.ends) & (token >= 0)
+        return cls(pixels, real, token, boxes, ends, max(1, round(size / 240)))
+
+    def of_tokens(self, values: np.ndarray, fill: float) -> np.ndarray:
+        """``values`` per token as [h, w]."""
+        return np.where(self.token >= 0, values[np.maximum(self.token, 0)], fill)
+
+    def grey(self) -> np.ndarray:
+        """The picture without colours, float [h, w, 3]."""
+        return np.asarray(Image.fromarray(self.pixels).convert("L").convert("RGB"), dtype=np.float64)
+
+
+def paint_kept(image: Image.Image, view: View, stage: Stage | None, size: int) -> Image.Image:
+    """Kept patches as they are and outlined, merged ones blue and hatched, dropped ones pale and grey.
+
+    What the processor cuts off is dark. Without a ``stage`` everything is kept, and what is seen is outlined.
+    """
+    canvas = Canvas.of(image, view, size)
+    if stage is None:
+        state = np.where(canvas.token >= 0, LEFT, OUTSIDE)
+    else:
+        fates = np.select([stage.kept, stage.merged], [LEFT, JOINED], DROPPED)
+        state = canvas.of_tokens(fates, OUTSIDE)
+    pixels, grey = canvas.pixels.astype(np.float64), canvas.grey()
+    pale = DROPPED_LIGHT + DROPPED_CONTRAST * (grey - 128)
+    stripes = _hatch(state.shape[0], state.shape[1], 3 * canvas.width + 3)[..., None]
+    joined = np.where(stripes, 0.35 * pale + 0.65 * np.array(SKY), pale)
+    out = np.where((state == DROPPED)[..., None], pale, pixels)
+    out = np.where((state == JOINED)[..., None], joined, out)
+    out[(state == LEFT) & canvas.ends] = KEPT
+    out[(state == OUTSIDE) & canvas.real] *= CROPPED_CONTRAST
+    if stage is not None:
+        _dots(out, canvas, np.flatnonzero(stage.centre & stage.merged))
+    others = state == LEFT
+    if not others.all():
+        out[_rim(others, canvas.width)] = KEPT
+    return Image.fromarray(np.round(out).astype(np.uint8))
+
+
+def paint_scores(
+    image: Image.Image, view: View, stage: Stage, size: int, low: float, high: float
+) -> Image.Image:
+    """Scores as colours over the grey picture, those kept outlined; tokens that came to the stage no more are pale."""
+    canvas = Canvas.of(image, view, size)
+    scores = canvas.of_tokens(stage.score, np.nan)
+    scored = np.isfinite(scores) | (scores == np.inf)
+    share = (np.where(np.isfinite(scores), scores, high) - low) / (high - low if high > low else 1)
+    grey = canvas.grey()
+    out = canvas.pixels.astype(np.float64)
+    out[(canvas.token < 0) & canvas.real] *= CROPPED_CONTRAST
+    gone = (canvas.token >= 0) & ~scored
+    out[gone] = 215 + 0.2 * (grey[gone] - 128)
+    out[scored] = 0.78 * heat(share)[scored] + 0.22 * grey[scored]
+    kept = canvas.of_tokens(stage.kept, 0) > 0
+    if not kept.all():
+        out[_rim(kept, canvas.width)] = KEPT
+    return Image.fromarray(np.clip(np.round(out), 0, 255).astype(np.uint8))
+
+
+def _hatch(height: int, width: int, period: int) -> np.ndarray:
+    """Diagonal stripes, boolean [h, w]."""
+    return (np.arange(height)[:, None] + np.arange(width)) % period < (period + 1) // 2
+
+
+def _rim(inside: np.ndarray, width: int) -> np.ndarray:
+    """The pixels around ``inside``, ``width`` of them."""
+    grown = inside
+    for _ in range(width):
+        padded = np.pad(grown, 1)
+        grown = grown | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return grown & ~inside
+
+
+def _dots(out: np.ndarray, canvas: Canvas, tokens: np.ndarray) -> None:
+    """Mark the places that merged tokens take."""
+    picture = Image.fromarray(np.clip(np.round(out), 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for token in tokens:
+        left, top, right, bottom = canvas.boxes.get(int(token), (0, 0, 0, 0))
+        if right <= left or bottom <= top:
+            continue
+        y, x = (top + bottom - 1) / 2, (left + right - 1) / 2
+        radius = max(0.32 * min(right - left, bottom - top), 1.5)
+        for reach, colour in ((radius + canvas.width, PAPER), (radius, MERGED)):
+            draw.ellipse((x - reach, y - reach, x + reach, y + reach), colour)
+    out[:] = np.asarray(picture)

@@ -1,0 +1,79 @@
+"""The prompt's text, token by token, with those that judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import SparseSightError
+
+if TYPE_CHECKING:
+    from ..hf.sparsify import Sparsified
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A token of text, or a run of visual ones.
+
+    Attributes:
+        text: with the blanks before it; empty for visual tokens.
+        rates: whether it judged the visual tokens.
+        visual: how many visual tokens stand here.
+    """
+
+    text: str
+    rates: bool = False
+    visual: int = 0
+
+
+def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sample: int) -> tuple[Word, ...]:
+    """The words of a sample's prompt.
+
+    Raises:
+        SparseSightError: if ``inputs`` are not those of the last prefill.
+    """
+    ids = np.asarray(inputs["input_ids"][sample].cpu())
+    rates = np.asarray(run.raters(sample))
+    if len(rates) < len(ids):
+        raise SparseSightError(
+            f"inputs: their prompt has {len(ids)} tokens, but the last prefill took {len(rates)}: give those of that "
+            "call"
+        )
+    mask = inputs.get("attention_mask")
+    real = np.ones(len(ids), dtype=bool) if mask is None else np.asarray(mask[sample].cpu()).astype(bool)
+    visual = np.isin(ids, run.visual_ids)
+    if run.visual_ids and int((visual & real).sum()) != run.report.samples[sample].visual_tokens:
+        raise SparseSightError(
+            f"inputs: their prompt has {int((visual & real).sum())} visual tokens, but the last prefill had "
+            f"{run.report.samples[sample].visual_tokens}: give those of that call"
+        )
+    tokenizer = getattr(processor, "tokenizer", processor)
+    words: list[Word] = []
+    at = np.flatnonzero(real)
+    for is_visual, group in groupby(at, key=lambda i: bool(visual[i])):
+        columns = list(group)
+        if is_visual:
+            words.append(Word("", visual=len(columns)))
+        else:
+            words += _pieces(tokenizer, ids[columns].tolist(), rates[columns].tolist())
+    return tuple(words)
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int], rates: Sequence[bool]) -> list[Word]:
+    """The text of each token: what it adds to that of those before."""
+    words, before, rating = [], "", False
+    for i, rates_here in enumerate(rates):
+        text = tokenizer.decode(ids[: i + 1], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        rating = rating or bool(rates_here)
+        if text.endswith(UNFINISHED) and i + 1 < len(ids):  # a character of several tokens
+            continue
+        if text[len(before) :]:
+            words.append(Word(text[len(before) :], rating))
+        before, rating = text, False
+    return words
