@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -61,6 +62,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     prompts = [family.prompt(sample) for sample in family.samples()]
     limits = {"image": 2, **({"video": 1} if family.video else {})}
     allowed = spoken(path)
+    path = family.served(path) if family.served else path
     with opened(None, path, limits) as llm:
         assert pruner(llm) is None
         vanilla = answers(llm, prompts, sampling(allowed_token_ids=allowed))
@@ -104,5 +106,5 @@ def test_answers_are_those_of_transformers_alone_and_in_a_batch(served: Served, 
 
 def test_every_family_of_the_table_is_tested() -> None:
     tested = {"".join(x.title() for x in family.name.split("_")).lower() for family in FAMILIES} | {"llava"}
-    known = {x.removesuffix("ForConditionalGeneration").replace("_", "").lower() for x in MODELS}
+    known = {re.sub("ForConditionalGeneration|Model$|_", "", x).lower() for x in MODELS}
     assert tested == known

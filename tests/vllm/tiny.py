@@ -33,12 +33,16 @@ class Tiny:
     image: str = "<image>"
     video: str = ""  # none: the family has no clips
     frames: int | None = None  # of every clip, where vLLM fails on clips of different lengths in one step
+    side: int = 0  # of every picture and frame, where vLLM resizes by other rules than transformers
+    asked: str = ""  # what stands for a picture in vLLM, if not `image`
+    served: Callable[[Path], Path] | None = None  # rewrites the checkpoint for vLLM
 
     def write(self, path: Path) -> Path:
         """Its checkpoint; it says ordinary words only."""
         model, processor = self.build("sdpa"), self.processor()
         words = processor.tokenizer
-        special = [i for i in range(VOCABULARY) if i >= len(words) or i in words.all_special_ids]
+        added = words.added_tokens_decoder
+        special = [i for i in range(VOCABULARY) if i >= len(words) or (i in added and added[i].special)]
         placeholders = model.generation_config.suppress_tokens
         model.generation_config.suppress_tokens = sorted({*special, *placeholders})
         model.save_pretrained(path)
@@ -50,11 +54,15 @@ class Tiny:
 
     def samples(self) -> list[Sample]:
         """Prompts of one picture, of two of different sizes, of none, of a clip, of a picture and a clip."""
-        clips = [
-            replace(sample, videos=tuple(clip[: self.frames] for clip in sample.videos))
-            for sample in base.CLIPS
-        ]
-        return [*base.SAMPLES[:3], *(clips if self.video else ())]
+        samples = [*base.SAMPLES[:3], *(base.CLIPS if self.video else ())]
+        return [self._fitted(seed, sample) for seed, sample in enumerate(samples)]
+
+    def _fitted(self, seed: int, sample: Sample) -> Sample:
+        images, videos = sample.images, tuple(clip[: self.frames] for clip in sample.videos)
+        if side := self.side:
+            images = tuple(base.picture(10 * seed + i, side, side) for i in range(len(images)))
+            videos = tuple(base.clip(10 * seed, len(clip), side, side) for clip in videos)
+        return replace(sample, images=images, videos=videos)
 
     def prompt(self, sample: Sample) -> dict[str, Any]:
         """As vLLM takes it."""
@@ -63,7 +71,7 @@ class Tiny:
             "video": [(clip, UNSAMPLED | metadata(clip)) for clip in sample.videos],
         }
         return {
-            "prompt": self.text(sample),
+            "prompt": replace(self, image=self.asked or self.image).text(sample),
             "multi_modal_data": {kind: items for kind, items in data.items() if items},
         }
 
@@ -159,25 +167,48 @@ def _onevision() -> Any:
 
 
 def _intern_config() -> dict[str, Any]:
-    made = llava_tiles._intern("InternVL")()
     from transformers import InternVLVisionConfig
 
+    image = _intern_words().convert_tokens_to_ids("<IMG_CONTEXT>")
     vision = InternVLVisionConfig(
         **{**llava_tiles.TILE, "hidden_size": 64, "layer_scale_init_value": 1.0, "image_size": [64, 64]}
     )
-    return {**made, "text_config": _qwen(), "vision_config": vision}
+    return {
+        "vision_config": vision,
+        "text_config": _qwen(),
+        "image_token_id": image,
+        "image_seq_length": llava_tiles.TOKENS,
+    }
+
+
+def _intern_words() -> Any:
+    return base.tokenizer(
+        "<image>",
+        "<|video_pad|>",
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
 
 
 def _intern() -> Any:
     from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
 
-    size = {"height": llava_tiles.SIDE, "width": llava_tiles.SIDE}
+    size: dict[str, Any] = {"size": {"height": llava_tiles.SIDE, "width": llava_tiles.SIDE}}
+    size |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}  # ImageNet's
     return InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(size=size, crop_to_patches=True, max_patches=2),
-        video_processor=InternVLVideoProcessor(size=size),
-        tokenizer=llava_tiles._INTERN(),
+        image_processor=GotOcr2ImageProcessor(**size, crop_to_patches=True, max_patches=2),
+        video_processor=InternVLVideoProcessor(**size),
+        tokenizer=_intern_words(),
         image_seq_length=llava_tiles.TOKENS,
     )
+
+
+def _chat(path: Path) -> Path:
+    from .intern_chat import rewrite
+
+    return rewrite(path)
 
 
 # --- Qwen -------------------------------------------------------------------------------------------------------
@@ -209,6 +240,9 @@ def _qwen_processor(processor: str, videos: str) -> Callable[[], Any]:
 
 
 _QWEN: dict[str, str] = {"image": qwen_like.LAYOUT.image, "video": qwen_like.LAYOUT.video}
+_INTERNVL = llava_tiles.built(
+    "InternVL", _intern_words(), _intern_config, "<img> </img> <IMG_CONTEXT> <video>"
+)
 _TILES = {"image_grid_pinpoints": llava_like.GRIDS}
 FAMILIES: Sequence[Tiny] = (
     Tiny("llava_next", llava_like._tiled("LlavaNext", _clip, _llama, **_TILES), _next),
@@ -243,11 +277,15 @@ FAMILIES: Sequence[Tiny] = (
         _qwen_processor("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
         **_QWEN,
     ),
+    Tiny("internvl", _INTERNVL, _intern, image="<IMG_CONTEXT>", video="<video>"),
     Tiny(
-        "internvl",
-        llava_tiles.built("InternVL", llava_tiles._INTERN(), _intern_config, "<img> </img> <ctx> <video>"),
+        "internvl_chat",
+        _INTERNVL,
         _intern,
-        image="<ctx>",
+        image="<IMG_CONTEXT>",
         video="<video>",
+        side=llava_tiles.SIDE,
+        asked="<image>",
+        served=_chat,
     ),
 )

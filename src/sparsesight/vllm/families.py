@@ -15,5 +15,6 @@ MODELS: dict[str, tuple[str, str]] = {
     "Qwen2VLForConditionalGeneration": ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
     "Qwen2_5_VLForConditionalGeneration": ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
     "Qwen3VLForConditionalGeneration": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
+    "InternVLChatModel": ("internvl", "InternVLChatModel"),
     "InternVLForConditionalGeneration": ("interns1", "InternS1ForConditionalGeneration"),
 }
