@@ -16,6 +16,7 @@ import json
 import platform
 import random
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -51,6 +52,7 @@ FLAGS = (
 
 def main() -> None:
     arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends with this program
     cases = pool(arguments.seed)
     log = arguments.log or Path(tempfile.mkdtemp()) / "server.log"
     print(f"starting the server; its log is {log}", flush=True)

@@ -1,7 +1,7 @@
 """What the site has beside the pages in docs/: the repository's own, and the command line's help.
 
-A page outside docs/ keeps its place below ``project/``. Links between the two are turned to where their targets are in the
-site; a link to a file that is not in the site, such as source code, becomes its text.
+A page outside docs/ keeps its place below ``project/``. Links between the two are turned to where their targets are in
+the site; a link to a file that is not in the site, such as source code, becomes its text.
 """
 
 from __future__ import annotations

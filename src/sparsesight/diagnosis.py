@@ -1,4 +1,4 @@
-"""What is installed here, what is missing, and whether the bundled model answers: the facts of ``sparsesight doctor``."""
+"""What is installed, what is missing, and whether the bundled model answers: the facts of ``sparsesight doctor``."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def diagnose() -> Diagnosis:
 
 
 def requirements() -> tuple[list[Any], dict[str, list[Any]]]:
-    """What the installed package requires (``packaging``'s requirements), always and by extra; empty if run from source."""
+    """What the installed package requires, always and by extra, as ``packaging`` has it; nothing if run from source."""
     from packaging.requirements import Requirement
 
     try:
@@ -158,7 +158,7 @@ def devices() -> tuple[str, ...]:
 def attention_backends() -> tuple[Backend, ...]:
     """The attention implementations that pruning is tested with, and why one cannot be used here."""
     import torch
-    from transformers.utils import is_flash_attn_2_available, is_torch_flex_attn_available
+    from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
     if is_flash_attn_2_available():
         flash = ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 import torch
 import transformers
 from packaging.requirements import Requirement

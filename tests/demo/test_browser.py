@@ -178,7 +178,7 @@ def test_a_bad_file_is_a_sentence_and_is_taken_away(page: Any, tmp_path: Path) -
 def test_too_large_a_file_is_a_sentence(page: Any, tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(b"\x89PNG" + bytes(MAX_BYTES))
     upload(page, tmp_path / "large.png")
-    text(page, ".toast-body", "(?i)size.*exceed|exceed.*size")
+    text(page, ".toast-body", r"exceed the maximum allowed size of 20.*large\.png")
 
 
 def test_too_many_pixels_are_a_sentence(page: Any, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from sparsesight import bundled
-from tests.docs.blocks import Block, indented, fenced, pages, python_blocks
+from tests.docs.blocks import Block, fenced, indented, pages, python_blocks
 from tests.hf.families.base import CLIPS
 from tests.hf.families.qwen_like import FAMILIES
 

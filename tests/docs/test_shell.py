@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomllib
 import typer
 from packaging.requirements import InvalidRequirement, Requirement
 from typer.testing import CliRunner
@@ -61,7 +61,9 @@ def look(command: list[str]) -> None:
         installed(command, said)
     elif module.startswith("vllm"):
         given = dict(pairwise(command))
-        assert method_of(json.loads(given.get("--additional-config", '{"%s": {}}' % KEY))) is not None, said
+        assert method_of(json.loads(given.get("--additional-config", json.dumps({KEY: {}})))) is not None, (
+            said
+        )
     elif module:
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists() or module in (
             "mkdocs",

@@ -317,9 +317,9 @@ def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> N
     [
         ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
         (
-            {"hf_overrides": {"architectures": ["LlavaNextForConditionalGeneration"]}},
+            {"hf_overrides": {"architectures": ["LlavaNextVideoForConditionalGeneration"]}},
             SparseVLMPlus(64),
-            "LlavaNext",
+            "LlavaNextVideo",
         ),
         ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
     ],

@@ -80,12 +80,12 @@ class Decoder(nn.Module):
         residual = None
         for layer in self.layers:
             hidden, residual = layer(positions, hidden, residual)
-        return self.norm(hidden, residual)
+        return self.norm(hidden, residual)[0]
 
 
 class Norm(nn.Module):
     def forward(self, hidden: Any, residual: Any) -> Any:
-        return hidden + residual
+        return hidden + residual, hidden + residual
 
 
 class Builder:
@@ -113,6 +113,11 @@ def installed(keep: tuple[int, ...] = (2,)) -> tuple[Pruner, Decoder]:
     return pruner, decoder
 
 
+def hooked(decoder: Decoder) -> bool:
+    """Whether a call of any module is more than its forward."""
+    return any(m._forward_pre_hooks or m._forward_hooks for m in decoder.modules())
+
+
 def step(query: list[int], computed: list[int], prompt: list[int]) -> Step:
     block = BLOCKS[: len(query), 0].numpy().astype(np.int64)
     return Step(*(np.array(x, np.int64) for x in (query, computed, prompt)), block)
@@ -130,6 +135,7 @@ def test_a_step_of_texts_changes_nothing() -> None:
     begin(pruner, step([5, 1, 2], [0, 5, 0], [5, 5, 2]), ctx)
     assert ctx.attn_metadata is metadata and ctx.slot_mapping is slots and pruner.active is None
     positions, hidden = torch.arange(8), torch.randint(-9, 9, (8, WIDTH)).float()
+    assert not hooked(decoder)
     torch.testing.assert_close(decoder(positions, hidden), hidden + 3 * positions[:, None], rtol=0, atol=0)
     assert pruner.tally == Tally()
 
@@ -163,6 +169,7 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
         assert len(ctx.slot_mapping[name]) == 9
     positions = torch.tensor([5, *range(7), *range(3), 0])
     hidden = torch.randint(-9, 9, (12, WIDTH)).float()
+    assert hooked(decoder)
     out = decoder(positions if axes == 1 else torch.stack((positions * 0, positions + 9, positions)), hidden)
     left = decoder.layers[1].seen[0]
     assert len(left) == 9 and left == decoder.layers[2].seen[0]
@@ -174,6 +181,7 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     gone = [row for row in range(12) if row not in rows]
     assert not out[gone].any()
     pruner.end()
+    assert not hooked(decoder)
     # The next step of that request goes on where its keys end.
     ctx = context([1, 1, 1], [7, 8, 4])
     begin(pruner, step([1, 1, 1], [6, 7, 3], [5, 7, 3]), ctx)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from sparsesight import SparseVLMPlus, bundled, sparsify
+from tests.docs.blocks import python_blocks
 from tests.vllm.client import picture_part, request, served
 
 pytestmark = [
@@ -118,6 +119,22 @@ def test_two_pictures_and_none(client: Any) -> None:
     for asked in (pictures, []):
         found = answer(client.chat.completions.create(**request(QUESTION, asked)))
         assert same(found, expected(QUESTION, asked, SparseVLMPlus(64) if asked else None)), asked
+
+
+def test_the_request_that_the_guide_shows(address: str, client: Any) -> None:
+    (block,) = python_blocks("docs/vllm.md")
+    code = block.code
+    for shown, real in {
+        "http://127.0.0.1:8000": address,
+        "llava-hf/llava-1.5-7b-hf": "bundled",
+        "https://example.org/picture.png": picture_part(PICTURE.read_bytes())["image_url"]["url"],
+        "What is on the card?": QUESTION,
+    }.items():
+        assert shown in code
+        code = code.replace(shown, real)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["completion"].choices[0].message.content.strip() == QUESTIONS[PICTURE.name][0]["answer"]
 
 
 def test_streaming_gives_the_same_in_parts(client: Any) -> None:

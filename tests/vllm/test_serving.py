@@ -56,8 +56,9 @@ def test_what_the_user_chose_is_not_touched(chosen: Any, environment: Any, graph
 
 
 def test_other_entries_of_the_user_stay() -> None:
-    added = needed({"additional_config": {"other": 1}}, METHOD, {}, False)
-    assert json.loads(added[0].words[1]) == {"other": 1, "sparsesight": METHOD.to_dict()}
+    given = {"other": 1, "sparsesight": {"beside": True}}
+    added = needed({"additional_config": given}, METHOD, {}, False)
+    assert json.loads(added[0].words[1]) == {"other": 1, "sparsesight": {"beside": True, **METHOD.to_dict()}}
     with pytest.raises(SparseSightError, match=r"--additional-config.*leave it out"):
         needed({"additional_config": {"sparsesight": {"retain": 1}}}, METHOD, {}, False)
 

@@ -197,6 +197,8 @@ def _qwen_processor(processor: str, videos: str) -> Callable[[], Any]:
         import transformers
 
         sizes: dict[str, Any] = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2, "size": SIZE}
+        # As published checkpoints have it, alike for both: Qwen3-VL in vLLM takes those of pictures for clips too.
+        sizes |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         return getattr(transformers, processor)(
             image_processor=transformers.Qwen2VLImageProcessor(**sizes),
             video_processor=getattr(transformers, videos)(**sizes),
@@ -223,9 +225,15 @@ FAMILIES: Sequence[Tiny] = (
         _qwen_processor("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
         **_QWEN,
     ),
+    # One position a second: once a clip is longer than it is wide, transformers 5.19 lets the text after it go on from
+    # its width, and vLLM from its end.
     Tiny(
         "qwen2_5_vl",
-        _qwen_vl("Qwen2_5_VL", SECTIONS, {**WIDTH, "window_size": 24, "fullatt_block_indexes": [1]}),
+        _qwen_vl(
+            "Qwen2_5_VL",
+            SECTIONS,
+            {**WIDTH, "window_size": 24, "fullatt_block_indexes": [1], "tokens_per_second": 1},
+        ),
         _qwen_processor("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
         **_QWEN,
     ),

@@ -53,6 +53,12 @@ def bench(
     dtype: str = typer.Option(
         "auto", help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA."
     ),
+    memory: float | None = typer.Option(
+        None,
+        min=0.001,
+        help="GB: say how large a batch and how many visual tokens fit, from a sweep of --batch or --visual.",
+        show_default=False,
+    ),
     out: Path | None = typer.Option(
         None, help="Folder for bench.json, bench.md and growth plots (PNG).", show_default=False
     ),
@@ -80,6 +86,11 @@ def bench(
     pruning = None if layers is None else parse_layers(layers)
     batches = parse_counts(batch, "--batch")
     lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
+    if memory is not None and max(len(batches), len(lengths)) < 2:
+        raise SparseSightError(
+            f"--memory {memory:g}: what fits follows from peaks of several sizes; give --batch or --visual two or more"
+        )
+    room = None if memory is None else 1e9 * memory
 
     import torch
 
@@ -124,13 +135,12 @@ def bench(
                 many = repeat_prompt(prompt, count)
                 rows += measure(built, many, cases, repeats=repeats, steps=steps, progress=tick)
             if out is not None:  # after each, so that a sweep that is stopped leaves what it has
-                save(
-                    out, config, rows, processor=weights.device.type == "cpu" and torch.get_num_threads() == 1
-                )
+                alone = weights.device.type == "cpu" and torch.get_num_threads() == 1
+                save(out, config, rows, processor=alone, memory=room)
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
-        _show(config, rows)
+        _show(config, rows, room)
 
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
@@ -183,18 +193,19 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
         yield lambda: bar.advance(task)
 
 
-def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
 
+    from ..bench.fits import fits
     from ..bench.table import equality, remarks, tables
 
     console = Console()
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
     console.print(equality(rows), highlight=False)
-    for made in tables(rows):
+    for made in (*tables(rows), *(fits(rows, memory) if memory else ())):
         table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True

@@ -32,7 +32,7 @@ def serve(
     ),
     method: str | None = typer.Option(
         None,
-        help="One of those that 'sparsesight methods' lists, with options in brackets: sparsevlm(raters=none).",
+        help="One of those that 'sparsesight methods' lists, with options in brackets: sparsevlm+(heads=0.5).",
         show_default=METHOD,
     ),
     retain: str | None = typer.Option(

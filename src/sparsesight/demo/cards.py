@@ -170,8 +170,8 @@ def _cell(cell: Cell) -> str:
     )
     listed = "".join(f"<li>{fact}</li>" for fact in facts)
     return (
-        f'<article class="ss-cell">{head}{picture}<p class="ss-answer">{text}</p><p>{verdict}</p>'
-        f"<ul>{listed}</ul></article>"
+        f'<article class="ss-cell">{head}<div>{picture}</div><div><p class="ss-answer">{text}</p><p>{verdict}</p>'
+        f"<ul>{listed}</ul></div></article>"
     )
 
 

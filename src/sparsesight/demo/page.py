@@ -17,7 +17,7 @@ from .engine import Engine
 from .pictures import Panel
 from .running import Desk
 from .uploads import read_upload
-from .wiring import PRIVATE, connect, path_of, sentences
+from .wiring import AT_ONCE, connect, path_of, sentences
 
 COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
 LIVE = 1.0  # seconds a look may take for every key stroke to be looked at
@@ -140,12 +140,10 @@ def _inputs(choices: Choices) -> Inputs:
         offered = _suggestions(path)
         return str(path), offered[0][0], gr.Dataset(samples=offered)
 
-    scenes.click(sentences(choose), scenes, [picture, question, suggested], queue=False, **PRIVATE)
-    suggested.click(
-        lambda sample: sample[0], suggested, question, queue=False, **{**PRIVATE, "preprocess": True}
-    )
-    seen = picture.upload(sentences(look), picture, None, queue=False, **PRIVATE)
-    seen.failure(lambda: None, None, picture, queue=False, api_visibility="private", show_progress="hidden")
+    scenes.click(sentences(choose), scenes, [picture, question, suggested], **AT_ONCE)
+    suggested.click(lambda sample: sample[0], suggested, question, **{**AT_ONCE, "preprocess": True})
+    seen = picture.upload(sentences(look), picture, None, **AT_ONCE)
+    seen.failure(lambda: None, None, picture, **AT_ONCE)
     return Inputs(picture, question, method, retain)
 
 
@@ -164,7 +162,7 @@ def _buttons(desk: Desk, name: str, run: str) -> Any:
     with gr.Row(elem_classes="ss-buttons"):
         begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
         end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
-    end.click(stop, None, None, queue=False, **PRIVATE)
+    end.click(stop, None, None, **AT_ONCE)
     return begin
 
 
@@ -225,14 +223,7 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
         [status, dense, sparse, costs, stages, kept, slider, caption, overlay],
         status,
     )
-    slider.input(
-        sentences(show),
-        [stages, slider],
-        [caption, overlay],
-        trigger_mode="always_last",
-        concurrency_limit=None,
-        **PRIVATE,
-    )
+    slider.input(sentences(show), [stages, slider], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
 
 
 def _caption(made: list[Panel], number: int, why_not: str) -> str:

@@ -18,6 +18,8 @@ MODEL = "model"  # events that use the model share this queue, one at a time
 # Values are checked here, not by Gradio: its own picture reader would decode whatever was sent, without a limit, and say
 # "Error" of what it cannot read.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
+# What needs no turn. Not queue=False: a page shows no errors of such events.
+AT_ONCE: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
 
 def as_error(error: Exception) -> gr.Error:
@@ -80,9 +82,8 @@ def connect(
         sentences(check),
         list(inputs),
         status,
-        queue=False,
         trigger_mode="multiple",
-        **PRIVATE,
+        **AT_ONCE,
     )
     begun.success(
         streaming_sentences(run),

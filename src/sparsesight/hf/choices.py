@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .layout import Record
+from .layout import KEPT, OLD, VISUAL, Record
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -42,22 +42,21 @@ def choices(record: Record, layers: tuple[int, ...], sample: int) -> list[Choice
     number = visual.long().cumsum(0) - 1  # of every row of the input
     told = []
     for layer, stage in zip(layers, record.chosen, strict=False):
-        real = stage.visual[sample].cpu()
-        token = number[stage.source[sample].cpu()]
+        flags = stage.flags[sample].cpu()
+        real = (flags & VISUAL) > 0
+        token = number[stage.source[sample].cpu().long()[real]]
         into = torch.full_like(token, -1)
-        if stage.recycled is not None and stage.assign is not None and stage.centre is not None:
-            size = stage.sizes[sample]
-            column = stage.recycled[sample, :size].cpu()
-            cluster = stage.assign[sample, :size].cpu()
-            into[column] = token[column[stage.centre[sample].cpu()[cluster]]]
+        if stage.into is not None:
+            row = stage.into[sample].cpu().long()[real]
+            into = torch.where(row >= 0, number[row.clamp(min=0)], -1)
         told.append(
             Choice(
                 layer=layer,
-                token=token[real],
-                merged=(stage.origin[sample].cpu() < 0)[real],
-                score=stage.score[sample].cpu().float()[real],
-                kept=stage.keep[sample].cpu()[real],
-                into=into[real],
+                token=token,
+                merged=(flags[real] & OLD) > 0,
+                score=stage.score[sample].cpu()[real],
+                kept=(flags[real] & KEPT) > 0,
+                into=into,
             )
         )
     return told

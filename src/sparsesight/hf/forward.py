@@ -21,7 +21,7 @@ from ..methods.rows import Rows, advance
 from ..methods.stage import Attention, Counts, StageInput, Vision, planned_counts
 from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
 from .families import Layer
-from .layout import Chosen, Layout, Plan, Raters, Record, Trace
+from .layout import Chosen, Layout, Plan, Record, Trace
 from .masks import select_mask
 from .rotary import axes
 from .seen import Seen, positions_of
@@ -52,7 +52,7 @@ class Forward:
     recycled: list[tuple[int, ...]] = field(default_factory=list)
     merged: list[tuple[int, ...]] = field(default_factory=list)
     chosen: list[Chosen] = field(default_factory=list)
-    raters: Raters | None = None
+    raters: Tensor | None = None  # which rows of the input judge
     trace: list[Trace] = field(default_factory=list)
     seen: Seen | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -110,7 +110,9 @@ class Forward:
             target = text_at.masked_fill(~is_text, rows.text.shape[1])
             rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
             self.rows = replace(rows, rater=rater.scatter_(1, target, chosen)[:, :-1])
-            self.raters = Raters(rows.source, self.rows.rater)
+            row = rows.source.masked_fill(~rows.valid, self.length)
+            judges = self.rows.rater.new_zeros(self.batch, self.length + 1)
+            self.raters = judges.scatter_(1, row, self.rows.rater)[:, :-1]
 
     @property
     def active(self) -> bool:

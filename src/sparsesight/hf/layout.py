@@ -157,48 +157,45 @@ class Record:
     recycled: tuple[tuple[int, ...], ...]
     merged: tuple[tuple[int, ...], ...]
     chosen: tuple[Chosen, ...]  # per stage
-    raters: Raters | None  # None if none were chosen
+    raters: Tensor | None  # boolean [b, n] over the rows of the input; None if none were chosen
     trace: list[Trace]
+
+
+VISUAL, OLD, KEPT = 1, 2, 4  # flags of a stage's tokens: no padding, merged at an earlier stage, kept
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What one stage decided, as it lies on the device: references to small tensors that the stage made anyway."""
+    """What one stage decided, on the device, small: 9 bytes per visual token, 4 more where tokens are merged."""
 
-    origin: Tensor  # int64 [b, v]: index among the sample's visual tokens, -1 for a merged token or padding
-    source: Tensor  # int64 [b, v]: row of the input (a merged token: its cluster centre's)
-    visual: Tensor  # boolean [b, v]: False on padding
-    keep: Tensor  # boolean [b, v]
-    score: Tensor  # [b, v]
-    recycled: (
-        Tensor | None
-    )  # int64 [b, m]: columns that were merged here; the first `sizes` of each sample count
-    sizes: tuple[int, ...]
-    centre: Tensor | None  # int64 [b, q]: of each merged token, its centre among `recycled`
-    assign: Tensor | None  # int64 [b, m]: the merged token that each went into
+    source: Tensor  # int32 [b, v]: row of the input (of a merged token: its cluster centre's)
+    flags: Tensor  # uint8 [b, v]
+    score: Tensor  # float32 [b, v]
+    into: Tensor | None  # int32 [b, v]: row of the centre of the merged token it became part of here, or -1
 
     @classmethod
     def of(cls, stage: StageInput, source: Tensor, selection: Selection) -> Chosen:
-        merge = selection.merge
+        old = stage.visual & (stage.origin < 0)
+        flags = stage.visual * VISUAL + old * OLD + selection.keep * KEPT
         return cls(
-            stage.origin,
-            source,
-            stage.visual,
-            selection.keep,
-            selection.score,
-            selection.recycled,
-            selection.counts.recycled,
-            None if merge is None else merge.centre,
-            None if merge is None else merge.assign,
+            source.to(torch.int32),
+            flags.to(torch.uint8),
+            selection.score.to(torch.float32, copy=True),
+            _into(source, selection),
         )
 
 
-@dataclass(frozen=True)
-class Raters:
-    """Which text tokens judge: rows of the input [b, r], and which of them do."""
-
-    source: Tensor
-    rater: Tensor
+def _into(source: Tensor, selection: Selection) -> Tensor | None:
+    recycled, merge = selection.recycled, selection.merge
+    if recycled is None or merge is None:
+        return None
+    centre = source.gather(1, recycled.gather(1, merge.centre.gather(1, merge.assign)))
+    place = torch.arange(recycled.shape[1], device=source.device)
+    count = torch.tensor(selection.counts.recycled).to(source.device, non_blocking=True)[:, None]
+    # What is no recycled token but filler is written to a scratch column.
+    column = recycled.masked_fill(place >= count, source.shape[1])
+    into = source.new_full((source.shape[0], source.shape[1] + 1), -1, dtype=torch.int32)
+    return into.scatter_(1, column, centre.to(torch.int32))[:, :-1]
 
 
 @dataclass

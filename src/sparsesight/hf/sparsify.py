@@ -190,9 +190,10 @@ class Sparsified:
         """
         if self._last is None:
             raise SparseSightError("kept: the model has not run yet")
-        stages = ((stage.origin.cpu(), stage.keep.cpu()) for stage in self._last.chosen)
+        batch = [choices(self._last, self.layers, i) for i in range(len(self._last.layout.visual))]
         return [
-            [o[k & (o >= 0)].clone() for o, k in zip(origin, keep, strict=True)] for origin, keep in stages
+            [stage.token[stage.kept & ~stage.merged] for stage in stages]
+            for stages in zip(*batch, strict=True)
         ]
 
     def choices(self, sample: int = 0) -> list[Choice]:
@@ -213,10 +214,9 @@ class Sparsified:
             SparseSightError: before the model has run, or without such a sample.
         """
         last = self._ran("raters", sample)
-        chosen = torch.zeros(last.width, dtype=torch.bool)
-        if last.raters is not None:
-            chosen[last.raters.source[sample][last.raters.rater[sample]].cpu()] = True
-        return chosen
+        if last.raters is None:
+            return torch.zeros(last.width, dtype=torch.bool)
+        return last.raters[sample].cpu()
 
     def _ran(self, what: str, sample: int) -> Record:
         if self._last is None:

@@ -30,7 +30,7 @@ STYLE = f"""
 .sparsesight mark {{ background: {web(RATES)}; color: #000; border-bottom: 2px solid #000; }}
 .sparsesight img {{ max-width: 100%; height: auto; display: block; }}
 .sparsesight .row {{ display: flex; flex-wrap: wrap; gap: 12px; }}
-.sparsesight figure {{ margin: 0; flex: 0 1 20rem; }}
+.sparsesight figure {{ margin: 0; flex: 0 1 18rem; }}
 .sparsesight figcaption {{ font-size: .87em; opacity: .8; }}
 .sparsesight table {{ border-collapse: collapse; }}
 .sparsesight th, .sparsesight td {{ padding: .15rem .8rem .15rem 0; text-align: right;

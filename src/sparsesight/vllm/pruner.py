@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
@@ -21,6 +22,8 @@ from .prefill import LayerFacts, Prefill
 from .state import Removed
 
 logger = logging.getLogger(__name__)
+
+Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
 # Rotary embeddings whose frequencies do not depend on the length of the prompt.
 ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding", "MRotaryEmbedding")
@@ -61,6 +64,8 @@ class Pruner:
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
     mask: Tensor | None = None  # which rows of the coming step are visual tokens; on the host
     active: Active | None = None
+    hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
+    handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
@@ -76,20 +81,19 @@ class Pruner:
                 self.names[segment - 1].append(layer.self_attn.attn.layer_name)
 
     def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
-        """Put hooks on the decoder.
+        """Give the decoder's layers their backends. Hooks are on them only while a step prunes: others pay nothing.
 
         ``give_backend(attention, stage)`` gives a layer the backend of its stage, -1 before the first.
         """
         layers = self.decoder.layers
-        layers[0].register_forward_pre_hook(self._enter_first)
+        self.hooks.append((layers[0], self._enter_first))
         for i, layer in enumerate(layers):
             segment = sum(stage < i for stage in self.stages)
             give_backend(layer.self_attn.attn, segment - 1)
             if segment:
-                layer.register_forward_pre_hook(self._enter)
+                self.hooks.append((layer, self._enter))
             if i in self.stages:
-                layer.self_attn.attn.register_forward_pre_hook(self._observe)
-        self.decoder.norm.register_forward_pre_hook(self._leave)
+                self.hooks.append((layer.self_attn.attn, self._observe))
 
     # -- around a step ----------------------------------------------------------------------------------------
 
@@ -116,6 +120,7 @@ class Pruner:
             names: of requests, for what is logged.
             context: vLLM's forward context, changed here.
         """
+        self.end()
         mask, self.mask = self.mask, None
         visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
 
@@ -154,9 +159,13 @@ class Pruner:
         if plan.prompts:
             device = next(self.decoder.parameters()).device
             self.active = Active(plan, [Prefill.of(p, self.stages, device) for p in plan.prompts])
+            self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
+            self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
 
     def end(self) -> None:
         """Forget the step, also one that failed."""
+        while self.handles:
+            self.handles.pop().remove()
         self.active = None
 
     def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
@@ -175,8 +184,7 @@ class Pruner:
     # -- hooks ------------------------------------------------------------------------------------------------
 
     def _enter_first(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.active is None:
-            return
+        assert self.active is not None
         positions, hidden = args[0], args[1]
         self.active.positions, self.active.length = positions, hidden.shape[0]
         for prefill in self.active.prefills:
@@ -184,25 +192,25 @@ class Pruner:
             prefill.rate(hidden[start : start + prefill.prompt.length])
 
     def _observe(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.active is not None:
-            self.active.seen = (args[0], args[1])
+        assert self.active is not None
+        self.active.seen = (args[0], args[1])
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         active = self.active
-        if active is None:
-            return None
+        assert active is not None
         hidden, residual = args[1], args[2]
         if active.done < len(self.stages) and module is self.decoder.layers[self.stages[active.done] + 1]:
             hidden, residual = self._prune(active, hidden, residual)
         return (active.positions, hidden, residual, *args[3:])
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _leave(
+        self, module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Back to the length of the input; rows of dropped tokens are zero, and nobody samples from them."""
         active = self.active
-        if active is None or active.rows is None:
-            return None
-        rows, length = active.rows, active.length
-        return tuple(x.new_zeros(length, *x.shape[1:]).index_copy(0, rows, x) for x in args)
+        assert active is not None and active.rows is not None
+        normed, residual = output
+        return normed.new_zeros(active.length, normed.shape[1]).index_copy_(0, active.rows, normed), residual
 
     def _prune(self, active: Active, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         index, query = active.done, active.plan.query

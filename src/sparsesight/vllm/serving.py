@@ -64,11 +64,12 @@ def needed(
         SparseSightError: the options hold an entry for sparsesight already.
     """
     others = chosen.get("additional_config") or {}
-    if KEY in others:
+    own, fields = others.get(KEY, {}), method.to_dict()
+    if not isinstance(own, Mapping) or own.keys() & fields.keys():
         raise SparseSightError(
-            f'--additional-config has an entry "{KEY}", which --method, --retain and --layers write: leave it out'
+            f'--additional-config: its "{KEY}" is {own!r}, which --method, --retain and --layers write: leave it out'
         )
-    entry = json.dumps({**others, KEY: method.to_dict()})
+    entry = json.dumps({**others, KEY: {**own, **fields}})
     added = [Addition(("--additional-config", entry), "prunes visual tokens inside the language model")]
     if "enable_prefix_caching" not in chosen:
         why = "keys of a prompt that was pruned for one question are wrong for the next"
