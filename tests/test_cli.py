@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import sparsesight
 from sparsesight import METHODS, SparseSightError
 from sparsesight.cli import app, main
 from sparsesight.commands import answering
+from sparsesight.commands.examples import EXAMPLES, WIDTH
 from tests.commands.running import (
     PICTURE,
     QUESTION,
@@ -42,6 +45,29 @@ def test_help_names_the_commands(args: list[str]) -> None:
     result = run(*args)
     assert result.exit_code == 0
     assert all(name in result.stdout for name in ("ask", "bench", "methods", "--version"))
+    assert all(line in result.stdout for line in EXAMPLES[""].strip().splitlines())
+
+
+@pytest.mark.parametrize("name", [str(command.name) for command in app.registered_commands])
+def test_help_of_every_command_has_examples_that_parse(name: str) -> None:
+    text = run(name, "--help").stdout
+    lines = EXAMPLES[name].strip().splitlines()
+    assert lines and all(len(line) <= WIDTH for line in [*lines, *EXAMPLES[""].splitlines()])
+    commands: Any = typer.main.get_command(app)
+    for line in lines:
+        assert line in text
+        program, command, *arguments = shlex.split(line, comments=True)
+        assert (program, command) == ("sparsesight", name)
+        known = commands.commands[command]
+        known.make_parser(known.context_class(known)).parse_args(arguments)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    typed = {"COMP_WORDS": "sparsesight be", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "sparsesight be"}
+    fish = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"} if shell == "fish" else {}
+    done = program(**typed, **fish, _SPARSESIGHT_COMPLETE=f"complete_{shell}", _entry="sparsesight")
+    assert "bench" in done.stdout and "methods" not in done.stdout
 
 
 def test_help_of_ask_names_every_option_and_variable() -> None:
@@ -121,10 +147,12 @@ def test_standalone_mode_can_be_switched_off() -> None:
 # As a program
 
 
-def program(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def program(
+    *args: str, _entry: str = "sparsesight.cli", **environment: str
+) -> subprocess.CompletedProcess[str]:
     settings = {k: v for k, v in os.environ.items() if k not in VARIABLES}
     return subprocess.run(
-        [sys.executable, "-m", "sparsesight.cli", *args],
+        [sys.executable, "-m", _entry, *args],
         env={**settings, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         encoding="utf-8",

@@ -60,3 +60,11 @@ def test_what_a_cache_was_seen_to_hold_counts() -> None:
     shape = DecoderShape.llama(2, 64, 96, 4)
     assert shape.caching((3, 0)).kv_cache_bytes((5, 7)) == 2 * 15
     assert shape.caching((3, 0)).prefill_flops((5, 7)) == shape.prefill_flops((5, 7))
+
+
+def test_no_prefill_peaks_below_its_keys_and_hidden_states() -> None:
+    """The most is at the end of a dense one, and may be at the start of one that is pruned."""
+    shape = DecoderShape(hidden=100, layers=(LayerShape(1, 1, 10),) * 3, kv_bytes=2)
+    assert shape.least_peak_bytes([50, 50, 50]) == 2 * (3 * 50 * 10 + 50 * 100)
+    assert shape.least_peak_bytes([50, 5, 5]) == 2 * (50 * 10 + 50 * 100)
+    assert shape.least_peak_bytes([50, 48, 48]) == 2 * (50 * 10 + 2 * 48 * 10 + 48 * 100)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from .hf.calls import visual_tokens
+    from .hf.calls import questions, visual_tokens
     from .hf.sparsify import Sparsified, sparsify
+    from .hf.text_tower import TextTower
     from .methods import (
         DART,
         METHODS,
@@ -52,11 +53,13 @@ __all__ = [
     "SparseVLM",
     "SparseVLMPlus",
     "Sparsified",
+    "TextTower",
     "ToMe",
     "Uniform",
     "UnsupportedModelError",
     "VisPruner",
     "VisionZip",
+    "questions",
     "sparsify",
     "visual_tokens",
 ]
@@ -68,7 +71,13 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = {"Sparsified": ".hf.sparsify", "sparsify": ".hf.sparsify", "visual_tokens": ".hf.calls"}
+    homes = {
+        "Sparsified": ".hf.sparsify",
+        "TextTower": ".hf.text_tower",
+        "questions": ".hf.calls",
+        "sparsify": ".hf.sparsify",
+        "visual_tokens": ".hf.calls",
+    }
     module = homes.get(name, ".methods")
     value = globals()[name] = getattr(import_module(module, __name__), name)
     return value

@@ -16,8 +16,12 @@ from typer.core import TyperGroup
 
 from .commands.ask import ask
 from .commands.bench import bench
+from .commands.demo import demo
+from .commands.doctor import doctor
 from .commands.eval import evaluate
+from .commands.examples import epilog
 from .commands.methods import methods
+from .commands.serve import PASS_ON, serve
 from .errors import SparseSightError
 
 # Of what typer raises for a wrong option or argument. It was click's class, and in newer typers is one of their own.
@@ -56,6 +60,8 @@ def _fail(error: Any) -> NoReturn:
     message = str(error)
     if isinstance(error, WrongUse):
         message = error.format_message().rstrip(".")
+        if near := getattr(error, "possibilities", None):
+            message = f"{error.message.rstrip('.')}. Did you mean {near[0]!r}?"
         if error.ctx is not None:
             message += f" (see {error.ctx.command_path} --help)"
     typer.echo(f"error: {' '.join(message.split())}", err=True)
@@ -64,7 +70,7 @@ def _fail(error: Any) -> NoReturn:
 
 app = typer.Typer(
     cls=OneLineErrors,
-    add_completion=False,
+    epilog=epilog(""),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -72,6 +78,9 @@ app.command("ask")(ask)
 app.command("methods")(methods)
 app.command("bench")(bench)
 app.command("eval")(evaluate)
+app.command("demo")(demo)
+app.command("serve", context_settings=PASS_ON)(serve)
+app.command("doctor")(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -92,6 +101,10 @@ def _sparsesight(
     """Vision-language models that look only where the question points."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+for _command in app.registered_commands:
+    _command.epilog = epilog(_command.name or "")
 
 
 def main() -> None:

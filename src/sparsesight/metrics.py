@@ -119,6 +119,18 @@ class DecoderShape:
 
         return tuple(held(x, n + p) for x, n, p in zip(self.layers, entering, past, strict=True))
 
+    def least_peak_bytes(self, entering: Sequence[int]) -> int:
+        """Bytes below which no prefill of a sample peaks: keys and values of the layers so far, and the hidden states.
+
+        Args:
+            entering: tokens (text included) entering each layer.
+        """
+        most = held = 0
+        for layer, n in zip(self.layers, entering, strict=True):
+            held += n * layer.cached
+            most = max(most, held + n * self.hidden)
+        return self.kv_bytes * most
+
     def kv_cache_bytes(self, lengths: Sequence[int]) -> int:
         """Bytes of keys and values of one sample, from the keys held by each layer."""
         return self.kv_bytes * sum(n * x.cached for x, n in zip(self.layers, lengths, strict=True))

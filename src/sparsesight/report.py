@@ -114,8 +114,8 @@ class Report:
                 mean([s.visual_tokens for s in self.samples]),
                 mean([s.equal_tokens_entering for s in self.samples]),
             ),
-            ("prefill multiply-adds", _si(self.flops_dense), _si(self.flops_sparse)),
-            ("KV cache bytes", _si(self.kv_bytes_dense), _si(self.kv_bytes_sparse)),
+            ("prefill multiply-adds", si(self.flops_dense), si(self.flops_sparse)),
+            ("KV cache bytes", si(self.kv_bytes_dense), si(self.kv_bytes_sparse)),
         ]
         for name, value in (("prefill ms", self.prefill_ms), ("decode ms per token", self.decode_ms)):
             if value is not None:
@@ -172,7 +172,7 @@ def _why_dense(visual: int, text: int) -> str:
     )
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """A number with a metric prefix."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:

@@ -12,6 +12,7 @@ from torch import nn
 from .cost import Prompt
 from .errors import SparseSightError
 from .metrics import DecoderShape
+from .nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Shape:
             name, _, value = part.partition("=")
             if name not in cls.__dataclass_fields__ or not value.isdigit() or not int(value):
                 known = ", ".join(cls.__dataclass_fields__)
-                raise SparseSightError(f"shape: {part!r} is not NAME=NUMBER with a name out of {known}")
+                near = did_you_mean(name, list(cls.__dataclass_fields__))
+                raise SparseSightError(f"shape: {part!r} is not NAME=NUMBER with a name out of {known}{near}")
             values[name] = int(value)
         shape = cls(**{**values, **({} if visual is None else {"visual": visual})})
         heads = shape.heads or max(shape.hidden // 64, 1)

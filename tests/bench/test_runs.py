@@ -15,6 +15,7 @@ import torch
 from sparsesight import SparseSightError, sparsify
 from sparsesight.bench import Case, bench, runs
 from sparsesight.bench.work import run_once
+from sparsesight.hf.clock import PARTS
 from sparsesight.methods import make_method
 from sparsesight.shapes import Shape, random_llava, repeat_prompt
 from tests.bench.small import SMALL
@@ -58,6 +59,15 @@ def test_a_row_for_each_case(rows: list[dict[str, Any]]) -> None:
         for kind in ("", "_cpu"):
             assert 0 < row[f"overhead_share{kind}"] < 1
             assert row[f"overhead_share{kind}"] == pytest.approx(sum(row[f"overhead_parts{kind}"].values()))
+            assert list(row[f"overhead_us{kind}"]) == list(PARTS) and row[f"overhead_us{kind}"]["layout"] > 0
+            for phase in ("dense", "sparse"):
+                share = row[f"roofline_{phase}"]["bound_ms"] / row[f"prefill_{phase}{kind}_ms"]
+                assert row[f"roofline_share_{phase}{kind}"] == share > 0
+        assert row["kv_held_dense_bytes"] == row["kv_dense_bytes"]
+        assert row["kv_held_sparse_bytes"] == row["kv_sparse_bytes"]
+        for phase in ("dense", "sparse"):
+            assert row[f"kv_{phase}_bytes"] < row[f"least_peak_{phase}_bytes"] < row[f"peak_{phase}_bytes"]
+        assert 0 < row["kernels_dense"] < row["kernels_sparse"] < row["operations_sparse"]
         assert all(row["spread"][k]["min"] <= row[k] <= row["spread"][k]["max"] for k in row["spread"])
         assert len(row["spread"]) == 6
 
@@ -121,7 +131,7 @@ def test_every_turn_runs_what_it_is_called(small: Subject, monkeypatch: pytest.M
     (row,) = bench(model, prompt, [case("random", 12)], repeats=1, steps=0)
     lengths = tuple(12 + v for v in row["visual_per_layer"][:-1])
     assert lengths[-1] < 48
-    turns = seen[2 : -2 * runs.SHARES]  # before them the peaks, after them the shares of the mechanism
+    turns = seen[: -2 * runs.SHARES]  # after them the shares of the mechanism
     expected = [((), (48,) * 3), (("bare",), lengths), (("sparse",), lengths)]
     assert sorted(turns[:3]) == sorted(turns[3:]) == expected
 

@@ -41,24 +41,33 @@ def test_tables_name_what_varies(rows: list[dict[str, Any]]) -> None:
 
 def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
     row = rows[3]
-    prefill, tokens, sizes = (dict(zip(x.heads[3:], x.cells[3][3:], strict=True)) for x in tables(rows))
+    prefill, tokens, roofline, overhead, sizes, memory = (
+        dict(zip(x.heads[3:], x.cells[3][3:], strict=True)) for x in tables(rows)
+    )
     assert prefill["prefill ms"] == f"{row['prefill_sparse_ms']:.1f}"
     assert prefill["overhead"].startswith(f"{100 * row['overhead_share']:.1f}% (")
     assert tokens["first token ms"] == f"{row['first_token_sparse_ms']:.1f}"
     assert sizes["KV MB"] == f"{row['kv_sparse_bytes'] / 1e6:.2f}"
+    assert roofline["at least ms"] == f"{row['roofline_sparse']['bound_ms']:.2f}"
+    assert roofline["kernels"] == str(row["kernels_sparse"])
+    assert overhead["masks"] == f"{row['overhead_us']['masks']:.0f} ({row['overhead_us_cpu']['masks']:.0f})"
+    assert memory["peak MB"] == f"{row['peak_sparse_bytes'] / 1e6:.2f}"
     assert tables([{**row, "token_sparse_ms": None}])[1].cells[0][-2] == "-"
 
 
 def test_remarks(rows: list[dict[str, Any]]) -> None:
-    assert len(remarks(rows)) == 4 and "of the prefill, raters" in remarks(rows)[0]
-    assert "no gain here, the FLOPs limit itself is 1.05x" in remarks([{**rows[0], "flops_limit": 1.05}])[1]
+    fine = [{**row, "flops_limit": 2.0, "roofline_speedup": 1.5} for row in rows]
+    said = remarks(fine)
+    assert len(said) == 2 and all("G multiply-adds/s" in text for text in said)  # of each length
+    said = remarks([{**fine[0], "flops_limit": 1.05}])
+    assert "no gain here, because the FLOPs limit itself is 1.05x" in said[0] and len(said) == 2
 
 
 def test_unequal_costs_are_said(rows: list[dict[str, Any]]) -> None:
     assert "cost the same prefill FLOPs" in equality(rows) and equality(rows) in markdown(CONFIG, rows)
     other = [*rows[1:], {**rows[0], "cost_deviation": -0.118}]
     assert "do NOT cost the same: their prefill FLOPs are up to 11.8 % off" in equality(other)
-    assert "-11.8 % FLOPs beside what retain stands for" in remarks(other)[3]
+    assert any("-11.8 % FLOPs beside what retain stands for" in text for text in remarks(other))
 
 
 def test_markdown_has_all_tables(rows: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from sparsesight import bench
 from sparsesight.bench import runs
+from sparsesight.bench.fits import fits
 from sparsesight.bench.table import tables
 from tests.bench.small import SMALL
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
@@ -41,13 +42,27 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "growth"
     result = run("bench", "--shape", SMALL, "--retain", "0.5", "--visual", "36,64", *QUICK, "--out", str(out))
     assert result.exit_code == 0, result.stderr
-    assert "FLOPs" in result.stdout and "of the prefill, raters" in result.stdout
+    assert "FLOPs" in result.stdout and "measured ceilings of this device" in result.stdout
     heads = [
         word for made in tables(json.loads((out / "bench.json").read_text())["rows"]) for word in made.heads
     ]
     assert all(word in result.stdout for head in heads for word in head.split())  # at 80 columns
     assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-batch1.png"]
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
+
+
+def test_what_fits_into_a_memory(tmp_path: Path) -> None:
+    sweep = ("--visual", "36,64", "--batch", "1,3", "--memory", "0.1", "--out", str(tmp_path / "out"))
+    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--repeats", "1", "--steps", "0", *sweep)
+    assert result.exit_code == 0, result.stderr
+    assert "What fits into 0.1 GB" in result.stdout
+    page = (tmp_path / "out" / "bench.md").read_text()
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    for table in fits(rows, 1e8):
+        assert len(table.cells) == 2
+        for cells in table.cells:
+            assert "| " + " | ".join(cells) + " |" in page
+            assert int(cells[3]) > int(cells[4]) > 36
 
 
 def test_a_sweep_that_is_stopped_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +112,7 @@ def test_the_version_in_the_environment() -> None:
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
         (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),
+        (["--shape", SMALL, "--memory", "24"], "give --batch or --visual two or more"),
         (["--retain", ","], "with commas between them"),
         (["--retain", "(24,12)"], "no equal of another method"),
         (["--retain", "many"], "is no budget"),

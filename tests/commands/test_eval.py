@@ -124,3 +124,27 @@ def test_budgets_and_methods_by_option_and_environment() -> None:
     assert choose_methods(None, {}) == ["dense", "sparsevlm+"]
     assert choose_methods(None, {"USE_VERSION": "1_0"}) == ["dense", "sparsevlm"]
     assert choose_methods("random", {"USE_VERSION": "1_0"}) == ["random"]
+
+
+def test_a_text_tower(tmp_path: Path) -> None:
+    """It is loaded once, and asked what the prompts ask."""
+    from sparsesight import bundled
+    from tests.hf.test_text_tower import clip_of, text_tokenizer
+
+    clip_of(bundled.load()[0]).save_pretrained(tmp_path / "clip")
+    text_tokenizer().save_pretrained(tmp_path / "clip")
+    method = "cdpruner(guide='text-tower', opposite=True)"
+    tower = ("--text-tower", str(tmp_path / "clip"))
+    how = ("--methods", f"{method},cdpruner", "--retain", "64", "--out", str(tmp_path / "run"))
+    found = summary_of(*how, *tower)
+    cells = found["tasks"]["scenes"]["cells"]
+    assert cells[f"{method}@64"]["method"]["guide"] == "text-tower"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["text_tower"] == tower[1]
+
+    assert "reads a text tower: give the CLIP" in refused(run("eval", *FEW, *how))
+    plain = ("--methods", "cdpruner", "--retain", "64", "--out", str(tmp_path / "other"))
+    assert "none of --methods reads one; leave it out" in refused(run("eval", *FEW, *plain, *tower))
+    message = refused(
+        run("eval", *FEW, *how[:-1], str(tmp_path / "third"), "--text-tower", str(bundled.MODEL_PATH))
+    )
+    assert "is a 'llava': give the CLIP" in message

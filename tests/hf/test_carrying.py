@@ -31,7 +31,9 @@ def patches(x: Tensor) -> Carried:
     """Rows of ``x`` that carry their own numbers."""
     number = torch.arange(x[..., 0].numel(), dtype=torch.float32)
     flat = x.reshape(-1, x.shape[-1])
-    return Carried(row_hashes(flat), number, number[:, None] * 2, torch.ones_like(number).bool())
+    return Carried(
+        row_hashes(flat), number, number[:, None] * 2, number[:, None] * 3, torch.ones_like(number).bool()
+    )
 
 
 def transposed(x: Tensor) -> Tensor:

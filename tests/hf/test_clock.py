@@ -22,3 +22,20 @@ def test_sections_count_the_wall_clock_or_the_processor() -> None:
         assert clock.sections.keys() == {"sleep"}
         found[processor] = clock.sections["sleep"]
     assert found[False] >= 0.04 > found[True]
+
+
+def test_a_section_within_another_counts_once() -> None:
+    clock = Clock(torch.device("cpu"))
+    clock.sections = found = {}
+    start = time.perf_counter()
+    with clock("outer"):
+        time.sleep(0.01)
+        with clock("inner"):
+            assert clock.open == ["outer", "inner"]
+            time.sleep(0.03)
+            with clock("outer"):
+                time.sleep(0.01)
+    whole = time.perf_counter() - start
+    assert not clock.open
+    assert 0.03 <= found["inner"] < found["inner"] + found["outer"] <= whole
+    assert found["outer"] >= 0.02

@@ -236,3 +236,14 @@ def test_what_is_kept(method: Method) -> None:
                 assert len(kept) == report.samples[i].visual_per_layer[run.layers[s] + 1]
             left = rows.source[i][rows.valid[i] & ~rows.visual[i]]
             assert torch.equal(left, text[i].nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("method", ALL, ids=label)
+def test_under_autocast(method: Method) -> None:
+    """What is kept is chosen in fp32."""
+    built = model("llava")
+    prompt = batch("llava", (0, 1))
+    with torch.autocast("cpu", torch.bfloat16), sparsify(built, method) as run:
+        tokens, _, _ = generate(built, prompt)
+    assert tokens.shape == (2, NEW)
+    assert all(sample.equal_tokens < sample.visual_tokens for sample in run.report.samples)

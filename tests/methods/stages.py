@@ -43,12 +43,16 @@ class Sample:
     rater: Tensor  # [after]
     looked_at: Tensor | None = None  # [visual], by the vision tower's class token
     patch_key: Tensor | None = None  # [visual, e], of the vision tower
+    asked_for: Tensor | None = None  # [visual], cosine with the question in the space of a text tower
     frame: Tensor | None = None  # [visual], numbers of pictures
 
     def __post_init__(self) -> None:
         spread = normal(self.before + self.visual, self.visual).exp()
         self.looked_at = spread / spread.sum() if self.looked_at is None else self.looked_at
         self.patch_key = normal(self.visual, self.visual, 5) if self.patch_key is None else self.patch_key
+        self.asked_for = (
+            normal(self.visual + 7, self.visual).tanh() if self.asked_for is None else self.asked_for
+        )
         if self.frame is None:  # two pictures, the first the smaller
             self.frame = (torch.arange(self.visual) >= self.visual // 3).long()
 
@@ -147,7 +151,10 @@ def build(
     }
     if method.reads_vision:
         wide, seen = column.shape[1], [(s.looked_at, s.patch_key) for s in samples]
-        given["vision"] = Vision(*(left(list(x), wide, 0.0) for x in zip(*seen, strict=True)))  # type: ignore[arg-type]
+        relevance = None
+        if method.reads_text_tower:
+            relevance = left([s.asked_for for s in samples if s.asked_for is not None], wide, 0.0)
+        given["vision"] = Vision(*(left(list(x), wide, 0.0) for x in zip(*seen, strict=True)), relevance)  # type: ignore[arg-type]
     if method.reads_frames or method.per_frame:
         frames = [s.frame for s in samples if s.frame is not None]
         given["frame"] = left(frames, column.shape[1], 0)

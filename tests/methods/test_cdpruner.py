@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from sparsesight.budget import StageSizes
-from sparsesight.methods import CDPruner
+from sparsesight.errors import SparseSightError
+from sparsesight.methods import CDPruner, Compose, from_dict, parse
 from sparsesight.methods.stage import StageInput
 
 from .choosing import check_any_batch, kept
@@ -77,12 +80,56 @@ def test_equal_relevance_leaves_diversity() -> None:
     assert kept(CDPruner((5,)), sample) == [[0, 12, 24, 36, 48]]
 
 
+def test_the_text_tower_judges_in_place_of_the_words() -> None:
+    """By the negative of its cosine, stretched over the sample; a token without a patch is the last to be taken."""
+    sample = about([4, 4])
+    given = torch.full((60,), 0.1)
+    given[[5, 30, 31]] = torch.tensor([-0.3, -0.5, -0.49])
+    given[40:48] = -torch.inf
+    sample.asked_for = given
+    method = CDPruner((2,), guide="text-tower", opposite=True)
+    assert kept(method, sample) == [[5, 30]]  # 31 is of the texture of 30
+    _, stage = build(method, [sample])
+    expected = torch.where(given.isinf(), 0, (0.1 - given) / 0.6)
+    torch.testing.assert_close(method.relevance(stage), expected[None])
+    gone = set(range(60)) - set(kept(CDPruner((53,), guide="text-tower"), sample)[0])
+    assert gone == set(range(41, 48))  # 52 have patches; of those without, the first is kept
+    torch.testing.assert_close(
+        CDPruner((2,), guide="text-tower").relevance(stage),
+        torch.where(given.isinf(), 0, (given + 0.5) / 0.6)[None],
+    )
+
+
+def test_published() -> None:
+    method = CDPruner.published(128)
+    assert method == CDPruner(128, positions="compact", guide="text-tower", opposite=True)
+    assert method.reads_text_tower and method.reads_vision
+    assert not CDPruner().reads_text_tower and not CDPruner().reads_vision
+    assert Compose(method, CDPruner(0.5, (3,), positions="compact")).reads_text_tower
+    assert from_dict(json.loads(json.dumps(method.to_dict()))) == method == parse(str(method))
+
+
+def test_an_unknown_guide_is_refused() -> None:
+    with pytest.raises(SparseSightError, match=r"guide='clip': use 'language-model' or 'text-tower'"):
+        CDPruner(guide="clip")  # type: ignore[arg-type]
+
+
 def test_it_acts_before_the_language_model() -> None:
     assert CDPruner().stage_layers(32) == (-1,)
     assert CDPruner(128).plan(576, 32, (-1,)).entering == (128,) * 32
 
 
-@pytest.mark.parametrize("method", [CDPruner(0.4), CDPruner(0.4, layers=(-1, 9)), CDPruner(7)], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [
+        CDPruner(0.4),
+        CDPruner(0.4, layers=(-1, 9)),
+        CDPruner(7),
+        CDPruner(7, guide="text-tower"),
+        CDPruner(0.4, guide="text-tower", opposite=True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_any_batch(method: CDPruner, seed: int) -> None:
     check_any_batch(method, seed)
@@ -95,3 +142,4 @@ def test_overhead() -> None:
     )
     expected = (576 + 60) * 4096 + sum(576 * 4096 + step * 576 for step in range(1, 65))
     assert CDPruner().overhead(sizes) == expected
+    assert CDPruner.published().overhead(sizes) == expected - (576 + 60) * 4096

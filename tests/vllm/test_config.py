@@ -8,7 +8,7 @@ import pytest
 
 from sparsesight import FastV, PyramidDrop, SparseSightError, SparseVLMPlus
 from sparsesight.methods import Compose
-from sparsesight.vllm.config import method_of, method_of_request
+from sparsesight.vllm.config import kv_groups_of, method_of, method_of_request
 
 STAGES = (0, 1, 3)
 
@@ -33,6 +33,7 @@ def test_a_method_and_the_default_one() -> None:
         ({"method": "sparsevlm++"}, ["--additional-config", "sparsevlm++", "fastv"]),
         ({"retian": 64}, ["--additional-config", "retian", "retain"]),
         ({"retain": 0}, ["--additional-config", "retain=0", "at least 1"]),
+        ({"kv_groups": "yes"}, ["--additional-config", "kv_groups='yes'", "true or false"]),
     ],
 )
 def test_a_server_is_told_what_is_wrong(entry: object, words: list[str]) -> None:
@@ -76,3 +77,11 @@ def test_a_request_is_told_what_is_wrong(retain: object, words: list[str]) -> No
 def test_a_method_without_one_budget_takes_none(method: object) -> None:
     with pytest.raises(SparseSightError, match="no budget to change"):
         method_of_request(method, STAGES, {"sparsesight_retain": 32})  # type: ignore[arg-type]
+
+
+def test_blocks_for_each_stage_are_no_field_of_the_method() -> None:
+    asked = {"sparsesight": {"retain": 64, "kv_groups": True}}
+    assert method_of(asked) == SparseVLMPlus(64) and kv_groups_of(asked)
+    assert (
+        not kv_groups_of({"sparsesight": {"retain": 64}}) and not kv_groups_of({}) and not kv_groups_of(None)
+    )

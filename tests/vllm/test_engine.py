@@ -183,11 +183,8 @@ def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, met
     same(batched, alone, 1e-4)
 
 
-def test_staggered_arrivals_with_texts_between(opened: Any) -> None:
-    llm = opened(SparseVLMPlus(64))
-    prompts = [prompt(*x) for x in questions()]
-    prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
-    alone = [answers(llm, [one], sampling())[0] for one in prompts]
+def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]]]:
+    """Answers to prompts that arrive one by one, while others are being answered."""
     core = llm.llm_engine
     done: dict[str, Any] = {}
     waiting = list(enumerate(prompts))
@@ -205,7 +202,15 @@ def test_staggered_arrivals_with_texts_between(opened: Any) -> None:
         output = next(v for k, v in done.items() if k.split("-")[0] == str(i))
         ids = list(output.token_ids)
         found.append((ids, [s[t].logprob for s, t in zip(output.logprobs, ids, strict=True)]))
-    same(found, alone, 1e-4)
+    return found
+
+
+def test_staggered_arrivals_with_texts_between(opened: Any) -> None:
+    llm = opened(SparseVLMPlus(64))
+    prompts = [prompt(*x) for x in questions()]
+    prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
+    alone = [answers(llm, [one], sampling())[0] for one in prompts]
+    same(staggered(llm, prompts), alone, 1e-4)
 
 
 def test_prompts_in_parts_are_answered_dense_and_counted(opened: Any) -> None:
@@ -259,13 +264,34 @@ def test_two_pictures_in_one_prompt(opened: Any) -> None:
 
 @pytest.mark.slow
 def test_compiled_steps_beside_pruning_ones(opened: Any) -> None:
-    prompts = [prompt(*x) for x in questions()]
+    prompts: list[Any] = [prompt(*x) for x in questions()]
+    text = {"prompt": "USER: what color is it? ASSISTANT:"}
     llm = opened(SparseVLMPlus(64))
-    eager = answers(llm, prompts, sampling())
+    eager = staggered(llm, [text, *prompts])
     llm = opened(SparseVLMPlus(64), enforce_eager=False)
     assert llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
-    same(answers(llm, prompts, sampling()), eager, 1e-3)
-    assert pruner(llm).tally.pruned == len(prompts)
+    # The engine is warm, and the decoder compiled: layers are called by their names only in steps that are not.
+    ours = pruner(llm)
+    first, begin = ours.decoder.layers[0], ours.begin
+    forward = first.forward
+    pruning: list[bool] = []
+    steps: list[int] = []
+
+    def called(*given: Any) -> Any:
+        pruning.append(ours.active is not None)
+        return forward(*given)
+
+    def begun(step: Any, *given: Any) -> None:
+        steps.append(len(step.query))
+        begin(step, *given)
+
+    first.forward, ours.begin = called, begun
+    compiled = staggered(llm, [text, *prompts])
+    same(compiled, eager, 1e-3)
+    assert ours.tally.pruned == len(prompts) == len(pruning) and all(pruning)
+    assert (
+        len(steps) > 2 * len(pruning) and max(steps) > 1
+    )  # the others ran compiled, with decoding requests in both
 
 
 def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> None:
@@ -291,9 +317,9 @@ def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> N
     [
         ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
         (
-            {"hf_overrides": {"architectures": ["LlavaNextForConditionalGeneration"]}},
+            {"hf_overrides": {"architectures": ["LlavaNextVideoForConditionalGeneration"]}},
             SparseVLMPlus(64),
-            "LlavaNext",
+            "LlavaNextVideo",
         ),
         ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
     ],

@@ -11,10 +11,15 @@ from sparsesight import BudgetError, SparseSightError
 from sparsesight.vllm.frontend import check_request
 
 
-def config(entry: Any) -> Any:
+def config(entry: Any, injections: int = 0) -> Any:
     return SimpleNamespace(
         additional_config={"sparsesight": entry} if entry else {},
-        model_config=SimpleNamespace(hf_text_config=SimpleNamespace(num_hidden_layers=8)),
+        model_config=SimpleNamespace(
+            hf_config=SimpleNamespace(
+                vision_config=SimpleNamespace(deepstack_visual_indexes=[*range(injections)])
+            ),
+            hf_text_config=SimpleNamespace(num_hidden_layers=8),
+        ),
     )
 
 
@@ -67,3 +72,10 @@ def test_a_budget_that_the_pictures_cannot_meet_is_refused() -> None:
 def test_a_budget_that_is_none_is_refused(prompt: Any) -> None:
     with pytest.raises(SparseSightError, match="sparsesight_retain=-3"):
         check_request(config(SERVER), prompt, params({"sparsesight_retain": -3}))
+
+
+def test_layers_before_the_last_features_are_added_are_refused() -> None:
+    check_request(config({"retain": 100, "layers": [2, 3, 5]}, injections=3), pictures(200), params(None))
+    check_request(config({"retain": [100, 50, 20]}, injections=3), pictures(200), params(None))
+    with pytest.raises(SparseSightError, match=r"cannot prune after \[1\]; possible: \(2, 3, 4, 5, 6\)"):
+        check_request(config(SERVER, injections=3), pictures(200), params(None))

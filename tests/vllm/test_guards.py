@@ -12,7 +12,7 @@ import pytest
 
 from sparsesight import FastV, SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError, VisionZip
 from sparsesight.methods import METHODS, Method
-from sparsesight.vllm.guards import check_config, check_method, check_version
+from sparsesight.vllm.guards import check_config, check_kv_groups, check_method, check_version
 
 
 class Graphs(Enum):
@@ -28,7 +28,12 @@ class Graphs(Enum):
 def config(**changes: Any) -> Any:
     """A config that works, but for ``changes``: ``part__field=value``."""
     made = SimpleNamespace(
-        model_config=SimpleNamespace(architectures=["LlavaForConditionalGeneration"], enforce_eager=False),
+        model_config=SimpleNamespace(
+            architectures=["LlavaForConditionalGeneration"],
+            enforce_eager=False,
+            is_moe=False,
+            multimodal_config=SimpleNamespace(video_pruning_rate=None),
+        ),
         cache_config=SimpleNamespace(enable_prefix_caching=False, kv_sharing_fast_prefill=False),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
@@ -55,6 +60,9 @@ def config(**changes: Any) -> Any:
 
 def test_an_ordinary_config_is_fine() -> None:
     check_config(config())
+    check_config(config(parallel_config__tensor_parallel_size=2))
+    check_config(config(use_v2_model_runner=True))
+    check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
 
@@ -64,8 +72,7 @@ def test_an_ordinary_config_is_fine() -> None:
     [
         ({"cache_config__enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"parallel_config__pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
-        ({"parallel_config__tensor_parallel_size": 2}, "--tensor-parallel-size 1"),
-        ({"parallel_config__data_parallel_size": 2}, "--data-parallel-size 1"),
+        ({"parallel_config__data_parallel_size": 2, "model_config__is_moe": True}, "--data-parallel-size 1"),
         ({"parallel_config__decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),
         ({"parallel_config__use_ubatching": True}, "--enable-dbo"),
@@ -73,10 +80,11 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"speculative_config": object()}, "--speculative-config"),
         ({"lora_config": object()}, "--enable-lora"),
         ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
+        ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
-        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
+        ({"model_config__enable_prompt_embeds": True}, "--enable-prompt-embeds"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[str, Any], words: str) -> None:
@@ -85,9 +93,18 @@ def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[s
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_breakable_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    with pytest.raises(SparseSightError, match="VLLM_USE_BREAKABLE_CUDAGRAPH=0"):
+        check_config(config())
+    check_config(config(compilation_config__cudagraph_mode=Graphs.NONE))  # there are none
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "0")
+    check_config(config())
+
+
 def test_another_architecture_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'Qwen2VLForConditionalGeneration'.*LlavaFor"):
-        check_config(config(model_config__architectures=["Qwen2VLForConditionalGeneration"]))
+    with pytest.raises(UnsupportedModelError, match=r"'Gemma3ForConditionalGeneration'.*LlavaFor"):
+        check_config(config(model_config__architectures=["Gemma3ForConditionalGeneration"]))
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.32"])
@@ -142,3 +159,16 @@ def test_nobody_imports_vllm_by_importing_sparsesight() -> None:
         "assert not any(m.split('.')[0] == 'vllm' for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_blocks_for_each_stage_do_not_work_with() -> None:
+    def scheduler(off: bool | None, cls: str | None) -> Any:
+        return SimpleNamespace(
+            scheduler_config=SimpleNamespace(disable_hybrid_kv_cache_manager=off, scheduler_cls=cls)
+        )
+
+    check_kv_groups(scheduler(False, None))
+    with pytest.raises(SparseSightError, match="--disable-hybrid-kv-cache-manager"):
+        check_kv_groups(scheduler(True, None))
+    with pytest.raises(SparseSightError, match=r"'my\.Scheduler'"):
+        check_kv_groups(scheduler(False, "my.Scheduler"))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparsesight import SparseVLM, SparseVLMPlus
+from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
-from sparsesight.vllm.planner import Step, StepPlan, plan_step
+from sparsesight.vllm.planner import Step, StepPlan, check_room, plan_step
 from sparsesight.vllm.state import Removed
 
 LAYERS, STAGES = 8, (0, 1, 3)
@@ -114,3 +115,21 @@ def test_entries_of_other_blocks_survive_the_growth_of_the_table() -> None:
     assert removed.of(np.array([1000, 3]), np.array([5, 7])).tolist() == [[0, 4], [0, 6]]
     assert removed.of(later, np.array([2])).tolist() == [[0], [0]]
     assert removed.of(first, np.array([0])).tolist() == [[0], [0]]
+
+
+def test_a_step_without_room_is_refused() -> None:
+    # A prompt of 60 that is left with 40, 30 and 20, beside a decoding request that has lost 20, 30 and 40 of its 80.
+    removed, given = Removed(len(STAGES)), step((1, 79, 60, 5), (60, 0, 60, 2))
+    removed.of(np.array([9]), np.array([1]))
+    removed.add(np.array([5]), np.array([[20], [30], [40]]))
+    made = plan(given, mask((1, 0, 0), (5, 50, 5)), removed)
+    room = np.array([[80, 60], [60, 40], [50, 30], [40, 20]])
+    check_room(given, made, str)
+    check_room(replace(given, room=room), made, str)
+    for stage, r in np.ndindex(4, 2):
+        less = room.copy()
+        less[stage, r] -= 1
+        with pytest.raises(
+            SparseSightError, match=f"request {r} holds {room[stage, r]} tokens in stage {stage}"
+        ):
+            check_room(replace(given, room=less), made, str)

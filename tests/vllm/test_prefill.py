@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from sparsesight import LastToken, SparseVLM, SparseVLMPlus
+from sparsesight import FastV, LastToken, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
 from sparsesight.vllm.planner import Prompt
-from sparsesight.vllm.prefill import LayerFacts, Prefill
+from sparsesight.vllm.prefill import LayerFacts, Prefill, rotary_axis
 
 BEFORE, VISUAL, TEXT, GENERATED = 3, 12, 5, 2
 LENGTH = BEFORE + VISUAL + TEXT + GENERATED
@@ -116,3 +119,77 @@ def test_counts_are_those_of_the_schedule(method: Method) -> None:
         rows, _, hidden = one.select(index, hidden, query, key, position, FACTS)
         query, key, position = query[rows], key[rows], position[rows]
         assert len(rows) == LENGTH - VISUAL + stage.keep
+
+
+def test_the_axes_of_frequencies() -> None:
+    def axis(sections: list[int] | None, turns: bool = False) -> list[int] | None:
+        found = rotary_axis(SimpleNamespace(mrope_section=sections, mrope_interleaved=turns))
+        return None if found is None else found.tolist()
+
+    assert rotary_axis(None) is None and rotary_axis(object()) is None and axis(None) is None
+    assert axis([2, 1, 1]) == [0, 0, 1, 2]
+    assert axis([4, 2, 2], True) == [0, 1, 2, 0, 1, 2, 0, 0]
+    assert axis([2, 3, 1], True) == [0, 1, 2, 0, 1, 0]
+
+
+def test_positions_have_several_axes() -> None:
+    hidden, query, key = tensors()
+
+    def kept(position: torch.Tensor, axis: int | None) -> list[int]:
+        one = prefill(SparseVLMPlus((4,), (1,)), (1,))
+        one.rate(hidden)
+        of = None if axis is None else torch.full((SIZE // 2,), axis)
+        rows, _, _ = one.select(0, hidden, query, key, position, replace(FACTS, rotary_axis=of))
+        return rows.tolist()
+
+    time, height = torch.arange(LENGTH), torch.arange(LENGTH) // 4
+    positions = torch.stack((time, height, height.flip(0)))
+    for axis in (0, 1):
+        assert kept(positions, axis) == kept(positions[axis], None)
+    assert kept(time, None) != kept(height, None)  # the test can fail
+
+
+@pytest.mark.parametrize(
+    "method", [SparseVLMPlus((4,), (1,), heads=1), FastV((4,), (1,)), SparseVLM((4,), (1,))]
+)
+@pytest.mark.parametrize(("ranks", "copies"), [(2, 1), (4, 2)], ids=["own keys", "shared keys"])
+def test_every_rank_chooses_by_the_heads_of_all(method: Method, ranks: int, copies: int) -> None:
+    hidden, query, key = tensors()
+    query[:, (HEADS - 1) * SIZE :] *= 6  # the last head, on the last rank, sees most
+    position = torch.arange(LENGTH)
+
+    def choice(facts: LayerFacts, q: torch.Tensor, k: torch.Tensor) -> list[int]:
+        one = prefill(method, (1,))
+        one.rate(hidden)
+        rows, _, _ = one.select(0, hidden, q, k, position, facts)
+        chosen: list[int] = rows.tolist()
+        return chosen
+
+    queries = query.chunk(ranks, 1)
+    keys = [part for part in key.chunk(ranks // copies, 1) for _ in range(copies)]
+
+    def gather(own: torch.Tensor) -> torch.Tensor:
+        """As vLLM's: what all ranks pass in, side by side."""
+        last = BEFORE + VISUAL + TEXT
+        texts = [q[BEFORE + VISUAL : last] for q in queries]
+        return torch.cat(texts if len(own) == TEXT else keys, 1)
+
+    expected = choice(FACTS, query, key)
+    for q, k in zip(queries, keys, strict=True):
+        assert choice(replace(FACTS, gather=gather), q, k) == expected
+    alone = replace(FACTS, heads=HEADS // ranks, kv_heads=GROUPS // (ranks // copies))
+    assert choice(alone, queries[0], keys[0]) != expected  # by its own heads a rank would choose otherwise
+
+
+def test_the_facts_of_a_layer_count_the_heads_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    impl = SimpleNamespace(scale=0.5, logits_soft_cap=0.0)
+    attention = SimpleNamespace(num_heads=4, num_kv_heads=2, head_size=SIZE, impl=impl)
+    layer = SimpleNamespace(attn=attention, total_num_heads=4, total_num_kv_heads=2)
+    facts = LayerFacts.of(layer)
+    assert (facts.heads, facts.kv_heads, facts.gather) == (4, 2, None)
+    distributed = SimpleNamespace(tensor_model_parallel_all_gather=torch.clone)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(distributed=distributed))
+    monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
+    layer.total_num_heads, layer.total_num_kv_heads = 8, 2
+    facts = LayerFacts.of(layer)
+    assert (facts.heads, facts.kv_heads, facts.gather) == (8, 2, torch.clone)

@@ -28,6 +28,12 @@ class RotaryEmbedding(nn.Module):
         return base ** -torch.arange(WIDTH // 2)
 
 
+class MRotaryEmbedding(RotaryEmbedding):
+    """Named as vLLM's for several axes."""
+
+    scaling_factor: float | None = None
+
+
 class Attention(nn.Module):
     """Passes on its query."""
 
@@ -50,11 +56,13 @@ class Layer(nn.Module):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.self_attn = nn.Module()
+        self.self_attn.total_num_heads = self.self_attn.total_num_kv_heads = 1
         self.self_attn.attn = Attention(number)
         self.self_attn.rotary_emb = RotaryEmbedding()
         self.seen: list[list[int]] = []
 
     def forward(self, positions: Any, hidden: Any, residual: Any) -> Any:
+        positions = positions.reshape(-1, positions.shape[-1])[-1]  # the last axis, if there are several
         self.seen.append(positions.tolist())
         residual = hidden if residual is None else hidden + residual
         self.self_attn.attn(residual, residual, residual)
@@ -72,12 +80,12 @@ class Decoder(nn.Module):
         residual = None
         for layer in self.layers:
             hidden, residual = layer(positions, hidden, residual)
-        return self.norm(hidden, residual)
+        return self.norm(hidden, residual)[0]
 
 
 class Norm(nn.Module):
     def forward(self, hidden: Any, residual: Any) -> Any:
-        return hidden + residual
+        return hidden + residual, hidden + residual
 
 
 class Builder:
@@ -105,6 +113,11 @@ def installed(keep: tuple[int, ...] = (2,)) -> tuple[Pruner, Decoder]:
     return pruner, decoder
 
 
+def hooked(decoder: Decoder) -> bool:
+    """Whether a call of any module is more than its forward."""
+    return any(m._forward_pre_hooks or m._forward_hooks for m in decoder.modules())
+
+
 def step(query: list[int], computed: list[int], prompt: list[int]) -> Step:
     block = BLOCKS[: len(query), 0].numpy().astype(np.int64)
     return Step(*(np.array(x, np.int64) for x in (query, computed, prompt)), block)
@@ -122,11 +135,28 @@ def test_a_step_of_texts_changes_nothing() -> None:
     begin(pruner, step([5, 1, 2], [0, 5, 0], [5, 5, 2]), ctx)
     assert ctx.attn_metadata is metadata and ctx.slot_mapping is slots and pruner.active is None
     positions, hidden = torch.arange(8), torch.randint(-9, 9, (8, WIDTH)).float()
+    assert not hooked(decoder)
     torch.testing.assert_close(decoder(positions, hidden), hidden + 3 * positions[:, None], rtol=0, atol=0)
     assert pruner.tally == Tally()
 
 
-def test_a_prompt_is_shortened_and_comes_back_at_its_length() -> None:
+def test_layers_with_block_tables_of_their_own_get_slots_of_their_own() -> None:
+    pruner, _ = installed()
+    ctx = context([7], [7])
+    own = Builder().build_stage(common([7], [7]))
+    own.sparsesight_common.block_table_tensor = BLOCKS.flip(0)
+    ctx.attn_metadata["layer2"] = own
+    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
+    begin(pruner, step([7], [0], [7]), ctx)
+    first, second = (ctx.attn_metadata[name].sparsesight_common for name in ("layer1", "layer2"))
+    assert first.seq_lens.tolist() == second.seq_lens.tolist() == [5]
+    for made, table in ((first, BLOCKS), (second, BLOCKS.flip(0))):
+        assert made.slot_mapping.tolist() == [int(table[0, i // SIZE]) * SIZE + i % SIZE for i in range(5)]
+    assert ctx.slot_mapping["layer2"] is second.slot_mapping
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     pruner, decoder = installed()
     # One decoding request before the prompt and a text behind it; one row of padding.
     visual = torch.tensor([False] + [False] + [True] * VISUAL + [False] * 2 + [False] * 3)
@@ -139,7 +169,8 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length() -> None:
         assert len(ctx.slot_mapping[name]) == 9
     positions = torch.tensor([5, *range(7), *range(3), 0])
     hidden = torch.randint(-9, 9, (12, WIDTH)).float()
-    out = decoder(positions, hidden)
+    assert hooked(decoder)
+    out = decoder(positions if axes == 1 else torch.stack((positions * 0, positions + 9, positions)), hidden)
     left = decoder.layers[1].seen[0]
     assert len(left) == 9 and left == decoder.layers[2].seen[0]
     kept = [p for p in left[1:6] if 1 <= p <= VISUAL]
@@ -150,6 +181,7 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length() -> None:
     gone = [row for row in range(12) if row not in rows]
     assert not out[gone].any()
     pruner.end()
+    assert not hooked(decoder)
     # The next step of that request goes on where its keys end.
     ctx = context([1, 1, 1], [7, 8, 4])
     begin(pruner, step([1, 1, 1], [6, 7, 3], [5, 7, 3]), ctx)
@@ -181,6 +213,10 @@ def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
 def test_layers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"self_attn\.attn"):
         check_layer(nn.Linear(1, 1))
+    uncounted = Layer(0)
+    del uncounted.self_attn.total_num_kv_heads
+    with pytest.raises(UnsupportedModelError, match="total_num_kv_heads"):
+        check_layer(uncounted)
     windowed = Layer(0)
     windowed.self_attn.attn.sliding_window = 128
     with pytest.raises(UnsupportedModelError, match="window of 128"):
@@ -188,4 +224,9 @@ def test_layers_that_do_not_fit_are_refused() -> None:
     scaled = Layer(0)
     scaled.self_attn.rotary_emb = nn.Identity()
     with pytest.raises(UnsupportedModelError, match=r"Identity.*RotaryEmbedding"):
+        check_layer(scaled)
+    scaled.self_attn.rotary_emb = MRotaryEmbedding()
+    check_layer(scaled)
+    scaled.self_attn.rotary_emb.scaling_factor = 4.0
+    with pytest.raises(UnsupportedModelError, match=r"YaRN \(factor 4.0\)"):
         check_layer(scaled)

@@ -1,111 +1,248 @@
-"""The OpenAI-compatible server with the plugin: as a user starts it, in processes of its own."""
+"""``sparsesight serve bundled`` over HTTP, asked by OpenAI's client: one server for all tests of this file."""
 
 from __future__ import annotations
 
-import base64
-import json
-import os
-import socket
-import subprocess
-import sys
+import asyncio
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
-from sparsesight import bundled
+from sparsesight import SparseVLMPlus, bundled, sparsify
+from tests.docs.blocks import python_blocks
+from tests.vllm.client import picture_part, request, served
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
+# Room for two pictures, which is more than the model was trained for.
+LENGTH = 1300
+FLAGS = (
+    "--retain",
+    "64",
+    *(
+        "--enforce-eager",
+        "--max-num-seqs",
+        "8",
+        "--max-num-batched-tokens",
+        "4096",
+        "--max-model-len",
+        str(LENGTH),
+    ),
+    *("--limit-mm-per-prompt", '{"image": 2}'),
+    *("--hf-overrides", '{"text_config": {"max_position_embeddings": 2048}}'),
+)
+QUESTIONS = bundled.picture_questions()
+PICTURE = bundled.default_picture()
+QUESTION = QUESTIONS[PICTURE.name][0]["question"]
+
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that prunes to 64 tokens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    flags = (
-        "--dtype float32 --enforce-eager --no-enable-prefix-caching --max-model-len 1024 --max-num-seqs 8 "
-        f"--max-num-batched-tokens 8192 --host 127.0.0.1 --port {port} --served-model-name tiny"
-    ).split()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(bundled.MODEL_PATH)]
-    entry = ["--additional-config", json.dumps({"sparsesight": {"method": "sparsevlm+", "retain": 64}})]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, *flags, *entry], stdout=output, stderr=subprocess.STDOUT, env=environment
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("server") / "log", *FLAGS) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Any:
+    from openai import OpenAI
+
+    return OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def answer(completion: Any) -> tuple[list[str], list[float]]:
+    """Tokens of an answer and their log-probabilities."""
+    content = completion.choices[0].logprobs.content
+    return [x.token for x in content], [x.logprob for x in content]
+
+
+def expected(
+    question: str, pictures: list[Path], method: SparseVLMPlus | None
+) -> tuple[list[str], list[float]]:
+    """The same by transformers."""
+    model, processor = bundled.load()
+    prompt = "USER: " + "<image>\n" * len(pictures) + f"{question} ASSISTANT:"
+    images = [Image.open(path).convert("RGB") for path in pictures] or None
+    inputs = processor(text=prompt, images=images, return_tensors="pt")
+    with nullcontext() if method is None else sparsify(model, method), torch.no_grad():
+        out = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=8,
+            min_new_tokens=8,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            if process.poll() is not None:
-                pytest.fail(f"the server ended:\n{log.read_text()[-3000:]}")
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(60)
+    ids = out.sequences[0, inputs["input_ids"].shape[1] :]
+    logits = torch.cat(out.logits).float().log_softmax(-1)
+    return [processor.decode([i]) for i in ids], logits[torch.arange(len(ids)), ids].tolist()
 
 
-def ask(server: str, picture: Path, question: str, **more: Any) -> str:
-    """The answer to a question about a picture."""
-    data = base64.b64encode(picture.read_bytes()).decode()
-    content = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
-        {"type": "text", "text": question},
-    ]
-    body = {
-        "model": "tiny",
-        "temperature": 0,
-        "max_tokens": 8,
-        "messages": [{"role": "user", "content": content}],
-    }
-    request = urllib.request.Request(
-        f"{server}/v1/chat/completions",
-        json.dumps({**body, **more}).encode(),
-        {"Content-Type": "application/json"},
+def same(a: tuple[list[str], list[float]], b: tuple[list[str], list[float]], tolerance: float = 1e-3) -> bool:
+    """Whether two answers have the same words, and the same log-probabilities."""
+    return [x.strip() for x in a[0]] == [x.strip() for x in b[0]] and all(
+        abs(x - y) <= tolerance for x, y in zip(a[1], b[1], strict=True)
     )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        answer: str = json.load(response)["choices"][0]["message"]["content"]
-    return answer.strip()
 
 
-def test_concurrent_questions_get_their_answers(server: str) -> None:
-    asked = bundled.picture_questions()
-    jobs = [(path, entry["question"]) for path in bundled.pictures() for entry in asked[path.name]]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(lambda job: ask(server, *job), jobs))
-    assert together == [ask(server, *job) for job in jobs]
-    right = [entry["answer"] for path in bundled.pictures() for entry in asked[path.name]]
-    wrong = [x for x in zip(jobs, together, right, strict=True) if x[1] != x[2]]
-    assert len(wrong) <= len(jobs) // 10, wrong  # the dense model gives them all
+@pytest.mark.parametrize(
+    ("retain", "method"),
+    [
+        (None, SparseVLMPlus(64)),
+        ("none", None),
+        (1.0, None),
+        (128, SparseVLMPlus(128)),
+        (0.5, SparseVLMPlus(0.5)),
+        ([200, 100, 50], SparseVLMPlus((200, 100, 50))),
+    ],
+)
+def test_answers_are_those_of_transformers_at_the_budget_of_the_request(
+    client: Any, retain: Any, method: SparseVLMPlus | None
+) -> None:
+    found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE], retain)))
+    assert same(found, expected(QUESTION, [PICTURE], method)), (found, expected(QUESTION, [PICTURE], method))
+    if method is not None:  # what is compared is pruned, and at this budget
+        assert not same(found, expected(QUESTION, [PICTURE], None))
 
 
-@pytest.mark.parametrize("retain", ["none", 128, 0.5, [200, 100, 50]])
-def test_a_request_may_choose_its_budget(server: str, retain: Any) -> None:
-    path = bundled.default_picture()
-    first = bundled.picture_questions()[path.name][0]
-    assert ask(server, path, first["question"], vllm_xargs={"sparsesight_retain": retain}) == first["answer"]
+def test_two_pictures_and_none(client: Any) -> None:
+    pictures = bundled.pictures()[:2]
+    for asked in (pictures, []):
+        found = answer(client.chat.completions.create(**request(QUESTION, asked)))
+        assert same(found, expected(QUESTION, asked, SparseVLMPlus(64) if asked else None)), asked
+
+
+def test_the_request_that_the_guide_shows(address: str, client: Any) -> None:
+    (block,) = python_blocks("docs/vllm.md")
+    code = block.code
+    for shown, real in {
+        "http://127.0.0.1:8000": address,
+        "llava-hf/llava-1.5-7b-hf": "bundled",
+        "https://example.org/picture.png": picture_part(PICTURE.read_bytes())["image_url"]["url"],
+        "What is on the card?": QUESTION,
+    }.items():
+        assert shown in code
+        code = code.replace(shown, real)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["completion"].choices[0].message.content.strip() == QUESTIONS[PICTURE.name][0]["answer"]
+
+
+def test_streaming_gives_the_same_in_parts(client: Any) -> None:
+    whole = client.chat.completions.create(**request(QUESTION, [PICTURE]))
+    stream = client.chat.completions.create(
+        **request(QUESTION, [PICTURE], stream=True, stream_options={"include_usage": True})
+    )
+    parts = list(stream)
+    text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert text == whole.choices[0].message.content
+    assert parts[-1].usage == whole.usage and len(parts) > 2
+
+
+def test_concurrent_requests_get_their_answers(address: str, client: Any) -> None:
+    from openai import AsyncOpenAI
+
+    jobs = [
+        (path, entry["question"], retain)
+        for path in bundled.pictures()
+        for entry in QUESTIONS[path.name]
+        for retain in (None, "none", 200)
+    ]
+
+    async def ask_all() -> list[Any]:
+        async with AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300) as many:
+            return await asyncio.gather(
+                *(many.chat.completions.create(**request(q, [path], retain)) for path, q, retain in jobs)
+            )
+
+    together = [answer(x) for x in asyncio.run(ask_all())]
+    for (path, question, retain), found in zip(jobs, together, strict=True):
+        alone = answer(client.chat.completions.create(**request(question, [path], retain)))
+        assert same(found, alone), (path, question, retain)
+
+
+def test_the_answers_are_right(client: Any) -> None:
+    right = [(path, x["question"], x["answer"]) for path in bundled.pictures() for x in QUESTIONS[path.name]]
+    wrong = []
+    for path, question, expected_words in right:
+        said = client.chat.completions.create(**request(question, [path], min_tokens=None))
+        if said.choices[0].message.content.strip() != expected_words:
+            wrong.append((path, question, said.choices[0].message.content))
+    assert len(wrong) <= len(right) // 10, wrong  # the dense model gives them all
 
 
 @pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2]])
-def test_a_request_that_cannot_be_is_a_bad_request(server: str, retain: Any) -> None:
-    with pytest.raises(urllib.error.HTTPError) as error:
-        ask(server, bundled.default_picture(), "What color is it?", vllm_xargs={"sparsesight_retain": retain})
-    message = json.load(error.value)["error"]["message"]
-    assert error.value.code == 400
-    assert "sparsesight_retain" in message and "keeps every token" in message
+def test_a_budget_that_cannot_be_is_a_bad_request(client: Any, retain: Any) -> None:
+    from openai import BadRequestError
+
+    with pytest.raises(BadRequestError, match=r"sparsesight_retain.*keeps every token"):
+        client.chat.completions.create(**request(QUESTION, [PICTURE], retain))
+    found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
+    assert same(found, expected(QUESTION, [PICTURE], SparseVLMPlus(64)))
+
+
+def bad(kind: str) -> dict[str, Any]:
+    """A request that cannot be answered."""
+    asked = request(QUESTION)
+    content = asked["messages"][0]["content"]
+    if kind == "no picture":
+        content.insert(0, picture_part(b"this is no picture"))
+    elif kind == "half a picture":
+        content.insert(0, picture_part(PICTURE.read_bytes()[:5000]))
+    elif kind == "no base64":
+        content.insert(0, {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}})
+    elif kind == "long text":
+        content[0]["text"] = "what color is the circle? " * LENGTH
+    elif kind == "many pictures":
+        asked = request(QUESTION, [PICTURE] * 3)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no picture", "image"),
+        ("half a picture", "image"),
+        ("no base64", "base64|image"),
+        ("long text", str(LENGTH)),
+        ("many pictures", "At most 2"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_a_bad_request(client: Any, kind: str, words: str) -> None:
+    from openai import APIStatusError
+
+    with pytest.raises(APIStatusError, match=words) as error:
+        client.chat.completions.create(**bad(kind))
+    assert 400 <= error.value.status_code < 500
+
+
+def test_an_aborted_request_leaves_nothing_behind(address: str, client: Any) -> None:
+    before = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
+    long = request("Where is the green ring?", [PICTURE], stream=True, max_tokens=600)
+    long["extra_body"]["ignore_eos"] = True
+    for _ in range(3):
+        stream = client.chat.completions.create(**long)
+        next(iter(stream))
+        assert metric(address, "vllm:num_requests_running") == 1
+        stream.close()
+    until = time.monotonic() + 30
+    while metric(address, "vllm:num_requests_running") and time.monotonic() < until:
+        time.sleep(0.1)
+    assert metric(address, "vllm:num_requests_running") == 0
+    assert metric(address, "vllm:kv_cache_usage_perc") == 0
+    assert same(answer(client.chat.completions.create(**request(QUESTION, [PICTURE]))), before)
+
+
+def metric(address: str, name: str) -> float:
+    """A number that the server reports."""
+    text = urllib.request.urlopen(f"{address}/metrics", timeout=30).read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + "{"))

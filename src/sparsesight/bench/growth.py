@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SparseSightError
+from .fits import fits
 from .table import Row, markdown
 
 if TYPE_CHECKING:
@@ -65,13 +66,17 @@ def check_folder(folder: Path, plots: bool) -> None:
         ) from None
 
 
-def save(folder: Path, config: Row, rows: Sequence[Row], processor: bool = False) -> list[Path]:
+def save(
+    folder: Path, config: Row, rows: Sequence[Row], processor: bool = False, memory: float | None = None
+) -> list[Path]:
     """Write ``bench.json``, ``bench.md`` and, for each batch of a sweep over visual tokens, ``growth-batch*.png``.
 
-    ``processor`` is for :func:`panels`.
+    ``processor`` is for :func:`panels`, ``memory`` for :func:`.fits.fits`.
     """
     (folder / "bench.json").write_text(json.dumps({"config": config, "rows": rows}, indent=1) + "\n")
-    (folder / "bench.md").write_text(markdown(config, rows), encoding="utf-8")
+    (folder / "bench.md").write_text(
+        markdown(config, rows, fits(rows, memory) if memory else ()), encoding="utf-8"
+    )
     written = [folder / "bench.json", folder / "bench.md"]
     for batch in sorted({row["batch"] for row in rows}):
         alike = [row for row in rows if row["batch"] == batch]

@@ -11,15 +11,19 @@ from typing import Any
 from torch import nn
 
 from ..errors import SparseSightError
-from ..hf.families import anatomy
+from ..hf.clock import LAYOUT, PARTS
+from ..hf.families import Anatomy, anatomy
+from ..hf.shape import decoder_shape
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from ..report import Report
 from .cases import Case
-from .timing import FIRST, PREFILL, TOKEN, Times, peak_bytes, spread, timed_decoder
+from .ceilings import Ceilings, ceilings, parameter_bytes
+from .footprint import Footprint, footprint
+from .roofline import bound, roofline, token_ms
+from .timing import FIRST, PREFILL, TOKEN, Times, spread, timed_decoder
 from .work import run_once, shortened
 
-PARTS = ("raters", "scoring", "gather", "masks")
 SHARES = 3  # runs from which the shares of the mechanism are taken
 
 
@@ -49,25 +53,30 @@ def bench(
         drifts does not bend them; they come from the wall clock (CUDA: from events), and ``*_cpu`` are the same from
         processor time, which a loaded machine disturbs less.
         ``flops_limit`` is arithmetic (without the method's own); ``measured_limit`` is what this machine reaches when
-        the same layers just get shorter inputs (:func:`shortened`). ``overhead_share`` is what raters, scoring,
-        gathering and masks take of the sparse prefill. ``peak_*_bytes`` are the most that tensors took at once in a
-        whole prefill, vision tower and cache included, weights not. FLOPs are multiply-adds of the whole batch.
+        the same layers just get shorter inputs (:func:`shortened`). ``roofline_*`` is what this device allows by its
+        measured ``ceilings`` (:mod:`.roofline`). ``overhead_share`` is what the mechanism's parts take of the sparse
+        prefill, ``overhead_us`` the same in microseconds, with what it does before the decoder. ``peak_*_bytes`` are
+        the most that tensors took at once in a whole prefill, vision tower and cache included, weights not;
+        ``least_peak_*_bytes`` what the decoder alone cannot do without. ``kv_held_*_bytes`` are the storages of the
+        cache, ``kv_*_bytes`` follow from sizes. FLOPs are multiply-adds of the whole batch.
 
     Raises:
         SparseSightError: for a case that keeps every visual token.
     """
-    device = next(model.parameters()).device
-    decoder = anatomy(model).decoder
+    parts = anatomy(model)
+    decoder = parts.decoder
     reports: list[Report] = []
-    peaks = [peak_bytes(device, lambda: run_once(model, prompt, 0))]
+    counted = [footprint(model, prompt, decoder)]
     for case in cases:  # a budget that cannot be met fails now, not after minutes
         with sparsify(model, case.method) as run:
-            peaks.append(peak_bytes(device, lambda: run_once(model, prompt, 0)))
+            counted.append(footprint(model, prompt, decoder))
         if not run.kept:
             raise SparseSightError(
                 f"retain={case.retain!r}: {case.name} keeps every visual token, there is nothing to measure"
             )
         reports.append(run.report)
+    size = prompt["input_ids"].numel()
+    device = ceilings(parts.layers[-1], size)
     turns = [("dense", 0), *((kind, i) for i in range(len(cases)) for kind in ("sparse", "bare"))]
     times = {turn: Times() for turn in turns}
     shuffle = random.Random(0)
@@ -84,23 +93,41 @@ def bench(
                 run_once(model, prompt, 0 if kind == "bare" else steps, kept)
             if progress is not None:
                 progress()
+    device = device.best(ceilings(parts.layers[-1], size))
     rows = []
     for i, (case, report) in enumerate(zip(cases, reports, strict=True)):
-        rows.append(
-            {
-                "method": case.name,
-                "retain": case.retain,
-                "batch": len(report.samples),
-                **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
-                **_overhead(model, prompt, decoder, case.method),
-                **_counts(report),
-                "peak_dense_bytes": peaks[0],
-                "peak_sparse_bytes": peaks[i + 1],
-                "cost_deviation": case.deviation,
-                "settings": case.method.to_dict(),
-            }
-        )
+        row = {
+            "method": case.name,
+            "retain": case.retain,
+            "batch": len(report.samples),
+            **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
+            **_overhead(model, prompt, decoder, case.method),
+            **_counts(report),
+            "cost_deviation": case.deviation,
+            "settings": case.method.to_dict(),
+        }
+        row |= _limits(device, parts, report, counted[0], counted[i + 1], row)
+        rows.append(row)
     return rows
+
+
+def _limits(
+    device: Ceilings, parts: Anatomy, report: Report, dense: Footprint, sparse: Footprint, row: dict[str, Any]
+) -> dict[str, Any]:
+    """What was counted in a case, beside what arithmetic and this device allow."""
+    shape, batch = decoder_shape(parts), len(report.samples)
+    weights = [parameter_bytes(layer) for layer in parts.layers]
+    length, lengths = _lengths(report)
+    made: dict[str, Any] = {"weights_bytes": parameter_bytes(parts.given)}
+    bounds = []
+    for kind, seen, entering in (("dense", dense, [length] * len(lengths)), ("sparse", sparse, lengths)):
+        made[f"peak_{kind}_bytes"] = seen.peak
+        made[f"least_peak_{kind}_bytes"] = batch * shape.least_peak_bytes(entering)
+        made[f"kv_held_{kind}_bytes"] = seen.kv
+        made[f"kernels_{kind}"], made[f"operations_{kind}"] = seen.decoder.kernels, seen.decoder.operations
+        bounds.append(bound(device, shape, weights, entering, batch, seen.decoder.kernels))
+        made[f"token_bound_{kind}_ms"] = token_ms(device, sum(weights), row[f"kv_{kind}_bytes"])
+    return made | roofline(device, bounds[0], bounds[1], row)
 
 
 def _lengths(report: Report) -> tuple[int, list[int]]:
@@ -147,23 +174,24 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
 
 def _overhead(model: Any, prompt: dict[str, Any], decoder: nn.Module, method: Method) -> dict[str, Any]:
     """What the mechanism takes of the sparse prefill: by the wall clock, and of processor time."""
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, Any] = {}
     with sparsify(model, method) as run:
-        for of in ("wall", "cpu"):
-            shares: list[dict[str, float]] = []
+        for of, end in (("wall", ""), ("cpu", "_cpu")):
+            spent: list[dict[str, float]] = []
+            whole: list[float] = []
             for _ in range(SHARES):
                 alone = Times()
                 with run.measure_sections(of == "cpu") as sections, timed_decoder(decoder, alone):
                     run_once(model, prompt, 0)
-                whole = getattr(alone, of)[PREFILL][0]
-                shares.append({k: 1e3 * v / whole for k, v in sections.items()})
-            found[of] = {k: median(s.get(k, 0.0) for s in shares) for k in PARTS}
-    return {
-        "overhead_share": sum(found["wall"].values()),
-        "overhead_parts": found["wall"],
-        "overhead_share_cpu": sum(found["cpu"].values()),
-        "overhead_parts_cpu": found["cpu"],
-    }
+                whole.append(getattr(alone, of)[PREFILL][0])
+                spent.append({k: 1e3 * sections.get(k, 0.0) for k in PARTS})
+            shares = {
+                k: median(s[k] / w for s, w in zip(spent, whole, strict=True)) for k in PARTS if k != LAYOUT
+            }
+            found[f"overhead_share{end}"] = sum(shares.values())
+            found[f"overhead_parts{end}"] = shares
+            found[f"overhead_us{end}"] = {k: 1e3 * median(s[k] for s in spent) for k in PARTS}
+    return found
 
 
 def _counts(report: Report) -> dict[str, Any]:

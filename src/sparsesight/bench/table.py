@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..hf.clock import PARTS
+from .roofline import no_gain
+
 Row = dict[str, Any]
 
 
@@ -62,14 +65,46 @@ SIZES = (
     Column("dense", _number("flops_dense", 2, 1e9)),
     Column("KV MB", _number("kv_sparse_bytes", 2, 1e6)),
     Column("dense", _number("kv_dense_bytes", 2, 1e6)),
+)
+ROOFLINE = (
+    Column("at least ms", lambda row: f"{row['roofline_sparse']['bound_ms']:.2f}"),
+    Column("dense", lambda row: f"{row['roofline_dense']['bound_ms']:.2f}"),
+    Column("of the measured", _share("roofline_share_sparse", "roofline_share_sparse_cpu")),
+    Column("dense", _share("roofline_share_dense", "roofline_share_dense_cpu")),
+    Column("limit", _number("roofline_speedup", 2)),
+    Column("FLOPs ms", lambda row: f"{row['roofline_sparse']['flops_ms']:.2f}"),
+    Column("bytes ms", lambda row: f"{row['roofline_sparse']['bytes_ms']:.2f}"),
+    Column("launches ms", lambda row: f"{row['roofline_sparse']['launch_ms']:.2f}"),
+    Column("kernels", _number("kernels_sparse", 0)),
+    Column("dense", _number("kernels_dense", 0)),
+    Column("per token at least ms", _number("token_bound_sparse_ms", 2)),
+    Column("dense", _number("token_bound_dense_ms", 2)),
+)
+MEMORY = (
     Column("peak MB", _number("peak_sparse_bytes", 2, 1e6)),
     Column("dense", _number("peak_dense_bytes", 2, 1e6)),
+    Column("at least MB", _number("least_peak_sparse_bytes", 2, 1e6)),
+    Column("dense", _number("least_peak_dense_bytes", 2, 1e6)),
+    Column("KV held MB", _number("kv_held_sparse_bytes", 2, 1e6)),
+    Column("dense", _number("kv_held_dense_bytes", 2, 1e6)),
+    Column("at least MB", _number("kv_sparse_bytes", 2, 1e6)),
+    Column("weights MB", _number("weights_bytes", 2, 1e6)),
 )
+
+
+def _microseconds(part: str) -> Callable[[Row], str]:
+    return lambda row: f"{row['overhead_us'][part]:.0f} ({row['overhead_us_cpu'][part]:.0f})"
+
+
+OVERHEAD = tuple(Column(part, _microseconds(part)) for part in PARTS)
 EQUAL = 0.01  # costs that differ by no more are called equal
 TABLES = {
     "Prefill of the decoder; ratio = speed-up / FLOPs limit; in brackets from processor time": PREFILL,
     "The whole call up to the first token, and a further token's; in brackets from processor time": TOKENS,
-    "Visual tokens per layer; multiply-adds; KV cache after the prefill; peak of the prefill without weights": SIZES,
+    "Least time on this device by its measured ceilings, and how much of the measured prefill that is": ROOFLINE,
+    "Microseconds of the mechanism's parts; layout is before the decoder; in brackets processor time": OVERHEAD,
+    "Visual tokens per layer; multiply-adds; KV cache after the prefill": SIZES,
+    "Peak of the prefill without weights, and what the cache holds, beside what there has to be": MEMORY,
 }
 
 
@@ -88,7 +123,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """Where costs are not equal, what the overhead is made of, and where nothing can be gained."""
+    """Where costs are not equal, where nothing can be gained and why, and what the device reaches at best."""
     said = []
     for row in rows:
         which = (
@@ -96,11 +131,18 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         )
         if abs(row["cost_deviation"]) > EQUAL:
             said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
-        parts = ", ".join(f"{k} {100 * v:.2f} %" for k, v in row["overhead_parts"].items())
-        said.append(f"{which}: of the prefill, {parts}")
-        if row["flops_limit"] < 1.1:
-            said.append(f"{which}: no gain here, the FLOPs limit itself is {row['flops_limit']:.2f}x")
-    return said
+        why = no_gain(row)
+        if why is not None:
+            said.append(f"{which}: no gain here, because {why}")
+    return [*said, *dict.fromkeys(map(_ceilings, rows))]
+
+
+def _ceilings(row: Row) -> str:
+    x = row["ceilings"]
+    return (
+        f"measured ceilings of this device: {x['macs'] / 1e9:.1f} G multiply-adds/s, {x['bytes'] / 1e9:.1f} GB/s, "
+        f"{1e6 * x['launch']:.2f} us a launch ({row['visual']} visual tokens, batch {row['batch']})"
+    )
 
 
 def equality(rows: Sequence[Row]) -> str:
@@ -111,11 +153,11 @@ def equality(rows: Sequence[Row]) -> str:
     return f"Methods at the same retain do NOT cost the same: their prefill FLOPs are up to {100 * most:.1f} % off"
 
 
-def markdown(config: Row, rows: Sequence[Row]) -> str:
-    """A page with the settings, the machine, the tables and the remarks."""
+def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> str:
+    """A page with the settings, the machine, the tables (``more`` after those of the rows) and the remarks."""
     lines = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items())]
     lines += ["", f"{equality(rows)}."]
-    for table in tables(rows):
+    for table in (*tables(rows), *more):
         lines += ["", f"## {table.title}", ""]
         lines += [_line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.cells)]
     return "\n".join([*lines, "", *(f"- {text}" for text in remarks(rows)), ""])

@@ -18,6 +18,7 @@ from functools import partial
 from PIL import Image
 
 from ..errors import SparseSightError
+from ..nearest import did_you_mean
 from .asking import KINDS, Question
 from .drawing import Rng
 from .objects import Recipe
@@ -88,7 +89,9 @@ def examples(split: str, scenes: int | None = None, workers: int = 1) -> Iterato
         SparseSightError: no such split, or not so many scenes, or fewer than one worker.
     """
     if split not in SPLITS:
-        raise SparseSightError(f"split={split!r} does not exist: choose one of {', '.join(SPLITS)}")
+        raise SparseSightError(
+            f"split={split!r} does not exist: choose one of {', '.join(SPLITS)}{did_you_mean(split, list(SPLITS))}"
+        )
     chosen = SPLITS[split]
     wanted = chosen.scenes if scenes is None else scenes
     if not 0 <= wanted <= chosen.scenes:

@@ -12,6 +12,7 @@ from .loading import Loaded, out_of_memory
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..hf.sparsify import Sparsified
     from ..methods import Method
     from ..report import Report
     from ..viz import Look
@@ -30,8 +31,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The same question with and without sparsification.
+class Pruned:
+    """What the prefill of one prompt kept, and what it cost.
 
     Attributes:
         kept: per stage, indices of the kept visual tokens.
@@ -41,14 +42,20 @@ class Comparison:
         why_not: why there is no look.
     """
 
-    dense: Answer
-    sparse: Answer
     report: Report
     kept: list[list[int]]
     merged: list[int]
     layers: list[int]
     look: Look | None = None
     why_not: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Pruned):
+    """The same question with and without sparsification."""
+
+    dense: Answer
+    sparse: Answer
 
     @property
     def agree(self) -> bool:
@@ -119,19 +126,28 @@ def compare(
             text, tokens = _generate(loaded, inputs, max_new_tokens)
     further = times.wall[DECODE]
     dense = Answer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
+    found = pruned(run, picture, loaded, inputs)
+    return Comparison(**vars(found), dense=dense, sparse=sparse)
+
+
+def pruned(
+    run: Sparsified, picture: Image | None = None, loaded: Loaded | None = None, inputs: Any = None
+) -> Pruned:
+    """What the last prefill of one prompt kept; with a look at it if the picture and what made the prompt are given."""
+    report = run.report
     kept = [stage[0].tolist() for stage in run.kept]
     layers = list(run.layers[: len(kept)])
     entering = report.samples[0].visual_per_layer
     merged = [entering[layer + 1] - len(stage) for layer, stage in zip(layers, kept, strict=True)]
     look, why_not = (None, "no picture was given") if picture is None else _look(run, picture, loaded, inputs)
-    return Comparison(dense, sparse, report, kept, merged, layers, look, why_not)
+    return Pruned(report, kept, merged, layers, look, why_not)
 
 
-def _look(run: Any, picture: Image, loaded: Loaded, inputs: Any) -> tuple[Look | None, str]:
+def _look(run: Sparsified, picture: Image, loaded: Loaded | None, inputs: Any) -> tuple[Look | None, str]:
     from .. import viz
 
     try:
-        return viz.look(run, picture, loaded.processor, inputs), ""
+        return viz.look(run, picture, None if loaded is None else loaded.processor, inputs), ""
     except SparseSightError as error:
         return None, str(error)
 

@@ -62,8 +62,8 @@ def ask(
 ) -> None:
     """Ask about a picture, with all its visual tokens and with few, and show which ones were kept.
 
-    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
-    --method.
+    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0
+    (sparsevlm) or 2_0 (sparsevlm+) one for --method.
     """
     # Whatever can be wrong with what was typed is found before anything slow begins.
     budget = choose_retain(retain)

@@ -53,6 +53,12 @@ def bench(
     dtype: str = typer.Option(
         "auto", help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA."
     ),
+    memory: float | None = typer.Option(
+        None,
+        min=0.001,
+        help="GB: say how large a batch and how many visual tokens fit, from a sweep of --batch or --visual.",
+        show_default=False,
+    ),
     out: Path | None = typer.Option(
         None, help="Folder for bench.json, bench.md and growth plots (PNG).", show_default=False
     ),
@@ -60,8 +66,8 @@ def bench(
 ) -> None:
     """Measure the first token, prefill and decoding, dense and sparse, taking turns in one process.
 
-    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
-    --methods.
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
+    (sparsevlm) or 2_0 (sparsevlm+) one for --methods.
     """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
@@ -80,6 +86,11 @@ def bench(
     pruning = None if layers is None else parse_layers(layers)
     batches = parse_counts(batch, "--batch")
     lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
+    if memory is not None and max(len(batches), len(lengths)) < 2:
+        raise SparseSightError(
+            f"--memory {memory:g}: what fits follows from peaks of several sizes; give --batch or --visual two or more"
+        )
+    room = None if memory is None else 1e9 * memory
 
     import torch
 
@@ -124,13 +135,12 @@ def bench(
                 many = repeat_prompt(prompt, count)
                 rows += measure(built, many, cases, repeats=repeats, steps=steps, progress=tick)
             if out is not None:  # after each, so that a sweep that is stopped leaves what it has
-                save(
-                    out, config, rows, processor=weights.device.type == "cpu" and torch.get_num_threads() == 1
-                )
+                alone = weights.device.type == "cpu" and torch.get_num_threads() == 1
+                save(out, config, rows, processor=alone, memory=room)
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
-        _show(config, rows)
+        _show(config, rows, room)
 
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
@@ -153,12 +163,13 @@ def _subject(
     """The model to measure, its prompt, and what to call it."""
     import torch
 
-    from .loading import check_dtype, load_model, pick_device
+    from .loading import check_attention, check_dtype, load_model, pick_device
 
     if sizes is not None:
         from ..shapes import random_llava
 
         where = pick_device(device)
+        check_attention(attention)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
         return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes)
@@ -182,18 +193,19 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
         yield lambda: bar.advance(task)
 
 
-def _show(config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
 
+    from ..bench.fits import fits
     from ..bench.table import equality, remarks, tables
 
     console = Console()
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
     console.print(equality(rows), highlight=False)
-    for made in tables(rows):
+    for made in (*tables(rows), *(fits(rows, memory) if memory else ())):
         table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from ..errors import SparseSightError
 from .options import BUDGETS, choose_budgets, choose_methods, split_list
 
 TASKS_HELP = (
@@ -55,6 +56,11 @@ def evaluate(
         "--trim-early-layers",
         help="Let the layers up to the first stage forget what it dropped once the prefill is over.",
     ),
+    text_tower: str | None = typer.Option(
+        None,
+        help="Folder or Hub id of the CLIP that the vision tower is from, for methods that read its text tower.",
+        show_default="none",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
@@ -64,11 +70,12 @@ def evaluate(
 ) -> None:
     """Run methods at several budgets over benchmarks, and compare them with the dense model and with each other.
 
-    Every method is given the budget at which its prefill costs what SparseVLM+ costs at the --retain asked for. The run
-    folder holds all answers, a summary, a table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
+    Every method is given the budget at which its prefill costs what SparseVLM+
+    costs at the --retain asked for. The run folder holds all answers, a summary, a
+    table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
 
-    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
-    --methods.
+    Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
+    (sparsevlm) or 2_0 (sparsevlm+) one for --methods.
     """
     names = split_list(tasks, "--tasks")
     budgets, wanted = choose_budgets(retain), choose_methods(methods)
@@ -77,9 +84,15 @@ def evaluate(
     from ..methods import parse
 
     ranks = Ranks.of()
-    for name in wanted:
-        if name != "dense":
-            parse(name)
+    reads = [name for name in wanted if name != "dense" and parse(name).reads_text_tower]
+    if bool(reads) != (text_tower is not None):
+        raise SparseSightError(
+            f"--methods {reads[0]!r} reads a text tower: give the CLIP that the model's vision tower is from, such as "
+            "--text-tower openai/clip-vit-large-patch14-336 for LLaVA-1.5"
+            if reads
+            else f"--text-tower {text_tower!r}: none of --methods reads one; leave it out, or name such as "
+            "cdpruner(guide='text-tower',opposite=True)"
+        )
     if ranks.rank == 0:
         check_usable(out, resume)
     from .evaluating import check_tasks, prepare_tasks, session, settings
@@ -102,6 +115,7 @@ def evaluate(
                 device=device,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                text_tower=text_tower,
                 ranks=ranks,
             )
             fixed = {
@@ -109,6 +123,7 @@ def evaluate(
                 "limit": limit,
                 "budgets_are": "retain" if same_retain else "cost",
                 "trim_early_layers": trim_early_layers,
+                **({} if text_tower is None else {"text_tower": text_tower}),
             }
             note = session(prepared.loaded.model, ranks)
             summary = _run(

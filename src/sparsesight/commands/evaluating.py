@@ -20,6 +20,8 @@ from ..eval.prompts import Prompts, choose_setting
 from ..eval.ranks import Ranks, one_process
 from ..eval.samples import Task
 from ..eval.scenes import SCENES, scene_items
+from ..eval.tasks import check_task
+from ..nearest import did_you_mean
 from .loading import Loaded, load_model
 
 PACKAGES = ("torch", "transformers", "lmms-eval")
@@ -38,7 +40,7 @@ def check_tasks(names: Sequence[str]) -> None:
     """Refuse what cannot be there before the model is loaded.
 
     Raises:
-        SparseSightError: a task twice, or one of lmms-eval without lmms-eval.
+        SparseSightError: a task twice, one that does not exist, or one of lmms-eval without lmms-eval.
     """
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if double is not None:
@@ -47,8 +49,14 @@ def check_tasks(names: Sequence[str]) -> None:
     if theirs and find_spec("lmms_eval") is None:
         raise SparseSightError(
             f"--tasks {theirs[0]!r} runs through lmms-eval, which is not installed: pip install 'sparsesight[eval]'; "
-            f"without it there is {', '.join(SCENES)}"
+            f"without it there is {', '.join(SCENES)}{did_you_mean(theirs[0], list(SCENES))}"
         )
+    if theirs:
+        from loguru import logger
+
+        logger.disable("lmms_eval")  # it would tell of every file that it cannot read
+    for name in theirs:
+        check_task(name, SCENES)
 
 
 def prepare_tasks(
@@ -64,6 +72,7 @@ def prepare_tasks(
     device: str,
     dtype: str,
     trust_remote_code: bool,
+    text_tower: str | None,
     ranks: Ranks,
 ) -> Prepared:
     """Load the model and the tasks.
@@ -81,12 +90,9 @@ def prepare_tasks(
     theirs = [name for name in names if name not in SCENES]
     found: dict[str, Task] = {}
     if theirs:
-        from loguru import logger
-
         from ..eval.harness import harness_tasks
         from ..eval.model import SparseSightModel
 
-        logger.disable("lmms_eval")
         with one_process():
             host = SparseSightModel(
                 model or "bundled",
@@ -96,6 +102,7 @@ def prepare_tasks(
                 trust_remote_code=trust_remote_code,
                 setting=setting,
                 trim_early_layers=trim_early_layers,
+                text_tower=text_tower,
             )
         loaded, prompts, chosen = host.loaded, host.prompts, host.setting.name
         found.update(
@@ -103,7 +110,8 @@ def prepare_tasks(
         )
     else:
         asked = choose_setting(setting, model or "bundled")
-        loaded, chosen = load_model(model, device, dtype, trust_remote_code), asked.name
+        loaded = load_model(model, device, dtype, trust_remote_code, text_tower)
+        chosen = asked.name
         prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
     for name in names:
         if name in SCENES:

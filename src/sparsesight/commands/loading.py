@@ -8,24 +8,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError
+from ..nearest import did_you_mean
 
+if TYPE_CHECKING:
+    from ..methods import Method
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode, its processor, and what the user calls it."""
+    """A model in eval mode, its processor, what the user calls it, and the text tower of its vision tower if given."""
 
     model: Any
     processor: Any
     name: str
+    text_tower: Any = None
+
+    def tower_for(self, method: Method) -> Any:
+        """The text tower for a method that reads one."""
+        return self.text_tower if method.reads_text_tower else None
 
 
 def load_model(
-    name: str | None = None, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    text_tower: str | None = None,
 ) -> Loaded:
     """Load a model from a folder or the Hugging Face Hub; weights come from safetensors files only.
 
@@ -34,6 +48,7 @@ def load_model(
         device: as torch writes it; ``auto`` is CUDA where there is one, else the CPU.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: float32 on a CPU, elsewhere the checkpoint's own.
         trust_remote_code: whether code that comes with the checkpoint may run.
+        text_tower: folder or Hub id of the CLIP that the vision tower is from; it reads questions off the prompts.
 
     Raises:
         SparseSightError: no such model, not a vision-language model, weights missing or only pickled, a device that
@@ -84,7 +99,13 @@ def load_model(
                 f"{title} lacks weights ({len(missing)}, the first is {missing[0]}): it is incomplete, or its "
                 "config.json belongs to another model"
             )
-        return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name)
+    tower = None
+    if text_tower is not None:
+        from ..hf.text_tower import TextTower
+
+        with _one_sentence(f"text tower {text_tower!r}", Path(text_tower).expanduser().exists()):
+            tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
+    return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
 
 
 def check_dtype(dtype: str) -> None:
@@ -93,8 +114,26 @@ def check_dtype(dtype: str) -> None:
     Raises:
         SparseSightError: naming the value and what is possible.
     """
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise SparseSightError(f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16")
+    if dtype not in DTYPES:
+        raise SparseSightError(
+            f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16{did_you_mean(dtype, DTYPES)}"
+        )
+
+
+def check_attention(name: str) -> None:
+    """Reject an ``--attention`` that transformers does not know.
+
+    Raises:
+        SparseSightError: naming the value and what is possible.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    known = ("eager", *sorted(n for n in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in n))
+    if name not in known:
+        raise SparseSightError(
+            f"--attention {name!r} is unknown: use eager, sdpa, flex_attention or another of transformers'"
+            f"{did_you_mean(name, known)}"
+        )
 
 
 @contextmanager

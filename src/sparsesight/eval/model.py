@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -42,6 +43,7 @@ class SparseSightModel(lmms):
         frames: frames shown of a clip.
         on_sample: called with (task, doc_id, cost) as soon as a sample has been answered.
         trim_early_layers: see :func:`sparsesight.sparsify`.
+        text_tower: folder or Hub id of a CLIP, for methods that read its text tower.
 
     Attributes:
         costs: (task, doc_id) -> cost of all samples since the last :meth:`use`.
@@ -67,6 +69,7 @@ class SparseSightModel(lmms):
         frames: int | str = 8,
         on_sample: OnSample | None = None,
         trim_early_layers: bool = False,
+        text_tower: str | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -83,8 +86,13 @@ class SparseSightModel(lmms):
             self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
             device = str(self.accelerator.device) if device == "auto" else device
         loaded = load_model(
-            None if pretrained == "bundled" else str(pretrained), str(device), str(dtype), trust_remote_code
+            None if pretrained == "bundled" else str(pretrained),
+            str(device),
+            str(dtype),
+            trust_remote_code,
+            text_tower,
         )
+        self._loaded = loaded
         self.name = loaded.name
         self.setting = asked
         self.on_sample, self.trim_early_layers = on_sample, trim_early_layers
@@ -109,7 +117,7 @@ class SparseSightModel(lmms):
     @property
     def loaded(self) -> Loaded:
         """The model and its processor, which is set up for :attr:`setting`."""
-        return Loaded(self._model, self._prompts.processor, self.name)
+        return replace(self._loaded, processor=self._prompts.processor)
 
     @property
     def prompts(self) -> Prompts:
@@ -133,7 +141,12 @@ class SparseSightModel(lmms):
             self._run.restore()
         self._run, self.method, self.costs = None, None, {}
         if method is not None:
-            self._run = sparsify(self._model, method, trim_early_layers=self.trim_early_layers)
+            self._run = sparsify(
+                self._model,
+                method,
+                text_tower=self._loaded.tower_for(method),
+                trim_early_layers=self.trim_early_layers,
+            )
             self.method = method
 
     def clean(self) -> None:

@@ -55,7 +55,8 @@ class PictureQuestions:
     ) -> None:
         self.name, self.items = name, list(items)
         self.metric: Metric = Mean()
-        self._model, self._max_new_tokens, self._latency = loaded.model, max_new_tokens, latency
+        self._loaded, self._model = loaded, loaded.model
+        self._max_new_tokens, self._latency = max_new_tokens, latency
         self._parts = anatomy(loaded.model)
         self._shape = decoder_shape(self._parts)
         self._prompts, self._trim = prompts, trim_early_layers
@@ -64,7 +65,10 @@ class PictureQuestions:
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
         """See :class:`~.samples.Task`."""
-        run = None if method is None else sparsify(self._model, method, trim_early_layers=self._trim)
+        run = None
+        if method is not None:
+            tower = self._loaded.tower_for(method)
+            run = sparsify(self._model, method, text_tower=tower, trim_early_layers=self._trim)
         try:
             with prefill_clock(self._model.get_decoder(), self._latency) as spent:
                 yield lambda items: self._answer(items, run, spent)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..commands.answering import PLAIN_PROMPT
 from ..errors import SparseSightError
+from ..nearest import did_you_mean
 from .clips import sample_frames
 
 
@@ -54,7 +55,8 @@ def choose_setting(name: str, pretrained: str) -> Setting:
     if name == "auto":
         name = "llava-1.5" if re.search(r"llava-v?1\.5", Path(pretrained).name, re.IGNORECASE) else "own"
     if name not in SETTINGS:
-        raise SparseSightError(f"setting={name!r} is unknown; known are {['auto', *SETTINGS]}")
+        known = ["auto", *SETTINGS]
+        raise SparseSightError(f"setting={name!r} is unknown; known are {known}{did_you_mean(name, known)}")
     return SETTINGS[name]
 
 

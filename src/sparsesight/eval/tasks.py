@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import SparseSightError
+from ..nearest import did_you_mean
 from .benchmarks import BENCHMARKS, Benchmark
 from .local_data import local_settings
 
@@ -97,12 +98,28 @@ def harness_arguments(folder: Path) -> argparse.Namespace:
     return argparse.Namespace(output_path=str(folder), process_with_media=False)
 
 
-def _load(manager: Any, benchmark: Benchmark, task: str, data: Path | None) -> list[Any]:
-    if task not in manager.all_subtasks:
-        kind = "a group of tasks" if task in manager.all_tasks else "unknown to lmms-eval"
+def check_task(name: str, others: Iterable[str] = ()) -> None:
+    """Refuse a name that is neither a benchmark nor one of lmms-eval's tasks; ``others`` may be meant as well.
+
+    Raises:
+        SparseSightError: naming what there is, and the nearest name.
+    """
+    if name not in BENCHMARKS:
+        _check_subtask(name, others)
+
+
+def _check_subtask(name: str, others: Iterable[str] = ()) -> None:
+    manager = task_manager()
+    if name not in manager.all_subtasks:
+        kind = "a group of tasks" if name in manager.all_tasks else "unknown to lmms-eval"
+        near = did_you_mean(name, [*manager.all_subtasks, *BENCHMARKS, *others])
         raise SparseSightError(
-            f"benchmark {task!r} is {kind}: name single tasks, or one of {sorted(BENCHMARKS)}"
+            f"benchmark {name!r} is {kind}: name single tasks, or one of {sorted(BENCHMARKS)}{near}"
         )
+
+
+def _load(manager: Any, benchmark: Benchmark, task: str, data: Path | None) -> list[Any]:
+    _check_subtask(task)
     from huggingface_hub import constants
     from lmms_eval.utils import load_yaml_config
     from tenacity import RetryError

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 ABSENT = object()
+COLLECTING = "transformers.utils.output_capturing"
 
 
 def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +46,14 @@ class Additions:
         """Set an attribute of the instance."""
         self._touch(module)
         self._set(module, name, value)
+
+    def foreign_hooks(self, module: nn.Module) -> bool:
+        """Whether a module has forward hooks that were not added here, other than those by which transformers collects
+        hidden states while somebody asks for them.
+        """
+        ours = {handle.id for owner, handle in self._hooks if owner is module}
+        hooks = (*module._forward_hooks.items(), *module._forward_pre_hooks.items())
+        return any(i not in ours and getattr(hook, "__module__", "") != COLLECTING for i, hook in hooks)
 
     def remove(self) -> None:
         """Take everything back, the last first; safe to call twice."""

@@ -24,12 +24,13 @@ class Carried:
     number: Int[Tensor, " n"]  # see `row_hashes`
     attention: Float[Tensor, " n"]  # -inf: a class token, which is no patch
     key: Float[Tensor, "n d"]
+    embedding: Float[Tensor, "n p"]  # in the space of a text tower; of width 0 without one
     known: Bool[Tensor, " n"]  # False: it is not known of which patches this row is made
 
     @staticmethod
     def joined(parts: list[Carried], device: torch.device | None = None) -> Carried:
         """All rows one after the other, on one device."""
-        columns = zip(*((x.number, x.attention, x.key, x.known) for x in parts), strict=True)
+        columns = zip(*((x.number, x.attention, x.key, x.embedding, x.known) for x in parts), strict=True)
         return Carried(*(torch.cat([x.to(device or x.device) for x in column]) for column in columns))
 
 
@@ -76,16 +77,19 @@ class Carrier:
         groups = None if x.shape[-1] % width else self._groups(given, x, rows, args, kwargs)
         if groups is None:
             nothing = seen.attention.new_zeros(len(number))
-            key = seen.key.new_zeros(len(number), seen.key.shape[1])
-            return Carried(number, nothing, key, nothing.bool()), rows.shape[-1]
+            key, embedding = (x.new_zeros(len(number), x.shape[1]) for x in (seen.key, seen.embedding))
+            return Carried(number, nothing, key, embedding, nothing.bool()), rows.shape[-1]
         place = find_rows(seen.number, row_hashes(x.reshape(-1, width)))
         place = place.view(-1, x.shape[-1] // width)[groups].flatten(1)
         there = (place >= 0) & seen.known[place]
         count = there.sum(1).clamp(min=1)
         attention = torch.where(there, seen.attention[place], 0).sum(1) / count
-        key = torch.where(there[..., None], seen.key[place], 0).sum(1) / count[:, None]
+        key, embedding = (
+            torch.where(there[..., None], x[place], 0).sum(1) / count[:, None]
+            for x in (seen.key, seen.embedding)
+        )
         known = there.any(1) if self.several else there.all(1)
-        return Carried(number, attention, key, known), rows.shape[-1]
+        return Carried(number, attention, key, embedding, known), rows.shape[-1]
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.movedim(1, -1) if isinstance(self.module, nn.Conv2d) else x

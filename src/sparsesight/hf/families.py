@@ -84,8 +84,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     blind = [i for i, layer in enumerate(layers) if kinds[i].attends and attention_of(layer) is None]
     if blind:
         raise UnsupportedModelError(f"{name}: no self-attention found in decoder layers {blind}")
-    prunable = _prunable(model.config, kinds)
-    if not set(prunable) - {BEFORE}:
+    possible = prunable(model.config, kinds)
+    if not set(possible) - {BEFORE}:
         raise UnsupportedModelError(
             f"{name}: there is no decoder layer after which every later one can do with less"
         )
@@ -98,7 +98,7 @@ def anatomy(model: nn.Module) -> Anatomy:
         layers=layers,
         kinds=kinds,
         visual_ids=visual_ids(model.config),
-        prunable=prunable,
+        prunable=possible,
     )
 
 
@@ -136,7 +136,7 @@ def layer_kinds(config: Any, count: int) -> tuple[Layer, ...]:
     return tuple(kinds)
 
 
-def _prunable(config: Any, kinds: tuple[Layer, ...]) -> tuple[int, ...]:
+def prunable(config: Any, kinds: tuple[Layer, ...]) -> tuple[int, ...]:
     """Layers after which tokens may go, and before the first if no later one adds picture features.
 
     They attend to everything (a windowed one would do only where all are), they come after the last layer that still

@@ -64,6 +64,7 @@ class Forward:
     )
     spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
     keys: dict[int, Keys] = field(default_factory=dict)  # what layers attend to, where that is not everything
+    flight: Any = None  # the segment that runs as one program (fast.Flight)
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Forward:
         """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
         if self.rows is None or self.layout is None:
             return
-        with self.plan.clock("raters"), torch.no_grad():
+        with self.plan.clock("raters"), torch.no_grad(), _in_full(self.device):
             rows = self.rows
             x = hidden if hidden.ndim == 3 else hidden[0]
             visual_at, is_visual = ops.compact(rows.visual, max(self.tokens))
@@ -248,7 +249,8 @@ class Forward:
         """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
         rows = self.rows
         assert rows is not None
-        cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
+        with self.plan.clock("cache"):
+            cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
         own = kind.source == kind.index
 
         def keys(_: Any) -> Keys:
@@ -259,7 +261,8 @@ class Forward:
 
         seen = self._once(("keys", kind.kind), None, keys)
         if cached is not None and own:
-            cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
+            with self.plan.clock("cache"):
+                cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
         return seen
 
     def _padding(self, mask: Any) -> Any:
@@ -323,7 +326,7 @@ class Forward:
         row, text = self._text(rows)
         source = rows.source.gather(1, column)
         frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
-        with plan.clock("scoring"):
+        with plan.clock("scoring"), torch.no_grad(), _in_full(self.device):
             stage = StageInput(
                 index=self.done,
                 layer=layer,
@@ -341,7 +344,9 @@ class Forward:
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
-            selection = plan.method.select(stage)
+            score = plan.method.score(stage)
+        with plan.clock("selection"), _in_full(self.device):
+            selection = plan.method.choose(stage, score)
         with plan.clock("gather"):
             out = selection.counts.tokens_out
             lengths = [n - v + o for n, v, o in zip(layout.length, layout.visual, out, strict=True)]
@@ -358,7 +363,8 @@ class Forward:
             self.spans.append((stage.layer + 1, self.rows))
         self.memo.clear()
         if plan.trim_early and self.done == 1 and width < self.length:
-            self._trim(width)
+            with plan.clock("cache"):
+                self._trim(width)
         if plan.keep_trace:
             self.trace.append(Trace(stage, selection, self.rows))
         return unfold(shorter, shaped)
@@ -377,7 +383,10 @@ class Forward:
         if self.vision is None:
             return None
         attention, key = (ops.take(x, source) for x in (self.vision.attention, self.vision.key))
-        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0))
+        relevance = self.vision.relevance
+        if relevance is not None:
+            relevance = ops.take(relevance, source).masked_fill(~visual, 0)
+        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0), relevance)
 
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
@@ -405,3 +414,8 @@ class Forward:
         if key not in self.memo:
             self.memo[key] = (value, make(value))  # holding `value` keeps its id unique
         return self.memo[key][1]
+
+
+def _in_full(device: torch.device) -> torch.autocast:
+    """Scores are in fp32 under autocast, too."""
+    return torch.autocast(device.type, enabled=False)

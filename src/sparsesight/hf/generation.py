@@ -17,9 +17,10 @@ from ..errors import UnsupportedModelError
 
 
 class Generating(threading.local):
-    """Per thread: the length of the prompt of the ``generate()`` call in flight, None outside of one."""
+    """Per thread, of the ``generate()`` in flight: how long its prompt is, of how many samples; None outside of one."""
 
     prompt: int | None = None
+    samples: int | None = None  # before beams and returned sequences repeat them
     within: bool = False  # whether there is one
 
     def watch(
@@ -33,13 +34,15 @@ class Generating(threading.local):
 
         @wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            outer = self.prompt, self.within  # an assistant may be the same model
+            outer = self.prompt, self.samples, self.within  # an assistant may be the same model
             refuse(generate, args, kwargs, has_pictures)
-            self.prompt, self.within = prompt_length(args, kwargs), True
+            size = prompt_size(args, kwargs)
+            self.samples, self.prompt = (None, None) if size is None else size
+            self.within = True
             try:
                 return generate(*args, **kwargs)
             finally:
-                self.prompt, self.within = outer
+                self.prompt, self.samples, self.within = outer
                 if not self.within:
                     over()
 
@@ -50,12 +53,14 @@ class Generating(threading.local):
         return length if self.prompt is None else min(max(self.prompt - past, 0), length)
 
 
-def prompt_length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Tokens of the prompt, cached ones included, of a ``generate(*args, **kwargs)``; None if it is not given any."""
+def prompt_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int] | None:
+    """Samples and tokens of the prompt, cached ones included, of a ``generate(*args, **kwargs)``; None if it is not
+    given any."""
     given = args[0] if args else kwargs.get("inputs")
     mask, embeds, ids = (kwargs.get(k) for k in ("attention_mask", "inputs_embeds", "input_ids"))
     candidates = ((mask, 2), (embeds, 3), (given, 2), (ids, 2))
-    return next((int(x.shape[1]) for x, axes in candidates if isinstance(x, Tensor) and x.ndim == axes), None)
+    found = (x.shape for x, axes in candidates if isinstance(x, Tensor) and x.ndim == axes)
+    return next(((int(shape[0]), int(shape[1])) for shape in found), None)
 
 
 def refuse(
@@ -77,9 +82,9 @@ def refuse(
         values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
         return next((value for value in values if value is not None), None)
 
-    chunk, length = setting("prefill_chunk_size"), prompt_length(args, kwargs)
+    chunk, size = setting("prefill_chunk_size"), prompt_size(args, kwargs)
     ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
-    if chunk is not None and (length is None or chunk < length) and has_pictures(ids):
+    if chunk is not None and (size is None or chunk < size[1]) and has_pictures(ids):
         raise UnsupportedModelError(
             f"prefill_chunk_size={chunk}: what a picture's tokens are worth is known only once the question after them "
             "has been read; use prefill_chunk_size=None while sparsified"

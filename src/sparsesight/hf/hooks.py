@@ -20,7 +20,9 @@ from ..budget import BEFORE
 from ..errors import SparseSightError
 from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
+from .clock import LAYOUT
 from .families import Anatomy, attention_implementation, check_implementation
+from .fast import Fast, FastPath
 from .forward import Forward
 from .frames import FrameRule, Frames
 from .generation import Generating
@@ -28,10 +30,12 @@ from .inputs import among, asks_for_outputs, check_labels, is_checkpointed, vali
 from .layout import Given, Layout, Plan, Record
 from .outputs import widen_outputs
 from .probe import Probe
+from .text_tower import TextTower
 from .vision import VisionReader
 
 PER_CALL = "per call"
 VisualMask = Tensor | Callable[[Tensor], Tensor] | Literal["per call"]
+REST = "rest"  # see `clock.PARTS`
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
 
 
@@ -45,6 +49,8 @@ class Hooks:
         done: called after every forward of the decoder with its record (None if it was no prefill) and milliseconds
             (None unless ``timing``).
         timing: whether to wait for the device and measure.
+        text_tower: for a method that compares the question with patches.
+        fast: how to run segments as programs; None: not at all.
 
     Raises:
         SparseSightError: if the decoder already has hooks; nothing is installed then.
@@ -57,6 +63,8 @@ class Hooks:
         visual_mask: VisualMask | None,
         done: Callable[[Record | None, float | None], None],
         timing: bool,
+        text_tower: TextTower | None = None,
+        fast: Fast | None = None,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
@@ -69,7 +77,11 @@ class Hooks:
         self.generating = Generating()
         self.added = Additions()
         self.probes: list[Probe] = []
-        self.vision = VisionReader(parts, str(plan.method)) if plan.method.reads_vision else None
+        self.vision, self.text_tower = None, text_tower
+        if plan.method.reads_vision:
+            self.vision = VisionReader(parts, str(plan.method), text_tower)
+        self.how_fast = fast
+        self.fast: FastPath | None = None
         try:
             self.install()
         except BaseException:
@@ -103,6 +115,8 @@ class Hooks:
         ]
         if self.vision is not None:
             self.vision.install(self.added)
+        if self.how_fast is not None:
+            self.fast = FastPath(parts, self.plan, self.how_fast, lambda: self.forward, self.added)
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""
@@ -146,11 +160,13 @@ class Hooks:
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         ids = kwargs.get("input_ids", args[0] if args else None)
-        self.local.layout = None
+        self.local.layout, self.local.ids = None, ids
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
             past = cached_length(kwargs.get("past_key_values"))
             prompt = self.generating.prompt_columns(past, ids.shape[1])
-            if prompt:
+            if not prompt:
+                return
+            with self.plan.clock(LAYOUT):
                 valid = valid_rows(kwargs.get("attention_mask"), ids)
                 visual = self.is_visual(ids) & valid
                 video = among(ids, self.frame_rule.video_ids) & visual
@@ -162,6 +178,11 @@ class Hooks:
         self.local.forward = None  # an interrupted one is not told that it is over
         if self.timing:
             self.local.started = self.plan.clock.now()
+        with self.plan.clock(REST):
+            return self.open_forward(module, args, kwargs)
+
+    def open_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the decoder's entrance does; layers find it in :attr:`forward`."""
         if attention_implementation(module) != self.implementation:
             self.follow()
         x = kwargs.get("inputs_embeds")
@@ -188,7 +209,11 @@ class Hooks:
                 forward.checkpointed = is_checkpointed(module)
                 check_labels(getattr(self.local, "labels", None), layout.frames.visual)
                 if self.vision is not None and forward.rows is not None:
-                    forward.vision = self.vision.take(x, forward.rows.visual)
+                    with self.plan.clock("vision"):
+                        asked = (
+                            () if self.text_tower is None else self.asked(self.text_tower, forward.rows.text)
+                        )
+                        forward.vision = self.vision.take(x, forward.rows.visual, asked)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -197,10 +222,38 @@ class Hooks:
             return args, {**kwargs, "logits_to_keep": 0}
         return None
 
+    def asked(self, tower: TextTower, text: Tensor) -> list[str]:
+        """The question of each sample of a prompt, whose ``text`` [b, n] comes after its last picture.
+
+        Raises:
+            SparseSightError: if it is not known, or if there are more or fewer questions than samples.
+        """
+        given, ids, batch = (
+            getattr(self.local, "questions", None),
+            getattr(self.local, "ids", None),
+            len(text),
+        )
+        if given is None and tower.decode is not None and isinstance(ids, Tensor) and ids.shape == text.shape:
+            return [
+                tower.decode(row[mask].tolist()) for row, mask in zip(ids, text.to(ids.device), strict=True)
+            ]
+        if given is None:
+            raise SparseSightError(
+                f"method={self.plan.method}: its text tower was told no question; put `with questions(model, [...])` "
+                "around the call, or give TextTower the model's tokenizer as prompt_tokenizer"
+            )
+        samples = self.generating.samples or batch
+        if len(given) != samples:
+            raise SparseSightError(
+                f"questions: {len(given)} for {samples} samples; give one for each, in their order"
+            )
+        return [question for question in given for _ in range(batch // samples)]  # beams follow one another
+
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""
         if self.forward is not None:
-            self.forward.observe(layer, query, key, mask, kwargs)
+            with self.plan.clock(REST):
+                self.forward.observe(layer, query, key, mask, kwargs)
 
     def layer_entrance(self, index: int) -> Callable[..., Any]:
         """The pre-hook of one layer."""
@@ -209,6 +262,10 @@ class Hooks:
             forward = self.forward
             if forward is None:
                 return None
+            with self.plan.clock(REST):
+                return entered(forward, args, kwargs)
+
+        def entered(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             more = {str(i): arg for i, arg in enumerate(args[1:])}
             changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], {**more, **kwargs})
             if changed is None:
@@ -225,21 +282,23 @@ class Hooks:
         forward = self.forward
         if forward is None or not forward.active:
             return None
-        if isinstance(output, tuple):
-            return (forward.leave(output[0]), *output[1:])
-        return forward.leave(output)
+        with self.plan.clock(REST):
+            if isinstance(output, tuple):
+                return (forward.leave(output[0]), *output[1:])
+            return forward.leave(output)
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Hand over what is to be remembered."""
         forward = self.forward
-        record = forward.finish() if forward is not None else None
-        if forward is not None:
-            widen_outputs(output, forward)
+        with self.plan.clock(REST):
+            record = forward.finish() if forward is not None else None
+            if forward is not None:
+                widen_outputs(output, forward)
         self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        self.local.forward = self.local.layout = self.local.labels = self.local.asked = None
+        self.local.forward = self.local.layout = self.local.labels = self.local.asked = self.local.ids = None
         if not self.generating.within:  # which encodes pictures once, and may want them several times
             self.forget_pictures()
 

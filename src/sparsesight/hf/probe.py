@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedModelError
 from .additions import Additions, uncompiled
+from .segment import SEEN
 
 Listener = Callable[[int, Tensor, Tensor, Any, dict[str, Any]], None]
 PREFIX = "sparsesight|"
@@ -81,7 +82,7 @@ class Probe:
         real = self.config._attn_implementation
         self.real = real_attention(self.attention, real)
         name = _Name(real)
-        AttentionInterface.register(name, _probed_attention)
+        AttentionInterface.register(str(name), _probed_attention)  # a plain key: compilers hash them all
         self.private.__dict__["_attn_implementation_internal"] = name
 
 
@@ -112,6 +113,10 @@ def _probed_attention(
     **kwargs: Any,
 ) -> Any:
     probe: Probe = getattr(module, MARK)
+    sink = kwargs.pop(SEEN, None)
     result = probe.real(probe.view, query, key, value, attention_mask, *args, **kwargs)
-    probe.listener(probe.layer, query, key, attention_mask, kwargs)
+    if sink is None:
+        probe.listener(probe.layer, query, key, attention_mask, kwargs)
+    else:  # inside a program, whose outputs are shown once it has run
+        sink.see(query, kwargs)
     return result

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
+from ..operations import Operations
 from ..report import Latency, Report, batch_report
 from .choices import Choice, choices
 from .clock import Clock
 from .families import anatomy
+from .fast import Fast, FastUse, parse_fast
 from .hooks import PER_CALL, Hooks, VisualMask
 from .layout import Given, Plan, Record, Trace
 from .rotary import is_plain
 from .shape import decoder_shape
+from .text_tower import TextTower
 
 
 def sparsify(
@@ -27,9 +30,11 @@ def sparsify(
     method: Method | str = "sparsevlm+",
     *,
     visual_mask: VisualMask | None = None,
+    text_tower: TextTower | None = None,
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
+    fast: Fast | bool | str = False,
     **options: Any,
 ) -> Sparsified:
     """Let a vision-language model drop visual tokens between its decoder layers, guided by the question.
@@ -50,12 +55,17 @@ def sparsify(
         visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
             call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
             alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
+        text_tower: for methods that compare the question with the patches of the vision tower, such as
+            ``CDPruner.published()``: the text tower that it was trained with.
         trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
             that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
             positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
             they keep the cluster centre's own key.
         timing: measure prefill and decode latency for the report; waits for the device around every forward.
         trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
+        fast: run the layers between two stages as one program of a fixed shape wherever that is possible, for prompts
+            so short that Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first
+            prefill of a length is slow; :attr:`Sparsified.fast` says what became of it.
         **options: fields of the method, such as ``retain=64``.
 
     Returns:
@@ -66,7 +76,14 @@ def sparsify(
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
     """
     return Sparsified(
-        model, make_method(method, **options), visual_mask, trim_early_layers, timing=timing, trace=trace
+        model,
+        make_method(method, **options),
+        visual_mask,
+        trim_early_layers,
+        text_tower=text_tower,
+        timing=timing,
+        trace=trace,
+        fast=fast,
     )
 
 
@@ -87,9 +104,19 @@ class Sparsified:
         visual_mask: VisualMask | None = None,
         trim_early_layers: bool = False,
         *,
+        text_tower: TextTower | None = None,
         timing: bool = False,
         trace: bool = False,
+        fast: Fast | bool | str = False,
     ) -> None:
+        if method.reads_text_tower != (text_tower is not None):
+            raise SparseSightError(
+                f"method={method} compares the question with patches, for which a vision-language model has no text "
+                "tower: give the one its vision tower was trained with, text_tower=TextTower.from_pretrained(...)"
+                if method.reads_text_tower
+                else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
+            )
+        how_fast = parse_fast(fast)
         parts = anatomy(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
@@ -124,7 +151,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing)
+        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower, how_fast)
 
     @property
     def report(self) -> Report:
@@ -204,6 +231,11 @@ class Sparsified:
         """What each stage of the last prefill saw and decided; empty unless asked for with ``trace=True``."""
         return self._last.trace if self._last is not None else []
 
+    @property
+    def fast(self) -> FastUse | None:
+        """What became of the fast path in the last prefill of this thread; None without ``fast=``."""
+        return None if self._hooks.fast is None else self._hooks.fast.use
+
     def restore(self) -> None:
         """Give the model back exactly as it was; safe to call twice."""
         self._hooks.remove()
@@ -219,8 +251,18 @@ class Sparsified:
         self.restore()
 
     @contextmanager
+    def count_operations(self) -> Iterator[Operations]:
+        """Within it, count what this thread gives torch to do: the mechanism's parts, and under "" all else."""
+        self._clock.sections = {}
+        try:
+            with Operations(lambda: self._clock.open[-1] if self._clock.open else "") as counted:
+                yield counted
+        finally:
+            self._clock.sections = None
+
+    @contextmanager
     def measure_sections(self, processor: bool = False) -> Iterator[dict[str, float]]:
-        """Within it, collect the seconds spent in raters, scoring, gather and masks.
+        """Within it, collect the seconds of each part of the mechanism (``hf.clock.PARTS``).
 
         By the wall clock, which waits for the device; or processor time of all threads, where ``processor`` is set.
         """

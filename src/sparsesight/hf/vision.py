@@ -9,7 +9,7 @@ the last prompt is kept, per thread, until the next one takes it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from .families import Anatomy
 from .masks import mask_of_rows
 from .matching import find_rows, row_hashes
 from .probe import Probe
+from .text_tower import TextTower
 from .towers import INSTEAD, Tower, find_sight
 
 if TYPE_CHECKING:
@@ -54,15 +55,22 @@ class VisionReader:
     Args:
         parts: of the model.
         method: name of the method that needs it, for what is refused.
+        text: embeds patches and questions, where the method compares them.
 
     Raises:
         UnsupportedModelError: if there is no tower that can be read, or nothing between it and the language model
-            that makes tokens of patches.
+            that makes tokens of patches; or if ``text`` is of another vision tower.
     """
 
-    def __init__(self, parts: Anatomy, method: str) -> None:
-        self.method, self.model = method, type(parts.given).__name__
+    def __init__(self, parts: Anatomy, method: str, text: TextTower | None = None) -> None:
+        self.method, self.model, self.text = method, type(parts.given).__name__, text
         self.sight = find_sight(parts, method)
+        wide = [getattr(x.attention.config, "hidden_size", None) for x in self.sight.towers]
+        if text is not None and set(wide) != {text.width}:
+            raise UnsupportedModelError(
+                f"text_tower goes with a vision tower of width {text.width}, but that of model={self.model} has "
+                f"{wide[0]}: give the CLIP whose vision tower the model was built from"
+            )
         words: Tensor = parts.decoder.get_input_embeddings().weight  # type: ignore[operator]
         self.dtype = words.dtype if words.is_floating_point() else None  # of the rows that enter the decoder
         self.local = _Local()
@@ -85,10 +93,13 @@ class VisionReader:
         """Drop what this thread has encoded."""
         self.local.clear()
 
-    def take(self, embeddings: Float[Tensor, "b n c"], visual: Bool[Tensor, "b n"]) -> Vision:
+    def take(
+        self, embeddings: Float[Tensor, "b n c"], visual: Bool[Tensor, "b n"], questions: Sequence[str] = ()
+    ) -> Vision:
         """What was read of the visual tokens among a prompt's rows, as they enter the decoder; 0 for other rows.
 
-        Waits for the device once, to see that every one of them was found.
+        ``questions`` are one for each sample, where there is a text tower. Waits for the device once, to see that every
+        visual token was found.
 
         Raises:
             SparseSightError: if their pictures were not encoded since the last prompt.
@@ -116,7 +127,13 @@ class VisionReader:
             )
         attention = seen.attention[place].masked_fill(nothing, float("-inf")).masked_fill(~visual, 0)
         empty = ~visual | attention.isinf()
-        return Vision(attention, seen.key[place].masked_fill(empty[..., None], 0))
+        relevance = None
+        if self.text is not None:
+            asked = self.text.texts(questions).to(embeddings.device).float()
+            patch = torch.nn.functional.normalize(seen.embedding, dim=-1)[place]
+            relevance = (patch * asked[:, None]).sum(-1)
+            relevance = relevance.masked_fill(attention.isinf(), float("-inf")).masked_fill(~visual, 0)
+        return Vision(attention, seen.key[place].masked_fill(empty[..., None], 0), relevance)
 
     # -- in the order of an encoding --------------------------------------------------------------------------
 
@@ -150,7 +167,8 @@ class VisionReader:
         if local.running is not None and local.read:
             attention, key = (torch.cat(x) for x in zip(*local.read, strict=True))
             local.read = []
-            self._note(output[0] if isinstance(output, tuple) else output, attention, key)
+            rows = output[0] if isinstance(output, tuple) else output
+            self._note(rows, attention, key, self._embed(rows.detach().reshape(-1, rows.shape[-1])))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception. A tower's own output is what its last layer gave, normalised."""
@@ -158,15 +176,22 @@ class VisionReader:
         tower, local.running, local.read = local.running, None, []
         rows = getattr(output, "last_hidden_state", None)
         if tower is not None and tower.last and local.patches and isinstance(rows, Tensor):
-            self._note(rows, local.patches[-1].attention, local.patches[-1].key)
+            of = local.patches[-1]
+            self._note(rows, of.attention, of.key, of.embedding)
 
-    def _note(self, rows: Tensor, attention: Tensor, key: Tensor) -> None:
+    def _embed(self, rows: Tensor) -> Tensor:
+        """Rows of length one in the space of the text tower, so that each patch of a token counts the same."""
+        if self.text is None:
+            return rows.new_zeros(len(rows), 0, dtype=torch.float32)
+        return torch.nn.functional.normalize(self.text.patches(rows).float(), dim=-1)
+
+    def _note(self, rows: Tensor, attention: Tensor, key: Tensor, embedding: Tensor) -> None:
         """Keep the tower's rows in mind by their bits."""
         rows = rows.reshape(-1, rows.shape[-1])
         if len(rows) == len(attention):
             self.local.width = rows.shape[1]
             self.local.patches.append(
-                Carried(row_hashes(rows), attention, key, torch.ones_like(attention).bool())
+                Carried(row_hashes(rows), attention, key, embedding, torch.ones_like(attention).bool())
             )
 
     def _pass(self, carrier: Carrier, last: bool) -> Callable[..., None]:

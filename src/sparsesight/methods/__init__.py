@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import SparseSightError
+from ..nearest import did_you_mean
 from .base import Method
 from .cdpruner import CDPruner
 from .compose import Compose
@@ -63,12 +64,17 @@ def make_method(method: Method | str, **options: Any) -> Method:
             )
         return method
     if not isinstance(method, str) or method not in METHODS:
-        raise SparseSightError(f"method={method!r} is unknown; known are {sorted(METHODS)}")
+        spellings = {name: name for name in METHODS} | {kind.__name__: n for n, kind in METHODS.items()}
+        raise SparseSightError(
+            f"method={method!r} is unknown; known are {sorted(METHODS)}{did_you_mean(method, spellings)}"
+        )
     kind = METHODS[method]
     known = [f.name for f in fields(kind)]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise SparseSightError(f"method {method!r} has no option {unknown}; it has {known}")
+        raise SparseSightError(
+            f"method {method!r} has no option {unknown}; it has {known}{did_you_mean(unknown[0], known)}"
+        )
     return kind(**options)
 
 

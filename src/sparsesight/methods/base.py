@@ -77,6 +77,8 @@ class Method(ABC):
     reads_attention: ClassVar[bool] = True  # False: it can act before the first layer as well
     reads_raters: ClassVar[bool] = True  # False: `rate` is not called, and nothing is a rater
     reads_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
+    # Whether it needs `StageInput.question_relevance`, for which the user gives a text tower; it reads vision as well.
+    reads_text_tower: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
 
     def __post_init__(self) -> None:
@@ -199,6 +201,11 @@ class Method(ABC):
         """Score, keep exactly the counted tokens (ties to the earlier one), and merge what is recycled."""
         with torch.no_grad():
             score = self.score(stage)
+        return self.choose(stage, score)
+
+    def choose(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
+        """The second half of :meth:`select`, from scores: hosts that measure call the halves one by one."""
+        with torch.no_grad():
             counts = self.counts(stage)
             place = ops.ranks(score, stage.visual)
             if self.per_frame:

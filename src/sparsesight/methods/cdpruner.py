@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..budget import StageSizes
+from ..errors import SparseSightError
 from .base import BeforeDecoder
 from .stage import StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,46 @@ class CDPruner(BeforeDecoder):
     """Before the language model, the most probable subset of a determinantal point process, found greedily.
 
     Its kernel is ``diag(r) S diag(r)``: ``S`` the cosine similarity of the projected visual tokens, ``r`` their
-    relevance to the question, stretched to [0, 1] over the picture.
+    relevance to the question, stretched to [0, 1].
 
-    Faithful: where it acts, kernel, greedy inference. Different, and so there is no preset called published: the paper
-    takes ``r`` from the text tower that CLIP was trained with, which a vision-language model does not contain. Here it
-    is the cosine similarity to the question's embeddings in the language model's own space, averaged over its tokens.
-    Who has such a text tower overrides :meth:`relevance`; nothing else changes.
+    Attributes:
+        guide: what ``r`` is the cosine similarity of. ``"text-tower"``, as published for LLaVA: of a token's patch and
+            the question in the space of the CLIP that the vision tower is from. A vision-language model lacks CLIP's
+            text tower: give it by ``sparsify(..., text_tower=...)``. ``"language-model"``, which needs nothing: of a
+            visual token and the question in the language model's own space, averaged over the question's tokens.
+        opposite: take what is least like the question for the most relevant. The released code does so with CLIP.
+
+    Faithful (:meth:`published`, against the authors' code): patches of the layer that the language model is given, by
+    CLIP's last normalisation and projection; the negative cosine; kernel, greedy inference, positions numbered anew.
+    Different: there every crop keeps the same number of tokens, here a prompt's pictures compete for one budget
+    (``per_frame=True`` gives each its own). There relevance is stretched over all crops of a call and raised by 1e-6,
+    here over the visual tokens of a sample, so that a batch changes nothing, and the least relevant token has none.
+    There tokens that end a row of patches are kept on top of the budget, here they are the first to go. A question too
+    long for the text tower is there cut where its window ends, here each part begins and ends as a text of its own.
     """
 
+    guide: Literal["language-model", "text-tower"] = "language-model"
+    opposite: bool = False
+
     name: ClassVar[str] = "cdpruner"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guide not in ("language-model", "text-tower"):
+            raise SparseSightError(f"guide={self.guide!r}: use 'language-model' or 'text-tower'")
+
+    @classmethod
+    def published(cls, retain: int = 64) -> CDPruner:
+        """As released for LLaVA-1.5, with 128, 64 or 32 of its 576 tokens; it needs CLIP's text tower."""
+        return cls(retain, positions="compact", guide="text-tower", opposite=True)
+
+    @property
+    def reads_text_tower(self) -> bool:  # type: ignore[override]
+        return self.guide == "text-tower"
+
+    @property
+    def reads_vision(self) -> bool:  # type: ignore[override]
+        return self.reads_text_tower
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
@@ -46,15 +78,25 @@ class CDPruner(BeforeDecoder):
 
     def relevance(self, stage: StageInput) -> Float[Tensor, "b v"]:
         """Of every visual token to the question, between 0 and 1; all ones where it is the same for all."""
-        visual = ops.unit_vectors(stage.features(), stage.visual)
-        text = ops.unit_vectors(stage.text_features(), stage.text)
-        question = text.sum(1, keepdim=True) / stage.text.sum(1).clamp(min=1)[:, None, None]
-        relevance = (visual * question).sum(-1)
-        low = relevance.masked_fill(~stage.visual, math.inf).amin(1, keepdim=True)
-        span = relevance.masked_fill(~stage.visual, -math.inf).amax(1, keepdim=True) - low
-        return torch.where(span > 0, (relevance - low) / span, 1).masked_fill(~stage.visual, 0)
+        if self.reads_text_tower:
+            likeness = stage.question_relevance
+            known = stage.visual & likeness.isfinite()  # no patch stands behind the others
+        else:
+            visual = ops.unit_vectors(stage.features(), stage.visual)
+            text = ops.unit_vectors(stage.text_features(), stage.text)
+            question = text.sum(1, keepdim=True) / stage.text.sum(1).clamp(min=1)[:, None, None]
+            likeness, known = (visual * question).sum(-1), stage.visual
+        return _stretched(-likeness if self.opposite else likeness, known)
 
     def overhead(self, sizes: StageSizes) -> int:
-        relevance = (sizes.tokens_in + sizes.text) * sizes.hidden
+        """Relevance in the language model's space, likenesses and factor; not what a text tower computes."""
+        relevance = 0 if self.reads_text_tower else (sizes.tokens_in + sizes.text) * sizes.hidden
         factor = sizes.keep * (sizes.keep + 1) // 2 * sizes.tokens_in
         return relevance + sizes.keep * sizes.tokens_in * sizes.hidden + factor
+
+
+def _stretched(x: Float[Tensor, "b v"], known: Bool[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+    """From 0 for the smallest of a sample to 1 for the largest; 1 where all are the same, 0 where nothing is known."""
+    low = x.masked_fill(~known, math.inf).amin(1, keepdim=True)
+    span = x.masked_fill(~known, -math.inf).amax(1, keepdim=True) - low
+    return torch.where(span > 0, (x - low) / span, 1).masked_fill(~known, 0)

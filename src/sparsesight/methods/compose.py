@@ -69,6 +69,10 @@ class Compose(Method):
         return any(part.reads_vision for part in self.parts)
 
     @property
+    def reads_text_tower(self) -> bool:  # type: ignore[override]
+        return any(part.reads_text_tower for part in self.parts)
+
+    @property
     def reads_frames(self) -> bool:  # type: ignore[override]
         return any(part.reads_frames for part in self.parts)
 
@@ -120,9 +124,9 @@ class Compose(Method):
         part, index = self._part(stage.index)
         return part.score(dataclasses.replace(stage, index=index))
 
-    def select(self, stage: StageInput) -> Selection:
+    def choose(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
         part, index = self._part(stage.index)
-        return part.select(dataclasses.replace(stage, index=index))
+        return part.choose(dataclasses.replace(stage, index=index), score)
 
     def overhead(self, sizes: StageSizes) -> int:
         part, index = self._part(sizes.index)

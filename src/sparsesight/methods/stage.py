@@ -71,6 +71,9 @@ class Vision:
     # patches), averaged over heads; -inf where no patch stands behind a token, 0 on padding.
     attention: Float[Tensor, "b v"]
     key: Float[Tensor, "b v d"]  # averaged over heads; zero where there is no patch
+    # Cosine of each token's patch and the sample's question in the space of a text tower; -inf where there is no patch,
+    # 0 on padding. Only where the method asks.
+    relevance: Float[Tensor, "b v"] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,12 @@ class StageInput:
         """What the vision tower says; only for methods that ask for it (``reads_vision``)."""
         assert self.vision is not None, "the host gave nothing of the vision tower"
         return self.vision
+
+    @property
+    def question_relevance(self) -> Float[Tensor, "b v"]:
+        """See :attr:`Vision.relevance`; only for methods that ask for it (``reads_text_tower``)."""
+        assert self.tower.relevance is not None, "the host gave nothing of a text tower"
+        return self.tower.relevance
 
     def features(self) -> Float[Tensor, "b v c"]:
         """Hidden states of the visual tokens; padding is some other row's."""

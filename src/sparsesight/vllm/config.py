@@ -18,6 +18,7 @@ from ..methods import Compose, Method, SparseVLMPlus, from_dict
 
 KEY = "sparsesight"
 REQUEST_KEY = "sparsesight_retain"
+KV_GROUPS = "kv_groups"  # of the entry, and not of the method: whether every stage has blocks of its own
 DENSE = "none"
 
 
@@ -36,9 +37,24 @@ def method_of(additional_config: Any) -> Method | None:
             f'{{"{KEY}": {{"method": "sparsevlm+", "retain": 64}}}}'
         )
     try:
-        return from_dict({"method": SparseVLMPlus.name, **entry})
+        kv_groups_of(additional_config)
+        fields = {name: value for name, value in entry.items() if name != KV_GROUPS}
+        return from_dict({"method": SparseVLMPlus.name, **fields})
     except SparseSightError as error:
         raise type(error)(f'--additional-config "{KEY}": {error}') from error
+
+
+def kv_groups_of(additional_config: Any) -> bool:
+    """Whether a server asks for KV blocks for each stage (experimental).
+
+    Raises:
+        SparseSightError: if it is neither true nor false.
+    """
+    entry = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
+    asked = entry.get(KV_GROUPS, False) if isinstance(entry, Mapping) else False
+    if not isinstance(asked, bool):
+        raise SparseSightError(f"{KV_GROUPS}={asked!r}: use true or false")
+    return asked
 
 
 def method_of_request(method: Method, stages: tuple[int, ...], extra_args: Any) -> Method | None:

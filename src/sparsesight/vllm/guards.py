@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from ..budget import BEFORE
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
+from .families import MODELS
 
 # Minor versions whose model runner and attention metadata the plugin was tested with.
 VERSIONS = ("0.32",)
-ARCHITECTURES = ("LlavaForConditionalGeneration",)
 
 # What of vLLM's config is refused: is it so?, and what to say.
 _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
@@ -26,13 +27,9 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "pipeline parallelism passes on tensors of the unpruned length: use --pipeline-parallel-size 1",
     ),
     (
-        lambda c: c.parallel_config.tensor_parallel_size > 1,
-        "tensor parallelism is not supported yet, as every rank sees only its own heads: use "
-        "--tensor-parallel-size 1",
-    ),
-    (
-        lambda c: c.parallel_config.data_parallel_size > 1,
-        "data parallelism pads steps across ranks: use --data-parallel-size 1 and run one server for each replica",
+        lambda c: c.parallel_config.data_parallel_size > 1 and c.model_config.is_moe,
+        "data parallelism of a mixture of experts pads steps across ranks: use --data-parallel-size 1 and run one "
+        "server for each replica",
     ),
     (
         lambda c: (
@@ -66,13 +63,21 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "fast prefill with shared keys shortens the last layers itself: leave out --kv-sharing-fast-prefill",
     ),
     (
+        lambda c: getattr(getattr(c.model_config, "multimodal_config", None), "video_pruning_rate", None),
+        "video pruning renumbers the positions of what it leaves of a clip: leave out --video-pruning-rate",
+    ),
+    (
         lambda c: "FULL" in _graphs(c),
         "full CUDA graphs replay the attention metadata of a dense step: pass "
         '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\'',
     ),
     (
-        lambda c: c.use_v2_model_runner,
-        "the V2 model runner is not supported yet: set VLLM_USE_V2_MODEL_RUNNER=0",
+        lambda c: _graphs(c) and os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH", "0") not in ("", "0"),
+        "breakable CUDA graphs replay a dense step: set VLLM_USE_BREAKABLE_CUDAGRAPH=0",
+    ),
+    (
+        lambda c: getattr(c.model_config, "enable_prompt_embeds", False),
+        "embeddings given as a prompt could not be told from visual tokens: leave out --enable-prompt-embeds",
     ),
 )
 
@@ -99,18 +104,39 @@ def check_config(config: Any) -> None:
         SparseSightError: another part of it is not.
     """
     names = list(getattr(config.model_config, "architectures", None) or ())
-    if not set(names) & set(ARCHITECTURES):
+    if not set(names) & set(MODELS):
         raise UnsupportedModelError(
             f"architecture {', '.join(map(repr, names))}: inside vLLM sparsesight works with "
-            f"{', '.join(ARCHITECTURES)}; use sparsesight.sparsify on transformers for other models"
+            f"{', '.join(MODELS)}; use sparsesight.sparsify on transformers for other models"
         )
     for refused, sentence in _REFUSED:
         if refused(config):
             raise SparseSightError(f"sparsesight in vLLM: {sentence}")
 
 
-def check_method(method: Method, num_layers: int) -> tuple[int, ...]:
+def check_kv_groups(config: Any) -> None:
+    """Refuse what cannot work with blocks for each stage.
+
+    Raises:
+        SparseSightError: naming it and the fix.
+    """
+    scheduler = config.scheduler_config
+    if scheduler.disable_hybrid_kv_cache_manager:
+        raise SparseSightError(
+            "kv_groups: vLLM's hybrid KV cache manager allocates them, and it is off: leave out "
+            "--disable-hybrid-kv-cache-manager"
+        )
+    if scheduler.scheduler_cls is not None:
+        raise SparseSightError(
+            f"kv_groups: needs a scheduler of its own, but --scheduler-cls is {scheduler.scheduler_cls!r}: leave it out"
+        )
+
+
+def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """The pruning layers of a method in a decoder of ``num_layers``; refuses methods that the plugin cannot serve.
+
+    Args:
+        allowed: layers after which the model can do with less; by default all but the last.
 
     Raises:
         SparseSightError: naming the method and the fix.
@@ -136,7 +162,7 @@ def check_method(method: Method, num_layers: int) -> tuple[int, ...]:
             f"{name}: positions={method.positions!r} renumbers tokens, but vLLM goes on counting from the prompt's "
             "length: use positions='original'"
         )
-    stages = method.stage_layers(num_layers)
+    stages = method.stage_layers(num_layers, allowed)
     if stages[0] == BEFORE:
         raise SparseSightError(
             f"{name} acts before the language model, which is not supported in vLLM yet: give layers=(...) from 0 "
@@ -148,4 +174,5 @@ def check_method(method: Method, num_layers: int) -> tuple[int, ...]:
 def _graphs(config: Any) -> str:
     """The name of the CUDA graph mode, empty where there is none (eager, CPU)."""
     mode = getattr(config.compilation_config, "cudagraph_mode", None)
-    return "" if mode is None or config.model_config.enforce_eager else getattr(mode, "name", str(mode))
+    name = "" if mode is None or config.model_config.enforce_eager else getattr(mode, "name", str(mode))
+    return "" if name == "NONE" else name

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..budget import Schedule
-from ..errors import BudgetError
+from ..errors import BudgetError, SparseSightError
 from ..methods import Method
 from .state import Counts, Removed
 
@@ -21,7 +21,10 @@ class Step:
     query: Counts  # tokens that are computed now
     computed: Counts  # tokens that were computed before
     prompt: Counts  # length of the prompt
-    block: Counts  # first physical block
+    block: Counts  # what stands for the request: its first physical block, or its slot in the V2 runner
+    # Tokens for which blocks are allocated, [1 + stages, r], the layers before the first stage first; None where all
+    # layers share blocks.
+    room: Counts | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,47 @@ class StepPlan:
     def changes(self) -> bool:
         """Whether any layer needs metadata other than the dense ones."""
         return bool(self.prompts) or bool(self.removed.any())
+
+
+def schedule_of(
+    method: Method | None, visual: int, text: int, num_layers: int, stages: tuple[int, ...]
+) -> Schedule | None:
+    """What is kept of a prompt that is computed at once; None for everything.
+
+    Scheduler and worker both go by it, so it may depend on nothing else.
+
+    Args:
+        method: at the request's budget; None if it wants everything.
+        visual: visual tokens.
+        text: tokens of the prompt after the last visual one.
+        num_layers: of the decoder.
+        stages: pruning layers.
+
+    Raises:
+        BudgetError: the prompt cannot meet the budget; everything is kept then.
+    """
+    if method is None or not visual or text <= 0:
+        return None
+    schedule = method.plan(visual, num_layers, stages)
+    return schedule if schedule.stages else None
+
+
+def check_room(step: Step, plan: StepPlan, names: Callable[[int], str]) -> None:
+    """Refuse a step that would write keys where no block was allocated, and so over those of another request.
+
+    Raises:
+        SparseSightError: scheduler and worker do not agree; nothing has been computed of the step.
+    """
+    if step.room is None:
+        return
+    held = np.vstack([step.computed + step.query, step.computed - plan.removed + plan.query])
+    short = np.argwhere(held > step.room)
+    if len(short):
+        stage, r = short[0].tolist()
+        raise SparseSightError(
+            f"kv_groups: request {names(r)} holds {held[stage, r]} tokens in stage {stage}, but the scheduler has "
+            f'allocated blocks for {step.room[stage, r]}; leave "kv_groups" out of --additional-config and report this'
+        )
 
 
 def plan_step(
@@ -91,14 +135,12 @@ def plan_step(
         length, prompt = int(step.query[r]), int(step.prompt[r])
         method = method_of(r)
         text = prompt - (length - int(rows[::-1].argmax()))
-        if method is None or text <= 0:
-            continue
         try:
-            schedule = method.plan(int(rows.sum()), num_layers, stages)
+            schedule = schedule_of(method, int(rows.sum()), text, num_layers, stages)
         except BudgetError as error:
             unmet.append((r, str(error)))
             continue
-        if not schedule.stages:
+        if method is None or schedule is None:
             continue
         prompts.append(Prompt(r, int(start[r]), length, prompt, rows, text, method, schedule))
         out = np.array([stage.tokens_out for stage in schedule.stages])

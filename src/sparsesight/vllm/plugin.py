@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-MODELS = {
-    "LlavaForConditionalGeneration": "sparsesight.vllm.llava:SparseLlavaForConditionalGeneration",
-}
+from .families import MODELS
 
 
 def register() -> None:
@@ -15,5 +13,5 @@ def register() -> None:
 
     install()
 
-    for architecture, model in MODELS.items():
-        ModelRegistry.register_model(architecture, model)
+    for architecture in MODELS:
+        ModelRegistry.register_model(architecture, f"sparsesight.vllm.models:{architecture}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What does not change of a pruning layer's attention."""
+    """What does not change of a pruning layer's attention; heads are those of all tensor-parallel ranks."""
 
     heads: int
     kv_heads: int
@@ -27,20 +28,54 @@ class LayerFacts:
     scale: float
     softcap: float | None
     inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
+    rotary_axis: Tensor | None = None  # int64 [f]: position axis of each frequency; None if there is one axis
+    gather: Callable[[Tensor], Tensor] | None = None  # puts [n, c] of each rank side by side, in their order
 
     @classmethod
     def of(cls, self_attn: Any) -> LayerFacts:
         """Of a decoder layer's attention module in vLLM."""
         attention = self_attn.attn
         rotary = getattr(self_attn, "rotary_emb", None)
+        gather: Callable[[Tensor], Tensor] | None = None
+        if attention.num_heads < self_attn.total_num_heads:
+            from vllm import distributed
+
+            gather = distributed.tensor_model_parallel_all_gather
         return cls(
-            heads=attention.num_heads,
-            kv_heads=attention.num_kv_heads,
+            gather=gather,
+            heads=self_attn.total_num_heads,
+            kv_heads=self_attn.total_num_kv_heads,
             head_size=attention.head_size,
             scale=attention.impl.scale,
             softcap=getattr(attention.impl, "logits_soft_cap", None) or None,
             inv_freq=None if rotary is None else rotary._compute_inv_freq(rotary.base).float(),
+            rotary_axis=rotary_axis(rotary),
         )
+
+    def all_heads(self, own: Float[Tensor, "n hd"], heads: int) -> Float[Tensor, "n h d"]:
+        """All ``heads`` of queries or keys, from those that this rank holds.
+
+        Every rank gets the same, and so chooses the same: nothing of the choice is exchanged. Where there are more
+        ranks than key heads, neighbours hold the same one.
+        """
+        every = own if self.gather is None else self.gather(own.contiguous())
+        every = every.view(len(own), -1, self.head_size)
+        return every[:, :: every.shape[1] // heads]
+
+
+def rotary_axis(rotary: Any) -> Int[Tensor, " f"] | None:
+    """Which of time, height and width each frequency of one of vLLM's rotary embeddings reads; None if not several.
+
+    Axes have a section each, one after another, or take turns as long as their sections last, then time has the rest.
+    """
+    if not getattr(rotary, "mrope_section", None):
+        return None
+    sections = torch.tensor(rotary.mrope_section)
+    if not rotary.mrope_interleaved:
+        return torch.arange(len(sections)).repeat_interleave(sections)
+    place = torch.arange(int(sections.sum()))
+    turn = place % len(sections)
+    return turn.where(place // len(sections) < sections[turn], 0)
 
 
 @dataclass
@@ -76,7 +111,7 @@ class Prefill:
         hidden: Float[Tensor, "n c"],
         query: Float[Tensor, "n hd"],
         key: Float[Tensor, "n gd"],
-        position: Int[Tensor, " n"],
+        position: Int[Tensor, "... n"],
         facts: LayerFacts,
     ) -> tuple[Int[Tensor, " m"], Tensor, Tensor]:
         """Let the method choose after its ``index``-th pruning layer.
@@ -84,8 +119,8 @@ class Prefill:
         Args:
             index: which stage.
             hidden: what would enter the next layer.
-            query, key: of the pruning layer, after the rotary embedding; heads side by side.
-            position: rotary positions.
+            query, key: of the pruning layer, after the rotary embedding; this rank's heads side by side.
+            position: rotary positions, [n] or [axes, n].
             facts: of that layer.
 
         Returns:
@@ -96,8 +131,8 @@ class Prefill:
         column, visual = ops.compact(rows.visual, tokens_in)
         text_at, text = self._text()
         n = hidden.shape[0]
-        query = query.view(n, facts.heads, facts.head_size)[text_at[0]]
-        key = key.view(n, facts.kv_heads, facts.head_size)
+        query = facts.all_heads(query[text_at[0]], facts.heads)
+        key = facts.all_heads(key, facts.kv_heads)
         stage = StageInput(
             index=index,
             layer=self.layers[index],
@@ -115,9 +150,10 @@ class Prefill:
                 key=key.transpose(0, 1)[None],
                 mask=ops.causal_rows(text_at, n, 0),
                 key_column=column,
-                query_position=position[text_at[0]][None],
-                key_position=position[None],
+                query_position=position[..., text_at[0]].unsqueeze(-2),
+                key_position=position.unsqueeze(-2),
                 inv_freq=facts.inv_freq,
+                rotary_axis=facts.rotary_axis,
                 scale=facts.scale,
                 softcap=facts.softcap,
             ),

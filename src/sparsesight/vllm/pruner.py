@@ -11,19 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from .config import method_of_request
 from .metadata import stage_metadata
-from .planner import Step, StepPlan, plan_step
+from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
 
 logger = logging.getLogger(__name__)
 
+Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
+
 # Rotary embeddings whose frequencies do not depend on the length of the prompt.
-ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding")
+ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding", "MRotaryEmbedding")
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Active:
     prefills: list[Prefill]
     done: int = 0  # stages passed
     rows: Tensor | None = None  # row of the input of every row that is left, [n]
-    positions: Tensor | None = None
+    positions: Tensor | None = None  # [n], or [axes, n]
     length: int = 0  # rows of the input, padding included
     seen: tuple[Tensor, Tensor] | None = None  # query and key of the pruning layer
 
@@ -61,6 +64,8 @@ class Pruner:
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
     mask: Tensor | None = None  # which rows of the coming step are visual tokens; on the host
     active: Active | None = None
+    hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
+    handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
@@ -76,20 +81,19 @@ class Pruner:
                 self.names[segment - 1].append(layer.self_attn.attn.layer_name)
 
     def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
-        """Put hooks on the decoder.
+        """Give the decoder's layers their backends. Hooks are on them only while a step prunes: others pay nothing.
 
         ``give_backend(attention, stage)`` gives a layer the backend of its stage, -1 before the first.
         """
         layers = self.decoder.layers
-        layers[0].register_forward_pre_hook(self._enter_first)
+        self.hooks.append((layers[0], self._enter_first))
         for i, layer in enumerate(layers):
             segment = sum(stage < i for stage in self.stages)
             give_backend(layer.self_attn.attn, segment - 1)
             if segment:
-                layer.register_forward_pre_hook(self._enter)
+                self.hooks.append((layer, self._enter))
             if i in self.stages:
-                layer.self_attn.attn.register_forward_pre_hook(self._observe)
-        self.decoder.norm.register_forward_pre_hook(self._leave)
+                self.hooks.append((layer.self_attn.attn, self._observe))
 
     # -- around a step ----------------------------------------------------------------------------------------
 
@@ -101,7 +105,7 @@ class Pruner:
         """
         if self.mask is not None:
             raise SparseSightError(
-                "the model runner passes sparsesight by: another plugin, or a runner that is not vLLM's V1 runner"
+                "the model runner passes sparsesight by: another plugin, or a model runner that is none of vLLM's"
             )
         self.mask = mask
 
@@ -116,6 +120,7 @@ class Pruner:
             names: of requests, for what is logged.
             context: vLLM's forward context, changed here.
         """
+        self.end()
         mask, self.mask = self.mask, None
         visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
 
@@ -128,30 +133,39 @@ class Pruner:
                 return None
 
         plan = plan_step(step, self.removed, visual, method_of, self.num_layers, self.stages)
+        check_room(step, plan, names)
         self._count(plan, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
         for s, layer_names in enumerate(self.names):
-            dense = attention[layer_names[0]]
-            builder = dense.sparsesight_builders[s]
-            common = stage_metadata(
-                dense.sparsesight_common,
-                plan.removed[s],
-                plan.query[s],
-                builder.kv_cache_spec.block_size,
-                padded=not plan.prompts,
-            )
-            built = builder.build_stage(common)
+            made: dict[
+                int, tuple[Any, Tensor]
+            ] = {}  # for each block table: all layers share one, or a few do
             for name in layer_names:
-                attention[name], slots[name] = built, common.slot_mapping
+                dense = context.attn_metadata[name]
+                if id(dense) not in made:
+                    builder = dense.sparsesight_builders[s]
+                    common = stage_metadata(
+                        dense.sparsesight_common,
+                        plan.removed[s],
+                        plan.query[s],
+                        builder.kv_cache_spec.block_size,
+                        padded=not plan.prompts,
+                    )
+                    made[id(dense)] = builder.build_stage(common), common.slot_mapping
+                attention[name], slots[name] = made[id(dense)]
         context.attn_metadata, context.slot_mapping = attention, slots
         if plan.prompts:
             device = next(self.decoder.parameters()).device
             self.active = Active(plan, [Prefill.of(p, self.stages, device) for p in plan.prompts])
+            self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
+            self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
 
     def end(self) -> None:
         """Forget the step, also one that failed."""
+        while self.handles:
+            self.handles.pop().remove()
         self.active = None
 
     def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
@@ -170,8 +184,7 @@ class Pruner:
     # -- hooks ------------------------------------------------------------------------------------------------
 
     def _enter_first(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.active is None:
-            return
+        assert self.active is not None
         positions, hidden = args[0], args[1]
         self.active.positions, self.active.length = positions, hidden.shape[0]
         for prefill in self.active.prefills:
@@ -179,25 +192,25 @@ class Pruner:
             prefill.rate(hidden[start : start + prefill.prompt.length])
 
     def _observe(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self.active is not None:
-            self.active.seen = (args[0], args[1])
+        assert self.active is not None
+        self.active.seen = (args[0], args[1])
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         active = self.active
-        if active is None:
-            return None
+        assert active is not None
         hidden, residual = args[1], args[2]
         if active.done < len(self.stages) and module is self.decoder.layers[self.stages[active.done] + 1]:
             hidden, residual = self._prune(active, hidden, residual)
         return (active.positions, hidden, residual, *args[3:])
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _leave(
+        self, module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Back to the length of the input; rows of dropped tokens are zero, and nobody samples from them."""
         active = self.active
-        if active is None or active.rows is None:
-            return None
-        rows, length = active.rows, active.length
-        return tuple(x.new_zeros(length, *x.shape[1:]).index_copy(0, rows, x) for x in args)
+        assert active is not None and active.rows is not None
+        normed, residual = output
+        return normed.new_zeros(active.length, normed.shape[1]).index_copy_(0, active.rows, normed), residual
 
     def _prune(self, active: Active, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         index, query = active.done, active.plan.query
@@ -213,7 +226,12 @@ class Pruner:
             a, b = int(start[r]), int(start[r] + before[r])
             own = slice(a, b)
             rows, is_merged, tokens = prefill.select(
-                index, hidden[own] + residual[own], q[own], k[own], active.positions[own], self.facts[index]
+                index,
+                hidden[own] + residual[own],
+                q[own],
+                k[own],
+                active.positions[..., own],
+                self.facts[index],
             )
             pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
             width += a - cursor
@@ -229,7 +247,7 @@ class Pruner:
             own = slice(at, at + len(is_merged))
             hidden[own] = torch.where(is_merged[:, None], tokens.to(hidden.dtype), hidden[own])
             residual[own] = residual[own].masked_fill(is_merged[:, None], 0)
-        active.positions = active.positions[rows]
+        active.positions = active.positions[..., rows]
         active.rows = rows if active.rows is None else active.rows[rows]
         active.seen, active.done = None, index + 1
         if self.keep_trace and active.done == len(self.stages):
@@ -246,8 +264,13 @@ def check_layer(layer: Any) -> None:
     attention = getattr(getattr(layer, "self_attn", None), "attn", None)
     if attention is None:
         raise UnsupportedModelError(
-            f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a LLaVA whose "
-            "language model is Llama (Vicuna)"
+            f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a model "
+            "whose language model is Llama, Mistral or Qwen"
+        )
+    if not hasattr(layer.self_attn, "total_num_heads") or not hasattr(layer.self_attn, "total_num_kv_heads"):
+        raise UnsupportedModelError(
+            f"{type(layer).__name__}: its attention does not say how many heads all ranks have (total_num_heads, "
+            "total_num_kv_heads); use a model whose language model is Llama, Mistral or Qwen"
         )
     window = getattr(attention, "sliding_window", None)
     if window is not None and window > 0:
@@ -255,10 +278,14 @@ def check_layer(layer: Any) -> None:
             f"{type(layer).__name__}: its attention has a window of {window} tokens, which would reach further once "
             "tokens are gone; use a model with full attention"
         )
-    rotary = type(getattr(layer.self_attn, "rotary_emb", None)).__name__
-    if rotary not in ROTARY:
+    rotary: Any = getattr(layer.self_attn, "rotary_emb", None)
+    name = type(rotary).__name__
+    if name not in ROTARY:
+        raise UnsupportedModelError(f"{name}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}")
+    if name == "MRotaryEmbedding" and rotary.scaling_factor is not None:
         raise UnsupportedModelError(
-            f"{rotary}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}"
+            f"{name}: positions stretched by YaRN (factor {rotary.scaling_factor}) are not read in vLLM yet; leave "
+            "the stretching out of --hf-overrides"
         )
 
 

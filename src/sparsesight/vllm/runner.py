@@ -1,15 +1,21 @@
-"""Where the plugin meets vLLM's V1 model runner (vLLM 0.32): what a step holds, and one backend for each stage."""
+"""Where the plugin meets vLLM's model runners (vLLM 0.32): one backend for each stage, and what a step holds.
+
+The V2 runner has a file of its own, `runner_v2`, which is imported only where that runner is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ..errors import UnsupportedModelError
 from .planner import Step
 from .pruner import Pruner
+from .state import Counts
 
 
 class Backends:
@@ -17,10 +23,13 @@ class Backends:
 
     vLLM groups layers by the name of their backend, and every group has its own metadata builder. What they build from
     a dense step is the same, so the first one does, and the others cost nothing.
+
+    With ``kv_groups`` every stage has block tables of its own as well (:mod:`.kv_groups`).
     """
 
-    def __init__(self) -> None:
-        self.builders: dict[int, Any] = {}  # by stage, -1 before the first
+    def __init__(self, kv_groups: bool = False) -> None:
+        self.kv_groups = kv_groups
+        self.builders: dict[int, Any] = {}  # of what was built last, by stage, -1 before the first
         self.common: Any = None  # what the last step's metadata was built from
         self.built: Any = None
 
@@ -28,6 +37,10 @@ class Backends:
         """Give an attention layer the backend of its stage."""
         from vllm.v1.attention.backend import subclass_attention_backend
 
+        if self.kv_groups:
+            from .kv_groups import separate
+
+            separate(attention, stage + 1)
         inner = attention.attn_backend
         attention.attn_backend = subclass_attention_backend(
             f"SparseSightStage{stage + 1}", inner, self.builder(inner.get_builder_cls(), stage)
@@ -43,12 +56,13 @@ class Backends:
             def build(
                 self, common_prefix_len: int, common_attn_metadata: Any, *args: Any, **kwargs: Any
             ) -> Any:
-                shared.builders[stage] = self
                 if shared.common is not common_attn_metadata:
+                    shared.builders = {}
                     built = super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
                     built.sparsesight_common = shared.common = common_attn_metadata
                     built.sparsesight_builders = shared.builders
                     shared.built = built
+                shared.builders[stage] = self
                 return shared.built
 
             def build_stage(self, common: Any) -> Any:
@@ -58,7 +72,7 @@ class Backends:
 
 
 def step_of(runner: Any) -> Step:
-    """The requests of the step that a runner is about to compute."""
+    """The requests of the step that a V1 runner is about to compute."""
     batch = runner.input_batch
     count = batch.num_reqs
     return Step(
@@ -66,13 +80,65 @@ def step_of(runner: Any) -> Step:
         computed=batch.num_computed_tokens_cpu[:count].astype(np.int64),
         prompt=batch.num_prompt_tokens[:count].astype(np.int64),
         block=batch.block_table[0].get_numpy_array()[:count, 0].astype(np.int64),
+        room=room_of(
+            runner.kv_cache_config,
+            [table.num_blocks_per_row[:count] * table.block_size for table in batch.block_table.block_tables],
+        ),
     )
 
 
-def install() -> None:
-    """Let the runner tell a sparsified model of every step; other models are run as before."""
+def room_of(kv_cache_config: Any, tokens: Sequence[Any]) -> Counts | None:
+    """The room of each stage, [1 + stages, r], from that of each of vLLM's KV cache groups; None without ``kv_groups``.
+
+    Args:
+        kv_cache_config: vLLM's.
+        tokens: for which each group has blocks, [r].
+    """
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    if not all(hasattr(spec, "stage") for spec in specs):
+        return None
+    stages: list[int] = [spec.stage for spec in specs]
+    room = np.full((1 + max(stages), len(tokens[0])), np.iinfo(np.int64).max)
+    for stage, own in zip(stages, tokens, strict=True):
+        np.minimum(room[stage], own, out=room[stage])
+    return room
+
+
+def begin_step(
+    pruner: Pruner, step: Step, extra_args: Callable[[int], Any], names: Callable[[int], str]
+) -> None:
+    """Plan a step within vLLM's forward context; one that prunes runs uncompiled."""
     from vllm.config import CUDAGraphMode
     from vllm.forward_context import get_forward_context
+
+    context = get_forward_context()
+    pruner.begin(step, extra_args, names, context)
+    if pruner.active is not None:
+        # The compiled decoder has no place for a changing number of rows.
+        context.skip_compiled = True
+        context.cudagraph_runtime_mode = CUDAGraphMode.NONE
+
+
+def install(model: Any, config: Any) -> None:
+    """Let the runner that a ``VllmConfig`` asks for tell a sparsified model of every step.
+
+    Raises:
+        UnsupportedModelError: the model brings a state of its own for the V2 runner.
+    """
+    if not config.use_v2_model_runner:
+        _install_v1()
+        return
+    if hasattr(model, "get_model_state_cls"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} brings its own state for vLLM's V2 model runner: set VLLM_USE_V2_MODEL_RUNNER=0"
+        )
+    from .runner_v2 import SparseModelState
+
+    model.get_model_state_cls = lambda: SparseModelState
+
+
+def _install_v1() -> None:
+    """The V1 runner has no place for this: one method of it is wrapped; other models are run as before."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     inner = GPUModelRunner._model_forward
@@ -84,17 +150,12 @@ def install() -> None:
         pruner = pruner_of(self.get_model())
         if pruner is None:
             return inner(self, *args, **kwargs)
-        context = get_forward_context()
         names = self.input_batch.req_ids
 
         def extra_args(r: int) -> Any:
             return getattr(self.requests[names[r]].sampling_params, "extra_args", None)
 
-        pruner.begin(step_of(self), extra_args, lambda r: str(names[r]), context)
-        if pruner.active is not None:
-            # The compiled decoder has no place for a changing number of rows.
-            context.skip_compiled = True
-            context.cudagraph_runtime_mode = CUDAGraphMode.NONE
+        begin_step(pruner, step_of(self), extra_args, lambda r: str(names[r]))
         try:
             return inner(self, *args, **kwargs)
         finally:

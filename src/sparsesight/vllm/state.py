@@ -9,10 +9,10 @@ Counts = NDArray[np.int64]
 
 
 class Removed:
-    """Removed tokens per stage, under the first physical block of a request.
+    """Removed tokens per stage, under the first physical block of a request (in the V2 runner: its slot).
 
-    A request keeps its first block for as long as it holds keys, and a request that begins, also one that was
-    preempted, has computed nothing: what an earlier holder of the block left is dropped then. So nothing has to be
+    A request keeps either for as long as it holds keys, and a request that begins, also one that was
+    preempted, has computed nothing: what an earlier holder left is dropped then. So nothing has to be
     told of requests that finish, are aborted or preempted.
     """
 
@@ -23,7 +23,7 @@ class Removed:
         """Tokens removed in earlier steps, [stages, r].
 
         Args:
-            block: first physical block of each request, [r]; no two requests share one.
+            block: first physical block, or slot, of each request, [r]; no two requests share one.
             computed: tokens computed before this step, [r].
         """
         if len(block) and (needed := int(block.max()) + 1) > self._table.shape[1]:
@@ -36,3 +36,8 @@ class Removed:
     def add(self, block: Counts, more: Counts) -> None:
         """Note what this step removes, [stages, r]."""
         self._table[:, block] += more
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that is held; it grows with the number of blocks, not of requests."""
+        return self._table.nbytes

@@ -205,6 +205,31 @@ def rotation(case: Case, attention: str) -> None:
         case.close(stage.attention.gravity()[0], weight, f"layer {layer}")
 
 
+def fast(case: Case, attention: str) -> None:
+    """Segments that run as programs give what layers give one by one; those that cannot be, say why."""
+    for which in (0, 1):
+        prompt = case.prompt(which)
+        for how in (case.budget(), case.budget(retain=1.0)):
+            with sparsify(case.models[attention], **how) as run:
+                tokens, logits = case.generate(attention, prompt)
+                kept = run.kept
+            with sparsify(case.models[attention], fast="plain", **how) as run:
+                for _ in range(2):
+                    again, own = case.generate(attention, prompt)
+                    case.close(own, logits, f"sample {which}")
+                    assert torch.equal(tokens, again)
+                    assert all(torch.equal(a[0], b[0]) for a, b in zip(kept, run.kept, strict=True))
+            use = run.fast
+            assert use is not None and use.segments and len(use.ran) == len(use.segments)
+            assert sum(use.ran) + len(use.why_not) == len(use.ran)
+            if case.family.name in FAST and attention == "sdpa":
+                assert all(use.ran), use.why_not
+
+
+# Families whose prompts of one sample are known to run as programs from end to end.
+FAST = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "internvl")
+
+
 def _rows(x: Tensor, count: int) -> Tensor:
     """One head [rows, width] of [1, heads, rows, width] or [1, rows, heads, width]."""
     return x[0, 0] if x.shape[2] == count else x[0, :, 0]
@@ -224,6 +249,7 @@ CHECKS: dict[str, Callable[[Case, str], None]] = {
     "beams": beams,
     "lengths": lengths,
     "rotation": rotation,
+    "fast": fast,
 }
 # What transformers itself must do for a check to say anything; a family may name these in `Family.broken`.
 DENSE: dict[str, Callable[[Case, str], None]] = {"batch": dense_batch, "beams": dense_beams}

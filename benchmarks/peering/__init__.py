@@ -1,0 +1,1 @@
+"""Contestants of ``benchmarks/peers.py``, each in a process and an environment of its own."""

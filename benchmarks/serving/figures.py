@@ -1,0 +1,116 @@
+"""From what the clocks said to rows of a table: percentiles, rates, and ratios within a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from sparsesight.methods import Method
+from sparsesight.shapes import Shape
+
+Run = dict[
+    str, Any
+]  # a burst as JSON: turn, requests, retain (None: vanilla), first, first_cpu, wall, cpu, tokens
+
+
+def request_flops(shape: Shape, method: Method | None, tokens: int) -> tuple[int, int]:
+    """Multiply-adds of one request, up to its first token and in all; the method's own are left out.
+
+    Args:
+        shape: of the model and the prompt.
+        method: None for every visual token.
+        tokens: output tokens; each but the first is a decoding step over the keys that every layer holds.
+    """
+    decoder, layers = shape.decoder, shape.layers
+    visual = [shape.visual] * layers
+    if method is not None:
+        visual = list(method.plan(shape.visual, layers, method.stage_layers(layers)).entering)
+    keys = [shape.text + n for n in visual]
+    first = decoder.prefill_flops(keys)
+    later = (decoder.prefill_flops([1] * layers, [n + t for n in keys]) for t in range(tokens - 1))
+    return first, first + sum(later)
+
+
+def limits(shape: Shape, method: Method, tokens: int) -> tuple[float, float]:
+    """How many times faster arithmetic alone lets a first token, and a whole request, be."""
+    dense, sparse = request_flops(shape, None, tokens), request_flops(shape, method, tokens)
+    return dense[0] / sparse[0], dense[1] / sparse[1]
+
+
+def rows(runs: Sequence[Run], shape: Shape, methods: dict[int, Method]) -> list[dict[str, Any]]:
+    """A row for each number of requests and each budget, vanilla first.
+
+    Numbers are medians over turns. Ratios (above 1: better than vanilla) are taken within a turn, then medians over
+    turns, so that a machine that drifts does not bend them.
+    """
+    made = []
+    for requests in sorted({run["requests"] for run in runs}):
+        budgets = {run["retain"] for run in runs if run["requests"] == requests}
+        for retain in sorted(budgets, key=lambda x: -1e9 if x is None else -x):
+            made.append(_row(runs, requests, retain, shape, methods))
+    return made
+
+
+def _row(
+    runs: Sequence[Run], requests: int, retain: int | None, shape: Shape, methods: dict[int, Method]
+) -> dict[str, Any]:
+    def of(budget: int | None) -> dict[int, Run]:
+        return {run["turn"]: run for run in runs if (run["requests"], run["retain"]) == (requests, budget)}
+
+    own, vanilla = of(retain), of(None)
+    turns = sorted(own.keys() & vanilla.keys())
+
+    def ratio(number: Any) -> float | None:
+        return median(number(vanilla[t]) / number(own[t]) for t in turns) if turns else None
+
+    def middle(number: Any) -> float:
+        return median(number(run) for run in own.values())
+
+    def first_at(percent: int, clock: str = "first") -> Any:
+        return lambda run: float(np.percentile(run[clock], percent))
+
+    tokens = next(iter(own.values()))["tokens"] // requests
+    first_limit, request_limit = (1.0, 1.0) if retain is None else limits(shape, methods[retain], tokens)
+    return {
+        "requests": requests,
+        "retain": retain,
+        "turns": len(own),
+        "first_p50_s": middle(first_at(50)),
+        "first_p99_s": middle(first_at(99)),
+        "first_p50_ratio": ratio(first_at(50)),
+        "first_p99_ratio": ratio(first_at(99)),
+        "first_p50_cpu_ratio": ratio(first_at(50, "first_cpu")),
+        "first_p99_cpu_ratio": ratio(first_at(99, "first_cpu")),
+        "first_limit": first_limit,
+        "requests_per_s": middle(lambda run: requests / run["wall"]),
+        "tokens_per_s": middle(lambda run: run["tokens"] / run["wall"]),
+        "rate_ratio": ratio(lambda run: run["wall"]),
+        "rate_limit": request_limit,
+        "cpu_s": middle(lambda run: run["cpu"]),
+        "cpu_ratio": ratio(lambda run: run["cpu"]),
+    }
+
+
+def paired(vanilla: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """How much more the other engine took for the same steps.
+
+    Returns:
+        ``ratio``, the median of the ratios of the steps, with its 95 % interval (from the ranks, as steps are many and
+        their distribution is unknown); ``extra_us``, the median of the differences, in microseconds; ``sum_ratio``, of
+        the sums, which a single interruption can bend.
+    """
+    ratios = np.sort(np.array(other) / np.array(vanilla))
+    n = len(ratios)
+    reach = 0.98 * n**0.5  # 1.96 standard deviations of the number of steps below the median
+    low, high = int(max(n / 2 - reach, 0)), int(min(np.ceil(n / 2 + reach), n - 1))
+    return {
+        "steps": n,
+        "ratio": float(np.median(ratios)),
+        "low": float(ratios[low]),
+        "high": float(ratios[high]),
+        "extra_us": float(np.median(np.array(other) - np.array(vanilla)) * 1e6),
+        "sum_ratio": float(np.sum(other) / np.sum(vanilla)),
+    }

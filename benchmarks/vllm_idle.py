@@ -1,0 +1,111 @@
+"""What the plugin takes of traffic without pictures: vLLM with it and vanilla vLLM, step by step by turns.
+
+    python benchmarks/vllm_idle.py --out benchmarks/results/vllm
+
+in the environment of `make test-vllm`. Both engines hold the same model in this process and answer the same requests; a
+ratio is that of two steps which follow each other. The small bundled model is the hardest case, as its steps are short;
+--shape takes a random one. Writes idle-MODEL.json (every step) and idle-MODEL.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from serving import engines, figures, presenting
+from serving.store import Store
+from serving.traffic import in_step
+
+from sparsesight.bundled import MODEL_PATH
+from sparsesight.methods import SparseVLMPlus
+from sparsesight.shapes import Shape
+
+
+def main() -> None:
+    arguments = parse()
+    shape = Shape.parse(arguments.shape) if arguments.shape else None
+    settings = {
+        "model": "bundled" if shape is None else str(shape),
+        "requests": arguments.requests,
+        "prompt tokens": arguments.prompt,
+        "output tokens": arguments.tokens,
+        "threads": arguments.threads,
+    }
+    name = "idle-bundled" if shape is None else f"idle-{shape.layers}x{shape.hidden}"
+    store = Store(arguments.out / f"{name}.json", settings)
+    if len(store.runs) < arguments.turns:
+        engines.prepare(arguments.threads, 1)
+        measure(arguments, shape, store)
+    rows = [
+        {
+            "clock": title,
+            **figures.paired(
+                [x for run in store.runs for x in run["vanilla"][clock]],
+                [x for run in store.runs for x in run["sparsesight"][clock]],
+            ),
+        }
+        for clock, title in (("wall", "wall clock"), ("cpu", "processor time"))
+    ]
+    page = presenting.idle(settings, store.data["made_with"], rows)
+    (arguments.out / f"{name}.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def measure(arguments: argparse.Namespace, shape: Shape | None, store: Store) -> None:
+    """Run the turns that are not in the store."""
+    given = {
+        "max_model_len": arguments.prompt + arguments.tokens,
+        "max_num_seqs": arguments.requests,
+        "max_num_batched_tokens": max(2048, arguments.requests * arguments.prompt),
+    }
+    method = SparseVLMPlus(64)
+    with tempfile.TemporaryDirectory() as folder:
+        if shape is not None:
+            engines.save_random(shape, Path(folder), torch.float32)
+        model = MODEL_PATH if shape is None else Path(folder)
+        pair = [engines.open_engine(model, x, torch.float32, **given) for x in (None, method)]
+    prompts = engines.worded(arguments.prompt, arguments.requests)
+    in_step(pair, prompts, engines.sampling(8))  # to warm up
+    store.made_with({"command": command(), **engines.machine(torch.float32, arguments.threads)})
+    for turn in range(len(store.runs), arguments.turns):
+        vanilla, other = in_step(pair, prompts, engines.sampling(arguments.tokens))
+        store.keep({"turn": turn, "vanilla": rounded(vanilla), "sparsesight": rounded(other)})
+        print(f"turn {turn}: {sum(vanilla.wall):.2f} s and {sum(other.wall):.2f} s", flush=True)
+
+
+def rounded(clocks: Any) -> dict[str, list[float]]:
+    """Seconds to a microsecond."""
+    return {k: [round(x, 6) for x in getattr(clocks, k)] for k in ("wall", "cpu")}
+
+
+def command() -> str:
+    """What was typed."""
+    return " ".join(["python", "benchmarks/vllm_idle.py", *sys.argv[1:]])
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for the results")
+    add("--shape", default="", help="of a random model, layers=24,hidden=1024 (default: the bundled one)")
+    add("--requests", type=int, default=8, help="answered together (default: 8)")
+    add("--prompt", type=int, default=64, help="tokens of a prompt (default: 64)")
+    add("--tokens", type=int, default=256, help="output tokens of a request (default: 256)")
+    add("--turns", type=int, default=8, help="how often they are asked (default: 8)")
+    add("--threads", type=int, default=1, help="of each engine (default: 1)")
+    arguments = parser.parse_args()
+    for name in ("requests", "prompt", "tokens", "turns", "threads"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} {getattr(arguments, name)}: 1 or more")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

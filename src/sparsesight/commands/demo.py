@@ -1,0 +1,117 @@
+"""``sparsesight demo``: the same as ``ask``, in a browser."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import SparseSightError
+from .options import METHOD, RETAIN, choose_method, choose_retain
+
+if TYPE_CHECKING:
+    from ..demo.engine import Engine
+    from ..demo.page import Choices
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def demo(
+    model: str | None = typer.Option(
+        None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
+    ),
+    method: str | None = typer.Option(None, help="Chosen at first.", show_default=METHOD),
+    retain: str | None = typer.Option(
+        None,
+        help="Visual tokens to keep, chosen at first: on average over the layers (64), or as a ratio (0.33 or 33%).",
+        show_default=str(RETAIN),
+    ),
+    max_new_tokens: int = typer.Option(64, min=1, help="Longest answer."),
+    host: str = typer.Option(
+        "127.0.0.1", help="Address to listen on: 0.0.0.0 lets other machines in, without a password."
+    ),
+    port: int | None = typer.Option(
+        None, min=1, max=65535, help="Port to listen on.", show_default="the first free one from 7860 on"
+    ),
+    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Let code that comes with the model run."
+    ),
+) -> None:
+    """Serve a page where questions about a picture are answered with all its visual tokens and with few.
+
+    Needs Gradio, which the extra "demo" installs. Pictures stay in a temporary folder and are deleted at the end; nothing
+    is sent anywhere. Ctrl+C ends it.
+
+    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
+    --method.
+    """
+    budget = choose_retain(retain)
+    if isinstance(budget, tuple):
+        raise SparseSightError(
+            f"--retain {retain!r}: the page has one slider, give an average (64) or a ratio (0.33)"
+        )
+    name = choose_method(method)
+    if find_spec("gradio") is None:
+        raise SparseSightError("sparsesight demo needs Gradio: pip install 'sparsesight[demo]'")
+    from rich.console import Console
+
+    progress = Console(stderr=True)
+    download = model is not None and not Path(model).expanduser().exists()
+    with progress.status("starting"):
+        from ..methods import make_method
+        from .loading import load_model, quiet
+
+        make_method(name, retain=budget)
+    with quiet(bars=download and progress.is_terminal):
+        progress.print(f"loading {'the bundled model' if model is None else model}", markup=False)
+        loaded = load_model(model, device, dtype, trust_remote_code)
+        from ..demo.engine import Engine
+
+        engine = Engine(loaded, max_new_tokens)
+        choices = first_choices(engine, name, budget)
+    from ..demo.server import serving
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the temporary folder goes
+    try:
+        with serving(engine, choices, host, port) as url:
+            typer.echo(f"SparseSight is at {url} (Ctrl+C ends it)")
+            if host not in LOOPBACK:
+                typer.echo(
+                    f"note: whoever reaches {host}:{url.rstrip('/').rpartition(':')[2]} can use it", err=True
+                )
+            while True:
+                time.sleep(1)
+    except KeyboardInterrupt:
+        typer.echo("ended")
+    finally:
+        engine.close()
+
+
+def first_choices(engine: Engine, method: str, budget: int | float) -> Choices:
+    """What the page begins with; asks the model about a picture, so that it is known to work.
+
+    Raises:
+        SparseSightError: if it does not, or the picture has fewer visual tokens than are to be kept.
+    """
+    from .. import bundled
+    from ..demo.page import Choices
+    from ..images import open_image
+
+    picture = open_image(bundled.default_picture())
+    visual = engine.visual_tokens(picture)
+    start = time.perf_counter()
+    engine.visual_tokens(picture)
+    seconds = time.perf_counter() - start
+    tokens: Any = budget if isinstance(budget, int) else max(round(budget * visual), 1)
+    if tokens > visual:
+        raise SparseSightError(
+            f"--retain {budget}: the model has {visual} visual tokens a picture, give no more"
+        )
+    return Choices(method, tokens, visual, seconds)

@@ -1,0 +1,91 @@
+"""``sparsesight doctor``: what is installed, and whether it works."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ..diagnosis import Diagnosis
+
+
+def doctor(
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs."),
+) -> None:
+    """Report versions, devices, attention implementations and extras, and try the bundled model.
+
+    Ends with code 1 if something keeps SparseSight from working; a missing extra does not.
+    """
+    from ..diagnosis import diagnose
+
+    with redirect_stdout(sys.stderr):  # what is imported may print
+        found = diagnose()
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+    else:
+        _show(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _show(found: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    good, bad, absent = ("yes", "green"), ("no", "red"), ("-", "dim")
+    table = Table.grid(padding=(0, 2))
+
+    def part(title: str, rows: list[tuple[tuple[str, str], str, str]]) -> None:
+        if table.row_count:
+            table.add_row()
+        table.add_row("", Text(title, "bold"))
+        for (sign, style), name, said in rows:
+            table.add_row(Text(sign, style), Text(name), Text(said))
+
+    part(
+        f"Python {found.python} on {found.system}",
+        [
+            (
+                bad if p.problem else good if p.version else absent,
+                p.name,
+                "  ".join(filter(None, (p.version, p.problem))),
+            )
+            for p in found.packages
+        ],
+    )
+    part("devices", [(good, *_halves(device)) for device in found.devices])
+    part("attention", [(absent if a.problem else good, a.name, a.problem) for a in found.attention])
+    part(
+        "extras",
+        [
+            (
+                absent if extra.missing else good,
+                extra.name,
+                f"{extra.gives}; pip install 'sparsesight[{extra.name}]'" if extra.missing else extra.gives,
+            )
+            for extra in found.extras
+        ],
+    )
+    trial = found.bundled
+    said = trial.problem or (
+        f"{trial.question} {trial.dense}; sparse, 128 of 576 visual tokens: {trial.sparse}; {trial.seconds:.1f} s"
+    )
+    part("bundled model", [(bad if trial.problem else good, "answers", said)])
+    console.print(table)
+    console.print()
+    console.print(
+        Text(f"does not work: {'; '.join(found.problems)}", "red")
+        if found.problems
+        else Text("all well", "green")
+    )
+
+
+def _halves(text: str) -> tuple[str, str]:
+    name, _, rest = text.partition(": ")
+    return name, rest

@@ -1,0 +1,55 @@
+"""What the help of the program and of its commands ends with: lines to copy."""
+
+from __future__ import annotations
+
+WIDTH = 77  # of a line that a terminal of 80 columns shows whole
+
+_DAY_ONE = """
+sparsesight doctor                        # what is installed, does it work?
+sparsesight ask                           # bundled model, bundled picture
+sparsesight ask "How many cards are there?" --retain 33%
+sparsesight ask photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf
+sparsesight methods                       # what --method may name
+"""
+
+# By the name of a command; "" is the program itself.
+EXAMPLES = {
+    "": _DAY_ONE,
+    "ask": """
+sparsesight ask
+sparsesight ask "Where is the white ring?" --retain 33% --method sparsevlm
+sparsesight ask photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf
+sparsesight ask photo.jpg "What is this?" --save kept.png --json
+""",
+    "methods": """
+sparsesight methods
+""",
+    "bench": """
+sparsesight bench --retain 192,64 --repeats 3
+sparsesight bench --shape layers=24,hidden=1024,ffn=2816,visual=576,text=64
+sparsesight bench --shape layers=8,hidden=256 --visual 576,2304 --retain 33%
+sparsesight bench --model llava-hf/llava-1.5-7b-hf --device cuda --batch 1,8
+""",
+    "eval": """
+sparsesight eval --tasks scenes --methods fastv,dart --retain 64 --limit 100
+sparsesight eval --tasks mme,gqa --model llava-hf/llava-1.5-7b-hf
+sparsesight eval --tasks mme,gqa --model llava-hf/llava-1.5-7b-hf --resume
+""",
+    "doctor": """
+sparsesight doctor
+sparsesight doctor --json
+""",
+    "demo": """
+sparsesight demo
+sparsesight demo --model llava-hf/llava-1.5-7b-hf
+""",
+    "serve": """
+sparsesight serve llava-hf/llava-1.5-7b-hf --retain 64
+""",
+}
+
+
+def epilog(command: str) -> str | None:
+    """The end of a command's help; None for a command without examples."""
+    lines = EXAMPLES.get(command, "").strip().splitlines()
+    return "\n".join(["Examples:", *(f"  {line}" for line in lines)]) if lines else None

@@ -1,0 +1,138 @@
+"""``sparsesight serve``: vLLM's OpenAI-compatible server, set up to prune."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..errors import SparseSightError
+from .options import METHOD, RETAIN, choose_method, choose_retain, parse_layers
+
+if TYPE_CHECKING:
+    from ..methods import Method
+    from ..vllm.serving import Addition
+
+BUNDLED = "bundled"
+SERVER = "vllm.entrypoints.openai.api_server"
+# Options that are not ours go to vLLM as they are, so no letter may be taken for one of ours.
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]}
+
+
+def serve(
+    context: typer.Context,
+    model: str = typer.Argument(
+        ...,
+        metavar="MODEL",
+        help="A folder or a Hugging Face Hub id; 'bundled' is the tiny model of the package.",
+    ),
+    method: str | None = typer.Option(
+        None,
+        help="One of those that 'sparsesight methods' lists, with options in brackets: sparsevlm+(heads=0.5).",
+        show_default=METHOD,
+    ),
+    retain: str | None = typer.Option(
+        None,
+        help="Visual tokens to keep: on average over the layers (64), as a ratio of all (0.33 or 33%), or after each "
+        "stage (300,200,110). A request may choose another budget.",
+        show_default=str(RETAIN),
+    ),
+    layers: str | None = typer.Option(
+        None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check, print the command of vLLM, and stop."),
+) -> None:
+    """Serve a model by vLLM's OpenAI-compatible server, with visual tokens pruned inside it.
+
+    What cannot work is refused before the model is loaded; flags that vLLM needs are set, and named with the reason.
+    All other options are vLLM's own (--port, --max-model-len, ...); python -m vllm.entrypoints.openai.api_server
+    --help=all lists them.
+
+    Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
+    --method.
+    """
+    if model == "-h" or "-h" in context.args:
+        typer.echo(context.get_help())
+        return
+    if model.startswith("-"):
+        raise SparseSightError(f"MODEL comes first: sparsesight serve MODEL {model} ...")
+    if any(word == "--model" or word.startswith("--model=") for word in context.args):
+        raise SparseSightError(f"--model: the model is named once, and is {model!r}")
+    chosen = _method(choose_method(method), retain, layers)
+    from ..vllm.serving import installed_version
+
+    version = installed_version()
+    arguments, variables, added = _complete(model, chosen, context.args)
+    typer.echo(f"sparsesight serves {model} with {chosen} by vLLM {version}, and sets", err=True)
+    for addition in added:
+        words = "=".join(addition.words) if addition.is_variable else shlex.join(addition.words)
+        typer.echo(f"  {words}\n      {addition.why}", err=True)
+    if dry_run:
+        typer.echo(
+            shlex.join([*(f"{k}={v}" for k, v in variables.items()), "python", "-m", SERVER, *arguments])
+        )
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # In the place of this process, so that signals and the exit code are vLLM's.
+    os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments], {**os.environ, **variables})
+
+
+def _method(name: str, retain: str | None, layers: str | None) -> Method:
+    """The method as it is asked for.
+
+    Raises:
+        SparseSightError: if there is none such.
+    """
+    from ..methods import Compose, parse
+
+    method = parse(name)
+    if isinstance(method, Compose):
+        raise SparseSightError(
+            f"--method {name!r}: several methods after one another are not supported in vLLM"
+        )
+    written = "retain=" in name.replace(" ", "")
+    if written and retain is not None:
+        raise SparseSightError(f"--retain {retain!r}: the budget is named in --method {name!r} already")
+    if not written:
+        method = replace(method, retain=choose_retain(retain))
+    return method if layers is None else replace(method, layers=parse_layers(layers))
+
+
+def _complete(
+    model: str, method: Method, given: list[str]
+) -> tuple[list[str], dict[str, str], list[Addition]]:
+    """All arguments of vLLM's server and the variables to set, checked; and what of it was added.
+
+    Raises:
+        SparseSightError: if it cannot work.
+    """
+    from rich.console import Console
+
+    from .. import bundled
+    from ..vllm.serving import Parser, for_the_bundled_model, needed, records_graphs
+
+    own = dict(os.environ)
+    try:
+        with Console(stderr=True).status("asking vLLM"):
+            os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # the server will say it all again
+            parser = Parser()
+            chosen = parser.chosen(given)
+            added = needed(chosen, method, own, records_graphs())
+            path = model
+            if model == BUNDLED:
+                path = str(bundled.MODEL_PATH)
+                added += for_the_bundled_model(chosen, own)
+            variables = {x.words[0]: x.words[1] for x in added if x.is_variable}
+            flags = [word for x in added if not x.is_variable for word in x.words]
+            arguments = ["--model", path, *given, *flags]
+            os.environ.update(variables)
+            parser.check(arguments, method)
+    finally:
+        os.environ.clear()
+        os.environ.update(own)
+    return arguments, variables, added

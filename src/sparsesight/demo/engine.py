@@ -1,0 +1,193 @@
+"""Answers of a loaded model as they are generated, dense and sparse, with what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from ..bench.cases import make_cases, prompt_sizes
+from ..bench.timing import settle
+from ..commands.answering import Pruned, prepare, pruned
+from ..commands.loading import Loaded, out_of_memory
+from ..hf.families import anatomy
+from ..hf.shape import decoder_shape
+from ..hf.sparsify import sparsify
+from ..methods import Method
+from .running import OneThread, Put, interruptible
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_WARM = 1000  # kinds of runs that are remembered as warm
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a character reads as while some of its tokens are to come
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What a model has said so far.
+
+    Attributes:
+        text: without special tokens.
+        tokens: how many there are, special ones included.
+        first_token: seconds from the call of ``generate()`` to the first token: vision tower, prefill, vocabulary.
+        per_second: tokens per second after the first; None until there is a second one.
+        pruned: what was kept and what it cost, once a sparse answer is complete.
+        method: with which it was answered; None is dense.
+        done: whether this is all.
+    """
+
+    text: str = ""
+    tokens: int = 0
+    first_token: float | None = None
+    per_second: float | None = None
+    pruned: Pruned | None = None
+    method: Method | None = None
+    done: bool = False
+
+
+class Engine:
+    """A model that answers one question at a time, in a thread of its own.
+
+    Args:
+        loaded: the model.
+        max_new_tokens: longest answer.
+    """
+
+    def __init__(self, loaded: Loaded, max_new_tokens: int = 64) -> None:
+        self.loaded, self.max_new_tokens = loaded, max_new_tokens
+        self._parts = anatomy(loaded.model)
+        self._shape = decoder_shape(self._parts)
+        self._thread = OneThread()
+        self._warm: set[tuple[str, tuple[int, ...]]] = set()
+
+    def ask(
+        self,
+        picture: Image,
+        question: str,
+        method: Method | None,
+        stop: Event,
+        equal_to: int | None = None,
+    ) -> Iterator[Speech | None]:
+        """Answer greedily, and tell what has been said whenever there is more of it; None when a while has passed.
+
+        Args:
+            picture, question: what is asked of what.
+            method: None asks the dense model.
+            stop: ends it.
+            equal_to: the method is given the budget whose prefill costs what SparseVLM+ costs at ``retain=equal_to``
+                (:func:`sparsesight.cost.fit`), in place of its own.
+
+        Raises:
+            Stopped: if it was stopped.
+            SparseSightError: as :func:`~sparsesight.commands.answering.prepare`, and what
+                :func:`sparsesight.sparsify` refuses.
+        """
+
+        def work(put: Put[Speech]) -> None:
+            self._answer(picture, question, method, equal_to, stop, put)
+
+        return self._thread.stream(work, stop)
+
+    def visual_tokens(self, picture: Image) -> int:
+        """How many visual tokens a picture gives, and a first run of the model, which is the slowest.
+
+        Raises:
+            SparseSightError: if the model cannot be asked about a picture.
+        """
+        inputs = prepare(self.loaded, picture, "What is this?")
+        count = prompt_sizes(self.loaded.model, inputs).visual
+        with out_of_memory(self.loaded.model.device):
+            self._generate(inputs, 1)
+        return count
+
+    def close(self) -> None:
+        self._thread.close()
+
+    def _answer(
+        self,
+        picture: Image,
+        question: str,
+        method: Method | None,
+        equal_to: int | None,
+        stop: Event,
+        put: Put[Speech],
+    ) -> None:
+        model = self.loaded.model
+        with ExitStack() as stack:
+            stack.enter_context(out_of_memory(model.device))
+            stack.enter_context(interruptible(self._parts.layers, stop))
+            inputs = prepare(self.loaded, picture, question)
+            if method is not None and equal_to is not None:
+                sizes = prompt_sizes(model, inputs)
+                cases = make_cases(
+                    {method.name: method}, [equal_to], self._shape, sizes, self._parts.prunable
+                )
+                method = cases[0].method
+            run = None if method is None else stack.enter_context(sparsify(model, method))
+            self._warm_up(inputs, method)
+            streamer = Streamer(self.loaded.processor, lambda speech: put(replace(speech, method=method)))
+            settle(model.device)
+            streamer.start = time.perf_counter()
+            self._generate(inputs, self.max_new_tokens, streamer)
+            last = streamer.speech(complete=True)
+            put(replace(last, method=method, pruned=None if run is None else pruned(run), done=True))
+
+    def _warm_up(self, inputs: Any, method: Method | None) -> None:
+        """Let no answer pay for the first run of its kind."""
+        pixels = inputs.get("pixel_values")
+        kind = str(method), tuple(getattr(pixels, "shape", ()))
+        if kind not in self._warm:
+            self._generate(inputs, 1)
+            if len(self._warm) >= MAX_WARM:
+                self._warm.clear()
+            self._warm.add(kind)
+
+    def _generate(self, inputs: Any, max_new_tokens: int, streamer: Streamer | None = None) -> None:
+        with torch.inference_mode():
+            self.loaded.model.generate(
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, streamer=streamer
+            )
+
+
+class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
+    """Tells what was said and when; transformers' own text streamer holds words back until they are complete.
+
+    ``generate()`` gives it the prompt first, then every token, once it is on the host.
+    """
+
+    def __init__(self, processor: Any, tell: Callable[[Speech], None]) -> None:
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._tell = tell
+        self._ids: list[int] | None = None
+        self._times: list[float] = []
+        self.start = 0.0
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._ids is None:
+            self._ids = []
+            return
+        self._times.append(time.perf_counter())
+        self._ids += value.flatten().tolist()
+        self._tell(self.speech())
+
+    def end(self) -> None:
+        pass
+
+    def speech(self, complete: bool = False) -> Speech:
+        """What has been said so far."""
+        text = self._tokenizer.decode(self._ids or [], skip_special_tokens=True)
+        times = self._times
+        span = times[-1] - times[0] if len(times) > 1 else 0.0
+        return Speech(
+            text=text.strip() if complete else text.lstrip().rstrip(INCOMPLETE),
+            tokens=len(times),
+            first_token=times[0] - self.start if times else None,
+            per_second=(len(times) - 1) / span if span > 0 else None,
+        )

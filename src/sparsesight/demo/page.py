@@ -1,0 +1,308 @@
+"""The page: what to ask on one side, and beside it the tabs that answer, compare and watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .. import bundled
+from ..methods import METHODS
+from . import cards, runs
+from .engine import Engine
+from .pictures import Panel
+from .running import Desk
+from .uploads import read_upload
+from .wiring import AT_ONCE, connect, path_of, sentences
+
+COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
+LIVE = 1.0  # seconds a look may take for every key stroke to be looked at
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the page begins with.
+
+    Attributes:
+        method, retain: of the sparse answer.
+        visual: how many visual tokens there are to choose from.
+        seconds: how long the model takes for one token of an answer.
+    """
+
+    method: str
+    retain: int
+    visual: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The components that all tabs read."""
+
+    picture: Any
+    question: Any
+    method: Any
+    retain: Any
+
+
+def build(engine: Engine, desk: Desk, choices: Choices) -> gr.Blocks:
+    """The page of a model; :func:`.server.serving` launches it."""
+    with gr.Blocks(title="SparseSight", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.HTML(_header(engine.loaded.name, choices.visual))
+        with gr.Row(elem_id="ss-main"):
+            with gr.Column(scale=2, min_width=300):
+                inputs = _inputs(choices)
+            with gr.Column(scale=5, min_width=320), gr.Tabs():
+                with gr.Tab("Ask", id="ask"):
+                    _ask_tab(engine, desk, inputs)
+                with gr.Tab("Compare", id="compare"):
+                    _compare_tab(engine, desk, inputs, choices)
+                with gr.Tab("Change the question", id="watch"):
+                    _watch_tab(engine, desk, inputs, live=choices.seconds <= LIVE)
+
+        def leave(request: gr.Request) -> None:
+            desk.close(str(request.session_hash))
+
+        page.unload(leave)
+    return page
+
+
+def _header(model: str, visual: int) -> str:
+    about = f"Model: <b>{escape(model)}</b>, {visual:,} visual tokens a picture."
+    if model == "bundled":
+        about += (
+            " It is tiny, and knows scenes of coloured shapes and questions as in the examples, nothing else: for "
+            "photographs, start the demo with another model."
+        )
+    return (
+        '<header class="ss-header"><h1>SparseSight</h1><p>Which patches of a picture does the question keep, and what '
+        f'is saved by dropping the others?</p><p class="ss-quiet">{about}</p></header>'
+    )
+
+
+def _inputs(choices: Choices) -> Inputs:
+    first = bundled.default_picture()
+    picture = gr.Image(
+        value=str(first),
+        label="Picture",
+        sources=["upload", "clipboard"],
+        type="filepath",
+        height=300,
+        buttons=["fullscreen"],
+        elem_id="ss-picture",
+        alt_text="the picture that is asked about",
+    )
+    scenes = gr.Dataset(
+        components=["image"],
+        samples=[[str(path)] for path in bundled.pictures()],
+        type="index",
+        layout="gallery",
+        label="Example pictures",
+        elem_id="ss-scenes",
+    )
+    question = gr.Textbox(
+        _suggestions(first)[0][0],
+        label="Question",
+        max_lines=4,
+        max_length=runs.MAX_QUESTION,
+        elem_id="ss-question",
+    )
+    suggested = gr.Dataset(
+        components=["textbox"],
+        samples=_suggestions(first),
+        type="values",
+        layout="gallery",
+        label="Questions about the example",
+        elem_id="ss-suggested",
+    )
+    method = gr.Dropdown(list(METHODS), value=choices.method, label="Method", elem_id="ss-method")
+    retain = gr.Slider(
+        1,
+        choices.visual,
+        value=choices.retain,
+        step=1,
+        label="Visual tokens to keep",
+        info=f"On average over the layers, of {choices.visual:,}.",
+        buttons=[],
+        elem_id="ss-retain",
+    )
+
+    def look(upload: Any) -> None:
+        if upload is not None:
+            read_upload(path_of(upload))
+
+    def choose(number: Any) -> tuple[str, str, Any]:
+        path = bundled.pictures()[int(number)]
+        offered = _suggestions(path)
+        return str(path), offered[0][0], gr.Dataset(samples=offered)
+
+    scenes.click(sentences(choose), scenes, [picture, question, suggested], **AT_ONCE)
+    suggested.click(lambda sample: sample[0], suggested, question, **{**AT_ONCE, "preprocess": True})
+    seen = picture.upload(sentences(look), picture, None, **AT_ONCE)
+    seen.failure(lambda: None, None, picture, **AT_ONCE)
+    return Inputs(picture, question, method, retain)
+
+
+def _suggestions(picture: Path) -> list[list[str]]:
+    """Questions of different kinds about a bundled picture."""
+    asked = {x["kind"]: x["question"] for x in bundled.picture_questions()[picture.name]}
+    return [[asked[kind]] for kind in ("color", "letter", "neighbor", "compare")]
+
+
+def _buttons(desk: Desk, name: str, run: str) -> Any:
+    """A button that begins, beside one that stops."""
+
+    def stop(request: gr.Request) -> None:
+        desk.stop(str(request.session_hash))
+
+    with gr.Row(elem_classes="ss-buttons"):
+        begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
+        end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
+    end.click(stop, None, None, **AT_ONCE)
+    return begin
+
+
+def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
+    begin = _buttons(desk, "ask", "Ask")
+    status = gr.HTML(elem_id="ss-ask-status")
+    with gr.Row():
+        dense = gr.HTML(
+            cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=240
+        )
+        sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=240)
+    stages = gr.State([])
+    with gr.Column(visible=False) as kept:
+        slider = gr.Slider(1, 2, value=1, step=1, label="Stage", buttons=[], elem_id="ss-stage")
+        caption = gr.HTML(elem_id="ss-caption")
+        overlay = gr.Image(
+            show_label=False,
+            interactive=False,
+            format="png",
+            buttons=["download", "fullscreen"],
+            elem_id="ss-overlay",
+            alt_text="the kept patches as they are, the dropped ones pale",
+        )
+    costs = gr.HTML(elem_id="ss-costs")
+
+    def asked(upload: Any, question: Any, method: Any, retain: Any) -> runs.Asked:
+        return runs.Asked(path_of(upload), question, method, retain)
+
+    def check(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> str:
+        asked(upload, question, method, retain).check()
+        desk.open(str(request.session_hash))
+        return cards.status("Waiting for a turn: the model answers one question at a time.")
+
+    def run(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> Iterator[Any]:
+        stop = desk.current(str(request.session_hash))
+        for view in runs.ask(engine, asked(upload, question, method, retain), stop):
+            shown: tuple[Any, ...] = (gr.skip(),) * 5
+            if view.panels is not None:
+                last = len(view.panels)
+                shown = (
+                    view.panels,
+                    gr.Column(visible=True),
+                    gr.Slider(maximum=max(last, 2), value=max(last, 1), visible=last > 1),
+                    _caption(view.panels, last, view.no_panels),
+                    gr.Image(_picture(view.panels, last), visible=bool(last)),
+                )
+            yield view.status, view.dense, view.sparse, view.costs, *shown
+
+    def show(made: list[Panel], stage: Any) -> tuple[str, Any]:
+        number = min(max(int(stage), 1), len(made))
+        return _caption(made, number, ""), _picture(made, number)
+
+    connect(
+        [begin.click, inputs.question.submit],
+        check,
+        run,
+        [inputs.picture, inputs.question, inputs.method, inputs.retain],
+        [status, dense, sparse, costs, stages, kept, slider, caption, overlay],
+        status,
+    )
+    slider.input(sentences(show), [stages, slider], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
+
+
+def _caption(made: list[Panel], number: int, why_not: str) -> str:
+    return f'<p class="ss-caption">{escape(made[number - 1].caption if made else why_not)}</p>'
+
+
+def _picture(made: list[Panel], number: int) -> Any:
+    return made[number - 1].picture if made else None
+
+
+def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -> None:
+    budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
+    gr.HTML(
+        '<p class="ss-lead">The same question, answered by every method at every budget. A budget costs the same '
+        "prefill arithmetic for all: what SparseVLM+ needs for so many visual tokens a layer.</p>"
+    )
+    methods = gr.CheckboxGroup(list(METHODS), value=COMPARED, label="Methods", elem_id="ss-methods")
+    chosen = gr.CheckboxGroup(
+        [(str(x), x) for x in budgets],
+        value=[x for x in budgets if x in (192, 64)] or budgets[:1],
+        label="Budgets, in visual tokens",
+        elem_id="ss-budgets",
+    )
+    begin = _buttons(desk, "compare", "Compare")
+    status = gr.HTML(elem_id="ss-compare-status")
+    table = gr.HTML(elem_id="ss-grid")
+
+    def check(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> str:
+        runs.Asked(path_of(upload), question).check()
+        runs.check_grid(names, counts)
+        desk.open(str(request.session_hash))
+        return cards.status("Waiting for a turn: the model answers one question at a time.")
+
+    def run(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> Iterator[Any]:
+        stop = desk.current(str(request.session_hash))
+        for grid, line in runs.compare(engine, runs.Asked(path_of(upload), question), names, counts, stop):
+            yield gr.skip() if grid is None else grid, line
+
+    connect(
+        [begin.click], check, run, [inputs.picture, inputs.question, methods, chosen], [table, status], status
+    )
+
+
+def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
+    how = "as you type" if live else "when you press Enter"
+    gr.HTML(
+        f'<p class="ss-lead">Ask something else of the same picture, and see {how} where the kept patches go.</p>'
+    )
+    box = gr.Textbox(
+        label="Another question",
+        placeholder="Type a question",
+        max_lines=4,
+        max_length=runs.MAX_QUESTION,
+        elem_id="ss-watch",
+    )
+    begin = _buttons(desk, "watch", "Look")
+    status = gr.HTML(elem_id="ss-watch-status")
+    shown = gr.HTML(elem_id="ss-pair")
+    before = gr.State(None)
+
+    def asked(upload: Any, question: Any, method: Any, retain: Any) -> runs.Asked:
+        return runs.Asked(path_of(upload), question, method, retain)
+
+    def check(upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request) -> str:
+        asked(upload, question, method, retain).check(typing=True)
+        desk.open(str(request.session_hash))
+        return ""
+
+    def run(
+        upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request
+    ) -> Iterator[Any]:
+        stop = desk.current(str(request.session_hash))
+        yield from runs.watch(engine, asked(upload, question, method, retain), last, stop)
+
+    connect(
+        [begin.click, box.submit, *([box.input] if live else [])],
+        check,
+        run,
+        [inputs.picture, box, inputs.method, inputs.retain, before],
+        [shown, before, status],
+        status,
+    )

@@ -1,0 +1,266 @@
+"""What the page's buttons do, as views that follow one another; without Gradio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SparseSightError
+from ..methods import Method, make_method
+from . import cards
+from .engine import Engine, Speech
+from .pictures import Panel, data_uri, panels
+from .running import Stopped
+from .uploads import read_upload
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_QUESTION = 1000  # characters
+MAX_CELLS = 24  # of a comparison
+CELL_WIDTH = 440  # pixels of an overlay in a comparison; it is shown at half that, for sharp screens
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody wants to know. ``path`` is an uploaded file, as read when a run begins."""
+
+    path: str | None
+    question: str
+    method: str = ""
+    retain: Any = 0
+
+    def check(self, typing: bool = False) -> None:
+        """Find out what is wrong before waiting for a turn.
+
+        Args:
+            typing: the question is being typed: it may be empty, and the picture is not looked at with every key.
+
+        Raises:
+            SparseSightError: no picture, an empty or endless question, an unknown method or budget.
+        """
+        if not isinstance(self.question, str) or not (typing or self.question.strip()):
+            raise SparseSightError("the question is empty: ask something about the picture")
+        if len(self.question) > MAX_QUESTION:
+            raise SparseSightError(
+                f"the question has {len(self.question):,} characters, more than the limit of {MAX_QUESTION:,}: shorten it"
+            )
+        if self.method:
+            self.chosen()
+        if not typing:
+            read_upload(self.path)
+
+    def chosen(self) -> Method:
+        retain = self.retain
+        if isinstance(retain, bool) or not isinstance(retain, int | float) or not float(retain).is_integer():
+            raise SparseSightError(f"retain={retain!r}: give a whole number of visual tokens")
+        return make_method(self.method, retain=int(retain))
+
+
+@dataclass(frozen=True)
+class AskView:
+    """The tab "Ask". ``panels`` is None until the overlays are there."""
+
+    dense: str
+    sparse: str
+    costs: str = ""
+    status: str = ""
+    panels: list[Panel] | None = None
+    no_panels: str = ""
+
+
+def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
+    """The dense answer, then the sparse one, as they are written; then what both cost and what was kept.
+
+    Raises:
+        SparseSightError: whatever is wrong with what was asked.
+    """
+    method, picture = asked.chosen(), read_upload(asked.path)
+    titles = ("Dense", "all visual tokens"), ("Sparse", f"{asked.method}, retain {method.retain}")
+    said: list[Speech | None] = [None, None]
+    states = ["reading", "waits for the dense answer"]
+
+    def view(status: str, done: int) -> AskView:
+        both = [cards.answer(*titles[i], said[i], states[i]) for i in (0, 1)]
+        return AskView(*both, status=cards.status(status, done, 2))
+
+    try:
+        for turn, who in enumerate((None, method)):
+            name = titles[turn][0].lower()
+            for speech, seconds in _timed(engine.ask(picture, asked.question, who, stop)):
+                said[turn] = speech
+                states[turn] = (
+                    f"{'writing' if speech else 'reading the picture and the question'}, {seconds:.0f} s"
+                )
+                yield view(f"{name} answer: {states[turn]}", turn)
+    except Stopped:
+        states = ["stopped"] * 2
+        yield replace(view("", 0), status=cards.status("Stopped."))
+        return
+    except Exception as error:
+        states = ["no answer"] * 2
+        yield replace(view("", 0), status=cards.problem(sentence(error)))
+        raise
+    dense, sparse = said
+    assert dense is not None and sparse is not None and sparse.pruned is not None
+    made, why_not = panels(engine.loaded, picture, sparse.pruned)
+    same = "The same answer" if dense.text == sparse.text else "Another answer"
+    status = f"{same}, with {sparse.pruned.report.flops_sparse / sparse.pruned.report.flops_dense:.0%} of the arithmetic."
+    yield replace(
+        view("", 0),
+        costs=cards.costs(dense, sparse),
+        status=cards.status(status),
+        panels=made,
+        no_panels=why_not,
+    )
+
+
+def compare(
+    engine: Engine, asked: Asked, methods: Sequence[str], budgets: Sequence[int], stop: Event
+) -> Iterator[tuple[str | None, str]]:
+    """The grid whenever there is more of it (None: as before), and a line of status.
+
+    Every method answers at every budget, which costs the same for all.
+
+    Raises:
+        SparseSightError: whatever is wrong with what was asked; what is wrong with one method stands in its cells.
+    """
+    check_grid(methods, budgets)
+    picture = read_upload(asked.path)
+    chosen = {name: make_method(name) for name in methods}
+    rows = {name: [cards.Cell(budget) for budget in budgets] for name in methods}
+    total, done = len(rows) * len(budgets) + 1, 0
+    dense: Speech | None = None
+
+    def view() -> str:
+        return cards.grid(asked.question, dense, list(rows.items()))
+
+    def status(text: str) -> str:
+        return cards.status(text, done, total)
+
+    try:
+        for speech, seconds in _timed(engine.ask(picture, asked.question, None, stop)):
+            dense = speech
+            yield None, status(f"1 of {total}: dense, {seconds:.0f} s")
+        assert dense is not None
+        done = 1
+        yield view(), status("")
+        for name, cells in rows.items():
+            for column, budget in enumerate(budgets):
+                try:
+                    runs = engine.ask(picture, asked.question, chosen[name], stop, equal_to=budget)
+                    for speech, seconds in _timed(runs):
+                        cell = cards.Cell(budget, speech)
+                        yield None, status(f"{done + 1} of {total}: {name} at {budget}, {seconds:.0f} s")
+                    cells[column] = _finished(engine, picture, cell, dense)
+                except SparseSightError as error:
+                    cells[column] = cards.Cell(budget, problem=str(error))
+                done += 1
+                yield view(), status("")
+    except Stopped:
+        yield None, cards.status("Stopped.")
+        return
+    except Exception as error:
+        yield None, cards.problem(sentence(error))
+        raise
+    yield None, ""
+
+
+def check_grid(methods: Any, budgets: Any) -> None:
+    """Find out what is wrong with a comparison before waiting for a turn.
+
+    Raises:
+        SparseSightError: naming it.
+    """
+    if not isinstance(methods, list) or not methods:
+        raise SparseSightError("no method is chosen: choose at least one to compare")
+    for name in methods:
+        make_method(name)
+    if not isinstance(budgets, list) or not all(isinstance(x, int) and x > 0 for x in budgets) or not budgets:
+        raise SparseSightError("no budget is chosen: choose at least one to compare")
+    if len(methods) * len(budgets) > MAX_CELLS:
+        raise SparseSightError(
+            f"{len(methods)} methods at {len(budgets)} budgets are {len(methods) * len(budgets)} runs, more than the "
+            f"limit of {MAX_CELLS}: choose fewer"
+        )
+
+
+def _finished(engine: Engine, picture: Image, cell: cards.Cell, dense: Speech) -> cards.Cell:
+    assert cell.speech is not None and cell.speech.pruned is not None
+    made, _ = panels(engine.loaded, picture, cell.speech.pruned)
+    overlay = data_uri(made[-1].picture, CELL_WIDTH) if made else ""
+    return replace(cell, same=cell.speech.text == dense.text, overlay=overlay)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the last look at a picture kept, to compare the next one with."""
+
+    path: str | None = None
+    question: str = ""
+    kept: frozenset[int] = frozenset()
+    figure: str = field(default="", repr=False)
+
+
+def watch(
+    engine: Engine, asked: Asked, before: Looked | None, stop: Event
+) -> Iterator[tuple[str, Looked | None, str]]:
+    """What the question keeps beside what the question before it kept: HTML, what to remember, a line of status.
+
+    Raises:
+        SparseSightError: whatever is wrong with what was asked.
+    """
+    if before is not None and before.path != asked.path:
+        before = None
+    if not asked.question.strip():
+        yield cards.pair(before and before.figure, ""), before, cards.status("Type a question.")
+        return
+    picture = read_upload(asked.path)
+    speech = None
+    try:
+        for speech, seconds in _timed(engine.ask(picture, asked.question, asked.chosen(), stop)):
+            if seconds > 1:
+                yield (
+                    cards.pair(before and before.figure, ""),
+                    before,
+                    cards.status(f"looking, {seconds:.0f} s"),
+                )
+    except Stopped:
+        yield cards.pair(before and before.figure, ""), before, cards.status("Stopped.")
+        return
+    except Exception as error:
+        yield cards.pair(before and before.figure, ""), before, cards.problem(sentence(error))
+        raise
+    assert speech is not None and speech.pruned is not None
+    made, why_not = panels(engine.loaded, picture, speech.pruned)
+    kept = frozenset(speech.pruned.kept[-1]) if speech.pruned.kept else frozenset()
+    figure = cards.figure(
+        asked.question, speech.text, data_uri(made[-1].picture, 2 * CELL_WIDTH) if made else "", why_not
+    )
+    moved = ""
+    if before is not None and before.question != asked.question and kept:
+        moved = f"{len(kept - before.kept)} of the {len(kept)} kept patches were not kept before."
+    older = before.figure if before is not None and before.question != asked.question else ""
+    now = Looked(asked.path, asked.question, kept, figure)
+    yield cards.pair(older, figure), now, cards.status(moved)
+
+
+def sentence(error: Exception) -> str:
+    """What to tell of an error: of one that is no user's mistake, the log has the rest."""
+    said = (
+        str(error)
+        if isinstance(error, SparseSightError)
+        else "something went wrong here, the server's log says what"
+    )
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _timed(speeches: Iterator[Speech | None]) -> Iterator[tuple[Speech | None, float]]:
+    """The last that was said whenever there is more of it or a while has passed, with the seconds since the start."""
+    last, start = None, time.monotonic()
+    for speech in speeches:
+        last = speech or last
+        yield last, time.monotonic() - start

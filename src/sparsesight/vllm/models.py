@@ -1,0 +1,83 @@
+"""vLLM's own models, with pruning where the server asks for it: one class for all families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from types import new_class
+from typing import Any
+
+from torch import Tensor
+
+from .config import kv_groups_of, method_of
+from .families import MODELS
+from .frontend import check
+
+
+class Sparse:
+    """Stands before a vLLM model among the bases of a class; without ``sparsesight`` in ``additional_config`` nothing
+    about that model differs."""
+
+    pruner: Any = None
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        method = method_of(vllm_config.additional_config)
+        stages: tuple[int, ...] = ()
+        if method is not None:  # checked here as well: engines can be made without a front end
+            stages = check(vllm_config, method)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        if method is not None:
+            from . import runner
+            from .pruner import Pruner
+
+            self.pruner = Pruner(method, stages, self.language_model.model)  # type: ignore[attr-defined]
+            self.pruner.install(runner.Backends(kv_groups_of(vllm_config.additional_config)).give)
+            runner.install(self, vllm_config)
+
+    def embed_input_ids(
+        self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
+    ) -> Tensor:
+        """As vLLM's; notes which rows of the coming step are visual tokens."""
+        if self.pruner is not None:
+            self.pruner.note(is_multimodal)
+        embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
+            input_ids, multimodal_embeddings, is_multimodal=is_multimodal
+        )
+        return embedded
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """As vLLM's, which does not know how newer versions of transformers name the weights of a CLIP-like tower."""
+        if hasattr(getattr(self, "vision_tower", None), "vision_model"):
+            weights = ((_tower_name(name), x) for name, x in weights)
+        loaded: set[str] = super().load_weights(weights)  # type: ignore[misc]
+        return loaded
+
+
+def __getattr__(name: str) -> type:
+    """The class of an architecture; vLLM asks for it by that name, so that no family is imported but the one in use."""
+    if name not in MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _made(name)
+
+
+@cache
+def _made(architecture: str) -> type:
+    module, name = MODELS[architecture]
+    inner = getattr(import_module(f"vllm.model_executor.models.{module}"), name)
+
+    def body(namespace: dict[str, Any]) -> None:
+        namespace |= {
+            "__module__": __name__,
+            "__doc__": f"vLLM's {name}, with pruning where it is asked for.",
+        }
+
+    return new_class(architecture, (Sparse, inner), exec_body=body)
+
+
+def _tower_name(name: str) -> str:
+    """``vision_tower.encoder...`` as it was named before: ``vision_tower.vision_model.encoder...``."""
+    head, tower, rest = name.partition("vision_tower.")
+    if tower and head in ("", "model.") and not rest.startswith("vision_model."):
+        return f"{head}{tower}vision_model.{rest}"
+    return name

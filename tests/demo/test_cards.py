@@ -1,0 +1,77 @@
+"""The page's own HTML."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+
+import pytest
+
+from sparsesight.demo import cards
+from sparsesight.demo.engine import Speech
+
+EVIL = "<script>alert(1)</script>\"'&"
+
+
+class Balanced(html.parser.HTMLParser):
+    """Counts open tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag not in ("img", "br", "i/"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check(text: str) -> None:
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open and "script" not in parser.seen
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        cards.answer(EVIL, EVIL, Speech(EVIL, 3, 0.5, 2.0), EVIL),
+        cards.status(EVIL, 1, 2),
+        cards.problem(EVIL),
+        cards.grid(EVIL, Speech(EVIL, done=True), [(EVIL, [cards.Cell(64, problem=EVIL), cards.Cell(32)])]),
+        cards.figure(EVIL, EVIL, "data:image/jpeg;base64,", EVIL),
+        cards.pair(cards.figure(EVIL, EVIL, ""), cards.figure(EVIL, EVIL, "")),
+    ],
+)
+def test_what_was_written_is_escaped(made: str) -> None:
+    assert "&lt;script&gt;" in made
+    check(made)
+
+
+def test_an_answer_while_it_is_written_and_after() -> None:
+    waiting = cards.answer("Dense", "", None, "waiting")
+    assert "waiting" in waiting and "ss-caret" in waiting and waiting.count(cards.NOTHING) == 3
+    writing = cards.answer("Dense", "", Speech("a red", 2, 0.25, 8.0), "writing")
+    assert "a red<span" in writing and "250 ms" in writing and ">8.0<" in writing and "writing" in writing
+    done = cards.answer("Dense", "", Speech("a red ring", 3, 0.25, 8.0, done=True), "writing")
+    assert "a red ring" in done and "ss-caret" not in done and "writing" not in done
+    assert "(an empty answer)" in cards.answer("Dense", "", Speech("", 1, 0.1, done=True), "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share", "width"),
+    [
+        (200.0, 50.0, "25%", "25.0"),
+        (10.0, 15.0, "150%", "100.0"),
+        (10.0, 73.0, "7.3 x", "100.0"),
+        (None, 3.0, "—", None),
+    ],
+)
+def test_shares(before: float | None, after: float, share: str, width: str | None) -> None:
+    row = cards._row("x", "", "", before, after)
+    assert row.endswith(f"{share}</td></tr>")
+    assert re.findall(r"width:([\d.]+)%", row) == ([] if width is None else [width])

@@ -1,0 +1,193 @@
+"""What the buttons do, without a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+from PIL import Image
+
+from sparsesight import bundled
+from sparsesight.commands.loading import load_model
+from sparsesight.demo import runs
+from sparsesight.demo.engine import Engine
+from sparsesight.demo.runs import Asked
+from sparsesight.errors import SparseSightError
+from tests.commands.running import PICTURE, QUESTION, independent
+
+LETTER = "What letter is on the white card?"
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine(load_model(), max_new_tokens=4)
+    yield made
+    made.close()
+
+
+def words(html: str) -> str:
+    """The text of HTML, without its tags."""
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+def test_ask(engine: Engine) -> None:
+    views = list(runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 96), Event()))
+    dense, _ = independent(QUESTION)
+    sparse, kept = independent(QUESTION, "sparsevlm+", retain=96)
+    assert all(view.panels is None and not view.costs for view in views[:-1])
+    assert "reading" in words(views[0].dense) and "waits for the dense answer" in words(views[0].sparse)
+    last = views[-1]
+    assert f"Dense all visual tokens {dense} first token" in words(last.dense)
+    assert f"Sparse sparsevlm+, retain 96 {sparse} first token" in words(last.sparse)
+    assert ("The same answer" in last.status) == (dense == sparse)
+    assert last.panels is not None and len(last.panels) == 3
+    for panel, stage in zip(last.panels, kept, strict=True):
+        assert f"{len(stage)} of 576" in panel.caption
+    assert last.panels[0].picture.tobytes() != last.panels[2].picture.tobytes()
+    for quantity in ("Time to first token", "Tokens per second", "multiply-adds", "KV cache"):
+        assert quantity in words(last.costs)
+    assert re.search(r"Equal tokens 576 9[56]\.\d 17%", words(last.costs))
+
+
+def test_keeping_everything_says_why_there_is_no_picture(engine: Engine) -> None:
+    last = list(runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 576), Event()))[-1]
+    assert not last.panels and "every visual token" in last.no_panels
+    assert "The same answer, with 100% of the arithmetic" in words(last.status)
+
+
+def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> None:
+    stop = Event()
+    views = runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 64), stop)
+    for view in views:
+        if "ss-caret" not in view.dense:  # the dense answer is there
+            stop.set()
+    assert "Stopped" in words(view.status) and "stopped" in words(view.sparse)
+    assert independent(QUESTION)[0] in words(view.dense) and view.panels is None
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"path": None}, "there is no picture"),
+        ({"question": "  "}, "question is empty"),
+        ({"question": None}, "question is empty"),
+        ({"question": "x" * 1001}, "1,001 characters"),
+        ({"method": "florb"}, "'florb'"),
+        ({"retain": 2.5}, "retain=2.5"),
+        ({"retain": "many"}, "retain='many'"),
+        ({"retain": 0}, "retain=0"),
+        ({"retain": float("nan")}, "retain=nan"),
+    ],
+)
+def test_mistakes_are_found_before_a_turn(change: dict[str, object], part: str) -> None:
+    good: dict[str, object] = {
+        "path": str(PICTURE),
+        "question": QUESTION,
+        "method": "sparsevlm+",
+        "retain": 64,
+    }
+    Asked(**good).check()  # type: ignore[arg-type]
+    with pytest.raises(SparseSightError, match=re.escape(part)):
+        Asked(**{**good, **change}).check()  # type: ignore[arg-type]
+
+
+def test_a_mistake_found_while_generating_is_shown_and_raised(engine: Engine) -> None:
+    seen = []
+    with pytest.raises(SparseSightError, match="'<image>'"):
+        for view in runs.ask(engine, Asked(str(PICTURE), "Is <image> red?", "sparsevlm+", 64), Event()):
+            seen.append(view)
+    assert 'role="alert"' in seen[-1].status and "&lt;image&gt;" in seen[-1].status
+    assert "no answer" in words(seen[-1].dense) and "no answer" in words(seen[-1].sparse)
+
+
+def test_compare(engine: Engine) -> None:
+    methods, budgets = ["sparsevlm+", "tome"], [192, 64]
+    seen = list(runs.compare(engine, Asked(str(PICTURE), LETTER), methods, budgets, Event()))
+    grids = [grid for grid, _ in seen if grid is not None]
+    assert len(grids) == 5  # dense, and one with each cell
+    assert [grid.count("to come") for grid in grids] == [4, 3, 2, 1, 0]
+    text = words(grids[-1])
+    assert f"{LETTER} {independent(LETTER)[0]} dense" in text
+    assert "sparsevlm+ cost of 192 tokens" in text and "192 equal tokens" in text
+    assert grids[-1].count("<img") == 4
+    assert grids[-1].count("same as dense") + grids[-1].count("differs") == 4
+    assert any("2 of 5: sparsevlm+ at 192" in line for _, line in seen)
+
+
+def test_a_method_that_cannot_stands_in_its_own_cells(engine: Engine) -> None:
+    seen = list(runs.compare(engine, Asked(str(PICTURE), LETTER), ["pyramiddrop", "random"], [576], Event()))
+    last = [grid for grid, _ in seen if grid is not None][-1]
+    assert "there is nothing to measure" in last and "to come" not in last
+
+
+def test_a_stopped_comparison_keeps_its_cells(engine: Engine) -> None:
+    stop, last = Event(), None
+    for grid, status in runs.compare(engine, Asked(str(PICTURE), LETTER), ["random"], [192, 64], stop):
+        last = grid or last
+        if last is not None and last.count("to come") == 1:
+            stop.set()
+    assert "Stopped" in status and last is not None and last.count("to come") == 1
+
+
+@pytest.mark.parametrize(
+    ("methods", "budgets", "part"),
+    [
+        ([], [64], "no method"),
+        (["random"], [], "no budget"),
+        (["random"], [0], "no budget"),
+        (["random"], ["64"], "no budget"),
+        (["florb"], [64], "'florb'"),
+        (["random"] * 9, [192, 128, 64], "27 runs"),
+    ],
+)
+def test_what_cannot_be_compared(methods: list[str], budgets: list[int], part: str) -> None:
+    with pytest.raises(SparseSightError, match=part):
+        runs.check_grid(methods, budgets)
+
+
+def look(
+    engine: Engine, path: Path, question: str, before: runs.Looked | None
+) -> tuple[str, runs.Looked, str]:
+    *_, last = runs.watch(engine, Asked(str(path), question, "sparsevlm+", 64), before, Event())
+    assert last[1] is not None
+    return last[0], last[1], words(last[2])
+
+
+def test_watch_counts_the_patches_that_moved(engine: Engine) -> None:
+    _, first = independent(QUESTION, "sparsevlm+", retain=64)
+    _, second = independent(LETTER, "sparsevlm+", retain=64)
+    html, seen, moved = look(engine, PICTURE, QUESTION, None)
+    assert "Before" not in html and QUESTION in html and not moved
+    assert seen.kept == set(first[-1])
+    html, seen, moved = look(engine, PICTURE, LETTER, seen)
+    assert words(html).startswith("Now") and "Before" in html and QUESTION in html and LETTER in html
+    new = len(set(second[-1]) - set(first[-1]))
+    assert 0 < new and moved.startswith(f"{new} of the {len(second[-1])} kept patches")
+    other = bundled.pictures()[1]
+    html, _, moved = look(engine, other, LETTER, seen)
+    assert "Before" not in html and not moved  # nothing to do with another picture
+
+
+def test_an_empty_question_while_typing_is_no_mistake(engine: Engine) -> None:
+    asked = Asked(str(PICTURE), " ", "sparsevlm+", 64)
+    asked.check(typing=True)
+    before = look(engine, PICTURE, QUESTION, None)[1]
+    ((html, seen, status),) = runs.watch(engine, asked, before, Event())
+    assert seen == before and QUESTION in html and "Type a question" in status
+
+
+def test_figures_are_of_the_question_itself(engine: Engine) -> None:
+    one = look(engine, PICTURE, QUESTION, None)[1]
+    two = look(engine, PICTURE, LETTER, None)[1]
+    assert re.findall('src="([^"]*)"', one.figure) != re.findall('src="([^"]*)"', two.figure)
+
+
+def test_an_upload_is_read_anew(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.open(bundled.pictures()[1]).save(path)
+    question = bundled.picture_questions()[bundled.pictures()[1].name][0]
+    last = list(runs.ask(engine, Asked(str(path), question["question"], "sparsevlm+", 288), Event()))[-1]
+    assert question["answer"] in words(last.dense)

@@ -1,0 +1,177 @@
+"""The page as it is served: where it listens, what it takes and gives away, and what is left of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsesight.commands.loading import load_model
+from sparsesight.demo.engine import Engine
+from sparsesight.errors import SparseSightError
+from tests.commands.running import PICTURE, QUESTION
+
+gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    made = Engine(load_model(), max_new_tokens=4)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def served(engine: Engine) -> Iterator[tuple[str, Path]]:
+    """The page's address, and the folder for what is uploaded."""
+    from sparsesight.demo.page import Choices
+    from sparsesight.demo.server import serving
+
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with serving(engine, Choices("sparsevlm+", 64, 576, 0.1)) as url:
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        yield url, folder
+        assert any(folder.iterdir())
+    assert not folder.exists()  # whatever was uploaded is gone
+    assert os.environ.get("GRADIO_TEMP_DIR") == before
+    port = int(url.rstrip("/").rpartition(":")[2])
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port))  # nobody listens any more
+
+
+def get(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, data, {k.replace("_", "-"): v for k, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def upload(url: str, content: bytes, name: str = "a.png") -> tuple[int, bytes]:
+    head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    body = head + content + b"\r\n--b--\r\n"
+    return get(f"{url}gradio_api/upload", body, Content_Type="multipart/form-data; boundary=b")
+
+
+def config(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(get(f"{url}config")[1])
+    return found
+
+
+def test_it_listens_on_this_machine_only(served: tuple[str, Path]) -> None:
+    url, _ = served
+    assert url.startswith("http://127.0.0.1:")
+    port = int(url.rstrip("/").rpartition(":")[2])
+    other = socket.gethostbyname(socket.gethostname())
+    if not other.startswith("127."):
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            assert probe.connect_ex((other, port))
+
+
+def test_nothing_is_told_to_others(served: tuple[str, Path]) -> None:
+    found = config(served[0])
+    assert found["analytics_enabled"] is False
+    assert not found.get("is_space") and not found.get("share_url")
+    assert all(not sheet.startswith("http") for sheet in found["stylesheets"])
+    css = get(f"{served[0]}theme.css")[1].decode()
+    assert "@font-face" in css and not re.search(r"(url\(|@import)\s*['\"]?https?:", css)
+    assert get(f"{served[0]}monitoring")[0] == 403
+
+
+def test_questions_wait_in_one_queue(served: tuple[str, Path]) -> None:
+    """One at a time over all tabs; nothing else waits behind them."""
+    from sparsesight.demo.wiring import MODEL
+
+    model = [d for d in config(served[0])["dependencies"] if d["types"]["generator"]]
+    assert len(model) == 3 and all(d["queue"] is not False for d in model)
+    assert MODEL == "model"
+
+
+def test_an_upload_is_bounded_in_bytes(served: tuple[str, Path]) -> None:
+    from sparsesight.demo.uploads import MAX_BYTES
+
+    url, folder = served
+    code, said = upload(url, b"x" * (MAX_BYTES + 1))
+    assert code == 413 and b"maximum allowed size" in said
+    assert not [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size > MAX_BYTES // 2]
+    code, said = upload(url, PICTURE.read_bytes())
+    assert code == 200
+    (path,) = json.loads(said)
+    assert folder in Path(path).parents
+
+
+def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], tmp_path: Path) -> None:
+    url, _ = served
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(PICTURE.read_bytes())
+    assert get(f"{url}gradio_api/file={secret}")[0] in (403, 404)
+    assert get(f"{url}gradio_api/file=/etc/hostname")[0] in (403, 404)
+    check = next(
+        d for d in config(url)["dependencies"] if not d["types"]["generator"] and len(d["inputs"]) == 4
+    )
+    picture = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    said = join(url, check["id"], [picture, QUESTION, "sparsevlm+", 64])
+    assert '"success":false' in said and "Waiting" not in said
+    (path,) = json.loads(upload(url, PICTURE.read_bytes())[1])
+    assert "Waiting for a turn" in join(
+        url, check["id"], [{**picture, "path": path}, QUESTION, "sparsevlm+", 64]
+    )
+    said = join(url, check["id"], [{**picture, "path": path}, QUESTION, "florb", 64])
+    assert "Method='florb' is unknown" in html.unescape(said)  # choices are not trusted either
+
+
+def join(url: str, number: int, data: list[Any]) -> str:
+    """Everything that the server says about one event."""
+    body = {"data": data, "fn_index": number, "session_hash": f"page{time.monotonic_ns()}"}
+    code, said = get(
+        f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json"
+    )
+    assert code == 200, said
+    return get(f"{url}gradio_api/queue/data?session_hash={body['session_hash']}")[1].decode()
+
+
+def test_a_port_that_is_taken(engine: Engine) -> None:
+    from sparsesight.demo.page import Choices
+    from sparsesight.demo.server import serving
+
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(SparseSightError, match=f"--port {port}: .*already in use"):
+            with serving(engine, Choices("sparsevlm+", 64, 576, 0.1), port=port):
+                pytest.fail("it listens where another does")
+    with pytest.raises(SparseSightError, match="--host 'no such host'"):
+        with serving(engine, Choices("sparsevlm+", 64, 576, 0.1), host="no such host"):
+            pytest.fail("it listens nowhere")
+
+
+def test_errors_are_sentences() -> None:
+    from sparsesight.demo.wiring import as_error
+
+    assert as_error(SparseSightError("retain=<b>: no")).message == "Retain=&lt;b&gt;: no."
+    said = as_error(RuntimeError("/home/somebody/secret")).message
+    assert "secret" not in said and said.endswith(".")
+    assert not as_error(SparseSightError("x")).print_exception
+
+
+def test_a_page_that_is_gone_stops_its_run() -> None:
+    from sparsesight.demo.running import Desk
+
+    desk = Desk()
+    stop = desk.open("page")
+    start = time.monotonic()
+    desk.close("page")
+    assert stop.is_set() and time.monotonic() - start < 1

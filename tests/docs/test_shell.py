@@ -1,0 +1,152 @@
+"""Every shell command in every page: what can run here does, of the rest all that is ours is looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomllib
+import typer
+from packaging.requirements import InvalidRequirement, Requirement
+from typer.testing import CliRunner
+
+from sparsesight import bundled
+from sparsesight.cli import app
+from sparsesight.commands.options import (
+    choose_budgets,
+    choose_methods,
+    choose_retain,
+    parse_layers,
+    split_list,
+)
+from sparsesight.eval.benchmarks import BENCHMARKS
+from sparsesight.eval.scenes import SCENES
+from sparsesight.methods import parse
+from sparsesight.shapes import Shape
+from sparsesight.vllm.config import KEY, method_of
+from tests.commands.running import plain_surroundings  # noqa: F401
+from tests.docs.blocks import PROGRAMS, ROOT, commands, pages, program
+
+RUN = {"ask", "methods"}  # what takes a second; the others have tests of their own
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+FOREIGN = {"bash", "cd", "curl", "git", "hf", "pre-commit", "pytest"}  # nothing in them is ours
+
+
+@pytest.mark.parametrize("page", [p for p in pages() if commands(p)])
+def test_commands(page: str) -> None:
+    for command in commands(page):
+        look(command)
+
+
+def look(command: list[str]) -> None:
+    name, said = program(command), " ".join(command)
+    while re.fullmatch(r"[A-Z_0-9]+=.*", command[0]):
+        command = command[1:]
+    assert name in PROGRAMS, f"what is {name!r} in {said!r}? Teach tests/docs/test_shell.py"
+    module = command[command.index("-m") + 1] if "-m" in command else ""
+    if name == "sparsesight":
+        ours(command[1:])
+    elif module == "sparsesight":
+        ours(command[command.index("-m") + 2 :])
+    elif name == "make":
+        wanted = [word for word in command[1:] if "=" not in word]
+        assert set(wanted) <= TARGETS, said
+    elif name == "pip":
+        installed(command, said)
+    elif module.startswith("vllm"):
+        given = dict(pairwise(command))
+        assert method_of(json.loads(given.get("--additional-config", json.dumps({KEY: {}})))) is not None, (
+            said
+        )
+    elif module:
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists() or module in (
+            "mkdocs",
+            "pytest",
+        ), said
+    elif name == "python":
+        script = ROOT / command[1]
+        options = {word.partition("=")[0] for word in command[2:] if word.startswith("--")}
+        known = script.read_text("utf-8")
+        assert all(f'"{option}"' in known for option in options), said
+    else:
+        assert name in FOREIGN, said
+
+
+def installed(command: list[str], said: str) -> None:
+    """Extras that are named exist."""
+    for word in command[2:]:
+        text = re.sub(r"^\.(?=\[|$)", "sparsesight", word)
+        try:
+            wanted = Requirement(text)
+        except InvalidRequirement:
+            continue  # an option, or its value
+        if wanted.name == "sparsesight":
+            assert wanted.extras <= set(PROJECT["optional-dependencies"]), said
+
+
+def ours(arguments: list[str]) -> None:
+    """The command exists, takes these options, and knows the names in them."""
+    known: Any = typer.main.get_command(app)
+    if arguments[:1] == ["eval"] and "..." in arguments:
+        return  # the general form of a command that is shown in full elsewhere
+    if arguments and arguments[0] not in known.commands:
+        assert arguments[0] in ("--help", "--version", "--install-completion", "--show-completion"), arguments
+        return
+    if not arguments:
+        return
+    command = known.commands[arguments[0]]
+    context = typer.Context(command, info_name=arguments[0], **command.context_settings)
+    command.make_parser(context).parse_args(arguments[1:])
+    given = dict(pairwise(arguments))
+    for name in choose_methods(given["--methods"], {}) if "--methods" in given else []:
+        assert name == "dense" or parse(name)
+    if arguments[0] == "eval":
+        assert set(split_list(given["--tasks"], "--tasks")) <= {*BENCHMARKS, *SCENES}, arguments
+    if "--retain" in given:
+        check = choose_retain if arguments[0] == "ask" else choose_budgets
+        assert check(given["--retain"], {})
+    if "--shape" in given:
+        assert Shape.parse(given["--shape"])
+    if "--layers" in given:
+        assert parse_layers(given["--layers"])
+    if arguments[0] in RUN:
+        run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    """In a folder of its own, with the bundled model for checkpoints and a bundled picture for a photograph."""
+    shutil.copy(bundled.default_picture(), "photo.jpg")
+    here = [bundled.MODEL_PATH.as_posix() if "/" in word and "hf" in word else word for word in arguments]
+    if arguments[0] == "ask":
+        here += ["--max-new-tokens", "3"]
+    result = CliRunner().invoke(app, here)
+    assert result.exit_code == 0, f"{arguments}: {result.stderr}"
+    if "--save" in here:
+        assert Path(here[here.index("--save") + 1]).stat().st_size
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sparsesight", "ask", "--retian", "64"],
+        ["sparsesight", "aks"],
+        ["sparsesight", "eval", "--tasks", "mmme"],
+        ["sparsesight", "eval", "--tasks", "mme", "--methods", "fastvv"],
+        ["sparsesight", "bench", "--shape", "depth=3"],
+        ["make", "coffee"],
+        ["pip", "install", "sparsesight[coffee]"],
+        ["python", "benchmarks/nowhere.py"],
+        ["python", "benchmarks/bundle.py", "--coffee"],
+        ["python", "-m", "sparsesight", "bench", "--coffee"],
+        ["brew", "coffee"],
+    ],
+)
+def test_what_is_wrong_would_be_seen(command: list[str]) -> None:
+    with pytest.raises(Exception):  # noqa: B017 - each has its own
+        look(command)

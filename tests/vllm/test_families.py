@@ -1,0 +1,108 @@
+"""The plugin on every model family it serves: against vanilla vLLM, and against transformers on the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+from sparsesight import FastV, Random, SparseVLM, SparseVLMPlus  # noqa: E402
+from sparsesight.methods import Method  # noqa: E402
+from sparsesight.vllm.families import MODELS  # noqa: E402
+
+from .test_engine import answers, close, engine, generated, pruner, same, sampling  # noqa: E402
+from .tiny import FAMILIES, Tiny, spoken  # noqa: E402
+
+KEEP = (9, 6, 3)
+METHODS = [SparseVLMPlus(KEEP), SparseVLM(KEEP), FastV(KEEP), Random(KEEP)]
+
+
+@dataclass
+class Served:
+    """A family's model in transformers, and in an engine with the plugin; what vanilla vLLM answered."""
+
+    family: Tiny
+    model: Any
+    processor: Any
+    prompts: list[dict[str, Any]]
+    allowed: list[int]
+    vanilla: list[tuple[list[int], list[float]]]
+    llm: Any
+
+    def answers(self, prompts: list[Any], retain: list[Any] | None = None) -> Any:
+        asked = [None] * len(prompts) if retain is None else retain
+        given = [{} if x is None else {"extra_args": {"sparsesight_retain": x}} for x in asked]
+        return answers(self.llm, prompts, [sampling(allowed_token_ids=self.allowed, **x) for x in given])
+
+    def by_transformers(self, method: Method | None) -> list[tuple[list[int], list[float]]]:
+        inputs = [self.family.inputs(self.processor, sample) for sample in self.family.samples()]
+        return [generated(self.model, x, method) for x in inputs]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    family: Tiny = request.param
+    path: Path = family.write(tmp_path_factory.mktemp(family.name))
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(path)
+    prompts = [family.prompt(sample) for sample in family.samples()]
+    limits = {"image": 2, **({"video": 1} if family.video else {})}
+    allowed = spoken(path)
+    with opened(None, path, limits) as llm:
+        assert pruner(llm) is None
+        vanilla = answers(llm, prompts, sampling(allowed_token_ids=allowed))
+    with opened(METHODS[0], path, limits) as llm:
+        yield Served(family, model, processor, prompts, allowed, vanilla, llm)
+
+
+@contextmanager
+def opened(method: Method | None, path: Path, limits: dict[str, int]) -> Iterator[Any]:
+    """An engine; blocks are small, so that prompts have several."""
+    blocks = {"block_size": 32, "num_gpu_blocks_override": 200}
+    llm = engine(method, model=str(path), limit_mm_per_prompt=limits, max_num_batched_tokens=4096, **blocks)
+    try:
+        yield llm
+    finally:
+        close(llm)
+
+
+def test_every_token_is_vanilla(served: Served) -> None:
+    same(served.vanilla, served.by_transformers(None), 1e-3)
+    same(served.answers(served.prompts, ["none"] * len(served.prompts)), served.vanilla, 0)
+    assert pruner(served.llm).tally.pruned == 0
+    # The same through all gathers and scatters: more than there are is all of them.
+    full = served.answers(served.prompts, [[1000, 1000, 1000]] * len(served.prompts))
+    assert pruner(served.llm).tally.pruned == len(served.prompts) - 1  # one is a text
+    same(full, served.vanilla, 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_answers_are_those_of_transformers_alone_and_in_a_batch(served: Served, method: Method) -> None:
+    inside = pruner(served.llm)
+    inside.method = method = replace(method, layers=inside.stages)
+    batched = served.answers(served.prompts)
+    same(batched, served.by_transformers(method), 1e-3)
+    pairs = list(zip(batched, served.vanilla, strict=True))
+    changed = [max(abs(x - y) for x, y in zip(a, b, strict=True)) for (_, a), (_, b) in pairs]
+    pictured = [bool(prompt["multi_modal_data"]) for prompt in served.prompts]
+    assert all((x > 0.02) == seen for x, seen in zip(changed, pictured, strict=True)), changed
+    same([served.answers([one])[0] for one in served.prompts], batched, 1e-4)
+
+
+def test_every_family_of_the_table_is_tested() -> None:
+    tested = {"".join(x.title() for x in family.name.split("_")).lower() for family in FAMILIES} | {"llava"}
+    known = {x.removesuffix("ForConditionalGeneration").replace("_", "").lower() for x in MODELS}
+    assert tested == known

@@ -1,0 +1,179 @@
+"""The V2 model runner: what is relied on of it, and the engine's tests once more on it, on a CPU."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+from sparsesight import UnsupportedModelError  # noqa: E402
+from sparsesight.vllm import runner  # noqa: E402
+
+
+@pytest.fixture
+def state_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes model states of which vLLM has set up nothing."""
+    from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+    from sparsesight.vllm.runner_v2 import SparseModelState
+
+    monkeypatch.setattr(DefaultModelState, "__init__", lambda self, *given: None)
+    monkeypatch.setattr(DefaultModelState, "rope_state", None, raising=False)
+    monkeypatch.setattr(DefaultModelState, "prompt_embeds_state", None, raising=False)
+    return lambda model: SparseModelState(None, model, None, None)
+
+
+class Model(nn.Module):
+    """Notes when it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[Any] = []
+        self.pruner = SimpleNamespace(end=lambda: self.said.append("end"), active=None)
+
+    def forward(self, fails: bool = False) -> None:
+        self.said.append("forward")
+        if fails:
+            raise RuntimeError("out of memory")
+
+
+def batch(slots: list[int], query: list[int], computed: list[int], padding: int = 0) -> Any:
+    """An ``InputBatch``, padded to more requests as for graphs."""
+    return SimpleNamespace(
+        num_reqs=len(slots),
+        idx_mapping_np=np.array(slots, np.intp),
+        query_start_loc_np=np.array([0, *np.cumsum(query)] + [sum(query)] * padding, np.int32),
+        num_computed_tokens_np=np.array(computed, np.int32),
+    )
+
+
+def blocks_of(*stages: int) -> tuple[Any, Any]:
+    """KV cache groups of stages, and block tables in which slot ``i`` has ``i + 1`` blocks of 16 tokens in each."""
+    groups = [SimpleNamespace(kv_cache_spec=SimpleNamespace(stage=stage)) for stage in stages]
+    counts = np.tile(np.arange(1, 6, dtype=np.int32), (len(stages), 1))
+    tables = SimpleNamespace(num_blocks=SimpleNamespace(np=counts), block_sizes=[16] * len(stages))
+    return SimpleNamespace(kv_cache_groups=groups), tables
+
+
+def request(name: str, prompt: int, extra_args: Any = None) -> Any:
+    return SimpleNamespace(
+        req_id=name, prompt_len=prompt, sampling_params=SimpleNamespace(extra_args=extra_args)
+    )
+
+
+def test_a_step_is_told_once_and_ends_also_when_it_fails(
+    state_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model()
+    state = state_of(model)
+    told: list[Any] = []
+
+    def begin_step(pruner: Any, step: Any, extra_args: Any, names: Any) -> None:
+        assert pruner is model.pruner
+        told.append((step, [extra_args(r) for r in range(2)], [names(r) for r in range(2)]))
+        model.said.append("begin")
+
+    monkeypatch.setattr("sparsesight.vllm.runner_v2.begin_step", begin_step)
+    state.initialize_kv_cache(*blocks_of(0, 1, 1))
+    state.add_request(3, request("a", 600, {"sparsesight_retain": 64}))
+    state.add_request(0, request("b", 9))
+    model()  # a dummy: no step has been prepared
+    assert told == [] and model.said == ["forward", "end"]
+    state.preprocess_state(batch([0, 3], [1, 605], [12, 0], padding=2), (), None, None)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model(True)
+    assert model.said[2:] == ["begin", "forward", "end"]
+    ((step, extra_args, names),) = told
+    assert step.query.tolist() == [1, 605] and step.computed.tolist() == [12, 0]
+    assert step.prompt.tolist() == [9, 600] and step.block.tolist() == [0, 3]
+    assert step.room.tolist() == [[16, 64], [16, 64]]
+    assert extra_args == [None, {"sparsesight_retain": 64}] and names == ["b", "a"]
+    model()
+    assert len(told) == 1
+    # The slot of a request that has ended is another's.
+    state.add_request(3, request("c", 40))
+    state.preprocess_state(batch([3, 0], [40, 1], [0, 13]), (), None, None)
+    model()
+    assert told[1][0].prompt.tolist() == [40, 9] and told[1][2] == ["c", "b"]
+
+
+def test_a_model_with_a_state_of_its_own_is_refused() -> None:
+    config = SimpleNamespace(use_v2_model_runner=True)
+    model = nn.Linear(1, 1)
+    runner.install(model, config)
+    from sparsesight.vllm.runner_v2 import SparseModelState
+
+    assert model.get_model_state_cls() is SparseModelState
+    with pytest.raises(UnsupportedModelError, match="VLLM_USE_V2_MODEL_RUNNER=0"):
+        runner.install(model, config)
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_vllm_has_what_is_relied_on() -> None:
+    """A new vLLM that changes a hook fails here, with the name of what has changed."""
+    from vllm.v1.core.sched.output import NewRequestData
+    from vllm.v1.worker.gpu import model_states
+    from vllm.v1.worker.gpu.input_batch import InputBatch
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu.model_states.interface import ModelState
+
+    from sparsesight.vllm.runner_v2 import SparseModelState
+
+    for name in ("__init__", "add_request", "preprocess_state", "initialize_kv_cache"):
+        ours, theirs = (parameters(getattr(x, name)) for x in (SparseModelState, ModelState))
+        assert ours == theirs, name
+    fields = InputBatch.__dataclass_fields__
+    assert {"num_reqs", "idx_mapping_np", "query_start_loc_np", "num_computed_tokens_np"} <= set(fields)
+    given = NewRequestData("r", [1, 2], [], None, None, ([1],), 0, None)
+    assert (given.req_id, given.prompt_len, given.sampling_params) == ("r", 2, None)
+    model = nn.Linear(1, 1)
+    model.get_model_state_cls = lambda: SparseModelState  # type: ignore[assignment]
+    assert model_states.resolve_model_state_cls(None, model) is SparseModelState
+    # Of a step: ours is told before the forward, of real batches only, and the model itself is called.
+    source = inspect.getsource(GPUModelRunner.execute_model)
+    order = ["self.model_state.preprocess_state(", "self.model_state.prepare_inputs_embeds(", "self.model(**"]
+    places = [source.index(part) for part in order]
+    assert places == sorted(places)
+    assert source.index("if not dummy_run:") < places[0]
+
+
+CHOSEN = "alone_and_in_a_batch or staggered or in_parts or preempted or aborted or counts_of_everything or two_pictures"
+
+
+@pytest.mark.slow
+def test_the_engine_answers_the_same_on_the_v2_runner() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.vllm.v2_on_cpu", "-p", "no:cacheprovider"]
+    command += ["tests/vllm/test_engine.py", "-q", "-x", "-s", "-k", CHOSEN]
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "TRITON_INTERPRET": "1"}
+    ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    said = ran.stdout + ran.stderr
+    assert ran.returncode == 0, said[-4000:]
+    assert "Using V2 Model Runner" in said and " passed" in said
+
+
+def test_torch_calls_hooks_as_is_relied_on(state_of: Any) -> None:
+    model = Model()
+    state = state_of(model)
+    state.preprocess_state(batch([5], [1], [0]), (), None, None)
+    with pytest.raises(KeyError), torch.no_grad():  # a step of a request that was never added
+        model()
+    assert model.said == ["end"]

@@ -1,0 +1,149 @@
+"""What is added to a server's command, and what vLLM and the plugin say of the whole before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, bundled
+from sparsesight.vllm.serving import Addition, Parser, for_the_bundled_model, needed, records_graphs
+
+with_vllm = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+METHOD = SparseVLMPlus(64)
+
+
+def flags(added: list[Addition]) -> list[str]:
+    return [x.words[0] for x in added]
+
+
+def test_what_is_needed_is_added_with_a_reason() -> None:
+    added = needed({}, METHOD, {}, graphs=True)
+    assert flags(added) == [
+        "--additional-config",
+        "--no-enable-prefix-caching",
+        "--no-enable-chunked-prefill",
+        "--compilation-config",
+        "VLLM_USE_V2_MODEL_RUNNER",
+    ]
+    assert json.loads(added[0].words[1]) == {"sparsesight": METHOD.to_dict()}
+    assert json.loads(added[3].words[1]) == {"cudagraph_mode": "PIECEWISE"}
+    assert all(len(x.why.split()) > 4 for x in added)
+    assert [x.is_variable for x in added] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "environment", "graphs", "gone"),
+    [
+        ({"enable_prefix_caching": True}, {}, True, "--no-enable-prefix-caching"),
+        ({"enable_prefix_caching": False}, {}, True, "--no-enable-prefix-caching"),
+        ({"enable_chunked_prefill": True}, {}, True, "--no-enable-chunked-prefill"),
+        ({}, {}, False, "--compilation-config"),
+        ({"enforce_eager": True}, {}, True, "--compilation-config"),
+        ({"compilation_config": {"mode": 0}}, {}, True, "--compilation-config"),
+        ({"optimization_level": "0"}, {}, True, "--compilation-config"),
+        ({}, {"VLLM_USE_V2_MODEL_RUNNER": "0"}, True, "VLLM_USE_V2_MODEL_RUNNER"),
+    ],
+)
+def test_what_the_user_chose_is_not_touched(chosen: Any, environment: Any, graphs: bool, gone: str) -> None:
+    before, after = flags(needed({}, METHOD, {}, True)), flags(needed(chosen, METHOD, environment, graphs))
+    assert set(before) - set(after) == {gone}
+
+
+def test_other_entries_of_the_user_stay() -> None:
+    given = {"other": 1, "sparsesight": {"beside": True}}
+    added = needed({"additional_config": given}, METHOD, {}, False)
+    assert json.loads(added[0].words[1]) == {"other": 1, "sparsesight": {"beside": True, **METHOD.to_dict()}}
+    with pytest.raises(SparseSightError, match=r"--additional-config.*leave it out"):
+        needed({"additional_config": {"sparsesight": {"retain": 1}}}, METHOD, {}, False)
+
+
+def test_the_bundled_model_takes_little_memory() -> None:
+    assert flags(for_the_bundled_model({}, {})) == [
+        "--served-model-name",
+        "--dtype",
+        "--kv-cache-memory-bytes",
+    ]
+    chosen = {"served_model_name": ["x"], "dtype": "auto", "num_gpu_blocks_override": 9}
+    assert not for_the_bundled_model(chosen, {})
+    assert len(for_the_bundled_model({}, {"VLLM_CPU_KVCACHE_SPACE": "1"})) == 2
+
+
+class TestWithVllm:
+    """Against vLLM's own reading of the arguments."""
+
+    pytestmark = with_vllm
+
+    def checked(self, *given: str, method: Any = METHOD, added: bool = True) -> None:
+        parser = Parser()
+        flags: list[str] = []
+        if added:
+            made = needed(parser.chosen(given), method, {}, records_graphs())
+            flags = [word for x in made if not x.is_variable for word in x.words]
+        small = ["--model", str(bundled.MODEL_PATH), "--dtype", "float32", "--enforce-eager"]
+        parser.check([*small, *given, *flags], method)
+
+    def test_what_the_user_chose_is_seen(self) -> None:
+        parser = Parser()
+        assert parser.chosen([]) == {}
+        given = [
+            "--no-enable-prefix-caching",
+            "-tp",
+            "2",
+            "--additional_config.other",
+            "3",
+            "-O0",
+            "--port",
+            "8001",
+        ]
+        chosen = parser.chosen(given)
+        assert chosen.pop("additional_config") == {"other": 3}
+        assert chosen.pop("enable_prefix_caching") is False
+        assert (chosen["tensor_parallel_size"], chosen["optimization_level"], chosen["port"]) == (
+            2,
+            "0",
+            8001,
+        )
+
+    def test_what_works_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+        self.checked("--max-num-seqs", "4", "--additional-config", '{"other": 1}')
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (("--enable-prefix-caching",), "--no-enable-prefix-caching"),
+            (("--pipeline-parallel-size", "2"), "--pipeline-parallel-size 1"),
+            (("--enable-lora",), "--enable-lora"),
+            (("--nonsense", "1"), "vLLM: unrecognized arguments: --nonsense"),
+            (("--port", "x"), "vLLM: argument --port"),
+            (("--max-model-len", "9999999"), "vLLM: .*max_model_len"),
+            (("--additional-config.other", "1"), "one JSON object"),
+            (("--enable-auto-tool-choice",), "vLLM: .*--tool-call-parser"),
+            (("--model", "/nowhere/at/all"), "vLLM: "),
+        ],
+    )
+    def test_what_cannot_work_is_refused_in_a_sentence(
+        self, given: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+        with pytest.raises(SparseSightError, match=words):
+            self.checked(*given)
+
+    def test_a_method_that_cannot_be_served_is_refused(self) -> None:
+        with pytest.raises(SparseSightError, match="sizes alone"):
+            self.checked(method=SparseVLM(adaptive=True))
+
+    def test_a_plugin_that_was_left_out_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm import EngineArgs
+
+        self.checked()
+        monkeypatch.setattr(EngineArgs, "create_engine_config", EngineArgs.create_engine_config.__wrapped__)
+        monkeypatch.setenv("VLLM_PLUGINS", "another")
+        with pytest.raises(SparseSightError, match=r"VLLM_PLUGINS 'another'.*add sparsesight"):
+            self.checked()

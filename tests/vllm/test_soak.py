@@ -1,0 +1,76 @@
+"""That the soak would see what goes wrong: its requests, and its judgement of what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.soak.pool import ANSWERED, REFUSED, SHARES, Case, pool, sequence
+
+CASE = Case("what", "text", {})
+REFUSAL = Case("broken", "malformed", {}, "image")
+SOLO = {"what": (["a", "b"], [-0.5, -0.25])}
+
+
+def test_the_requests_are_the_same_every_time_and_of_every_kind() -> None:
+    cases = pool(0)
+    assert cases == pool(0) != pool(1)
+    assert set(cases) == set(SHARES) and abs(sum(SHARES.values()) - 1) < 1e-9
+    names = [case.name for kind in ANSWERED for case in cases[kind]]
+    assert len(names) == len(set(names))  # an answer is known by its name
+    assert all(case.reason for kind in REFUSED for case in cases[kind])
+    sent = sequence(cases, 2000, 0)
+    assert len(sent) == 2000 and {case.kind for case in sent} == set(SHARES)
+
+
+def judged(case: Case, tokens: list[str] | Exception, numbers: list[float] = [-0.5, -0.25]) -> Any:  # noqa: B006
+    """The outcome if a server says ``tokens``, or fails."""
+    from benchmarks.soak.asking import outcome
+
+    async def create(**body: Any) -> Any:
+        if isinstance(tokens, Exception):
+            raise tokens
+        content = [SimpleNamespace(token=t, logprob=x) for t, x in zip(tokens, numbers, strict=True)]
+        return SimpleNamespace(choices=[SimpleNamespace(logprobs=SimpleNamespace(content=content))])
+
+    client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+    whole = SimpleNamespace(random=lambda: 1.0)  # not streamed
+    return asyncio.run(outcome(client, case, SOLO, whole))
+
+
+def status(code: int, message: str) -> Exception:
+    import httpx
+    import openai
+
+    response = httpx.Response(code, request=httpx.Request("POST", "http://127.0.0.1"))
+    return openai.APIStatusError(message, response=response, body=None)
+
+
+@pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
+class TestJudgement:
+    def test_right_ones_pass(self) -> None:
+        assert not judged(CASE, ["a", "b"]).wrong
+        near = judged(CASE, ["a", "b"], [-0.5004, -0.25])
+        assert not near.wrong and near.deviation == pytest.approx(4e-4)
+        refused = judged(REFUSAL, status(400, "cannot identify image file"))
+        assert not refused.wrong and refused.status == 400
+
+    def test_wrong_ones_do_not(self) -> None:
+        assert "in place of" in judged(CASE, ["a", "c"]).wrong
+        assert "in place of" in judged(CASE, ["a"], [-0.5]).wrong
+        assert "in place of" in judged(CASE, ["a", "b"], [-0.5, -0.3]).wrong
+        assert "status 400" in judged(CASE, status(400, "image")).wrong
+        assert "should have been refused" in judged(REFUSAL, ["a", "b"]).wrong
+        assert "status 500" in judged(REFUSAL, status(500, "image")).wrong
+        assert "status 400" in judged(REFUSAL, status(400, "no")).wrong
+
+    def test_a_connection_that_breaks_is_wrong(self) -> None:
+        import httpx
+        import openai
+
+        broken = openai.APIConnectionError(request=httpx.Request("POST", "http://127.0.0.1"))
+        assert judged(CASE, broken).wrong and judged(REFUSAL, broken).wrong

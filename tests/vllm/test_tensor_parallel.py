@@ -1,0 +1,49 @@
+"""Two tensor-parallel ranks, in processes of their own, against one."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+from sparsesight import FastV, SparseVLMPlus  # noqa: E402
+from sparsesight.methods import Method  # noqa: E402
+
+from .test_engine import answers, opened, prompt, pruner, questions, same, sampling  # noqa: E402, F401
+
+TWO = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+
+
+def pruned(worker: Any) -> tuple[int, int, list[list[int]]]:
+    """Of a rank: its heads, the prompts it has pruned, and the rows that its last stage kept of each."""
+    found = worker.model_runner.get_model().pruner
+    heads = found.decoder.layers[0].self_attn.attn.num_heads
+    return heads, found.tally.pruned, sorted(prefill.kept[-1].tolist() for prefill in found.trace)
+
+
+def keep_trace(worker: Any) -> None:
+    worker.model_runner.get_model().pruner.keep_trace = True
+
+
+@pytest.mark.parametrize("method", [SparseVLMPlus(64), FastV(0.25)], ids=str)
+def test_two_ranks_answer_as_one(opened: Any, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # to ask the ranks by a function of ours
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    prompts = [prompt(*x) for x in questions()]
+    llm = opened(method)
+    pruner(llm).keep_trace = True
+    one = answers(llm, prompts, sampling())
+    (heads, count, kept) = llm.collective_rpc(pruned)[0]
+    llm = opened(method, **TWO)
+    llm.collective_rpc(keep_trace)
+    two = answers(llm, prompts, sampling())
+    ranks = llm.collective_rpc(pruned)
+    assert count == len(prompts) and ranks == [(heads // 2, count, kept)] * 2
+    same(two, one, 1e-3)
