@@ -115,7 +115,7 @@ CASES = (
 def silent(model: Any) -> Any:
     """The model with a tower whose attention adds nothing."""
     inner = getattr(model, "model", model)
-    names = ("vision_tower", "vision_model", "vision_encoder", "visual")
+    names = ("video_tower", "vision_tower", "vision_model", "vision_encoder", "visual")
     tower = next(getattr(inner, name) for name in names if hasattr(inner, name))
     quiet = [m for name, m in tower.named_modules() if name.endswith(OUTPUTS) and ".mlp" not in name]
     assert quiet

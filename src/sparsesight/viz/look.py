@@ -198,7 +198,7 @@ def _pictures(
     given = [tuple(_still(frame) for frame in entry) for entry in _entries(image)]
     clips = [_is_clip(entry) for entry in _listed(image)]
     images = getattr(processor, "image_processor", None)
-    if images is None:
+    if images is None and not all(clips):
         raise SparseSightError(f"processor={type(processor).__name__}: it has no image_processor")
     if not all(clips):
         rule_of(config)  # refuses a family that is not known
