@@ -24,7 +24,7 @@ from tests.hf.families import (
     llava_like,
     llava_tiles,
 )
-from tests.hf.families.base import Sample
+from tests.hf.families.base import Sample, tokenizer
 
 OUTPUTS = ("out_proj", "o_proj", "attn.proj", "projection_layer")  # of towers' attention
 MARK, GROUND = (255, 0, 0), (90, 120, 90)
@@ -115,7 +115,7 @@ CASES = (
 def silent(model: Any) -> Any:
     """The model with a tower whose attention adds nothing."""
     inner = getattr(model, "model", model)
-    names = ("vision_tower", "vision_model", "vision_encoder", "visual")
+    names = ("video_tower", "vision_tower", "vision_model", "vision_encoder", "visual")
     tower = next(getattr(inner, name) for name in names if hasattr(inner, name))
     quiet = [m for name, m in tower.named_modules() if name.endswith(OUTPUTS) and ".mlp" not in name]
     assert quiet
@@ -133,7 +133,7 @@ class Eye:
         self.case = case
         (self.family,) = [family for family in ALL if family.name == case.name]
         self.model = silent(self.family.build("sdpa"))
-        self.processor = SimpleNamespace(image_processor=case.images())
+        self.processor = SimpleNamespace(image_processor=case.images(), tokenizer=tokenizer())
 
     def sees(self, *images: Image.Image, videos: Sequence[np.ndarray] = ()) -> tuple[torch.Tensor, Any]:
         """Features of the visual tokens [v, c], and a handle that has run."""

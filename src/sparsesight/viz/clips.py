@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # Tokens before a frame's patches, and at the end of a clip, that stand for no part of a frame.
 BEFORE_FRAME = {"video_llava": 1}
 AFTER_CLIP = {"llava_onevision": 1}
-FRAMED = ("llava_onevision", "llava_next_video", "video_llava", "internvl")
+FRAMED = ("llava_onevision", "llava_next_video", "video_llava")
+# Families to which a clip is a row of pictures, by their token ids.
+ROWS_OF_PICTURES = {"internvl"}
 Frames = Sequence[Image.Image]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ..budget import BEFORE
 from ..errors import SparseSightError
 from ..images import open_image
-from .clips import clip_views
+from .clips import ROWS_OF_PICTURES, clip_views
 from .layouts import TOGETHER, WAYS, Asked, rule_of, views
 from .views import View
 from .words import Word, prompt_words
@@ -192,10 +192,13 @@ def _pictures(
     visual: int,
 ) -> tuple[Picture, ...]:
     config = run.model.config
+    kind = getattr(config, "model_type", "")
+    if kind in ROWS_OF_PICTURES:
+        image = [frame for entry in _entries(image) for frame in entry]
     given = [tuple(_still(frame) for frame in entry) for entry in _entries(image)]
     clips = [_is_clip(entry) for entry in _listed(image)]
     images = getattr(processor, "image_processor", None)
-    if images is None:
+    if images is None and not all(clips):
         raise SparseSightError(f"processor={type(processor).__name__}: it has no image_processor")
     if not all(clips):
         rule_of(config)  # refuses a family that is not known
@@ -203,7 +206,6 @@ def _pictures(
         clip_views(run, processor, inputs, sample, [f for f, clip in zip(given, clips, strict=True) if clip])
     )
     told = {i: next(moving) for i, clip in enumerate(clips) if clip}
-    kind = getattr(config, "model_type", "")
     counts = (1, len(given)) if kind in TOGETHER and len(given) > 1 else (1,)
     found = []
     for way, together in product(WAYS.get(kind, ({},)), counts):

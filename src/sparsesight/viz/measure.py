@@ -128,7 +128,8 @@ def _line(level: np.ndarray, blue: np.ndarray, window: tuple[float, float], size
     if clear.sum() < 8 or step <= 0:
         # A few pixels, blown up or drawn together: then all of them are seen, as far as there is any blue.
         profile = blue.max(0)
-        share = (profile - profile.min()) / (255 - profile.min()) if profile.min() < FULL else profile / 255
+        padding = min(profile[0], profile[-1])
+        share = np.clip((profile - padding) / (255 - padding), 0, 1) if padding < FULL else profile / 255
         step = size / share.sum()
         centre = (share * (np.arange(len(share)) + 0.5)).sum() / share.sum()
         return float(size / 2 - centre * step), float(step)

@@ -55,8 +55,9 @@ class Canvas:
         right += view.end_width
         # What lies outside by less than a twentieth of a patch is measured noise, or a pixel of rounding.
         x, y = 0.05 * np.diff(view.x).mean(), 0.05 * np.diff(view.y).mean()
-        left, top = min(0.0, left + x), min(0.0, top + y)
-        right, bottom = max(image.width, right - x), max(image.height, bottom - y)
+        left, top = left if left < -x else 0.0, top if top < -y else 0.0
+        right = right if right > image.width + x else image.width
+        bottom = bottom if bottom > image.height + y else image.height
         scale = size / max(right - left, bottom - top)
 
         def across(edge: float) -> int:

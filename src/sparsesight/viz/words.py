@@ -54,6 +54,10 @@ def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sam
             f"{run.report.samples[sample].visual_tokens}: give those of that call"
         )
     tokenizer = getattr(processor, "tokenizer", processor)
+    if not hasattr(tokenizer, "decode"):
+        raise SparseSightError(
+            f"processor={type(processor).__name__}: it has no tokenizer to read inputs with"
+        )
     words: list[Word] = []
     at = np.flatnonzero(real)
     for is_visual, group in groupby(at, key=lambda i: bool(visual[i])):

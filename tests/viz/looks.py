@@ -1,0 +1,45 @@
+"""Looks made by hand, of pictures that a model sees as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sparsesight import viz
+from sparsesight.report import Report, SampleReport
+
+LAYERS = 6
+
+
+def square(side: int, size: tuple[int, int]) -> viz.View:
+    """``side`` x ``side`` patches of a whole picture."""
+    x, y = (np.linspace(0, edge, side + 1) for edge in size)
+    pairs = [np.stack((edge[:-1], edge[1:]), 1) for edge in (x, y)]
+    return viz.View.of(np.arange(side * side).reshape(side, side), *pairs)
+
+
+def stage(tokens: int, kept: Any, merged: Any = (), centre: Any = (), layer: int = 2) -> viz.Stage:
+    flags = np.zeros((3, tokens), dtype=bool)
+    for flag, indices in zip(flags, (kept, merged, centre), strict=True):
+        flag[list(indices)] = True
+    return viz.Stage(layer, *flags, np.linspace(0, 1, tokens, dtype=np.float32))
+
+
+def report(tokens: int, left: int) -> Report:
+    per_layer = (tokens, tokens, tokens, left, left, left)
+    sample = SampleReport(tokens, 9, per_layer, 0.0, 0.0, 10, 5, 1)
+    return Report({"method": "by-hand", "retain": 3}, (2,), (sample,), (9,) * LAYERS, 100, 50)
+
+
+def look(image: Image.Image, *stages: viz.Stage, side: int = 4, words: tuple[viz.Word, ...] = ()) -> viz.Look:
+    tokens = side * side
+    picture = viz.Picture((image,), (square(side, image.size),))
+    left = int(stages[-1].kept.sum()) if stages else tokens
+    return viz.Look((picture,), stages, words, report(tokens, left))
+
+
+def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)

@@ -1,0 +1,218 @@
+"""Sheets, comparisons, animations, words, charts, pages and text: what they say and hold."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from sparsesight import SparseSightError, viz
+from sparsesight.viz.chart import svg
+from tests.viz.looks import look, report, smooth, stage
+
+WORDS = (
+    viz.Word("USER:"),
+    viz.Word("", visual=16),
+    viz.Word("\nWhat"),
+    viz.Word(" colour", True),
+    viz.Word(" is <it>?"),
+)
+MERGING = stage(16, [1, 2, 3], merged=[8, 9], centre=[9])
+
+
+def written(monkeypatch: pytest.MonkeyPatch, draw: Any) -> list[str]:
+    """The texts that were drawn."""
+    found: list[str] = []
+    real = ImageDraw.ImageDraw.text
+
+    def text(self: Any, at: Any, said: str, *rest: Any, **more: Any) -> None:
+        found.append(said)
+        real(self, at, said, *rest, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    draw()
+    return found
+
+
+def test_a_sheet_says_what_each_stage_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = look(smooth(64, 48), MERGING, stage(16, [2], layer=4), words=WORDS)
+    said = written(monkeypatch, lambda: viz.stages(of))
+    for line in ("16 visual tokens", "after layer 2: 3 + 1 merged of 16", "after layer 4: 1 of 16"):
+        assert line in said
+    assert {"What", " colour", "kept", "merged", "dropped", "words that judged"} <= set(said)
+    assert "USER:" not in said  # before the picture, where nothing judges
+
+
+def test_captions_of_a_stage_before_the_decoder_and_of_a_dense_prefill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = look(smooth(64, 48), stage(16, [0], layer=-1))
+    assert written(monkeypatch, lambda: viz.overlay(before)) == ["before layer 0: 1 of 16"]
+    assert written(monkeypatch, lambda: viz.overlay(look(smooth(64, 48)))) == ["all 16 visual tokens kept"]
+
+
+@pytest.mark.parametrize("width", [40, 640])
+def test_panels_do_not_overlap_their_neighbours_captions(width: int) -> None:
+    of = look(Image.new("RGB", (width, 400), "black"), MERGING)
+    sheet = viz.side_by_side({"one with a rather long name": of, "two": of}, size=320, columns=2)
+    two = viz.side_by_side({"one with a rather long name": of}, size=320, columns=1)
+    assert sheet.width > two.width + 100
+
+
+def test_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = look(smooth(64, 64), MERGING, words=WORDS)
+    said = written(monkeypatch, lambda: viz.side_by_side({"a\nanswer: 7": of, "b": look(smooth(64, 64))}))
+    assert {"a", "answer: 7", "b", "after layer 2: 3 + 1 merged of 16", "merged"} <= set(said)
+    assert "words that judged" not in said  # there are none on this sheet
+    with pytest.raises(SparseSightError, match="give one look"):
+        viz.side_by_side({})
+
+
+@pytest.mark.parametrize("size", [(64, 64), (10, 200)], ids=str)
+def test_an_animation_has_every_stage_in_frames_of_one_size(size: tuple[int, int]) -> None:
+    of = look(smooth(*size), MERGING, stage(16, [2], layer=4))
+    moving = Image.open(io.BytesIO(viz.animate(of, size=160, ms=500, steps=2)))
+    assert moving.format == "GIF" and moving.info["loop"] == 0
+    times = []
+    for number in range(moving.n_frames):
+        moving.seek(number)
+        times.append(moving.info["duration"])
+    assert times == [500, 60, 60, 500, 60, 60, 1000]
+
+
+def test_raters_need_words() -> None:
+    assert viz.raters(look(smooth(8, 8), words=WORDS)).width == 640
+    with pytest.raises(SparseSightError, match="inputs"):
+        viz.raters(look(smooth(8, 8)))
+
+
+def test_a_rater_lies_on_yellow() -> None:
+    plain = tuple(replace(word, rates=False) for word in WORDS)
+    yellow = (240, 228, 66)
+
+    def share(words: tuple[viz.Word, ...]) -> int:
+        colours = viz.raters(look(smooth(8, 8), words=words)).getcolors(100_000)
+        return sum(count for count, colour in colours or [] if colour == yellow)
+
+    assert share(WORDS) > 100 and share(plain) == 0
+
+
+def test_a_staircase_has_every_run() -> None:
+    figure = viz.staircase({"many": look(smooth(8, 8)), "few": report(16, 3)})
+    drawn = svg(figure)
+    assert drawn.startswith("<svg") and all(
+        name in drawn for name in ("many", "few", "decoder layer", "dense")
+    )
+    assert svg(viz.staircase({"many": look(smooth(8, 8)), "few": report(16, 3)})) == drawn
+    assert ">3<" in svg(viz.staircase(report(16, 3)))
+    with pytest.raises(SparseSightError, match="give one look"):
+        viz.staircase({})
+
+
+def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SparseSightError, match=r"pip install 'sparsesight\[plots\]'"):
+        viz.staircase(report(16, 3))
+    page = viz.page(look(smooth(8, 8), MERGING))
+    assert "<svg" not in page and "16 x3, 3 x3" in page
+
+
+class Balanced(HTMLParser):
+    """Fails where tags are not closed in their order."""
+
+    EMPTY = ("meta", "img", "input", "path", "use", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+def test_a_page_holds_all_of_it_and_needs_nothing_else() -> None:
+    of = look(smooth(64, 48), MERGING, words=WORDS)
+    page = viz.page(of, title="What <is> it?", answers={"dense": "<b>7</b>", "sparse": "7"})
+    html = page[: page.index("<svg")] + page[page.rindex("</svg>") + 6 :]
+    assert len(set(Balanced(html).ids)) == len(Balanced(html).ids) == 2  # the picture and a stage
+    assert "&lt;b&gt;7&lt;/b&gt;" in page and "<title>What &lt;is&gt; it?</title>" in page
+    assert "<mark>colour</mark>" in page and "is &lt;it&gt;?" in page and "16 visual tokens" in page
+    assert page.count("<img ") == 3  # the picture, the stage, its scores
+    assert all('alt="' in tag for tag in re.findall("<img [^>]*>", page))
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "<script" not in page
+
+
+def test_a_page_of_several_shows_them_side_by_side() -> None:
+    page = viz.page({"first": look(smooth(64, 48), MERGING), "second": look(smooth(64, 48))})
+    assert "Side by side" in page and "<h2>first</h2>" in page and "<h2>second</h2>" in page
+    with pytest.raises(SparseSightError, match="give one look"):
+        viz.page({})
+
+
+def test_looks_and_reports_show_themselves_in_notebooks() -> None:
+    shown = look(smooth(64, 48), MERGING, words=WORDS)._repr_html_()
+    assert (
+        shown.startswith('<div class="sparsesight">') and "<mark>colour</mark>" in shown and "<img " in shown
+    )
+    table = report(16, 3)._repr_html_()
+    Balanced(table)
+    assert "equal tokens" in table and "16 x3, 3 x3" in table
+
+
+# Text
+
+
+def test_text_shows_two_rows_of_patches_per_line() -> None:
+    #   row 0: 0 . . 3      row 2: . . . .
+    #   row 1: 4 5 . .      row 3: . 13 . 15
+    of = look(smooth(8, 8), stage(16, [0, 3, 4, 5, 13, 15]))
+    assert viz.text(of) == "layer 2: 6 of 16\n█▄·▀\n·▄·▄"
+    assert viz.text(of, ascii_only=True) == "layer 2: 6 of 16\n:. '\n . ."
+
+
+def test_text_of_an_odd_number_of_rows() -> None:
+    assert viz.text(look(smooth(9, 9), stage(9, [1, 8]), side=3)) == "layer 2: 2 of 9\n·▀·\n··▀"
+
+
+def test_text_names_merged_tokens_and_stands_side_by_side() -> None:
+    of = look(smooth(8, 8), MERGING, stage(16, [0], layer=-1))
+    assert viz.text(of).splitlines()[0] == "layer 2: 3+1 of 16       before layer 0: 1 of 16"
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_three_stages_of_llava_fit_80_columns(ascii_only: bool) -> None:
+    stages = [
+        stage(576, range(0, 576, n), [575], [575], layer=layer) for n, layer in ((1, 2), (2, 6), (7, 15))
+    ]
+    lines = viz.text(look(smooth(8, 8), *stages, side=24), ascii_only=ascii_only).splitlines()
+    assert len(lines) == 1 + 12
+    assert max(map(len, lines)) <= 80
+    assert "".join(lines).isascii() == ascii_only
+
+
+def test_stages_that_do_not_fit_go_below_and_nothing_is_lost() -> None:
+    of = look(smooth(8, 8), *(stage(16, [i], layer=i) for i in range(4)))
+    blocks = viz.text(of, width=40).split("\n\n")
+    assert [block.splitlines()[0].count("layer") for block in blocks] == [2, 2]
+    assert len(viz.text(of, width=1).split("\n\n")) == 4
+    assert sum(viz.text(of, width=40).count(sign) for sign in "▀▄") == 4
+
+
+def test_text_of_no_stages_is_empty() -> None:
+    assert viz.text(look(smooth(8, 8))) == ""
