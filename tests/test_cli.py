@@ -52,6 +52,7 @@ def test_help_names_the_commands(args: list[str]) -> None:
 def test_help_of_every_command_has_examples_that_parse(name: str) -> None:
     text = run(name, "--help").stdout
     lines = EXAMPLES[name].strip().splitlines()
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
     assert lines and all(len(line) <= WIDTH for line in [*lines, *EXAMPLES[""].splitlines()])
     commands: Any = typer.main.get_command(app)
     for line in lines:

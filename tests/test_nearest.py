@@ -65,6 +65,14 @@ def test_other_names(call: Any, meant: str) -> None:
     assert f"did you mean {meant!r}?" in str(caught.value)
 
 
+def test_arguments_of_the_model_that_lmms_eval_runs() -> None:
+    pytest.importorskip("lmms_eval")
+    from sparsesight.eval.model import SparseSightModel
+
+    with pytest.raises(SparseSightError, match=r"'batchsize'.*did you mean 'batch_size'\?$"):
+        SparseSightModel(batchsize=4)
+
+
 @pytest.mark.parametrize(
     ("args", "meant"),
     [

@@ -19,7 +19,7 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.eval import evaluate
-from .commands.examples import epilog
+from .commands.examples import epilog, unwrapped
 from .commands.methods import methods
 from .commands.serve import PASS_ON, serve
 from .errors import SparseSightError
@@ -104,6 +104,7 @@ def _sparsesight(
 
 
 for _command in app.registered_commands:
+    _command.help = unwrapped(_command.callback)
     _command.epilog = epilog(_command.name or "")
 
 

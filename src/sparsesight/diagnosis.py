@@ -144,7 +144,7 @@ def devices() -> tuple[str, ...]:
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     memory = f", {pages / 2**30:.0f} GiB" if pages else ""
-    found = [f"cpu: {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads{memory}"]
+    found = [f"cpu: {os.cpu_count()} cores, threads of torch: {torch.get_num_threads()}{memory}"]
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = torch.cuda.get_device_properties(i)
         found.append(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")

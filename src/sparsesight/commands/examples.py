@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 WIDTH = 77  # of a line that a terminal of 80 columns shows whole
 
 _DAY_ONE = """
@@ -44,9 +47,16 @@ sparsesight demo
 sparsesight demo --model llava-hf/llava-1.5-7b-hf
 """,
     "serve": """
-sparsesight serve llava-hf/llava-1.5-7b-hf --retain 64
+sparsesight serve bundled                 # the tiny model, to try it out
+sparsesight serve llava-hf/llava-1.5-7b-hf --retain 64 --port 8001
+sparsesight serve llava-hf/llava-1.5-7b-hf --retain 33% --dry-run
 """,
 }
+
+
+def unwrapped(command: object) -> str:
+    """What a command's docstring says, with the line breaks of paragraphs alone: terminals have widths of their own."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
 
 
 def epilog(command: str) -> str | None:

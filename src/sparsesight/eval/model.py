@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..hf.families import anatomy
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified
 from ..methods import Method, make_method, parse
+from ..nearest import did_you_mean
 from .costs import Cost, batch_costs
 from .prompts import Prompts, choose_setting, pictures_in
 
@@ -74,7 +76,10 @@ class SparseSightModel(lmms):
     ) -> None:
         super().__init__()
         if unknown:
-            raise SparseSightError(f"model_args {sorted(unknown)} are unknown to the model 'sparsesight'")
+            near = did_you_mean(min(unknown), list(signature(type(self)).parameters))
+            raise SparseSightError(
+                f"model_args {sorted(unknown)} are unknown to the model 'sparsesight'{near}"
+            )
         chosen = parse_method(str(method), retain)
         self.batch_size = _count("batch_size", batch_size)
         frames = _count("frames", frames)
