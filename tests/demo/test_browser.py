@@ -152,6 +152,12 @@ def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
     text(page, "#ss-caption", "Stage 2 of 3")
     slider.press("ArrowLeft")
     text(page, "#ss-caption", "Stage 1 of 3")
+    kept = overlay.get_attribute("src")
+    page.locator("#ss-layer label", has_text="Scores").click()
+    api.expect(overlay).not_to_have_attribute("src", kept, timeout=PATIENCE)
+    slider.focus()
+    slider.press("ArrowLeft")
+    text(page, "#ss-caption", "Before any stage: all 576")
     api.expect(overlay).not_to_have_attribute("src", last, timeout=PATIENCE)
     api.expect(overlay).to_be_visible()
 
@@ -217,23 +223,16 @@ def test_compare(page: Any) -> None:
         assert re.search("same as dense|differs", cell) and "equal tokens" in cell and "KV cache" in cell
 
 
-def test_the_kept_patches_move_while_typing(page: Any) -> None:
+def test_other_patches_are_kept_while_another_question_is_typed(page: Any) -> None:
+    choose(page, 0, "color")
     page.get_by_role("tab", name="Change the question", exact=True).click()
-    box = page.locator("#ss-watch textarea")
-    box.press_sequentially(answers(0)["letter"][0])
-    text(
-        page,
-        "#ss-pair .ss-now figcaption",
-        re.escape(answers(0)["letter"][0]) + " " + answers(0)["letter"][1],
-    )
-    box.press("ControlOrMeta+a")
-    box.press_sequentially(answers(0)["color"][0])
-    text(
-        page, "#ss-pair .ss-now figcaption", re.escape(answers(0)["color"][0]) + " " + answers(0)["color"][1]
-    )
-    text(page, "#ss-watch-status", r"\d+ of the \d+ kept patches were not kept before")
-    now, before = (page.locator(f"#ss-pair .ss-{x} img").get_attribute("src") for x in ("now", "before"))
-    assert now != before
+    (main, color), (other, letter) = answers(0)["color"], answers(0)["letter"]
+    page.locator("#ss-watch textarea").press_sequentially(other)
+    text(page, "#ss-pair .ss-main figcaption", f"{re.escape(main)} {color}")
+    text(page, "#ss-pair .ss-other figcaption", f"{re.escape(other)} {letter}")
+    text(page, "#ss-watch-status", r"\d+ of its \d+ patches are kept for this question only")
+    one, two = (page.locator(f"#ss-pair .ss-{x} img").get_attribute("src") for x in ("main", "other"))
+    assert one != two
 
 
 def test_two_users_at_once(browser: Any, url: str) -> None:

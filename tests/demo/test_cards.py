@@ -9,6 +9,7 @@ import pytest
 
 from sparsesight.demo import cards
 from sparsesight.demo.engine import Speech
+from sparsesight.viz import Word
 
 EVIL = "<script>alert(1)</script>\"'&"
 
@@ -45,6 +46,7 @@ def check(text: str) -> None:
         cards.grid(EVIL, Speech(EVIL, done=True), [(EVIL, [cards.Cell(64, problem=EVIL), cards.Cell(32)])]),
         cards.figure(EVIL, EVIL, "data:image/jpeg;base64,", EVIL),
         cards.pair(cards.figure(EVIL, EVIL, ""), cards.figure(EVIL, EVIL, "")),
+        cards.words([Word(EVIL, rates=True), Word(EVIL)]),
     ],
 )
 def test_what_was_written_is_escaped(made: str) -> None:
@@ -75,3 +77,10 @@ def test_shares(before: float | None, after: float, share: str, width: str | Non
     row = cards._row("x", "", "", before, after)
     assert row.endswith(f"{share}</td></tr>")
     assert re.findall(r"width:([\d.]+)%", row) == ([] if width is None else [width])
+
+
+def test_the_words_that_judged_are_marked() -> None:
+    prompt = [Word("USER:"), Word("", visual=576), Word("\nWhat"), Word(" color", rates=True), Word(" is it?")]
+    assert ">\nWhat" not in cards.words(prompt) and "USER" not in cards.words(prompt)
+    assert "What <mark>color</mark> is it?" in cards.words(prompt)
+    assert cards.words(prompt[:3]) == ""  # nothing judged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,10 +44,13 @@ def test_ask(engine: Engine) -> None:
     assert f"Dense all visual tokens {dense} first token" in words(last.dense)
     assert f"Sparse sparsevlm+, retain 96 {sparse} first token" in words(last.sparse)
     assert ("The same answer" in last.status) == (dense == sparse)
-    assert last.panels is not None and len(last.panels) == 3
-    for panel, stage in zip(last.panels, kept, strict=True):
+    assert last.panels is not None and len(last.panels) == 4
+    assert last.panels[0].scores is None and "all 576" in last.panels[0].caption
+    for panel, stage in zip(last.panels[1:], kept, strict=True):
         assert f"{len(stage)} of 576" in panel.caption
-    assert last.panels[0].picture.tobytes() != last.panels[2].picture.tobytes()
+        assert panel.scores is not None and panel.scores.tobytes() != panel.kept.tobytes()
+    assert len({panel.kept.tobytes() for panel in last.panels}) == 4
+    assert "Words that judged the patches:" in words(last.words) and "<mark>heart</mark>" in last.words
     for quantity in ("Time to first token", "Tokens per second", "multiply-adds", "KV cache"):
         assert quantity in words(last.costs)
     assert re.search(r"Equal tokens 576 9[56]\.\d 17%", words(last.costs))
@@ -55,7 +59,7 @@ def test_ask(engine: Engine) -> None:
 def test_keeping_everything_says_why_there_is_no_picture(engine: Engine) -> None:
     last = list(runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 576), Event()))[-1]
     assert not last.panels and "every visual token" in last.no_panels
-    assert "The same answer, with 100% of the arithmetic" in words(last.status)
+    assert "The same answer, with 100% of the prefill's arithmetic" in html.unescape(last.status)
 
 
 def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> None:
@@ -149,40 +153,41 @@ def test_what_cannot_be_compared(methods: list[str], budgets: list[int], part: s
 
 
 def look(
-    engine: Engine, path: Path, question: str, before: runs.Looked | None
-) -> tuple[str, runs.Looked, str]:
-    *_, last = runs.watch(engine, Asked(str(path), question, "sparsevlm+", 64), before, Event())
-    assert last[1] is not None
-    return last[0], last[1], words(last[2])
+    engine: Engine, main: str, other: str, seen: runs.Looked | None = None, path: Path = PICTURE
+) -> tuple[list[str], runs.Looked | None, str]:
+    """The questions of the figures, what is remembered, and the line of status."""
+    both = [Asked(str(path), question, "sparsevlm+", 64) for question in (main, other)]
+    for asked in both:
+        asked.check(typing=True)
+    *_, (shown, seen, status) = runs.watch(engine, *both, seen, Event())
+    assert shown.count("<img") == shown.count("<figure>")
+    return re.findall(r"<figcaption>(.*?) <b>", shown), seen, words(status)
 
 
-def test_watch_counts_the_patches_that_moved(engine: Engine) -> None:
+def test_watch_counts_the_patches_that_another_question_keeps(engine: Engine) -> None:
     _, first = independent(QUESTION, "sparsevlm+", retain=64)
     _, second = independent(LETTER, "sparsevlm+", retain=64)
-    html, seen, moved = look(engine, PICTURE, QUESTION, None)
-    assert "Before" not in html and QUESTION in html and not moved
-    assert seen.kept == set(first[-1])
-    html, seen, moved = look(engine, PICTURE, LETTER, seen)
-    assert words(html).startswith("Now") and "Before" in html and QUESTION in html and LETTER in html
+    shown, seen, said = look(engine, QUESTION, "")
+    assert shown == [QUESTION] and said == "Type another question."
+    assert seen is not None and seen.kept == set(first[-1])
+    shown, again, said = look(engine, QUESTION, LETTER, seen)
+    assert shown == [QUESTION, LETTER] and again is seen  # it was not asked anew
     new = len(set(second[-1]) - set(first[-1]))
-    assert 0 < new and moved.startswith(f"{new} of the {len(second[-1])} kept patches")
-    other = bundled.pictures()[1]
-    html, _, moved = look(engine, other, LETTER, seen)
-    assert "Before" not in html and not moved  # nothing to do with another picture
+    assert 0 < new and said.startswith(f"{new} of its {len(second[-1])} patches")
 
 
-def test_an_empty_question_while_typing_is_no_mistake(engine: Engine) -> None:
-    asked = Asked(str(PICTURE), " ", "sparsevlm+", 64)
-    asked.check(typing=True)
-    before = look(engine, PICTURE, QUESTION, None)[1]
-    ((html, seen, status),) = runs.watch(engine, asked, before, Event())
-    assert seen == before and QUESTION in html and "Type a question" in status
+def test_what_is_remembered_of_another_question_or_picture_is_not_used(engine: Engine) -> None:
+    _, seen, _ = look(engine, QUESTION, "")
+    shown, other, _ = look(engine, LETTER, "", seen)
+    assert shown == [LETTER] and other is not None and other.asked.question == LETTER
+    _, moved, _ = look(engine, QUESTION, "", seen, bundled.pictures()[1])
+    assert moved is not None and seen is not None and moved.figure != seen.figure and moved.kept != seen.kept
 
 
-def test_figures_are_of_the_question_itself(engine: Engine) -> None:
-    one = look(engine, PICTURE, QUESTION, None)[1]
-    two = look(engine, PICTURE, LETTER, None)[1]
-    assert re.findall('src="([^"]*)"', one.figure) != re.findall('src="([^"]*)"', two.figure)
+def test_without_a_question_of_the_page_the_other_stands_alone(engine: Engine) -> None:
+    shown, seen, said = look(engine, " ", LETTER)
+    assert shown == [LETTER] and seen is None and not said
+    assert look(engine, "", "") == ([], None, "Type another question.")
 
 
 def test_an_upload_is_read_anew(engine: Engine, tmp_path: Path) -> None:

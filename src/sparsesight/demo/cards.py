@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from ..report import si, staircase
+from ..viz import Word
 from .engine import Speech
 
 NOTHING = "—"
@@ -159,7 +160,7 @@ def _cell(cell: Cell) -> str:
     report, sample = found.report, found.report.samples[0]
     picture = f'<img src="{cell.overlay}" alt="what the last stage kept">' if cell.overlay else ""
     verdict = (
-        '<span class="ss-same">same as dense</span>' if cell.same else '<span class="ss-other">differs</span>'
+        '<span class="ss-same">same as dense</span>' if cell.same else '<span class="ss-differs">differs</span>'
     )
     text = escape(cell.speech.text) or "(an empty answer)"
     facts = (
@@ -183,10 +184,20 @@ def figure(question: str, text: str, overlay: str, why_not: str = "") -> str:
     return f"<figure><figcaption>{escape(question)} <b>{said}</b></figcaption>{picture}{note}</figure>"
 
 
-def pair(before: str | None, now: str) -> str:
-    """What two questions kept, the newer one first."""
-    if not before and not now:
+def pair(main: str, other: str) -> str:
+    """What two questions kept."""
+    parts = [f'<div class="{name}">{figure}</div>' for name, figure in (("ss-main", main), ("ss-other", other)) if figure]
+    return f'<div class="ss-pair">{"".join(parts)}</div>' if parts else ""
+
+
+def words(prompt: Sequence[Word]) -> str:
+    """The prompt's text behind the picture, with the words that judged marked."""
+    last = max((i for i, word in enumerate(prompt) if word.visual), default=-1)
+    parts = []
+    for word in prompt[last + 1 :]:
+        bare = word.text.strip()
+        before, after = word.text[: len(word.text) - len(word.text.lstrip())], word.text[len(word.text.rstrip()) :]
+        parts.append(f"{before}<mark>{escape(bare)}</mark>{after}" if word.rates and bare else escape(word.text))
+    if not any(word.rates for word in prompt):
         return ""
-    parts = [f'<div class="ss-now"><h3>Now</h3>{now}</div>' if now else ""]
-    parts.append(f'<div class="ss-before"><h3>Before</h3>{before}</div>' if before else "")
-    return f'<div class="ss-pair">{"".join(parts)}</div>'
+    return f'<p class="ss-words"><span class="ss-quiet">Words that judged the patches:</span> {"".join(parts).strip()}</p>'

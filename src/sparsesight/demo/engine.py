@@ -137,7 +137,8 @@ class Engine:
             streamer.start = time.perf_counter()
             self._generate(inputs, self.max_new_tokens, streamer)
             last = streamer.speech(complete=True)
-            put(replace(last, method=method, pruned=None if run is None else pruned(run), done=True))
+            found = None if run is None else pruned(run, picture, self.loaded, inputs)
+            put(replace(last, method=method, pruned=found, done=True))
 
     def _warm_up(self, inputs: Any, method: Method | None) -> None:
         """Let no answer pay for the first run of its kind."""

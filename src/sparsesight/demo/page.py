@@ -20,6 +20,8 @@ from .uploads import read_upload
 from .wiring import AT_ONCE, connect, path_of, sentences
 
 COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
+KEPT, SCORES = "kept", "scores"
+TURN = "Waiting for a turn: the model answers one question at a time."
 LIVE = 1.0  # seconds a look may take for every key stroke to be looked at
 
 
@@ -169,69 +171,77 @@ def _buttons(desk: Desk, name: str, run: str) -> Any:
 def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
     begin = _buttons(desk, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
+    with gr.Row(elem_id="ss-answers"):
+        dense = gr.HTML(cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=150)
+        sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=150)
+    seen = gr.State([])
     with gr.Row():
-        dense = gr.HTML(
-            cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=240
-        )
-        sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=240)
-    stages = gr.State([])
-    with gr.Column(visible=False) as kept:
-        slider = gr.Slider(1, 2, value=1, step=1, label="Stage", buttons=[], elem_id="ss-stage")
-        caption = gr.HTML(elem_id="ss-caption")
-        overlay = gr.Image(
-            show_label=False,
-            interactive=False,
-            format="png",
-            buttons=["download", "fullscreen"],
-            elem_id="ss-overlay",
-            alt_text="the kept patches as they are, the dropped ones pale",
-        )
-    costs = gr.HTML(elem_id="ss-costs")
-
-    def asked(upload: Any, question: Any, method: Any, retain: Any) -> runs.Asked:
-        return runs.Asked(path_of(upload), question, method, retain)
+        with gr.Column(visible=False, min_width=300) as kept:
+            with gr.Group():
+                stage = gr.Slider(0, 1, value=1, step=1, label="Stage", buttons=[], elem_id="ss-stage")
+                layer = gr.Radio(
+                    [("What was kept", KEPT), ("Scores", SCORES)], value=KEPT, show_label=False, elem_id="ss-layer"
+                )
+                overlay = gr.Image(
+                    show_label=False,
+                    interactive=False,
+                    format="png",
+                    buttons=["download", "fullscreen"],
+                    elem_id="ss-overlay",
+                    alt_text="the kept patches as they are, the dropped ones pale; or the scores of all",
+                )
+            caption = gr.HTML(elem_id="ss-caption")
+        with gr.Column(min_width=300):
+            words = gr.HTML(elem_id="ss-words")
+            costs = gr.HTML(elem_id="ss-costs")
 
     def check(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> str:
-        asked(upload, question, method, retain).check()
+        runs.Asked(path_of(upload), question, method, retain).check()
         desk.open(str(request.session_hash))
-        return cards.status("Waiting for a turn: the model answers one question at a time.")
+        return cards.status(TURN)
 
     def run(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> Iterator[Any]:
         stop = desk.current(str(request.session_hash))
-        for view in runs.ask(engine, asked(upload, question, method, retain), stop):
+        for view in runs.ask(engine, runs.Asked(path_of(upload), question, method, retain), stop):
             shown: tuple[Any, ...] = (gr.skip(),) * 5
             if view.panels is not None:
-                last = len(view.panels)
+                last = max(len(view.panels) - 1, 0)
+                text, picture = _shown(view.panels, last, KEPT)
                 shown = (
                     view.panels,
                     gr.Column(visible=True),
-                    gr.Slider(maximum=max(last, 2), value=max(last, 1), visible=last > 1),
-                    _caption(view.panels, last, view.no_panels),
-                    gr.Image(_picture(view.panels, last), visible=bool(last)),
+                    gr.Slider(maximum=max(last, 1), value=last, visible=last > 0),
+                    text or _caption(view.no_panels),
+                    gr.Image(picture, visible=last > 0),
                 )
-            yield view.status, view.dense, view.sparse, view.costs, *shown
+            yield view.status, view.dense, view.sparse, view.costs, view.words, *shown, KEPT
 
-    def show(made: list[Panel], stage: Any) -> tuple[str, Any]:
-        number = min(max(int(stage), 1), len(made))
-        return _caption(made, number, ""), _picture(made, number)
+    def show(made: list[Panel], number: Any, what: Any) -> tuple[str, Any]:
+        return _shown(made, min(max(int(number), 0), len(made) - 1), what)
 
     connect(
         [begin.click, inputs.question.submit],
         check,
         run,
         [inputs.picture, inputs.question, inputs.method, inputs.retain],
-        [status, dense, sparse, costs, stages, kept, slider, caption, overlay],
+        [status, dense, sparse, costs, words, seen, kept, stage, caption, overlay, layer],
         status,
     )
-    slider.input(sentences(show), [stages, slider], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
+    for moved in (stage.input, layer.input):
+        moved(sentences(show), [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
 
 
-def _caption(made: list[Panel], number: int, why_not: str) -> str:
-    return f'<p class="ss-caption">{escape(made[number - 1].caption if made else why_not)}</p>'
+def _caption(text: str) -> str:
+    return f'<p class="ss-caption">{escape(text)}</p>'
 
 
-def _picture(made: list[Panel], number: int) -> Any:
-    return made[number - 1].picture if made else None
+def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
+    """Caption and picture of a stage; before the first there are no scores."""
+    if not made:
+        return "", None
+    panel = made[number]
+    scores = panel.scores if what == SCORES else None
+    return _caption(panel.caption), panel.kept if scores is None else scores
 
 
 def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -> None:
@@ -255,7 +265,7 @@ def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -
         runs.Asked(path_of(upload), question).check()
         runs.check_grid(names, counts)
         desk.open(str(request.session_hash))
-        return cards.status("Waiting for a turn: the model answers one question at a time.")
+        return cards.status(TURN)
 
     def run(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> Iterator[Any]:
         stop = desk.current(str(request.session_hash))
@@ -270,7 +280,7 @@ def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -
 def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
     how = "as you type" if live else "when you press Enter"
     gr.HTML(
-        f'<p class="ss-lead">Ask something else of the same picture, and see {how} where the kept patches go.</p>'
+        f'<p class="ss-lead">Ask something else of the same picture, and see {how} which patches are kept instead.</p>'
     )
     box = gr.Textbox(
         label="Another question",
@@ -284,25 +294,29 @@ def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
     shown = gr.HTML(elem_id="ss-pair")
     before = gr.State(None)
 
-    def asked(upload: Any, question: Any, method: Any, retain: Any) -> runs.Asked:
-        return runs.Asked(path_of(upload), question, method, retain)
+    def both(upload: Any, main: Any, other: Any, method: Any, retain: Any) -> tuple[runs.Asked, runs.Asked]:
+        path = path_of(upload)
+        return runs.Asked(path, main, method, retain), runs.Asked(path, other, method, retain)
 
-    def check(upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request) -> str:
-        asked(upload, question, method, retain).check(typing=True)
+    def check(
+        upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any, request: gr.Request
+    ) -> str:
+        for asked in both(upload, main, other, method, retain):
+            asked.check(typing=True)
         desk.open(str(request.session_hash))
         return ""
 
     def run(
-        upload: Any, question: Any, method: Any, retain: Any, last: Any, request: gr.Request
+        upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any, request: gr.Request
     ) -> Iterator[Any]:
         stop = desk.current(str(request.session_hash))
-        yield from runs.watch(engine, asked(upload, question, method, retain), last, stop)
+        yield from runs.watch(engine, *both(upload, main, other, method, retain), seen, stop)
 
     connect(
         [begin.click, box.submit, *([box.input] if live else [])],
         check,
         run,
-        [inputs.picture, box, inputs.method, inputs.retain, before],
+        [inputs.picture, inputs.question, box, inputs.method, inputs.retain, before],
         [shown, before, status],
         status,
     )

@@ -6,49 +6,43 @@ import base64
 import io
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..budget import BEFORE
 from ..commands.answering import Pruned
-from ..commands.loading import Loaded
-from ..errors import SparseSightError
-from ..viz import Grid, kept_picture
+from ..viz import heatmap, overlay
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SIZE = 560  # pixels of a panel's longer side
+
 
 class Panel(NamedTuple):
-    """A picture with what it shows."""
+    """The picture at one stage: what was kept, and the scores by which (None before any stage)."""
 
-    picture: Image
+    kept: Image
+    scores: Image | None
     caption: str
 
 
-def panels(loaded: Loaded, picture: Image, found: Pruned) -> tuple[list[Panel], str]:
-    """One panel per stage; without any, why there is none."""
-    sample = found.report.samples[0]
-    if not found.kept:
-        return [], sample.note or "nothing was dropped"
-    try:
-        grid = Grid.of(loaded.model.config, loaded.processor, sample.visual_tokens)
-    except SparseSightError as error:
-        return [], str(error)
-    made = []
-    for number, (kept, merged, layer) in enumerate(
-        zip(found.kept, found.merged, found.layers, strict=True), 1
-    ):
-        where = "before the first layer" if layer == BEFORE else f"after layer {layer}"
-        more = f" and {merged} merged" if merged else ""
-        caption = (
-            f"Stage {number} of {len(found.kept)}, {where}: {len(kept)}{more} of {sample.visual_tokens} kept"
-        )
-        made.append(Panel(kept_picture(picture, [kept], grid, [merged], [layer]), caption))
+def panels(found: Pruned) -> tuple[list[Panel], str]:
+    """The picture before any stage and after each; without any, why there is none."""
+    look = found.look
+    if look is None:
+        return [], found.why_not
+    if not look.stages:
+        return [], found.report.samples[0].note or "nothing was dropped"
+    whole = overlay(look, None, size=SIZE, caption=False)
+    made = [Panel(whole, None, f"Before any stage: all {look.visual:,} visual tokens")]
+    for i, stage in enumerate(look.stages):
+        caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: {stage.counts()} kept"
+        kept = overlay(look, i, size=SIZE, caption=False)
+        made.append(Panel(kept, heatmap(look, i, size=SIZE), caption))
     return made, ""
 
 
-def data_uri(picture: Image, width: int) -> str:
-    """A picture inside a page, ``width`` pixels wide."""
-    small = picture.copy()
-    small.thumbnail((width, width))
+def last_stage(found: Pruned, size: int) -> str:
+    """What the last stage kept, as a picture inside a page; "" if there is none."""
+    if found.look is None or not found.look.stages:
+        return ""
     data = io.BytesIO()
-    small.convert("RGB").save(data, "JPEG", quality=85)
+    overlay(found.look, size=size, caption=False).convert("RGB").save(data, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

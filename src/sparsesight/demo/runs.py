@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from ..errors import SparseSightError
 from ..methods import Method, make_method
 from . import cards
 from .engine import Engine, Speech
-from .pictures import Panel, data_uri, panels
+from .pictures import Panel, last_stage, panels
 from .running import Stopped
 from .uploads import read_upload
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+T = TypeVar("T")
 MAX_QUESTION = 1000  # characters
 MAX_CELLS = 24  # of a comparison
-CELL_WIDTH = 440  # pixels of an overlay in a comparison; it is shown at half that, for sharp screens
+CELL = 352  # pixels of an overlay in a comparison, shown at half that, for sharp screens
+FIGURE = 640
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class AskView:
-    """The tab "Ask". ``panels`` is None until the overlays are there."""
+    """The tab "Ask". ``panels`` is None until there is something to see; ``words`` are those of the prompt."""
 
     dense: str
     sparse: str
@@ -70,6 +69,7 @@ class AskView:
     status: str = ""
     panels: list[Panel] | None = None
     no_panels: str = ""
+    words: str = ""
 
 
 def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
@@ -84,8 +84,8 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
     states = ["reading", "waits for the dense answer"]
 
     def view(status: str, done: int) -> AskView:
-        both = [cards.answer(*titles[i], said[i], states[i]) for i in (0, 1)]
-        return AskView(*both, status=cards.status(status, done, 2))
+        dense, sparse = (cards.answer(*titles[i], said[i], states[i]) for i in (0, 1))
+        return AskView(dense, sparse, status=cards.status(status, done, 2))
 
     try:
         for turn, who in enumerate((None, method)):
@@ -106,15 +106,17 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
         raise
     dense, sparse = said
     assert dense is not None and sparse is not None and sparse.pruned is not None
-    made, why_not = panels(engine.loaded, picture, sparse.pruned)
+    made, why_not = panels(sparse.pruned)
     same = "The same answer" if dense.text == sparse.text else "Another answer"
-    status = f"{same}, with {sparse.pruned.report.flops_sparse / sparse.pruned.report.flops_dense:.0%} of the arithmetic."
+    report = sparse.pruned.report
+    status = f"{same}, with {report.flops_sparse / report.flops_dense:.0%} of the prefill's arithmetic."
     yield replace(
         view("", 0),
         costs=cards.costs(dense, sparse),
         status=cards.status(status),
         panels=made,
         no_panels=why_not,
+        words=cards.words(sparse.pruned.look.words) if sparse.pruned.look is not None else "",
     )
 
 
@@ -155,7 +157,7 @@ def compare(
                     for speech, seconds in _timed(runs):
                         cell = cards.Cell(budget, speech)
                         yield None, status(f"{done + 1} of {total}: {name} at {budget}, {seconds:.0f} s")
-                    cells[column] = _finished(engine, picture, cell, dense)
+                    cells[column] = _finished(cell, dense)
                 except SparseSightError as error:
                     cells[column] = cards.Cell(budget, problem=str(error))
                 done += 1
@@ -188,64 +190,77 @@ def check_grid(methods: Any, budgets: Any) -> None:
         )
 
 
-def _finished(engine: Engine, picture: Image, cell: cards.Cell, dense: Speech) -> cards.Cell:
+def _finished(cell: cards.Cell, dense: Speech) -> cards.Cell:
     assert cell.speech is not None and cell.speech.pruned is not None
-    made, _ = panels(engine.loaded, picture, cell.speech.pruned)
-    overlay = data_uri(made[-1].picture, CELL_WIDTH) if made else ""
+    overlay = last_stage(cell.speech.pruned, CELL)
     return replace(cell, same=cell.speech.text == dense.text, overlay=overlay)
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What the last look at a picture kept, to compare the next one with."""
+    """What a question kept at the last stage, and the figure of it."""
 
-    path: str | None = None
-    question: str = ""
-    kept: frozenset[int] = frozenset()
-    figure: str = field(default="", repr=False)
+    asked: Asked
+    kept: frozenset[int]
+    figure: str = field(repr=False)
 
 
 def watch(
-    engine: Engine, asked: Asked, before: Looked | None, stop: Event
+    engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: Event
 ) -> Iterator[tuple[str, Looked | None, str]]:
-    """What the question keeps beside what the question before it kept: HTML, what to remember, a line of status.
+    """What another question keeps beside what the page's question keeps: HTML, what to remember, a line of status.
+
+    Args:
+        main: the page's question; if it is empty, the other one stands alone.
+        other: the other one; if it is empty, the page's stands alone.
+        seen: what is remembered of the page's question; it is asked only if it changed.
 
     Raises:
         SparseSightError: whatever is wrong with what was asked.
     """
-    if before is not None and before.path != asked.path:
-        before = None
-    if not asked.question.strip():
-        yield cards.pair(before and before.figure, ""), before, cards.status("Type a question.")
-        return
-    picture = read_upload(asked.path)
-    speech = None
+    if seen is not None and seen.asked != main:
+        seen = None
+    now: Looked | None = None
+
+    def view(status: str) -> tuple[str, Looked | None, str]:
+        return cards.pair(seen.figure if seen else "", now.figure if now else ""), seen, status
+
     try:
-        for speech, seconds in _timed(engine.ask(picture, asked.question, asked.chosen(), stop)):
-            if seconds > 1:
-                yield (
-                    cards.pair(before and before.figure, ""),
-                    before,
-                    cards.status(f"looking, {seconds:.0f} s"),
-                )
+        for asked in (main, other):
+            if not asked.question.strip() or (seen is not None and asked is main):
+                continue
+            looked = yield from _look(engine, asked, stop, view)
+            if asked is main:
+                seen = looked
+            else:
+                now = looked
     except Stopped:
-        yield cards.pair(before and before.figure, ""), before, cards.status("Stopped.")
+        yield view(cards.status("Stopped."))
         return
     except Exception as error:
-        yield cards.pair(before and before.figure, ""), before, cards.problem(sentence(error))
+        yield view(cards.problem(sentence(error)))
         raise
+    said = "" if now is not None else "Type another question."
+    if seen is not None and now is not None and now.kept:
+        moved = len(now.kept - seen.kept)
+        said = f"{moved} of its {len(now.kept)} patches are kept for this question only."
+    yield view(cards.status(said))
+
+
+def _look(
+    engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]
+) -> Generator[T, None, Looked]:
+    """One sparse answer, with a view now and then if it takes long."""
+    speech: Speech | None = None
+    for speech, seconds in _timed(engine.ask(read_upload(asked.path), asked.question, asked.chosen(), stop)):
+        if seconds > 1:
+            yield view(cards.status(f"looking, {seconds:.0f} s"))
     assert speech is not None and speech.pruned is not None
-    made, why_not = panels(engine.loaded, picture, speech.pruned)
-    kept = frozenset(speech.pruned.kept[-1]) if speech.pruned.kept else frozenset()
-    figure = cards.figure(
-        asked.question, speech.text, data_uri(made[-1].picture, 2 * CELL_WIDTH) if made else "", why_not
-    )
-    moved = ""
-    if before is not None and before.question != asked.question and kept:
-        moved = f"{len(kept - before.kept)} of the {len(kept)} kept patches were not kept before."
-    older = before.figure if before is not None and before.question != asked.question else ""
-    now = Looked(asked.path, asked.question, kept, figure)
-    yield cards.pair(older, figure), now, cards.status(moved)
+    found = speech.pruned
+    picture = last_stage(found, FIGURE)
+    why_not = "" if picture else found.why_not or found.report.samples[0].note
+    kept = frozenset(found.kept[-1]) if found.kept else frozenset()
+    return Looked(asked, kept, cards.figure(asked.question, speech.text, picture, why_not))
 
 
 def sentence(error: Exception) -> str:
