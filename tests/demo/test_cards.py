@@ -80,7 +80,13 @@ def test_shares(before: float | None, after: float, share: str, width: str | Non
 
 
 def test_the_words_that_judged_are_marked() -> None:
-    prompt = [Word("USER:"), Word("", visual=576), Word("\nWhat"), Word(" color", rates=True), Word(" is it?")]
+    prompt = [
+        Word("USER:"),
+        Word("", visual=576),
+        Word("\nWhat"),
+        Word(" color", rates=True),
+        Word(" is it?"),
+    ]
     assert ">\nWhat" not in cards.words(prompt) and "USER" not in cards.words(prompt)
     assert "What <mark>color</mark> is it?" in cards.words(prompt)
     assert cards.words(prompt[:3]) == ""  # nothing judged

@@ -160,7 +160,9 @@ def _cell(cell: Cell) -> str:
     report, sample = found.report, found.report.samples[0]
     picture = f'<img src="{cell.overlay}" alt="what the last stage kept">' if cell.overlay else ""
     verdict = (
-        '<span class="ss-same">same as dense</span>' if cell.same else '<span class="ss-differs">differs</span>'
+        '<span class="ss-same">same as dense</span>'
+        if cell.same
+        else '<span class="ss-differs">differs</span>'
     )
     text = escape(cell.speech.text) or "(an empty answer)"
     facts = (
@@ -186,7 +188,11 @@ def figure(question: str, text: str, overlay: str, why_not: str = "") -> str:
 
 def pair(main: str, other: str) -> str:
     """What two questions kept."""
-    parts = [f'<div class="{name}">{figure}</div>' for name, figure in (("ss-main", main), ("ss-other", other)) if figure]
+    parts = [
+        f'<div class="{name}">{figure}</div>'
+        for name, figure in (("ss-main", main), ("ss-other", other))
+        if figure
+    ]
     return f'<div class="ss-pair">{"".join(parts)}</div>' if parts else ""
 
 
@@ -196,8 +202,13 @@ def words(prompt: Sequence[Word]) -> str:
     parts = []
     for word in prompt[last + 1 :]:
         bare = word.text.strip()
-        before, after = word.text[: len(word.text) - len(word.text.lstrip())], word.text[len(word.text.rstrip()) :]
-        parts.append(f"{before}<mark>{escape(bare)}</mark>{after}" if word.rates and bare else escape(word.text))
+        before, after = (
+            word.text[: len(word.text) - len(word.text.lstrip())],
+            word.text[len(word.text.rstrip()) :],
+        )
+        parts.append(
+            f"{before}<mark>{escape(bare)}</mark>{after}" if word.rates and bare else escape(word.text)
+        )
     if not any(word.rates for word in prompt):
         return ""
     return f'<p class="ss-words"><span class="ss-quiet">Words that judged the patches:</span> {"".join(parts).strip()}</p>'

@@ -172,7 +172,9 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
     begin = _buttons(desk, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
     with gr.Row(elem_id="ss-answers"):
-        dense = gr.HTML(cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=150)
+        dense = gr.HTML(
+            cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=150
+        )
         sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=150)
     seen = gr.State([])
     with gr.Row():
@@ -180,7 +182,10 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
             with gr.Group():
                 stage = gr.Slider(0, 1, value=1, step=1, label="Stage", buttons=[], elem_id="ss-stage")
                 layer = gr.Radio(
-                    [("What was kept", KEPT), ("Scores", SCORES)], value=KEPT, show_label=False, elem_id="ss-layer"
+                    [("What was kept", KEPT), ("Scores", SCORES)],
+                    value=KEPT,
+                    show_label=False,
+                    elem_id="ss-layer",
                 )
                 overlay = gr.Image(
                     show_label=False,
@@ -228,7 +233,9 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
         status,
     )
     for moved in (stage.input, layer.input):
-        moved(sentences(show), [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
+        moved(
+            sentences(show), [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE
+        )
 
 
 def _caption(text: str) -> str:

@@ -247,9 +247,7 @@ def watch(
     yield view(cards.status(said))
 
 
-def _look(
-    engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]
-) -> Generator[T, None, Looked]:
+def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -> Generator[T, None, Looked]:
     """One sparse answer, with a view now and then if it takes long."""
     speech: Speech | None = None
     for speech, seconds in _timed(engine.ask(read_upload(asked.path), asked.question, asked.chosen(), stop)):
