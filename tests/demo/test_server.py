@@ -150,12 +150,16 @@ def test_a_port_that_is_taken(engine: Engine) -> None:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        with pytest.raises(SparseSightError, match=f"--port {port}: .*already in use"):
-            with serving(engine, Choices("sparsevlm+", 64, 576, 0.1), port=port):
-                pytest.fail("it listens where another does")
-    with pytest.raises(SparseSightError, match="--host 'no such host'"):
-        with serving(engine, Choices("sparsevlm+", 64, 576, 0.1), host="no such host"):
-            pytest.fail("it listens nowhere")
+        with (
+            pytest.raises(SparseSightError, match=f"--port {port}: .*already in use"),
+            serving(engine, Choices("sparsevlm+", 64, 576, 0.1), port=port),
+        ):
+            pytest.fail("it listens where another does")
+    with (
+        pytest.raises(SparseSightError, match="--host 'no such host'"),
+        serving(engine, Choices("sparsevlm+", 64, 576, 0.1), host="no such host"),
+    ):
+        pytest.fail("it listens nowhere")
 
 
 def test_errors_are_sentences() -> None:

@@ -46,8 +46,8 @@ def demo(
 ) -> None:
     """Serve a page where questions about a picture are answered with all its visual tokens and with few.
 
-    Needs Gradio, which the extra "demo" installs. Pictures stay in a temporary folder and are deleted at the end; nothing
-    is sent anywhere. Ctrl+C ends it.
+    Needs Gradio, which the extra "demo" installs. Pictures stay in a temporary folder and are deleted at the end;
+    nothing is sent anywhere. Ctrl+C ends it.
 
     Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
     --method.

@@ -103,7 +103,8 @@ def _row(name: str, dense: str, sparse: str, before: float | None, after: float 
     share, bar = NOTHING, ""
     if before and after is not None:
         share = f"{after / before:.0%}" if after <= 2 * before else f"{after / before:.1f} x"
-        bar = f'<span class="ss-bar" aria-hidden="true"><i style="width:{min(100 * after / before, 100):.1f}%"></i></span>'
+        width = min(100 * after / before, 100)
+        bar = f'<span class="ss-bar" aria-hidden="true"><i style="width:{width:.1f}%"></i></span>'
     return f'<tr><th scope="row">{name}</th><td>{dense}</td><td>{sparse}</td><td>{bar}{share}</td></tr>'
 
 
@@ -211,4 +212,5 @@ def words(prompt: Sequence[Word]) -> str:
         )
     if not any(word.rates for word in prompt):
         return ""
-    return f'<p class="ss-words"><span class="ss-quiet">Words that judged the patches:</span> {"".join(parts).strip()}</p>'
+    title = '<span class="ss-quiet">Words that judged the patches:</span>'
+    return f'<p class="ss-words">{title} {"".join(parts).strip()}</p>'

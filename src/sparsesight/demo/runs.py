@@ -45,7 +45,8 @@ class Asked:
             raise SparseSightError("the question is empty: ask something about the picture")
         if len(self.question) > MAX_QUESTION:
             raise SparseSightError(
-                f"the question has {len(self.question):,} characters, more than the limit of {MAX_QUESTION:,}: shorten it"
+                f"the question has {len(self.question):,} characters, more than the limit of {MAX_QUESTION:,}: "
+                "shorten it"
             )
         if self.method:
             self.chosen()
@@ -250,7 +251,8 @@ def watch(
 def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -> Generator[T, None, Looked]:
     """One sparse answer, with a view now and then if it takes long."""
     speech: Speech | None = None
-    for speech, seconds in _timed(engine.ask(read_upload(asked.path), asked.question, asked.chosen(), stop)):
+    for latest, seconds in _timed(engine.ask(read_upload(asked.path), asked.question, asked.chosen(), stop)):
+        speech = latest
         if seconds > 1:
             yield view(cards.status(f"looking, {seconds:.0f} s"))
     assert speech is not None and speech.pruned is not None

@@ -32,7 +32,8 @@ def read_upload(path: str | os.PathLike[str] | None) -> Image:
         raise SparseSightError("the picture is no longer on the server: upload it again") from None
     if size > MAX_BYTES:
         raise SparseSightError(
-            f"{file.name!r} has {size / 2**20:.1f} MB, more than the limit of {MAX_BYTES // 2**20} MB: scale it down first"
+            f"{file.name!r} has {size / 2**20:.1f} MB, more than the limit of {MAX_BYTES // 2**20} MB: scale it down "
+            "first"
         )
     try:
         return open_image(file, MAX_PIXELS)

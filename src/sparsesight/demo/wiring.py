@@ -15,8 +15,8 @@ from .runs import sentence
 
 MODEL = "model"  # events that use the model share this queue, one at a time
 
-# Values are checked here, not by Gradio: its own picture reader would decode whatever was sent, without a limit, and say
-# "Error" of what it cannot read.
+# Values are checked here, not by Gradio: its own picture reader would decode whatever was sent, without a limit, and
+# say "Error" of what it cannot read.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
 # What needs no turn. Not queue=False: a page shows no errors of such events.
 AT_ONCE: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
@@ -75,7 +75,8 @@ def connect(
 ) -> None:
     """Have ``triggers`` check what was asked, and then run it when the model is free.
 
-    Both are called with the values of ``inputs`` and Gradio's request. A page that asks again stops what it asked before.
+    Both are called with the values of ``inputs`` and Gradio's request. A page that asks again stops what it asked
+    before.
     """
     begun = gr.on(
         list(triggers),
