@@ -117,13 +117,12 @@ def main() -> None:
     parser.add_argument("--method", default="sparsevlm+", help="a method with one budget")
     parser.add_argument("--retain", default="192,128,64", help="budgets")
     parser.add_argument("--layers", type=int, default=32, help="of the decoder")
-    parser.add_argument("--kv-mib", type=int, default=512, help="KV space")
-    parser.add_argument("--requests", type=int, default=128, help="that arrive; more than fit")
+    parser.add_argument("--kv-mib", type=int, default=256, help="KV space")
+    parser.add_argument("--requests", type=int, default=64, help="that arrive; more than fit")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     arguments = parser.parse_args()
-    cases = [Case(None, False)]
-    for retain in arguments.retain.split(","):
-        cases += [Case(int(retain), False), Case(int(retain), True)]
+    budgets = [int(retain) for retain in arguments.retain.split(",")]
+    cases = [Case(None, False), Case(budgets[-1], False), *(Case(retain, True) for retain in budgets)]
     for case in cases:
         measure(case, arguments)
     print(table(cases))

@@ -31,6 +31,7 @@ def config(**changes: Any) -> Any:
         model_config=SimpleNamespace(
             architectures=["LlavaForConditionalGeneration"],
             enforce_eager=False,
+            is_moe=False,
             multimodal_config=SimpleNamespace(video_pruning_rate=None),
         ),
         cache_config=SimpleNamespace(enable_prefix_caching=False, kv_sharing_fast_prefill=False),
@@ -61,6 +62,7 @@ def test_an_ordinary_config_is_fine() -> None:
     check_config(config())
     check_config(config(parallel_config__tensor_parallel_size=2))
     check_config(config(use_v2_model_runner=True))
+    check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
 
@@ -70,7 +72,7 @@ def test_an_ordinary_config_is_fine() -> None:
     [
         ({"cache_config__enable_prefix_caching": True}, "--no-enable-prefix-caching"),
         ({"parallel_config__pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
-        ({"parallel_config__data_parallel_size": 2}, "--data-parallel-size 1"),
+        ({"parallel_config__data_parallel_size": 2, "model_config__is_moe": True}, "--data-parallel-size 1"),
         ({"parallel_config__decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
         ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),
         ({"parallel_config__use_ubatching": True}, "--enable-dbo"),

@@ -189,7 +189,8 @@ def _into(source: Tensor, selection: Selection) -> Tensor | None:
     recycled, merge = selection.recycled, selection.merge
     if recycled is None or merge is None:
         return None
-    centre = source.gather(1, recycled.gather(1, merge.centre.gather(1, merge.assign)))
+    cluster = merge.assign.clamp(0, merge.centre.shape[1] - 1)  # that of filler may be no cluster
+    centre = source.gather(1, recycled.gather(1, merge.centre.gather(1, cluster)))
     place = torch.arange(recycled.shape[1], device=source.device)
     count = torch.tensor(selection.counts.recycled).to(source.device, non_blocking=True)[:, None]
     # What is no recycled token but filler is written to a scratch column.

@@ -27,8 +27,9 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "pipeline parallelism passes on tensors of the unpruned length: use --pipeline-parallel-size 1",
     ),
     (
-        lambda c: c.parallel_config.data_parallel_size > 1,
-        "data parallelism pads steps across ranks: use --data-parallel-size 1 and run one server for each replica",
+        lambda c: c.parallel_config.data_parallel_size > 1 and c.model_config.is_moe,
+        "data parallelism of a mixture of experts pads steps across ranks: use --data-parallel-size 1 and run one "
+        "server for each replica",
     ),
     (
         lambda c: (
