@@ -128,9 +128,9 @@ def test_a_method_that_cannot_stands_in_its_own_cells(engine: Engine) -> None:
 
 
 def test_a_stopped_comparison_keeps_its_cells(engine: Engine) -> None:
-    stop, last = Event(), None
-    for grid, _ in runs.compare(engine, Asked(str(PICTURE), LETTER), ["random"], [192, 64], stop):
-        last = grid or last
+    stop, last, status = Event(), None, ""
+    for grid, said in runs.compare(engine, Asked(str(PICTURE), LETTER), ["random"], [192, 64], stop):
+        last, status = grid or last, said
         if last is not None and last.count("to come") == 1:
             stop.set()
     assert "Stopped" in status and last is not None and last.count("to come") == 1
