@@ -60,7 +60,8 @@ def test_help_of_every_command_has_examples_that_parse(name: str) -> None:
         program, command, *arguments = shlex.split(line, comments=True)
         assert (program, command) == ("sparsesight", name)
         known = commands.commands[command]
-        known.make_parser(known.context_class(known)).parse_args(arguments)
+        context = typer.Context(known, info_name=command, **known.context_settings)
+        known.make_parser(context).parse_args(arguments)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -17,8 +17,8 @@ EXTRAS = {
     "demo": "the demo in a browser: sparsesight demo",
     "vllm": "pruning inside vLLM: sparsesight serve",
 }
-# Not among our requirements, but what the integrations work with where it is there.
-BESIDE = ("accelerate", "peft", "flash-attn")
+# What the extras and the integrations work with, where it is there.
+BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "matplotlib")
 PACKAGE = "sparsesight"
 
 

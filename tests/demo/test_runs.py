@@ -39,7 +39,10 @@ def test_ask(engine: Engine) -> None:
     dense, _ = independent(QUESTION)
     sparse, kept = independent(QUESTION, "sparsevlm+", retain=96)
     assert all(view.panels is None and not view.costs for view in views[:-1])
-    assert "reading" in words(views[0].dense) and "waits for the dense answer" in words(views[0].sparse)
+    first = words(views[0].dense)  # it may have its first token by now
+    assert ("reading" in first or "writing" in first) and "waits for the dense answer" in words(
+        views[0].sparse
+    )
     last = views[-1]
     assert f"Dense all visual tokens {dense} first token" in words(last.dense)
     assert f"Sparse sparsevlm+, retain 96 {sparse} first token" in words(last.sparse)

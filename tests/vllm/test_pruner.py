@@ -203,6 +203,22 @@ def test_a_request_that_asks_otherwise_is_kept(extra_args: Any, tally: Tally) ->
     assert ctx.attn_metadata is metadata and pruner.tally == tally
 
 
+def test_steps_pass_at_once_until_a_picture_is_pruned() -> None:
+    pruner, _ = installed()
+    for mask in (None, torch.zeros(3, dtype=torch.bool)):
+        pruner.note(mask)
+        assert pruner.passes() and pruner.mask is None
+    pruner.every_step = True
+    assert not pruner.passes()
+    pruner.every_step = False
+    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
+    assert not pruner.passes() and pruner.mask is not None
+    begin(pruner, step([7], [0], [7]), context([7], [7]))
+    pruner.end()
+    pruner.note(torch.zeros(1, dtype=torch.bool))
+    assert not pruner.passes()  # that request may go on
+
+
 def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
     pruner, _ = installed()
     pruner.note(torch.zeros(3, dtype=torch.bool))

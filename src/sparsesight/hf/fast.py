@@ -274,6 +274,8 @@ class FastPath:
         """Of this model, ever."""
         if any(kind.kind != "full_attention" or kind.source != kind.index for kind in self.parts.kinds):
             return "its layers do not all have full attention and keys of their own"
+        if getattr(self.parts.decoder.config, "kv_lora_rank", None):
+            return "its layers cache latents, from which they make keys"
         if len({x.device for layer in self.weights for x in layer}) > 1:
             return "its layers lie on several devices"
         for module in (m for modules in self.modules for m in modules):

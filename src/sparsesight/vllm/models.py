@@ -32,7 +32,8 @@ class Sparse:
             from .pruner import Pruner
 
             self.pruner = Pruner(method, stages, self.language_model.model)  # type: ignore[attr-defined]
-            self.pruner.install(runner.Backends(kv_groups_of(vllm_config.additional_config)).give)
+            self.pruner.every_step = kv_groups = kv_groups_of(vllm_config.additional_config)
+            self.pruner.install(runner.Backends(kv_groups).give)
             runner.install(self, vllm_config)
 
     def embed_input_ids(

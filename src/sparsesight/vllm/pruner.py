@@ -60,6 +60,9 @@ class Pruner:
     stages: tuple[int, ...]  # pruning layers
     decoder: Any  # has `layers` and `norm`
     keep_trace: bool = False
+    every_step: bool = (
+        False  # whether steps are planned that cannot prune, as with ``kv_groups``: room is checked then
+    )
     tally: Tally = field(default_factory=Tally)
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
     mask: Tensor | None = None  # which rows of the coming step are visual tokens; on the host
@@ -108,6 +111,13 @@ class Pruner:
                 "the model runner passes sparsesight by: another plugin, or a model runner that is none of vLLM's"
             )
         self.mask = mask
+
+    def passes(self) -> bool:
+        """Whether the coming step is as it is without sparsesight, known at once: no picture has ever been pruned."""
+        if self.every_step or self.removed.used or (self.mask is not None and self.mask.any()):
+            return False
+        self.mask = None
+        return True
 
     def begin(
         self, step: Step, extra_args: Callable[[int], Any], names: Callable[[int], str], context: Any

@@ -18,6 +18,7 @@ class Removed:
 
     def __init__(self, stages: int) -> None:
         self._table: Counts = np.zeros((stages, 0), np.int64)
+        self.used = False  # whether anything was ever removed
 
     def of(self, block: Counts, computed: Counts) -> Counts:
         """Tokens removed in earlier steps, [stages, r].
@@ -36,6 +37,7 @@ class Removed:
     def add(self, block: Counts, more: Counts) -> None:
         """Note what this step removes, [stages, r]."""
         self._table[:, block] += more
+        self.used = True
 
     @property
     def nbytes(self) -> int:
