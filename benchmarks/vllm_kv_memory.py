@@ -20,9 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
-    "0"  # the engine in this process, where its scheduler can be asked
-)
+# The engine in this process, where its scheduler can be asked; and no KV space other than --kv-mib.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
 
 from PIL import Image
 

@@ -162,12 +162,12 @@ CHOSEN = "alone_and_in_a_batch or staggered or in_parts or preempted or aborted 
 def test_the_engine_answers_the_same_on_the_v2_runner() -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "pytest", "-p", "tests.vllm.v2_on_cpu", "-p", "no:cacheprovider"]
-    command += ["tests/vllm/test_engine.py", "-q", "-x", "-s", "-k", CHOSEN]
+    command += ["tests/vllm/test_engine.py", "-x", "-s", "-k", CHOSEN]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "TRITON_INTERPRET": "1"}
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said[-4000:]
-    assert "Using V2 Model Runner" in said and " passed" in said
+    assert "Using V2 Model Runner" in said and " passed" in said, said[-4000:]
 
 
 def test_torch_calls_hooks_as_is_relied_on(state_of: Any) -> None:
