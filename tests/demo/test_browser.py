@@ -230,7 +230,7 @@ def test_other_patches_are_kept_while_another_question_is_typed(page: Any) -> No
     page.locator("#ss-watch textarea").press_sequentially(other)
     text(page, "#ss-pair .ss-main figcaption", f"{re.escape(main)} {color}")
     text(page, "#ss-pair .ss-other figcaption", f"{re.escape(other)} {letter}")
-    text(page, "#ss-watch-status", r"\d+ of its \d+ patches are kept for this question only")
+    text(page, "#ss-watch-status", r"\d+ of the \d+ patches kept for this question")
     one, two = (page.locator(f"#ss-pair .ss-{x} img").get_attribute("src") for x in ("main", "other"))
     assert one != two
 

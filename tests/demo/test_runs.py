@@ -176,7 +176,7 @@ def test_watch_counts_the_patches_that_another_question_keeps(engine: Engine) ->
     shown, again, said = look(engine, QUESTION, LETTER, seen)
     assert shown == [QUESTION, LETTER] and again is seen  # it was not asked anew
     new = len(set(second[-1]) - set(first[-1]))
-    assert new > 0 and said.startswith(f"{new} of its {len(second[-1])} patches")
+    assert new > 0 and said.startswith(f"{new} of the {len(second[-1])} patches")
 
 
 def test_what_is_remembered_of_another_question_or_picture_is_not_used(engine: Engine) -> None:

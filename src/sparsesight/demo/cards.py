@@ -62,7 +62,7 @@ def costs(dense: Speech, sparse: Speech) -> str:
             dense.first_token,
             sparse.first_token,
         ),
-        _row("Tokens per second after it", _rate(dense), _rate(sparse), dense.per_second, sparse.per_second),
+        _row("Tokens per second", _rate(dense), _rate(sparse), dense.per_second, sparse.per_second),
         _row(
             "Equal tokens",
             f"{sample.visual_tokens:,}",

@@ -244,7 +244,7 @@ def watch(
     said = "" if now is not None else "Type another question."
     if seen is not None and now is not None and now.kept:
         moved = len(now.kept - seen.kept)
-        said = f"{moved} of its {len(now.kept)} patches are kept for this question only."
+        said = f"{moved} of the {len(now.kept)} patches kept for this question are not kept for the page's."
     yield view(cards.status(said))
 
 
