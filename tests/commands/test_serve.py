@@ -43,7 +43,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         executed.extend(what)
         raise Replaced
 
-    monkeypatch.delenv(serving.RUNNER, raising=False)
+    for variable in (serving.RUNNER, "VLLM_CPU_KVCACHE_SPACE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(serving, "installed_version", lambda: "0.32.0")
     monkeypatch.setattr(serving, "Parser", Parser)
     monkeypatch.setattr(serving, "records_graphs", lambda: False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -11,17 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus, bundled, sparsify
+from sparsesight.methods import Method
+from sparsesight.vllm.pruner import Tally
+
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
-
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, where its model can be asked
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-
-from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus, bundled, sparsify  # noqa: E402
-from sparsesight.methods import Method  # noqa: E402
-from sparsesight.vllm.pruner import Tally  # noqa: E402
 
 TOKENS = 8
 LONGER = {"text_config": {"max_position_embeddings": 2048}}  # than the bundled model was trained for
