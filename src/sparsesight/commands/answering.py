@@ -115,8 +115,8 @@ def compare(
     model = loaded.model
     with out_of_memory(model.device):
         with sparsify(model, method):
-            _generate(loaded, inputs, 1)
-        _generate(loaded, inputs, 1)
+            _generate(loaded, inputs, 2)  # a prefill and a decoding step
+        _generate(loaded, inputs, 2)
         with sparsify(model, method, timing=True) as run:
             text, tokens = _generate(loaded, inputs, max_new_tokens)
         report = run.report
