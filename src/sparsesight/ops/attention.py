@@ -58,14 +58,14 @@ def attention_rows(
     b, h, r, d = query.shape
     g, k = key.shape[1], key.shape[2]
     logits = query.float().reshape(b, g, h // g * r, d) @ key.float().transpose(2, 3)
-    logits = logits.view(b, h, r, k) * scale
+    logits = logits.view(b, h, r, k).mul_(scale)  # in place: new memory of this size costs more than the arithmetic
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     if mask is not None:
         if mask.dtype == torch.bool:
-            logits = logits.masked_fill(~mask, torch.finfo(torch.float32).min)
+            logits.masked_fill_(~mask, torch.finfo(torch.float32).min)
         else:
-            logits = logits + mask.float()
+            logits += mask.float()
     return logits.softmax(-1)
 
 
