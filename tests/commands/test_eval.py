@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 from pathlib import Path
@@ -73,6 +74,9 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("# Sweep: equal cost") and "prefill, ms" in result.stdout
     assert "no interval is sure" in result.stdout  # of six questions about one scene
+    rows = list(csv.DictReader((tmp_path / "run" / "table.csv").open()))
+    assert {row["method"] for row in rows} == {"dense", "random"}
+    assert all(float(row["prefill_ms"]) > 0 for row in rows if not row["group"])
     assert f"written to {tmp_path / 'run'}" in result.stdout
 
 
