@@ -194,7 +194,8 @@ def _run(
         plots = find_spec("matplotlib") is not None
         if not plots:
             print("note: no plot.png without matplotlib: pip install 'sparsesight[plots]'", file=sys.stderr)
-        return write_report(folder, tasks, cells, about, plots=plots)
+        solved = settings["budgets_are"] == "cost"
+        return write_report(folder, tasks, cells, about, solved=solved, plots=plots)
 
 
 @contextmanager
