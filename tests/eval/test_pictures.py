@@ -86,7 +86,9 @@ def swept(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prefill_ms(path: Path, label: str) -> float:
     """Milliseconds of a sample's prefill as the folder has them."""
-    return float(json.loads((path / "samples" / "scenes" / f"{label}.latency.json").read_text())["prefill_ms"])
+    return float(
+        json.loads((path / "samples" / "scenes" / f"{label}.latency.json").read_text())["prefill_ms"]
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.label)
