@@ -108,5 +108,7 @@ def test_a_device_that_is_named_is_taken(two_gpus: list[int]) -> None:
     assert own_device("cpu", Ranks(1, 2, 1)) == "cpu"
     assert own_device("cuda:0", Ranks(1, 2, 1)) == "cuda:0"
     assert own_device("cuda", Ranks()) == "cuda" and two_gpus == []
-    with pytest.raises(SparseSightError, match=r"^--device 'cuda': process 2 .* there are 2: start one process"):
+    with pytest.raises(
+        SparseSightError, match=r"^--device 'cuda': process 2 .* there are 2: start one process"
+    ):
         own_device("cuda", Ranks(2, 3, 2))

@@ -186,7 +186,13 @@ def _run(
             "model": settings["model"],
             "prompts": settings["prompts"],
             "budgets solved for a prompt of": f"{prompt.visual} visual and {prompt.text + prompt.before} text tokens",
-            "machine": f"{session['device']}, {settings['dtype']}",
+            "machine": ", ".join(
+                (
+                    session["device"],
+                    *((f"CUDA {session['cuda']}",) if "cuda" in session else ()),
+                    settings["dtype"],
+                )
+            ),
             "versions": ", ".join(f"{name} {number}" for name, number in settings["versions"].items()),
             "date": session["started"][:10],
             "command": f"`{session['command']}`",
