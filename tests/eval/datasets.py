@@ -65,8 +65,8 @@ EXPECTED = {
 }
 
 
-# What a judge says of the answers "answer 0", "answer 1", ... to the questions of each data set, in their order, and the
-# score that must give; a pair is of the reference and of the answer.
+# What a judge says of the answers "answer 0", "answer 1", ... to the questions of each data set, in their order, and
+# the score that must give; a pair is of the reference and of the answer.
 VERDICTS = {
     "mmvet": ["0.5", "1.0", "0.0"],
     "llava_wild": ["8 6\nThe second one is shorter.", "10 5", "9 9"],

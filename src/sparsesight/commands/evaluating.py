@@ -137,8 +137,8 @@ def own_device(device: str, ranks: Ranks) -> str:
     there = torch.cuda.device_count()
     if ranks.local >= there:
         raise SparseSightError(
-            f"--device {device!r}: process {ranks.local} of this machine has no GPU of its own, there are {there}: start "
-            "one process per GPU, or name a device, such as cuda:0, for all"
+            f"--device {device!r}: process {ranks.local} of this machine has no GPU of its own, there are {there}: "
+            "start one process per GPU, or name a device, such as cuda:0, for all"
         )
     torch.cuda.set_device(ranks.local)  # for whatever says only "cuda"
     return f"cuda:{ranks.local}"

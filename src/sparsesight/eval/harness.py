@@ -252,8 +252,8 @@ def _unjudged(row: Benchmark, logged: Logged, review: str) -> SparseSightError:
     """For an answer on which the judge failed: it is neither right nor wrong."""
     said = f" (it said {review[:80]!r})" if review else ""
     return SparseSightError(
-        f"the judge gave no score for {_id(row.tasks[0], logged['doc_id'])}{said}: see that it can be reached, then go on "
-        "with --resume, which asks it again, and the model nothing that is answered"
+        f"the judge gave no score for {_id(row.tasks[0], logged['doc_id'])}{said}: see that it can be reached, then go "
+        "on with --resume, which asks the judge again and the model only what is not answered"
     )
 
 
