@@ -21,6 +21,7 @@ from .methods import Method, SparseVLMPlus
 from .metrics import DecoderShape
 
 REFERENCE = SparseVLMPlus()
+EQUAL = 0.01  # relative; costs that differ by no more are called equal, wherever methods stand side by side
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,9 @@ def test_every_turn_runs_what_it_is_called(small: Subject, monkeypatch: pytest.M
     (row,) = bench(model, prompt, [case("random", 12)], repeats=1, steps=0)
     lengths = tuple(12 + v for v in row["visual_per_layer"][:-1])
     assert lengths[-1] < 48
-    turns = seen[: -2 * runs.SHARES]  # after them the shares of the mechanism
-    expected = [((), (48,) * 3), (("bare",), lengths), (("sparse",), lengths)]
+    first, *turns = seen[: -2 * runs.SHARES]  # after them the shares of the mechanism
+    assert first == ((), (48,) * 3)
+    expected = [first, (("bare",), lengths), (("sparse",), lengths)]
     assert sorted(turns[:3]) == sorted(turns[3:]) == expected
 
 
@@ -154,3 +155,23 @@ def test_rows_on_a_gpu() -> None:
     assert 0 < row["prefill_sparse_ms"] < row["first_token_sparse_ms"]
     assert 0 < row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
     assert 0 < row["overhead_share"] < 1
+
+
+def test_the_first_footprint_is_not_the_first_run(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a device allocates once and for good would be counted for the dense model alone."""
+    model, prompt = small
+    before: list[int] = []
+    passed: list[int] = []
+    count = runs.footprint
+
+    def counted(*args: Any) -> Any:
+        before.append(len(passed))
+        return count(*args)
+
+    monkeypatch.setattr(runs, "footprint", counted)
+    hook = model.get_decoder().register_forward_hook(lambda *_: passed.append(1))
+    try:
+        bench(model, prompt, [case("random", 12)], repeats=1, steps=0)
+    finally:
+        hook.remove()
+    assert before == [1, 2]

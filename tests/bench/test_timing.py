@@ -52,6 +52,17 @@ def test_every_phase_is_told_apart(small: tuple[Any, dict[str, Any]]) -> None:
     assert not model.get_decoder()._forward_hooks
 
 
+def test_times_can_be_had_before_the_end(small: tuple[Any, dict[str, Any]]) -> None:
+    model, prompt = small
+    times = Times()
+    with timed_decoder(model.get_decoder(), times) as fill:
+        run_once(model, prompt, 1)
+        fill()
+        assert [len(times.wall[phase]) for phase in (PREFILL, DECODE)] == [1, 1]
+        run_once(model, prompt, 0)
+    assert [len(times.wall[phase]) for phase in (PREFILL, DECODE)] == [2, 1]  # nothing twice
+
+
 def test_sleep_is_on_the_wall_clock_alone() -> None:
     start = mark(CPU)
     time.sleep(0.05)

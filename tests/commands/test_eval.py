@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 from pathlib import Path
@@ -31,7 +32,8 @@ def test_a_sweep_and_its_folder(tmp_path: Path) -> None:
     assert found == json.loads((out / "summary.json").read_text())
     cells = found["tasks"]["scenes"]["cells"]
     assert list(cells) == ["dense", "random@192", "sparsevlm@192", "random@0.25", "sparsevlm@0.25"]
-    assert found["costs"]["equal"] and set(found["costs"]["spread"]) == {"192", "0.25"}
+    assert found["costs"]["equal"] and found["costs"]["solved"]
+    assert set(found["costs"]["spread"]) == {"192", "0.25"}
     assert {x.name for x in (out / "samples" / "scenes").iterdir()} == {f"{label}.jsonl" for label in cells}
     assert {"table.md", "table.csv", "run.json", "config.json"} <= {x.name for x in out.iterdir()}
     (session,) = json.loads((out / "run.json").read_text())
@@ -60,19 +62,25 @@ def test_variables_choose_as_upstream_did(tmp_path: Path) -> None:
 
 
 def test_same_retain_costs_what_it_costs(tmp_path: Path) -> None:
-    found = summary_of(
-        "--methods", "random", "--retain", "(200,100,50)", "--same-retain", "--out", str(tmp_path / "run")
-    )
+    given = ("--retain", "(200,100,50)", "--same-retain")
+    found = summary_of("--methods", "random", *given, "--out", str(tmp_path / "run"))
     assert found["tasks"]["scenes"]["cells"]["random@200,100,50"]["method"]["retain"] == [200, 100, 50]
+    assert not found["costs"]["solved"]
+    head = (tmp_path / "run" / "table.md").read_text("utf-8").splitlines()[0]
+    assert head == "# Sweep: same retain, one method at each budget, no costs to compare"
 
 
 def test_the_table_is_printed(tmp_path: Path) -> None:
     result = run(
-        "eval", *FEW, "--methods", "random", "--retain", "128", "--latency", "--out", str(tmp_path / "run")
+        *("eval", *FEW, "--methods", "random,sparsevlm", "--retain", "128"),
+        *("--latency", "--out", str(tmp_path / "run")),
     )
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith("# Sweep: equal cost") and "prefill, ms" in result.stdout
     assert "no interval is sure" in result.stdout  # of six questions about one scene
+    rows = list(csv.DictReader((tmp_path / "run" / "table.csv").open()))
+    assert {row["method"] for row in rows} == {"dense", "random", "sparsevlm"}
+    assert all(float(row["prefill_ms"]) > 0 for row in rows if not row["group"])
     assert f"written to {tmp_path / 'run'}" in result.stdout
 
 

@@ -65,6 +65,20 @@ EXPECTED = {
 }
 
 
+# What a judge says of the answers "answer 0", "answer 1", ... to the questions of each data set, in their order, and
+# the score that must give; a pair is of the reference and of the answer.
+VERDICTS = {
+    "mmvet": ["0.5", "1.0", "0.0"],
+    "llava_wild": ["8 6\nThe second one is shorter.", "10 5", "9 9"],
+    "llava_coco": ["10 4", "8 8", "2 0"],
+}
+JUDGED = {
+    "mmvet": 50.0,  # (0.5 + 1 + 0) / 3
+    "llava_wild": 2000 / 27,  # (6 + 5 + 9) / (8 + 10 + 9)
+    "llava_coco": 60.0,  # (4 + 8 + 0) / (10 + 8 + 2)
+}
+
+
 def bare(name: str) -> Benchmark:
     """A benchmark, asked without instructions."""
     return replace(BENCHMARKS[name], overrides=BARE[name])
@@ -80,6 +94,7 @@ def build(root: Path) -> Path:
     _mmbench(root)
     _letters(root)
     _clips(root)
+    _judged(root)
     return root
 
 
@@ -314,6 +329,43 @@ def _letters(root: Path) -> None:
             }
         )
     write_json(root / "qbench_zh_dev" / "dev.json", chinese)
+
+
+def _judged(root: Path) -> None:
+    """What a language model judges: a reference, what it may know of the picture, and a category or capabilities."""
+    three = asked(["shape"])[:3]
+    abilities = ("rec", "ocr,spat", "rec,know,gen")
+    write(
+        root / "MMVet" / "data" / "test-00000-of-00001.parquet",
+        [
+            {
+                "question_id": f"v1_{i}",
+                "image": row["picture"],
+                "question": row["question"],
+                "answer": f"{row['answer']}<OR>a {row['answer']}",
+                "image_source": "scenes",
+                "capability": capability,
+            }
+            for i, (row, capability) in enumerate(zip(three, abilities, strict=True))
+        ],
+    )
+    # The two are told apart by where the reference stands.
+    for folder, reference in (("llava-bench-in-the-wild", "gpt_answer"), ("llava-bench-coco", "answer")):
+        write(
+            root / folder / "data" / "train-00000-of-00001.parquet",
+            [
+                {
+                    "question_id": i,
+                    "question": row["question"],
+                    "image": row["picture"],
+                    "caption": "A scene.",
+                    reference: f"It is a {row['answer']}.",
+                    "category": category,
+                    "image_id": row["name"],
+                }
+                for i, (row, category) in enumerate(zip(three, ("conv", "detail", "complex"), strict=True))
+            ],
+        )
 
 
 def _clips(root: Path) -> None:

@@ -136,7 +136,7 @@ def test_samples_take_the_place_of_batches(tmp_path: Path) -> None:
     samples = marked([1, 0, 1])
     cell.finish(samples, [3.0, 1.0, 2.0])
     assert cell.done and cell.samples() == samples and cell.prefill_ms() == 2.0
-    assert cell.answered() == {} and longer.answered() == {0: batch("b")}
+    assert cell.answered() is None and longer.answered() == {0: batch("b")}
     longer.finish(samples)
     assert longer.prefill_ms() is None
     names = {"random@64.jsonl", "random@64.latency.json", "random@640.jsonl"}
@@ -150,3 +150,50 @@ def test_any_label_is_a_file_name(tmp_path: Path) -> None:
             folder.cell("made", label).finish(marked([number % 2]))
         assert len(list((tmp_path / "samples" / "made").iterdir())) == len(labels)
         assert [folder.cell("made", x).samples()[0].scores["correct"] for x in labels] == [0, 1, 0, 1, 0, 1]
+
+
+def test_a_cell_that_is_finished_while_it_is_looked_at_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process puts the samples in place and deletes the batches at each moment at which another looks."""
+    first, second = CellFile(tmp_path / "cell", 0), CellFile(tmp_path / "cell", 1)
+
+    def finish() -> None:
+        first.finish(marked([1, 1]))
+
+    def begin() -> None:
+        first.final.unlink(missing_ok=True)
+        first.append(0, batch("one"))
+        second.append(1, batch("two"))
+
+    begin()
+    assert not second.done
+    finish()  # between the two looks
+    assert second.answered() is None
+
+    begin()
+    listed = CellFile._parts
+
+    def then_finished(file: CellFile) -> list[Path]:
+        found = listed(file)
+        if file is second:
+            finish()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CellFile, "_parts", then_finished)
+        assert second.answered() is None
+
+    begin()
+    read = Path.read_bytes
+
+    def finished_after(path: Path) -> bytes:
+        found = read(path)
+        if path.name.endswith("rank0.part"):
+            finish()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", finished_after)
+        assert second.answered() is None
+    assert [x.name for x in tmp_path.iterdir()] == ["cell.jsonl"]

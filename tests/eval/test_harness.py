@@ -81,6 +81,14 @@ def test_costs_come_along(summary: dict[str, Any]) -> None:
         assert dense["flops_sparse"] == dense["flops_dense"] > 2 * sparse["flops_sparse"]
 
 
+def test_prefills_are_timed_where_asked_for(model: Any, data: Path) -> None:
+    (task,) = harness_tasks(["gqa"], model, data=data, limit=2, latency=True)
+    for cell in CELLS:
+        with task.answering(cell.method) as answer:
+            for _ in range(2):
+                assert all(x.prefill_ms is not None and x.prefill_ms > 0 for x in answer(task.items))
+
+
 def test_a_wrong_sum_is_noticed(tasks: list[HarnessTask], monkeypatch: pytest.MonkeyPatch) -> None:
     task = tasks[0]
     with monkeypatch.context() as patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,13 @@ def swept(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def prefill_ms(path: Path, label: str) -> float:
+    """Milliseconds of a sample's prefill as the folder has them."""
+    return float(
+        json.loads((path / "samples" / "scenes" / f"{label}.latency.json").read_text())["prefill_ms"]
+    )
+
+
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.label)
 def test_samples_are_what_the_model_says_alone(swept: Path, loaded: Loaded, cell: Cell) -> None:
     lines = (swept / "samples" / "scenes" / f"{cell.label}.jsonl").read_text("utf-8").split("\n")[:-1]
@@ -115,6 +123,7 @@ def test_summary_of_a_real_sweep(swept: Path) -> None:
     assert cells["random@64"]["cost"]["flops_sparse"] < 0.5 * cells["dense"]["cost"]["flops_sparse"]
     assert summary["tasks"]["scenes"]["units"] == len({item.unit for item in items()})
     assert set(summary["tasks"]["scenes"]["tags"]) == {tag for item in items() for tag in item.tags}
+    assert all(prefill_ms(swept, cell.label) > 0 for cell in CELLS)
     assert "prefill, ms" in (swept / "table.md").read_text("utf-8")
     assert "prefill" not in json.dumps(summary)  # what varies by the clock stays out
 
@@ -177,3 +186,29 @@ def test_trimming_shows_in_what_is_cached(loaded: Loaded) -> None:
     with sparsify(loaded.model, method) as run:
         loaded.model.generate(**inputs, max_new_tokens=8, do_sample=False)
     assert said.cost["kv_bytes_sparse"] < run.report.kv_bytes_sparse
+
+
+def test_every_batch_has_its_own_prefill(loaded: Loaded) -> None:
+    """And only that: neither the decoding steps after it nor the batch before."""
+    task = questions(loaded)
+    decoder = loaded.model.get_decoder()
+    seen: list[str] = []
+
+    def passed(module: Any, args: Any, kwargs: Any) -> None:
+        seen.append("prefill" if kwargs["inputs_embeds"].shape[1] > 1 else "step")
+        time.sleep(0.2 if seen[-1] == "prefill" else 0.02)
+
+    with task.answering(None) as answer:
+        hook = decoder.register_forward_pre_hook(passed, with_kwargs=True)
+        try:
+            for batch in (task.items[:1], task.items[1:3]):
+                start = time.perf_counter()
+                ms = [x.prefill_ms for x in answer(batch)]
+                whole = 1e3 * (time.perf_counter() - start)
+                assert len(set(ms)) == 1 and ms[0] is not None
+                steps = 20 * seen.count("step")
+                assert 200 <= len(batch) * ms[0] <= whole - steps
+                assert seen.count("prefill") == 1 and steps > 0
+                seen.clear()
+        finally:
+            hook.remove()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
+from sparsesight.cost import EQUAL
 from sparsesight.eval.metrics import AccuracyPlus, Mean
 from sparsesight.eval.samples import Sample
 from sparsesight.eval.summary import summarise
@@ -42,7 +43,7 @@ def runs(**changes: list[Sample]) -> dict[str, list[Sample]]:
 
 
 def summary(**changes: list[Sample]) -> dict[str, Any]:
-    return summarise({"made": (Mean(), runs(**changes))}, CELLS)
+    return summarise({"made": (Mean(), runs(**changes))}, CELLS, solved=True)
 
 
 def test_scores_differences_and_tests() -> None:
@@ -82,7 +83,7 @@ def test_units_widen_intervals() -> None:
 
 def test_costs_are_called_equal_only_where_they_are() -> None:
     costs = summary()["costs"]
-    assert costs == {"equal": True, "allowed": 0.02, "spread": {"64": 0.01, "192": 0.0}}
+    assert costs == {"solved": True, "equal": True, "allowed": EQUAL, "spread": {"64": 0.01}}
     costs = summary(random_64=priced(marked(RIGHT), 110))["costs"]
     assert not costs["equal"] and costs["spread"]["64"] == pytest.approx(110 / 101 - 1, abs=1e-4)
 

@@ -18,7 +18,7 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.budget import Retain
 from sparsesight.cost import Prompt, cost
-from sparsesight.eval.folder import Config, RunFolder
+from sparsesight.eval.folder import CellFile, Config, RunFolder
 from sparsesight.eval.ranks import Ranks
 from sparsesight.eval.report import write_report
 from sparsesight.eval.samples import fingerprint
@@ -190,6 +190,35 @@ def test_a_share_is_every_other_batch_of_what_nobody_answered(tmp_path: Path) ->
     names = [{x for label, mine in task.asked if label == "dense" for x in mine} for task in (one, two)]
     assert not names[0] & names[1] and len(names[0] | names[1]) == 40
     assert {x for _, mine in one.asked for x in mine} == names[0]
+
+
+def test_nothing_is_asked_of_a_cell_that_another_process_finishes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 finds a cell open; before it reads the batches, rank 0, which has them all, finishes the sweep."""
+    with RunFolder(tmp_path, config(Made())):
+        pass
+    for rank in (1, 0):  # every batch is answered, none is scored
+        with monkeypatch.context() as patch:
+            patch.setattr("sparsesight.eval.sweep._finish", lambda *_: True)
+            run(tmp_path, Made(), ranks=Ranks(rank, 2, rank), resume=True, report=False)
+    late = Made()
+    open_cell = CellFile.done.fget
+    assert open_cell is not None
+    raced: list[str] = []
+
+    def then_finished(file: CellFile) -> bool:
+        was = bool(open_cell(file))
+        if file.rank == 1 and not raced:
+            raced.append(file.final.name)
+            run(tmp_path, Made(), resume=True)
+        return was
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CellFile, "done", property(then_finished))
+        run(tmp_path, late, ranks=Ranks(1, 2, 1), report=False)
+    assert raced == ["dense.jsonl"] and late.asked == []
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_what_the_model_refuses_it_refuses_at_once(tmp_path: Path) -> None:

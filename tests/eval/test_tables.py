@@ -27,7 +27,7 @@ def tagged(samples: list[Sample]) -> list[Sample]:
 @pytest.fixture(scope="module")
 def both() -> dict[str, Any]:
     made = {label: tagged(samples) for label, samples in runs().items()}
-    return summarise({"made": (Mean(), made), "second": (Mean(), runs())}, CELLS)
+    return summarise({"made": (Mean(), made), "second": (Mean(), runs())}, CELLS, solved=True)
 
 
 def row(text: str, *starts: str) -> str:
@@ -38,8 +38,23 @@ def row(text: str, *starts: str) -> str:
 def test_the_title_says_whether_costs_are_equal() -> None:
     assert title(summary()) == "equal cost (mean prefill FLOPs at one budget differ by at most 1.0%)"
     assert title(summary(random_64=priced(marked(RIGHT), 110))) == "costs differ: by 8.9% at budget 64"
+    retain = summarise({"made": (Mean(), runs())}, CELLS)
+    assert title(retain) == "same retain (mean prefill FLOPs at one budget differ by up to 1.0%)"
     dense = summarise({"made": (Mean(), {"dense": marked(RIGHT)})}, CELLS[:1])
     assert title(dense) == "dense only"
+
+
+@pytest.mark.parametrize(
+    ("solved", "words"),
+    [
+        (True, "one method at each budget, no costs to compare"),
+        (False, "same retain, one method at each budget, no costs to compare"),
+    ],
+)
+def test_one_method_is_equal_to_nothing(solved: bool, words: str) -> None:
+    alone = [cell for cell in CELLS if cell.name in ("dense", "random")]
+    mine = {cell.label: runs()[cell.label] for cell in alone}
+    assert title(summarise({"made": (Mean(), mine)}, alone, solved=solved)) == words
 
 
 def test_markdown(both: dict[str, Any]) -> None:

@@ -10,14 +10,15 @@ import torch
 
 
 def environment(device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Machine and versions, to stand beside every number."""
+    """Machine and versions, to stand beside every number; CUDA's where it is used."""
     import transformers
 
     from .. import __version__
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    on_gpu = device.startswith("cuda")
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        **({"cuda": torch.version.cuda} if on_gpu else {}),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

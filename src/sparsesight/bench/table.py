@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..cost import EQUAL
 from ..hf.clock import PARTS
 from .roofline import no_gain
 
@@ -97,7 +98,6 @@ def _microseconds(part: str) -> Callable[[Row], str]:
 
 
 OVERHEAD = tuple(Column(part, _microseconds(part)) for part in PARTS)
-EQUAL = 0.01  # costs that differ by no more are called equal
 TABLES = {
     "Prefill of the decoder; ratio = speed-up / FLOPs limit; in brackets from processor time": PREFILL,
     "The whole call up to the first token, and a further token's; in brackets from processor time": TOKENS,

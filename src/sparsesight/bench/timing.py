@@ -68,8 +68,11 @@ class Times:
 
 
 @contextmanager
-def timed_decoder(decoder: nn.Module, times: Times) -> Iterator[None]:
-    """Time every call of the decoder, from before the first hook to after the last. ``times`` is filled at the end."""
+def timed_decoder(decoder: nn.Module, times: Times) -> Iterator[Callable[[], None]]:
+    """Time every call of the decoder, from before the first hook to after the last.
+
+    ``times`` is filled at the end, and whenever what is yielded is called, which waits for the device.
+    """
     device = next(decoder.parameters()).device
     started: list[Mark] = []
     seen: list[tuple[str, Mark, Mark]] = []
@@ -83,18 +86,22 @@ def timed_decoder(decoder: nn.Module, times: Times) -> Iterator[None]:
         phase = PREFILL if x is not None and x.shape[1] > 1 else DECODE
         seen.append((phase, started.pop(), end))
 
+    def fill() -> None:
+        for phase, start, end in seen:
+            times.add(phase, start, end)
+        seen.clear()
+
     hooks = [
         decoder.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
         decoder.register_forward_hook(after, with_kwargs=True),
     ]
     settle(device)
     try:
-        yield
+        yield fill
     finally:
         for hook in hooks:
             hook.remove()
-        for phase, start, end in seen:
-            times.add(phase, start, end)
+        fill()
 
 
 def peak_bytes(device: torch.device, work: Callable[[], object]) -> int:

@@ -186,7 +186,13 @@ def _run(
             "model": settings["model"],
             "prompts": settings["prompts"],
             "budgets solved for a prompt of": f"{prompt.visual} visual and {prompt.text + prompt.before} text tokens",
-            "machine": f"{session['device']}, {settings['dtype']}",
+            "machine": ", ".join(
+                (
+                    session["device"],
+                    *((f"CUDA {session['cuda']}",) if "cuda" in session else ()),
+                    settings["dtype"],
+                )
+            ),
             "versions": ", ".join(f"{name} {number}" for name, number in settings["versions"].items()),
             "date": session["started"][:10],
             "command": f"`{session['command']}`",
@@ -194,7 +200,8 @@ def _run(
         plots = find_spec("matplotlib") is not None
         if not plots:
             print("note: no plot.png without matplotlib: pip install 'sparsesight[plots]'", file=sys.stderr)
-        return write_report(folder, tasks, cells, about, plots=plots)
+        solved = settings["budgets_are"] == "cost"
+        return write_report(folder, tasks, cells, about, solved=solved, plots=plots)
 
 
 @contextmanager

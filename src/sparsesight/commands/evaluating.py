@@ -80,13 +80,10 @@ def prepare_tasks(
     Raises:
         SparseSightError: whatever is wrong with either, in one sentence.
     """
-    import torch
-
     from ..eval.pictures import PictureQuestions
     from ..eval.scenes import SceneQuestions
 
-    if device == "auto" and ranks.count > 1 and torch.cuda.is_available():
-        device = f"cuda:{ranks.local}"
+    device = own_device(device, ranks)
     theirs = [name for name in names if name not in SCENES]
     found: dict[str, Task] = {}
     if theirs:
@@ -125,6 +122,26 @@ def prepare_tasks(
                 trim_early_layers=trim_early_layers,
             )
     return Prepared(loaded, chosen, [found[name] for name in names])
+
+
+def own_device(device: str, ranks: Ranks) -> str:
+    """``--device`` of this process: where several share the work and no GPU is named, each has its own.
+
+    Raises:
+        SparseSightError: if there are more processes than GPUs.
+    """
+    import torch
+
+    if ranks.count == 1 or device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    there = torch.cuda.device_count()
+    if ranks.local >= there:
+        raise SparseSightError(
+            f"--device {device!r}: process {ranks.local} of this machine has no GPU of its own, there are {there}: "
+            "start one process per GPU, or name a device, such as cuda:0, for all"
+        )
+    torch.cuda.set_device(ranks.local)  # for whatever says only "cuda"
+    return f"cuda:{ranks.local}"
 
 
 def settings(prepared: Prepared, **more: Any) -> dict[str, Any]:

@@ -265,6 +265,7 @@ ROWS = (
         ("llava_bench_coco",),
         ("gpt_eval_llava_all",),
         scale=1.0,
+        overrides={"doc_to_target": "answer"},  # lmms-eval names a column that the data do not have
         judged=True,
         note=JUDGE,
     ),

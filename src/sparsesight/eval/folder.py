@@ -167,15 +167,19 @@ class CellFile:
             return None
         return float(json.loads(self._latency.read_text("utf-8"))["prefill_ms"])
 
-    def answered(self) -> dict[int, list[Answer]]:
-        """The batches that any process has answered, each once; a line that was not written to its end is none.
+    def answered(self) -> dict[int, list[Answer]] | None:
+        """The batches that any process has answered, each once; a line that was not written to its end is none. None
+        if the cell is done: the first process may finish it, and delete the batches, while another reads them.
 
         Raises:
             SparseSightError: if a line is damaged in another way.
         """
         found: dict[int, list[Answer]] = {}
         for part in self._parts():
-            *lines, _torn = part.read_bytes().split(b"\n")
+            try:
+                *lines, _torn = part.read_bytes().split(b"\n")
+            except FileNotFoundError:  # tidied since it was listed
+                continue
             for number, line in enumerate(lines, 1):
                 try:
                     data = json.loads(line)
@@ -185,7 +189,8 @@ class CellFile:
                     raise SparseSightError(
                         f"{part} is damaged in line {number}: delete this file, its batches are answered again"
                     ) from None
-        return found
+        # Batches are deleted after the samples are there: without samples now, all of them were found.
+        return None if self.done else found
 
     def append(self, batch: int, answers: Sequence[Answer]) -> None:
         """Add an answered batch; it is on the disk when this returns."""

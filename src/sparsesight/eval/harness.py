@@ -106,7 +106,7 @@ class HarnessTask:
         """See :class:`~.samples.Task`.
 
         Raises:
-            SparseSightError: if lmms-eval's scorer fails, or its number is not what the samples add up to.
+            SparseSightError: if lmms-eval's scorer or a judge fails, or its number is not what the samples add up to.
         """
         from lmms_eval.evaluator import simple_evaluate
 
@@ -219,9 +219,15 @@ class Repeater(lmms):
 def _scores(row: Benchmark, key: str, logged: Logged) -> dict[str, float]:
     """What the benchmark's metric adds up, from one of lmms-eval's samples."""
     if row.name in ("llava_wild", "llava_coco"):
-        reference, model = logged["gpt_eval_llava_all"]["scores"]
-        failed = -999 in (reference, model)
-        return {"model": 0.0 if failed else float(model), "reference": 0.0 if failed else float(reference)}
+        entry = logged["gpt_eval_llava_all"]
+        reference, model = map(float, entry["scores"])
+        if not (reference >= 0 and model >= 0):  # lmms-eval writes -1 and adds it up
+            raise _unjudged(row, logged, entry["review"])
+        return {"model": model, "reference": reference}
+    if (
+        row.name == "mmvet" and not logged["gpt_eval_score"]["eval_model"]
+    ):  # lmms-eval writes 0 and adds it up
+        raise _unjudged(row, logged, "")
     if row.correct is None:
         value = logged.get(key)
         if not isinstance(value, int | float):
@@ -240,6 +246,15 @@ def _scores(row: Benchmark, key: str, logged: Logged) -> dict[str, float]:
         "false_alarm": float(said == "yes" and true == "no"),
         "missed": float(said == "no" and true == "yes"),
     }
+
+
+def _unjudged(row: Benchmark, logged: Logged, review: str) -> SparseSightError:
+    """For an answer on which the judge failed: it is neither right nor wrong."""
+    said = f" (it said {review[:80]!r})" if review else ""
+    return SparseSightError(
+        f"the judge gave no score for {_id(row.tasks[0], logged['doc_id'])}{said}: see that it can be reached, then go "
+        "on with --resume, which asks the judge again and the model only what is not answered"
+    )
 
 
 def _unit(row: Benchmark, unit: Callable[[Logged], Any] | None, document: Logged) -> str:

@@ -69,8 +69,7 @@ class Mean:
 class Ratio:
     """What the model's answers were given over what reference answers were given, in %: LLaVA-Bench's.
 
-    Samples have the scores ``model`` and ``reference``, both 0 where the judge failed. (Liu et al., arXiv:2304.08485,
-    section 5.1.)
+    Samples have the scores ``model`` and ``reference``, none below 0. (Liu et al., arXiv:2304.08485, section 5.1.)
     """
 
     title = "% of the reference"

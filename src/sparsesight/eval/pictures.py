@@ -111,13 +111,15 @@ def prefill_clock(decoder: Any, wanted: bool) -> Iterator[Callable[[], float | N
         yield lambda: None
         return
     times = Times()
+    with timed_decoder(decoder, times) as fill:
 
-    def spent() -> float:
-        total = sum(times.wall[PREFILL])
-        times.wall[PREFILL].clear()
-        return total
+        def spent() -> float:
+            fill()
+            total = sum(times.wall[PREFILL])
+            for values in (*times.wall.values(), *times.cpu.values()):
+                values.clear()
+            return total
 
-    with timed_decoder(decoder, times):
         yield spent
 
 

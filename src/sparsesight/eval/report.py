@@ -19,6 +19,7 @@ def write_report(
     cells: Sequence[Cell],
     about: Mapping[str, Any],
     *,
+    solved: bool = False,
     plots: bool = True,
 ) -> dict[str, Any]:
     """Write ``summary.json``, ``table.md``, ``table.csv`` and ``plot.png``; the summary is returned.
@@ -27,6 +28,7 @@ def write_report(
         folder: in which the cells are done.
         tasks, cells: what is reported.
         about: lines for the head of the table.
+        solved: whether budgets were solved for equal cost.
         plots: whether to draw; needs matplotlib.
     """
     runs = {
@@ -40,7 +42,7 @@ def write_report(
         )
         for task in tasks
     }
-    summary = summarise(runs, cells)
+    summary = summarise(runs, cells, solved=solved)
     latencies = {
         (task.name, cell.label): ms
         for task in tasks

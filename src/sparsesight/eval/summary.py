@@ -11,22 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from ..cost import EQUAL
 from .metrics import Metric
 from .samples import Sample, check_join
 from .statistics import DRAWS, SEED, Array, Estimate, estimate, mcnemar, resample
 from .sweep import DENSE, Cell, budget_text
 
-EQUAL = 0.02  # mean FLOPs that differ by no more than this are called equal
-
 Runs = Mapping[str, Sequence[Sample]]  # samples by the label of their cell
 
 
-def summarise(tasks: Mapping[str, tuple[Metric, Runs]], cells: Sequence[Cell]) -> dict[str, Any]:
+def summarise(
+    tasks: Mapping[str, tuple[Metric, Runs]], cells: Sequence[Cell], *, solved: bool = False
+) -> dict[str, Any]:
     """The summary of a sweep.
 
     Args:
         tasks: the metric of each task, and the samples of every cell that is done.
         cells: in the order of the report; those without samples are left out.
+        solved: whether budgets were solved for equal cost; without that nothing is said to be a comparison at equal
+            cost, however near costs are.
 
     Raises:
         SparseSightError: if cells of a task did not answer the same questions.
@@ -39,7 +42,7 @@ def summarise(tasks: Mapping[str, tuple[Metric, Runs]], cells: Sequence[Cell]) -
     return {
         "draws": DRAWS,
         "seed": SEED,
-        "costs": _costs(found, cells),
+        "costs": {"solved": solved, **_costs(found, cells)},
         "overall": _overall(shares, found),
         "tasks": found,
     }
@@ -157,12 +160,13 @@ def _mean_cost(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _costs(tasks: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
-    """By how much the mean prefill FLOPs of the methods at one budget differ, at most over the tasks."""
+    """By how much the mean prefill FLOPs of the methods at one budget differ, at most over the tasks; a budget of one
+    method has nothing to differ from."""
     spread: dict[str, float] = {}
     for budget in dict.fromkeys(budget_text(cell.retain) for cell in cells if cell.retain is not None):
         for task in tasks.values():
             flops = [c["cost"]["flops_sparse"] for c in task["cells"].values() if c["retain"] == budget]
-            if flops:
+            if len(flops) > 1:
                 spread[budget] = round(max(spread.get(budget, 0.0), max(flops) / min(flops) - 1), 4)
     return {"equal": all(x <= EQUAL for x in spread.values()), "allowed": EQUAL, "spread": spread}
 

@@ -158,6 +158,9 @@ def _answer(
     """Answer this process's share of the batches."""
     all_batches = batches(task.items, batch_size)
     known = file.answered()
+    if known is None:
+        progress(task.name, cell.label, len(task.items))
+        return
     mine = [i for i in range(len(all_batches)) if i not in known and i % ranks.count == ranks.rank]
     found = sum(len(all_batches[i]) for i in known if i % ranks.count == ranks.rank)
     progress(task.name, cell.label, found)
@@ -178,6 +181,8 @@ def _finish(task: Task, file: CellFile, batch_size: int) -> bool:
     """Score a cell if all its batches are answered."""
     all_batches = batches(task.items, batch_size)
     known = file.answered()
+    if known is None:
+        return True
     if len(known) < len(all_batches):
         return False
     answers: list[Answer] = [answer for index in range(len(all_batches)) for answer in known[index]]

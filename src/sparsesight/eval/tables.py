@@ -26,8 +26,12 @@ layers, those that leave a layer and (entering) those that enter it.
 def title(summary: Mapping[str, Any]) -> str:
     """Whether methods were compared at equal cost, in words."""
     costs = summary["costs"]
-    if not costs["spread"]:
+    if all(cell["retain"] is None for task in summary["tasks"].values() for cell in task["cells"].values()):
         return "dense only"
+    if not costs["spread"]:
+        return f"{'' if costs['solved'] else 'same retain, '}one method at each budget, no costs to compare"
+    if not costs["solved"]:
+        return f"same retain (mean prefill FLOPs at one budget differ by up to {max(costs['spread'].values()):.1%})"
     if costs["equal"]:
         return f"equal cost (mean prefill FLOPs at one budget differ by at most {max(costs['spread'].values()):.1%})"
     beyond = {k: v for k, v in costs["spread"].items() if v > costs["allowed"]}
