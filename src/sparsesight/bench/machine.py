@@ -10,11 +10,13 @@ import torch
 
 
 def environment(device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Machine and versions, to stand beside every number."""
+    """Machine and versions, and the commit if the package runs from a checkout, to stand beside every number."""
     import transformers
 
     from .. import __version__
+    from ..origin import commit
 
+    known = commit()
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "device": name,
@@ -24,6 +26,7 @@ def environment(device: str, dtype: torch.dtype) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "sparsesight": __version__,
+        **({} if known is None else {"commit": known}),
         "date": time.strftime("%Y-%m-%d"),
     }
 
