@@ -170,7 +170,8 @@ def _run(
     unsolved = []
     for cell in cells:
         if cell.method is not None and (cell.retain is None or is_published(cell.name)):
-            cell.method.stage_layers(len(parts.layers), parts.prunable)  # refuses layers that this model lacks
+            # Refuses layers that this model lacks, before the folder is begun.
+            cell.method.stage_layers(len(parts.layers), parts.prunable)
             unsolved.append(f"`{cell.label}`")
     config = Config(
         settings,
