@@ -176,7 +176,9 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
 
 
 def _sparse(model: Any, method: Method, text_tower: TextTower | None) -> Sparsified:
-    return sparsify(model, method, text_tower=text_tower) if method.reads_text_tower else sparsify(model, method)
+    return (
+        sparsify(model, method, text_tower=text_tower) if method.reads_text_tower else sparsify(model, method)
+    )
 
 
 def _overhead(
