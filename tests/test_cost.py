@@ -87,3 +87,27 @@ def test_no_budget() -> None:
         fit(SparseVLMPlus(), (300, 200, 110), LLAVA, PROMPT)  # type: ignore[arg-type]
     with pytest.raises(SparseSightError, match="from data"):
         cost(SparseVLM.v1_0(), LLAVA, PROMPT)
+
+
+@pytest.mark.parametrize("retain", [192, 128, 96, 64])
+def test_published_schedules_are_kept_where_they_cost_the_same(retain: int) -> None:
+    """The search alone would find 127 for 128, with other counts."""
+    found = fit(SparseVLM(), retain, LLAVA, PROMPT)
+    assert found.method == SparseVLM(retain) and abs(found.deviation) < 0.01
+    keeps = tuple(stage.keep for stage in found.method.plan(576, 32, (2, 6, 15)).stages)
+    assert keeps == SparseVLM.published_budgets[retain]
+
+
+def test_published_schedules_give_way_to_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less tolerance the nearest budget is taken instead."""
+    monkeypatch.setattr("sparsesight.cost.TOLERANCE", 0.001)
+    found = fit.__wrapped__(SparseVLM(), 128, LLAVA, PROMPT)
+    assert found.method != SparseVLM(128) and abs(found.deviation) < 0.006
+    published = cost(SparseVLM(128), LLAVA, PROMPT).flops / found.target - 1
+    assert abs(published) > abs(found.deviation)
+
+
+def test_counts_from_data_have_no_budget_of_equal_cost() -> None:
+    with pytest.raises(SparseSightError) as caught:
+        fit(SparseVLM.v1_0(), 64, LLAVA, PROMPT)
+    assert "retain=1.0," not in str(caught.value).replace(str(SparseVLM.v1_0()), "")

@@ -14,7 +14,11 @@ import typer
 
 from sparsesight import METHODS, sparsify, visual_tokens
 from sparsesight.cli import WrongUse, app
+from sparsesight.commands.options import choose_budgets, choose_methods
 from sparsesight.eval.benchmarks import BENCHMARKS
+from sparsesight.eval.sweep import make_cells, same_retain
+from sparsesight.methods import is_published
+from sparsesight.methods import parse as parse_method
 from tests.hf import splicing, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,11 +120,17 @@ def test_commands_shown_have_the_options_they_are_given(page: str) -> None:
 
 
 def test_what_is_to_be_reproduced_exists() -> None:
+    published = set()
     for _, *arguments in shown_commands("docs/reproduce-llava.md"):
         given = dict(pairwise(arguments))
-        for name in given.get("--methods", "dense").split(","):
-            assert name == "dense" or name in METHODS
+        names = [name for name in choose_methods(given.get("--methods", "dense"), {}) if name != "dense"]
+        budgets = choose_budgets(given.get("--retain"), {})
+        # On LLaVA-1.5's sizes; the published settings have these budgets, or this raises.
+        cells = make_cells(names, budgets, parse_method, same_retain(576, 32))
+        published |= {(cell.name, cell.retain) for cell in cells if is_published(cell.name)}
         assert set(given.get("--tasks", "gqa").split(",")) <= set(BENCHMARKS)
+    names = ("sparsevlm:published", "sparsevlm+:published", "visionzip:published")
+    assert {(name, budget) for name in names for budget in (192, 128, 64)} <= published
 
 
 def test_an_option_that_is_gone_would_be_seen() -> None:

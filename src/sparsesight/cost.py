@@ -21,7 +21,11 @@ from .methods import Method, SparseVLMPlus
 from .metrics import DecoderShape
 
 REFERENCE = SparseVLMPlus()
+<<<<<<< HEAD
 EQUAL = 0.01  # relative; costs that differ by no more are called equal, wherever methods stand side by side
+=======
+TOLERANCE = 0.01  # relative: what a published schedule may cost more or less than the reference
+>>>>>>> pub
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def fit(
 ) -> Fitted:
     """``method`` at the budget that costs what :data:`REFERENCE` costs at ``retain``.
 
+    A schedule that is published for ``retain`` is kept as it is where it costs the same to within :data:`TOLERANCE`.
+
     The budget is solved for one prompt. Where prompts differ in size, give ``retain`` as a ratio: the result is a ratio
     then, and costs of other sizes are equal as nearly as they scale alike.
 
@@ -135,10 +141,19 @@ def fit(
         BudgetError: if ``retain`` is none, or the reference itself cannot meet it.
         SparseSightError: if the counts depend on the data.
     """
+    if method.data_dependent:
+        raise SparseSightError(
+            f"{method} decides its counts from data: what it costs is known after it has run"
+        )
     if isinstance(retain, bool) or not isinstance(retain, int | float):
         raise BudgetError(f"retain={retain!r}: equal costs are solved for a number of tokens or a ratio")
     count = len(shape.layers)
-    target = cost(REFERENCE.fitted(retain, prompt.visual, count), shape, prompt, allowed).flops
+    target = reference_flops(retain, shape, prompt, allowed)
+    published = _published(method, retain, shape, prompt, allowed)
+    if published is not None:
+        found = Fitted(published, cost(published, shape, prompt, allowed), target)
+        if abs(found.deviation) <= TOLERANCE:
+            return found
     best: Fitted | None = None
     low, high = 1, prompt.visual  # in tokens
     failed: BudgetError | None = None
@@ -160,6 +175,33 @@ def fit(
         assert failed is not None
         raise failed
     return best
+
+
+def reference_flops(
+    retain: int | float, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None = None
+) -> int:
+    """What ``retain`` stands for: the multiply-adds of :data:`REFERENCE` at it.
+
+    Raises:
+        BudgetError: if the reference cannot meet it.
+    """
+    return cost(REFERENCE.fitted(retain, prompt.visual, len(shape.layers)), shape, prompt, allowed).flops
+
+
+def _published(
+    method: Method, retain: Retain, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None
+) -> Method | None:
+    """``method`` at ``retain`` if it would prune by its published schedule there."""
+    counts = method.published_budgets.get(retain) if isinstance(retain, int) else None
+    if counts is None:
+        return None
+    count = len(shape.layers)
+    same = method.fitted(retain, prompt.visual, count)
+    try:
+        schedule = same.plan(prompt.visual, count, same.stage_layers(count, allowed))
+    except BudgetError:
+        return None
+    return same if tuple(stage.keep for stage in schedule.stages) == counts else None
 
 
 def _at(method: Method, retain: Retain, tokens: int, visual: int, num_layers: int) -> Method:

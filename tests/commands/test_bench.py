@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import bench
+from sparsesight import CDPruner, SparseVLM, bench, bundled
 from sparsesight.bench import runs
 from sparsesight.bench.fits import fits
 from sparsesight.bench.table import tables
 from tests.bench.small import SMALL
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
 
+LLAVA_LIKE = "layers=32,hidden=32,ffn=32,heads=2,text=8"  # its depth and visual tokens
 QUICK = ("--layers", "0,1", "--repeats", "1", "--steps", "1")
 
 
@@ -98,9 +99,53 @@ def test_the_bundled_model() -> None:
 
 
 def test_the_version_in_the_environment() -> None:
-    how = ("--shape", SMALL, "--retain", "0.5", *QUICK, "--json")
-    data = json.loads(run("bench", *how, USE_VERSION="1_0").stdout)
-    assert [row["method"] for row in data["rows"]] == ["sparsevlm"]
+    """It is the published setting at the budget, whatever that costs; layers are a part of it."""
+    how = ("--shape", LLAVA_LIKE, "--retain", "192", "--repeats", "1", "--steps", "0", "--json")
+    (row,) = json.loads(run("bench", *how, USE_VERSION="1_0").stdout)["rows"]
+    assert (row["method"], row["retain"]) == ("sparsevlm:published", 192)
+    assert row["settings"] == json.loads(json.dumps(SparseVLM.published(192).to_dict()))
+    assert row["visual_per_layer"][-1] == 113
+    assert "leave them out" in refused(run("bench", *how, "--layers", "0,1", USE_VERSION="1_0"))
+
+
+def test_a_published_setting_without_a_budget() -> None:
+    how = ("--shape", LLAVA_LIKE, "--methods", "pyramiddrop:published", "--repeats", "1", "--steps", "0")
+    result = run("bench", *how, "--json")
+    assert result.exit_code == 0, result.stderr
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["retain"] is None and row["visual_per_layer"][-1] == 72
+
+
+def test_the_same_average_for_all() -> None:
+    how = ("--shape", SMALL, "--retain", "0.5", "--methods", "random", *QUICK, "--json", "--same-retain")
+    (row,) = json.loads(run("bench", *how).stdout)["rows"]
+    assert row["settings"]["retain"] == 0.5
+
+
+def test_a_text_tower(tmp_path: Path) -> None:
+    """CDPruner as published, with a CLIP whose vision tower is the bundled model's."""
+    from tests.hf.test_text_tower import clip_of, text_tokenizer
+
+    clip_of(bundled.load()[0]).save_pretrained(tmp_path / "clip")
+    text_tokenizer().save_pretrained(tmp_path / "clip")
+    how = (
+        "--methods",
+        "cdpruner:published,random",
+        "--retain",
+        "64",
+        "--repeats",
+        "1",
+        "--steps",
+        "0",
+        "--json",
+    )
+    tower = ("--text-tower", str(tmp_path / "clip"))
+    result = run("bench", *how, *tower)
+    assert result.exit_code == 0, result.stderr
+    first, _ = json.loads(result.stdout)["rows"]
+    assert first["settings"] == json.loads(json.dumps(CDPruner.published(64).to_dict()))
+    assert "reads a text tower: give the CLIP" in refused(run("bench", *how))
+    assert "comes from no CLIP" in refused(run("bench", *how, *tower, "--shape", SMALL))
 
 
 @pytest.mark.parametrize(

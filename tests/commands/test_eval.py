@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sparsesight import SparseSightError
+from sparsesight import SparseSightError, VisionZip, bundled, origin
 from sparsesight.commands.options import choose_budgets, choose_methods, split_list
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
 
@@ -38,6 +39,13 @@ def test_a_sweep_and_its_folder(tmp_path: Path) -> None:
     assert {"table.md", "table.csv", "run.json", "config.json"} <= {x.name for x in out.iterdir()}
     (session,) = json.loads((out / "run.json").read_text())
     assert session["torch"] and session["started"].endswith("Z") and session["processes"] == 1
+    weights = hashlib.sha256((bundled.MODEL_PATH / "model.safetensors").read_bytes()).hexdigest()
+    assert session["weights"] == f"sha256 {weights}"
+    head = origin.commit()
+    assert session.get("commit") == head
+    table = (out / "table.md").read_text()
+    assert f"- weights: sha256 {weights}\n" in table
+    assert head is None or f"- commit: {origin.short(head)}\n" in table
 
     # Once more: refused without --resume, nothing changed with it, and a further method is added.
     assert "pass --resume" in refused(run("eval", *FEW, "--out", str(out)))
@@ -54,11 +62,64 @@ def test_a_sweep_and_its_folder(tmp_path: Path) -> None:
 
 
 def test_variables_choose_as_upstream_did(tmp_path: Path) -> None:
-    found = summary_of("--out", str(tmp_path / "run"), RETAIN_TOKN="160", USE_VERSION="2_0")
+    found = summary_of("--out", str(tmp_path / "run"), RETAIN_TOKN="160")
     cells = found["tasks"]["scenes"]["cells"]
     assert list(cells) == ["dense", "sparsevlm+@160"]
     assert cells["sparsevlm+@160"]["method"]["retain"] == 160
     assert abs(cells["sparsevlm+@160"]["cost"]["equal_tokens"] - 160) < 1
+    # A version is a published setting, which has no budget of 160 and does not fit a decoder of 8 layers.
+    message = refused(run("eval", *FEW, RETAIN_TOKN="160", USE_VERSION="2_0"))
+    assert "'sparsevlm+:published' is published at 192, 128, 96 or 64" in message
+    message = refused(
+        run("eval", *FEW, "--out", str(tmp_path / "other"), RETAIN_TOKN="192", USE_VERSION="1_0")
+    )
+    assert "'sparsevlm' in place of 'sparsevlm:published'" in message
+
+
+def test_published_settings_and_counts_from_data_are_at_their_own_cost(tmp_path: Path) -> None:
+    names = "visionzip:published,random,sparsevlm(adaptive=True),visionzip:published(retain=64)"
+    out = tmp_path / "run"
+    found = summary_of("--methods", names, "--retain", "192,128", "--out", str(out))
+    cells = found["tasks"]["scenes"]["cells"]
+    assert list(cells) == [
+        "dense",
+        "sparsevlm(adaptive=True)",
+        "visionzip:published(retain=64)",
+        "visionzip:published@192",
+        "random@192",
+        "visionzip:published@128",
+        "random@128",
+    ]
+    assert cells["sparsevlm(adaptive=True)"]["retain"] is None
+    assert cells["visionzip:published@128"]["method"] == VisionZip.published(128).to_dict()
+    assert cells["visionzip:published@128"]["cost"]["equal_tokens"] == 128
+    # 128 tokens in every layer cost less than an average of 128 that begins with all of them.
+    assert (
+        cells["visionzip:published@128"]["cost"]["flops_sparse"] < cells["random@128"]["cost"]["flops_sparse"]
+    )
+    table = (out / "table.md").read_text()
+    assert table.startswith("# Sweep: costs differ")
+    assert "no budget solved: `sparsevlm(adaptive=True)`, `visionzip:published(retain=64)`, `vis" in table
+    assert "| sparsevlm(adaptive=True) |  |" in table
+
+
+def test_counts_from_data_alone(tmp_path: Path) -> None:
+    how = ("--methods", "sparsevlm(adaptive=True)", "--out", str(tmp_path / "run"))
+    assert list(summary_of(*how)["tasks"]["scenes"]["cells"]) == ["dense", "sparsevlm(adaptive=True)"]
+    assert (
+        (tmp_path / "run" / "table.md")
+        .read_text()
+        .startswith("# Sweep: no common budget, each at its own cost")
+    )
+
+
+def test_benchmarks_need_a_model(tmp_path: Path) -> None:
+    pytest.importorskip("lmms_eval")
+    message = refused(run("eval", "--tasks", "scenes,mme", RETAIN_TOKN="192", USE_VERSION="2_0"))
+    assert "--tasks 'mme'" in message and "name a --model" in message
+    # The same model by its name, where it is meant.
+    how = ("--model", "bundled", "--methods", "random", "--retain", "64", "--out", str(tmp_path / "run"))
+    assert list(summary_of(*how)["tasks"]["scenes"]["cells"]) == ["dense", "random@64"]
 
 
 def test_same_retain_costs_what_it_costs(tmp_path: Path) -> None:
@@ -130,13 +191,12 @@ def test_budgets_and_methods_by_option_and_environment() -> None:
     assert choose_budgets("64, 0.5,(300,200,110)", {"RETAIN_TOKN": "7"}) == [64, 0.5, (300, 200, 110)]
     assert choose_budgets(None, {"RETAIN_TOKN": "192"}) == [192]
     assert choose_methods(None, {}) == ["dense", "sparsevlm+"]
-    assert choose_methods(None, {"USE_VERSION": "1_0"}) == ["dense", "sparsevlm"]
+    assert choose_methods(None, {"USE_VERSION": "1_0"}) == ["dense", "sparsevlm:published"]
     assert choose_methods("random", {"USE_VERSION": "1_0"}) == ["random"]
 
 
 def test_a_text_tower(tmp_path: Path) -> None:
     """It is loaded once, and asked what the prompts ask."""
-    from sparsesight import bundled
     from tests.hf.test_text_tower import clip_of, text_tokenizer
 
     clip_of(bundled.load()[0]).save_pretrained(tmp_path / "clip")

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from sparsesight import SparseSightError
+from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, VisionZip
 from sparsesight.commands.options import (
     choose_method,
+    choose_plain_method,
     choose_retain,
     parse_counts,
     parse_layers,
     parse_retain,
 )
+from sparsesight.methods import make_method
 from tests.commands.running import (
     ask,
     asked,
@@ -99,11 +101,25 @@ def test_budgets_from_the_environment() -> None:
 
 def test_methods_from_the_environment() -> None:
     assert choose_method(None, {}) == "sparsevlm+"
-    assert choose_method(None, {"USE_VERSION": "1_0"}) == "sparsevlm"
-    assert choose_method(None, {"USE_VERSION": "2_0"}) == "sparsevlm+"
+    for version, method in (
+        ("1_0", SparseVLM.published(128)),
+        ("1_5", SparseVLM.published(128)),
+        ("2_0", SparseVLMPlus.published(128)),
+    ):
+        variables = {"USE_VERSION": version, "RETAIN_TOKN": "128"}
+        assert make_method(choose_method(None, variables), retain=choose_retain(None, variables)) == method
     assert choose_method(None, {"USE_VERSION": ""}) == "sparsevlm+"
     assert choose_method("random", {"USE_VERSION": "1_0"}) == "random"
     assert choose_method("random", {"USE_VERSION": "nonsense"}) == "random"
+
+
+def test_where_budgets_change_a_version_is_the_plain_method() -> None:
+    assert choose_plain_method(None, "serve", {"USE_VERSION": "1_0"}) == "sparsevlm"
+    assert choose_plain_method(None, "serve", {}) == "sparsevlm+"
+    assert choose_plain_method("fastv(retain=64)", "serve", {"USE_VERSION": "1_0"}) == "fastv(retain=64)"
+    for name in ("sparsevlm:published", "sparsevlm:published(retain=64)"):
+        with pytest.raises(SparseSightError, match="serve takes any budget, write 'sparsevlm'"):
+            choose_plain_method(name, "serve", {})
 
 
 def test_nonsense_in_the_environment_names_the_variable() -> None:
@@ -115,7 +131,17 @@ def test_nonsense_in_the_environment_names_the_variable() -> None:
 
 
 def test_the_environment_chooses_and_options_win() -> None:
-    method = asked(RETAIN_TOKN="192", USE_VERSION="1_0")["method"]
-    assert (method["method"], method["retain"]) == ("sparsevlm", 192)
+    assert asked(RETAIN_TOKN="192")["method"] == SparseVLMPlus(192).to_dict()
     method = asked("--retain", "20%", "--method", "random", RETAIN_TOKN="192", USE_VERSION="1_0")["method"]
     assert (method["method"], method["retain"]) == ("random", 0.2)
+
+
+def test_published_settings_in_ask() -> None:
+    how = ("--method", "visionzip:published")
+    assert asked(*how, "--retain", "64")["method"] == VisionZip.published(64).to_dict()
+    assert asked(*how)["method"] == VisionZip.published().to_dict()  # its own default, not that of ask
+    assert "published at 192, 128 or 64" in refused(ask(*how, "--retain", "33%"))
+    assert "'layers'" in refused(ask(*how, "--layers", "1,2"))
+    # The bundled model has 8 layers, and a version in the environment is meant to the letter.
+    assert "'sparsevlm' in place of 'sparsevlm:published'" in refused(ask(USE_VERSION="1_0"))
+    assert "published at 192, 128, 96 or 64" in refused(ask(USE_VERSION="2_0", RETAIN_TOKN="160"))

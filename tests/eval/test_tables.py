@@ -15,7 +15,7 @@ from sparsesight.eval.metrics import Mean
 from sparsesight.eval.plot import curves, plot
 from sparsesight.eval.samples import Sample
 from sparsesight.eval.summary import summarise
-from sparsesight.eval.tables import comma_separated, markdown, title
+from sparsesight.eval.tables import comma_separated, heading, markdown, title
 from tests.eval.making import marked
 from tests.eval.test_summary import CELLS, RIGHT, priced, runs, summary
 
@@ -123,3 +123,38 @@ def test_plot(both: dict[str, Any], tmp_path: Path) -> None:
     assert two.width == 2 * one.width and two.height == one.height
     colors = one.convert("RGB").getcolors(1 << 24)
     assert colors is not None and {(0, 114, 178), (213, 94, 0)} <= {color for _, color in colors}
+
+
+def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:
+    """The interval is that of the paired difference, whichever of two stood first."""
+    text = markdown(both, {}, {})
+    _, _, beside = text.partition("### made: groups of questions: difference from random@64")
+    assert "| questions | sparsevlm+@64 |" in beside.splitlines()[2]
+    pairs = both["tasks"]["made"]["tags"]["early"]["pairs"]
+    (pair,) = [x for x in pairs if (x["first"], x["second"]) == ("random@64", "sparsevlm+@64")]
+    found = pair["difference"]
+    assert found["value"] == -75
+    assert f"| +75.0 ({-found['high']:.1f} to {-found['low']:.1f}) |" in row(beside, "early (n 40)")
+    assert "groups of questions: difference from uniform" not in text
+
+    rows = list(csv.DictReader(io.StringIO(comma_separated(both, {}))))
+    (early,) = [r for r in rows if (r["method"], r["retain"], r["group"]) == ("sparsevlm+", "64", "early")]
+    assert float(early["over_random"]) == 75 and early["over_uniform"] == ""
+    assert (float(early["over_random_low"]), float(early["over_random_high"])) == (
+        -found["high"],
+        -found["low"],
+    )
+    (whole,) = [
+        r
+        for r in rows
+        if (r["task"], r["method"], r["retain"], r["group"]) == ("made", "sparsevlm+", "64", "")
+    ]
+    assert float(whole["over_random"]) == 50
+    assert all(r["over_random"] == "" for r in rows if r["method"] in ("dense", "random"))
+
+
+def test_the_title_without_a_common_budget() -> None:
+    alone = [CELLS[0], replace(CELLS[1], retain=None)]
+    found = {"dense": priced(marked(RIGHT), 400), "random": priced(marked(RIGHT), 100)}
+    assert heading(summarise({"made": (Mean(), found)}, alone)) == "no common budget, each at its own cost"
+    assert heading(summarise({"made": (Mean(), found)}, CELLS[:1])) == "dense only"

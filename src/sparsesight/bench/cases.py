@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..budget import Retain
-from ..cost import Prompt, cost, fit
+from ..cost import Prompt, cost, fit, reference_flops
 from ..errors import SparseSightError
 from ..hf.families import anatomy
 from ..hf.inputs import among
-from ..methods import Method
+from ..methods import Method, has_budget, is_published, make_method
 from ..metrics import DecoderShape
 
 
@@ -19,13 +19,13 @@ class Case(NamedTuple):
 
     Attributes:
         name: what tables call it.
-        retain: the budget that was asked for.
+        retain: the budget that was asked for; None for a published setting that takes none.
         method: the method at the budget that meets it.
-        deviation: how much more it costs than was asked for, relatively.
+        deviation: how much more it costs than was asked for, relatively; 0 where nothing was asked for.
     """
 
     name: str
-    retain: Retain
+    retain: Retain | None
     method: Method
     deviation: float = 0.0
 
@@ -40,24 +40,32 @@ def make_cases(
 ) -> list[Case]:
     """Every method at every budget; a budget costs the same prefill FLOPs for all (:func:`sparsesight.cost.fit`).
 
-    With ``same_retain`` it is the same average number of tokens for all, whatever that costs.
+    With ``same_retain`` it is the same average number of tokens for all, whatever that costs. A published setting is
+    measured as it is, at every budget or, where it takes none, once.
 
     Raises:
-        BudgetError: if a budget cannot be met.
+        BudgetError: if a budget cannot be met, or is none of a published setting.
         SparseSightError: if one leaves nothing to prune, or a method decides its counts from data.
     """
     cases = []
     for name, method in methods.items():
-        for retain in budgets:
-            found = fit(method, retain, shape, prompt, allowed)
-            chosen, deviation = found.method, found.deviation
-            if same_retain:
-                chosen = method.fitted(retain, prompt.visual, len(shape.layers))
-                deviation = cost(chosen, shape, prompt, allowed).flops / found.target - 1
+        for retain in budgets if has_budget(name, method) or method.data_dependent else (None,):
+            chosen, deviation = method, 0.0
+            if retain is not None and not same_retain and not is_published(name):
+                found = fit(method, retain, shape, prompt, allowed)
+                chosen, deviation = found.method, found.deviation
+            elif retain is not None:
+                if is_published(name):
+                    chosen = make_method(name, retain=retain)
+                else:
+                    chosen = method.fitted(retain, prompt.visual, len(shape.layers))
+                target = reference_flops(retain, shape, prompt, allowed)
+                deviation = cost(chosen, shape, prompt, allowed).flops / target - 1
             layers = chosen.stage_layers(len(shape.layers), allowed)
             if not chosen.plan(prompt.visual, len(shape.layers), layers).stages:
                 raise SparseSightError(
-                    f"retain={retain!r}: {name} keeps all {prompt.visual} visual tokens, there is nothing to measure"
+                    f"retain={chosen.retain!r}: {name} keeps all {prompt.visual} visual tokens, there is nothing to "
+                    "measure"
                 )
             cases.append(Case(name, retain, chosen, deviation))
     return cases

@@ -67,7 +67,17 @@ def fits(rows: Sequence[Row], memory: float) -> list[Table]:
             )
             ratio = "-" if not dense.count or not sparse.count else f"{sparse.count / dense.count:.2f}x"
             counts = ["-" if fit.count is None else str(fit.count) for fit in (sparse, dense)]
-            cells.append([key[0], str(key[1]), str(key[2]), *counts, ratio, sparse.how, dense.how])
+            cells.append(
+                [
+                    key[0],
+                    "" if key[1] is None else str(key[1]),
+                    str(key[2]),
+                    *counts,
+                    ratio,
+                    sparse.how,
+                    dense.how,
+                ]
+            )
         if cells:
             what = {"batch": "largest batch", "visual": "most visual tokens"}[axis]
             heads = ["method", "retain", fixed, what, "dense", "ratio", "from peaks at", "dense from"]

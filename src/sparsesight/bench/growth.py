@@ -106,7 +106,13 @@ def draw(rows: Sequence[Row], processor: bool = False) -> Figure:
             axes.set_yscale("log")
         for name in dict.fromkeys((row["method"], row["retain"]) for row in rows):
             alike = [row for row in rows if (row["method"], row["retain"]) == name]
-            _line(axes, alike, panel.sparse, panel.scale, f"{name[0]}, retain {name[1]}")
+            _line(
+                axes,
+                alike,
+                panel.sparse,
+                panel.scale,
+                name[0] if name[1] is None else f"{name[0]}, retain {name[1]}",
+            )
         counts = sorted({row["visual"] for row in rows})
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(n) for n in counts], rotation=45)

@@ -10,11 +10,13 @@ import torch
 
 
 def environment(device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Machine and versions, to stand beside every number; CUDA's where it is used."""
+    """Machine and versions to stand beside every number; CUDA's where it is used, the commit in a checkout."""
     import transformers
 
     from .. import __version__
+    from ..origin import commit
 
+    known = commit()
     on_gpu = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
@@ -25,6 +27,7 @@ def environment(device: str, dtype: torch.dtype) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "sparsesight": __version__,
+        **({} if known is None else {"commit": known}),
         "date": time.strftime("%Y-%m-%d"),
     }
 

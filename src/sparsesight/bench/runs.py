@@ -14,7 +14,8 @@ from ..errors import SparseSightError
 from ..hf.clock import LAYOUT, PARTS
 from ..hf.families import Anatomy, anatomy
 from ..hf.shape import decoder_shape
-from ..hf.sparsify import sparsify
+from ..hf.sparsify import Sparsified, sparsify
+from ..hf.text_tower import TextTower
 from ..methods import Method
 from ..report import Report
 from .cases import Case
@@ -35,6 +36,7 @@ def bench(
     repeats: int = 7,
     steps: int = 16,
     progress: Callable[[], object] | None = None,
+    text_tower: TextTower | None = None,
 ) -> list[dict[str, Any]]:
     """Measure dense and every case in one process, taking turns in random order.
 
@@ -45,6 +47,7 @@ def bench(
         repeats: counted turns, after one that is not.
         steps: decoding steps per turn.
         progress: called after each run.
+        text_tower: for methods that read one.
 
     Returns:
         One dict per case; times are medians in milliseconds, with their spread under ``spread``: ``first_token_*`` of
@@ -70,11 +73,11 @@ def bench(
     reports: list[Report] = []
     counted = [footprint(model, prompt, decoder)]
     for case in cases:  # a budget that cannot be met fails now, not after minutes
-        with sparsify(model, case.method) as run:
+        with _sparse(model, case.method, text_tower) as run:
             counted.append(footprint(model, prompt, decoder))
         if not run.kept:
             raise SparseSightError(
-                f"retain={case.retain!r}: {case.name} keeps every visual token, there is nothing to measure"
+                f"retain={case.method.retain!r}: {case.name} keeps every visual token, there is nothing to measure"
             )
         reports.append(run.report)
     size = prompt["input_ids"].numel()
@@ -88,7 +91,7 @@ def bench(
             kept = times[turn] if count else Times()
             with ExitStack() as stack:
                 if kind == "sparse":
-                    stack.enter_context(sparsify(model, cases[i].method))
+                    stack.enter_context(_sparse(model, cases[i].method, text_tower))
                 elif kind == "bare":
                     stack.enter_context(shortened(decoder, *_lengths(reports[i])))
                 stack.enter_context(timed_decoder(decoder, kept))
@@ -103,7 +106,7 @@ def bench(
             "retain": case.retain,
             "batch": len(report.samples),
             **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
-            **_overhead(model, prompt, decoder, case.method),
+            **_overhead(model, prompt, decoder, case.method, text_tower),
             **_counts(report),
             "cost_deviation": case.deviation,
             "settings": case.method.to_dict(),
@@ -174,10 +177,18 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
     }
 
 
-def _overhead(model: Any, prompt: dict[str, Any], decoder: nn.Module, method: Method) -> dict[str, Any]:
+def _sparse(model: Any, method: Method, text_tower: TextTower | None) -> Sparsified:
+    return (
+        sparsify(model, method, text_tower=text_tower) if method.reads_text_tower else sparsify(model, method)
+    )
+
+
+def _overhead(
+    model: Any, prompt: dict[str, Any], decoder: nn.Module, method: Method, text_tower: TextTower | None
+) -> dict[str, Any]:
     """What the mechanism takes of the sparse prefill: by the wall clock, and of processor time."""
     found: dict[str, Any] = {}
-    with sparsify(model, method) as run:
+    with _sparse(model, method, text_tower) as run:
         for of, end in (("wall", ""), ("cpu", "_cpu")):
             spent: list[dict[str, float]] = []
             whole: list[float] = []

@@ -39,7 +39,7 @@ def _both(wall: str, cpu: str) -> Callable[[Row], str]:
 
 WHICH = (
     Column("method", lambda row: row["method"]),
-    Column("retain", lambda row: str(row["retain"])),
+    Column("retain", lambda row: "" if row["retain"] is None else str(row["retain"])),
     Column("visual", lambda row: str(row["visual"])),
     Column("batch", lambda row: str(row["batch"])),
 )
@@ -126,9 +126,8 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """Where costs are not equal, where nothing can be gained and why, and what the device reaches at best."""
     said = []
     for row in rows:
-        which = (
-            f"{row['method']}, retain {row['retain']}, {row['visual']} visual tokens, batch {row['batch']}"
-        )
+        budget = "" if row["retain"] is None else f", retain {row['retain']}"
+        which = f"{row['method']}{budget}, {row['visual']} visual tokens, batch {row['batch']}"
         if abs(row["cost_deviation"]) > EQUAL:
             said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
         why = no_gain(row)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
-from .options import METHOD, RETAIN, choose_method, choose_retain, parse_layers
+from .options import METHOD, RETAIN, choose_method, given_retain, parse_layers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,7 @@ def ask(
         None,
         help="Visual tokens to keep: on average over the layers (64), as a ratio of all (0.33 or 33%), or after each "
         "stage (300,200,110).",
-        show_default=str(RETAIN),
+        show_default=f"{RETAIN}, or the published setting's own",
     ),
     layers: str | None = typer.Option(
         None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
@@ -62,11 +62,14 @@ def ask(
 ) -> None:
     """Ask about a picture, with all its visual tokens and with few, and show which ones were kept.
 
+    --method sparsevlm:published is SparseVLM as published, at one of its published
+    budgets; 'sparsesight methods' lists which methods have such a setting.
+
     Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0
-    (sparsevlm) or 2_0 (sparsevlm+) one for --method.
+    (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --method.
     """
     # Whatever can be wrong with what was typed is found before anything slow begins.
-    budget = choose_retain(retain)
+    budget = given_retain(retain)
     name = choose_method(method)
     options: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
     path, picture, question = _picture_and_question(image, question)
@@ -81,11 +84,13 @@ def ask(
     # Code that prints, such as a checkpoint's own, must not mix with the answer.
     with redirect_stdout(sys.stderr):
         with progress.status("starting"):
-            from ..methods import make_method
+            from ..methods import is_published, make_method
             from .answering import compare, prepare
             from .loading import load_model, quiet
 
-            chosen = make_method(name, retain=budget, **options)
+            if budget is None and not is_published(name):
+                budget = RETAIN
+            chosen = make_method(name, **({} if budget is None else {"retain": budget}), **options)
         with quiet(bars=download and progress.is_terminal):
             if download and progress.is_terminal:
                 progress.print(

@@ -32,7 +32,7 @@ def bench(
     ),
     retain: str | None = typer.Option(
         None,
-        help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for every method.",
+        help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for all methods but :published ones.",
         show_default=BUDGETS,
     ),
     same_retain: bool = typer.Option(
@@ -53,6 +53,11 @@ def bench(
     dtype: str = typer.Option(
         "auto", help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA."
     ),
+    text_tower: str | None = typer.Option(
+        None,
+        help="Folder or Hub id of the CLIP that the vision tower is from, for methods that read its text tower.",
+        show_default="none",
+    ),
     memory: float | None = typer.Option(
         None,
         min=0.001,
@@ -66,8 +71,11 @@ def bench(
 ) -> None:
     """Measure the first token, prefill and decoding, dense and sparse, taking turns in one process.
 
+    A method with :published behind its name is measured as published: --retain is
+    then its own schedule at that budget, whatever it costs.
+
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
-    (sparsevlm) or 2_0 (sparsevlm+) one for --methods.
+    (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
     """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
@@ -101,10 +109,15 @@ def bench(
     from ..hf.families import anatomy
     from ..hf.shape import decoder_shape
     from ..shapes import Shape, repeat_prompt
-    from .loading import out_of_memory
+    from .loading import check_text_tower, out_of_memory
 
     # What is wrong with an option fails before a model is loaded.
     chosen = {name: _at_layers(name, pruning) for name in names}
+    check_text_tower(names, text_tower)
+    if text_tower is not None and shape is not None:
+        raise SparseSightError(
+            f"--text-tower {text_tower!r}: the random model of --shape comes from no CLIP; name a --model"
+        )
     shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
     for sizes in shapes:
         if sizes is not None:
@@ -116,12 +129,19 @@ def bench(
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     for sizes in shapes:
-        built, prompt, what = _subject(model, sizes, device, dtype, attention)
+        built, prompt, what, tower = _subject(model, sizes, device, dtype, attention, text_tower)
         weights = next(built.parameters())
         if weights.device.type not in ("cpu", "cuda"):
             raise SparseSightError(f"--device {device!r}: this device has no clock here, use cpu or cuda")
         parts = anatomy(built)
-        cases = make_cases(chosen, budgets, decoder_shape(parts), prompt_sizes(built, prompt), parts.prunable)
+        cases = make_cases(
+            chosen,
+            budgets,
+            decoder_shape(parts),
+            prompt_sizes(built, prompt),
+            parts.prunable,
+            same_retain=same_retain,
+        )
         machine = environment(str(weights.device), weights.dtype)
         config = {
             "subject": what,
@@ -133,7 +153,9 @@ def bench(
         for count in batches:
             with out_of_memory(weights.device), _progress((repeats + 1) * (2 * len(cases) + 1)) as tick:
                 many = repeat_prompt(prompt, count)
-                rows += measure(built, many, cases, repeats=repeats, steps=steps, progress=tick)
+                rows += measure(
+                    built, many, cases, repeats=repeats, steps=steps, progress=tick, text_tower=tower
+                )
             if out is not None:  # after each, so that a sweep that is stopped leaves what it has
                 alone = weights.device.type == "cpu" and torch.get_num_threads() == 1
                 save(out, config, rows, processor=alone, memory=room)
@@ -145,11 +167,15 @@ def bench(
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
     """A method as written, pruning after ``layers``."""
-    from ..methods import Compose, parse
+    from ..methods import Compose, is_published, parse
 
     method = parse(name)
     if layers is None:
         return method
+    if is_published(name):
+        raise SparseSightError(
+            f"--layers: those of {name!r} are part of the published setting, leave them out"
+        )
     if isinstance(method, Compose):
         raise SparseSightError(
             f"--layers: the parts of {name!r} have layers of their own, write them in brackets"
@@ -158,9 +184,9 @@ def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
 
 
 def _subject(
-    model: str | None, sizes: Shape | None, device: str, dtype: str, attention: str
-) -> tuple[Any, dict[str, Any], str]:
-    """The model to measure, its prompt, and what to call it."""
+    model: str | None, sizes: Shape | None, device: str, dtype: str, attention: str, text_tower: str | None
+) -> tuple[Any, dict[str, Any], str, Any]:
+    """The model to measure, its prompt, what to call it, and the text tower if one was named."""
     import torch
 
     from .loading import check_attention, check_dtype, load_model, pick_device
@@ -172,15 +198,16 @@ def _subject(
         check_attention(attention)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
-        return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes)
+        return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes), None
     from .. import bundled
     from ..images import open_image
     from .answering import prepare
 
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(model, device, dtype, text_tower=text_tower)
     picture = bundled.default_picture()
     question = bundled.picture_questions()[picture.name][0]["question"]
-    return loaded.model, dict(prepare(loaded, open_image(picture), question)), loaded.name
+    prompt = dict(prepare(loaded, open_image(picture), question))
+    return loaded.model, prompt, loaded.name, loaded.text_tower
 
 
 @contextmanager

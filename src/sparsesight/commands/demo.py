@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
-from .options import METHOD, RETAIN, choose_method, choose_retain
+from .options import METHOD, RETAIN, choose_plain_method, choose_retain
 
 if TYPE_CHECKING:
     from ..demo.engine import Engine
@@ -57,7 +57,7 @@ def demo(
         raise SparseSightError(
             f"--retain {retain!r}: the page has one slider, give an average (64) or a ratio (0.33)"
         )
-    name = choose_method(method)
+    name = choose_plain_method(method, "demo")
     if find_spec("gradio") is None:
         raise SparseSightError("sparsesight demo needs Gradio: pip install 'sparsesight[demo]'")
     from rich.console import Console

@@ -11,7 +11,6 @@ from typing import Any
 
 import typer
 
-from ..errors import SparseSightError
 from .options import BUDGETS, choose_budgets, choose_methods, split_list
 
 TASKS_HELP = (
@@ -74,30 +73,26 @@ def evaluate(
     costs at the --retain asked for. The run folder holds all answers, a summary, a
     table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
 
+    A method with :published behind its name runs as published: --retain is then its
+    own schedule at that budget, and the table shows what it costs. A method that
+    decides its counts from data, sparsevlm(adaptive=True), runs once, without a budget.
+
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
-    (sparsevlm) or 2_0 (sparsevlm+) one for --methods.
+    (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
     """
     names = split_list(tasks, "--tasks")
     budgets, wanted = choose_budgets(retain), choose_methods(methods)
     from ..eval.folder import check_usable
     from ..eval.ranks import Ranks
-    from ..methods import parse
+    from .loading import check_text_tower
 
     ranks = Ranks.of()
-    reads = [name for name in wanted if name != "dense" and parse(name).reads_text_tower]
-    if bool(reads) != (text_tower is not None):
-        raise SparseSightError(
-            f"--methods {reads[0]!r} reads a text tower: give the CLIP that the model's vision tower is from, such as "
-            "--text-tower openai/clip-vit-large-patch14-336 for LLaVA-1.5"
-            if reads
-            else f"--text-tower {text_tower!r}: none of --methods reads one; leave it out, or name such as "
-            "cdpruner(guide='text-tower',opposite=True)"
-        )
+    check_text_tower(wanted, text_tower)
     if ranks.rank == 0:
         check_usable(out, resume)
     from .evaluating import check_tasks, prepare_tasks, session, settings
 
-    check_tasks(names)
+    check_tasks(names, model)
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
     with redirect_stdout(sys.stderr):
         from .loading import quiet
@@ -125,7 +120,7 @@ def evaluate(
                 "trim_early_layers": trim_early_layers,
                 **({} if text_tower is None else {"text_tower": text_tower}),
             }
-            note = session(prepared.loaded.model, ranks)
+            note = session(prepared.loaded, ranks)
             summary = _run(
                 prepared, wanted, budgets, settings(prepared, **fixed), note, out, resume, ranks, batch_size
             )
@@ -159,7 +154,8 @@ def _run(
     from ..eval.sweep import cell_dict, equal_cost, make_cells, same_retain, sweep
     from ..hf.families import anatomy
     from ..hf.shape import decoder_shape
-    from ..methods import parse
+    from ..methods import is_published, parse
+    from ..origin import short
 
     tasks = prepared.tasks
     for task in tasks:
@@ -171,6 +167,12 @@ def _run(
     else:
         fitted = equal_cost(decoder_shape(parts), prompt, parts.prunable)
     cells = make_cells(methods, budgets, parse, fitted)
+    unsolved = []
+    for cell in cells:
+        if cell.method is not None and (cell.retain is None or is_published(cell.name)):
+            # Refuses layers that this model lacks, before the folder is begun.
+            cell.method.stage_layers(len(parts.layers), parts.prunable)
+            unsolved.append(f"`{cell.label}`")
     config = Config(
         settings,
         {task.name: fingerprint(task) for task in tasks},
@@ -186,6 +188,7 @@ def _run(
             "model": settings["model"],
             "prompts": settings["prompts"],
             "budgets solved for a prompt of": f"{prompt.visual} visual and {prompt.text + prompt.before} text tokens",
+            **({"at their own cost, no budget solved": ", ".join(unsolved)} if unsolved else {}),
             "machine": ", ".join(
                 (
                     session["device"],
@@ -194,6 +197,8 @@ def _run(
                 )
             ),
             "versions": ", ".join(f"{name} {number}" for name, number in settings["versions"].items()),
+            **({"commit": short(session["commit"])} if "commit" in session else {}),
+            "weights": session["weights"],
             "date": session["started"][:10],
             "command": f"`{session['command']}`",
         }

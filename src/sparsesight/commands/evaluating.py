@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import time
@@ -22,9 +21,11 @@ from ..eval.samples import Task
 from ..eval.scenes import SCENES, scene_items
 from ..eval.tasks import check_task
 from ..nearest import did_you_mean
+from ..origin import fingerprint, weights
 from .loading import Loaded, load_model
 
 PACKAGES = ("torch", "transformers", "lmms-eval")
+BUNDLED = "bundled"  # what --model may say for the model of the package
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class Prepared:
     tasks: list[Task]
 
 
-def check_tasks(names: Sequence[str]) -> None:
-    """Refuse what cannot be there before the model is loaded.
+def check_tasks(names: Sequence[str], model: str | None = None) -> None:
+    """Refuse what cannot be there, or would tell nothing, before the model is loaded.
 
     Raises:
-        SparseSightError: a task twice, one that does not exist, or one of lmms-eval without lmms-eval.
+        SparseSightError: a task twice, one that does not exist, one of lmms-eval without lmms-eval, or one of those
+            without a model: they say nothing of the bundled one, which knows its scenes alone.
     """
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if double is not None:
@@ -57,6 +59,11 @@ def check_tasks(names: Sequence[str]) -> None:
         logger.disable("lmms_eval")  # it would tell of every file that it cannot read
     for name in theirs:
         check_task(name, SCENES)
+    if theirs and model is None:
+        raise SparseSightError(
+            f"--tasks {theirs[0]!r} asks about photographs, of which the bundled model knows nothing: name a --model, "
+            f"such as llava-hf/llava-1.5-7b-hf (--model {BUNDLED} tries the command out), or take {', '.join(SCENES)}"
+        )
 
 
 def prepare_tasks(
@@ -84,6 +91,7 @@ def prepare_tasks(
     from ..eval.scenes import SceneQuestions
 
     device = own_device(device, ranks)
+    model = None if model == BUNDLED else model
     theirs = [name for name in names if name not in SCENES]
     found: dict[str, Task] = {}
     if theirs:
@@ -92,7 +100,7 @@ def prepare_tasks(
 
         with one_process():
             host = SparseSightModel(
-                model or "bundled",
+                model or BUNDLED,
                 batch_size=batch_size,
                 device=device,
                 dtype=dtype,
@@ -106,7 +114,7 @@ def prepare_tasks(
             (t.name, t) for t in harness_tasks(theirs, host, data=data, limit=limit, latency=latency)
         )
     else:
-        asked = choose_setting(setting, model or "bundled")
+        asked = choose_setting(setting, model or BUNDLED)
         loaded = load_model(model, device, dtype, trust_remote_code, text_tower)
         chosen = asked.name
         prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
@@ -149,7 +157,7 @@ def settings(prepared: Prepared, **more: Any) -> dict[str, Any]:
     model = prepared.loaded.model
     return {
         "model": prepared.loaded.name,
-        "weights": _fingerprint(model),
+        "weights": fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "attention": model.config._attn_implementation,
@@ -159,8 +167,9 @@ def settings(prepared: Prepared, **more: Any) -> dict[str, Any]:
     }
 
 
-def session(model: Any, ranks: Ranks) -> dict[str, Any]:
-    """What is noted of this call: when, how and where."""
+def session(loaded: Loaded, ranks: Ranks) -> dict[str, Any]:
+    """What is noted of this call: when, how and where, with which code and which weights."""
+    model = loaded.model
     where = environment(str(model.device), model.dtype)
     where.pop("date")
     return {
@@ -168,6 +177,7 @@ def session(model: Any, ranks: Ranks) -> dict[str, Any]:
         "command": shlex.join(["sparsesight", *sys.argv[1:]]),
         "processes": ranks.count,
         **where,
+        "weights": weights(model, loaded.name == BUNDLED),
     }
 
 
@@ -179,12 +189,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _fingerprint(model: Any) -> str:
-    """A hash of the first numbers of every weight: another checkpoint has another."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        head = value.detach().flatten()[:8].float().cpu().tolist()
-        digest.update(f"{name} {tuple(value.shape)} {head}".encode())
-    return digest.hexdigest()[:16]

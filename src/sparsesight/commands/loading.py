@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,25 @@ def load_model(
         with _one_sentence(f"text tower {text_tower!r}", Path(text_tower).expanduser().exists()):
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
     return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
+
+
+def check_text_tower(methods: Sequence[str], text_tower: str | None) -> None:
+    """Reject a ``--text-tower`` that none of ``methods`` reads, and one that reads it without it.
+
+    Raises:
+        SparseSightError: naming the method or the text tower.
+    """
+    from ..methods import parse
+
+    reads = [name for name in methods if name != "dense" and parse(name).reads_text_tower]
+    if bool(reads) != (text_tower is not None):
+        raise SparseSightError(
+            f"--methods {reads[0]!r} reads a text tower: give the CLIP that the model's vision tower is from, such as "
+            "--text-tower openai/clip-vit-large-patch14-336 for LLaVA-1.5"
+            if reads
+            else f"--text-tower {text_tower!r}: none of --methods reads one; leave it out, or name such as "
+            "cdpruner:published"
+        )
 
 
 def check_dtype(dtype: str) -> None:

@@ -14,6 +14,7 @@ def methods() -> None:
     from rich.text import Text
 
     from ..methods import METHODS, Method
+    from ..methods.presets import describe
 
     console = Console(highlight=False)
     common = {field.name for field in fields(Method)}
@@ -24,6 +25,8 @@ def methods() -> None:
         own = [_written(field) for field in fields(kind) if field.name not in common]
         if own:
             table.add_row("", Text("options: " + ", ".join(own), "dim"))
+        if published := describe(kind):
+            table.add_row("", Text(f"published: {published}", "dim"))
     console.print(table)
     console.print()
     every = ", ".join(_written(field) for field in fields(Method))

@@ -13,7 +13,9 @@ METHOD = "sparsevlm+"
 BUDGETS = "192,128,64"  # of a sweep
 RETAIN_VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN")  # the first is how SparseVLM's own scripts spell it
 VERSION_VARIABLE = "USE_VERSION"
-VERSIONS = {"1_0": "sparsevlm", "2_0": "sparsevlm+"}
+SUFFIX = ":published"  # as in `methods.presets`, which takes seconds to import
+# SparseVLM's code runs the rules of v1.5 under "1_0", its default, and has no other name for them.
+VERSIONS = {"1_0": "sparsevlm:published", "1_5": "sparsevlm:published", "2_0": "sparsevlm+:published"}
 
 
 def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int, ...]:
@@ -75,6 +77,14 @@ def choose_retain(
     Raises:
         SparseSightError: if the one that decides makes no sense, or the two spellings of the variable disagree.
     """
+    chosen = given_retain(option, environment)
+    return RETAIN if chosen is None else chosen
+
+
+def given_retain(
+    option: str | None, environment: Mapping[str, str] = os.environ
+) -> int | float | tuple[int, ...] | None:
+    """As :func:`choose_retain`; None where neither says anything."""
     if option is not None:
         return parse_retain(option)
     found = {name: environment[name] for name in RETAIN_VARIABLES if environment.get(name, "").strip()}
@@ -82,14 +92,15 @@ def choose_retain(
     if len(values) > 1:
         said = " and ".join(f"{name}={text!r}" for name, text in found.items())
         raise SparseSightError(f"environment variables {said} disagree: unset one, or pass --retain")
-    return values.pop() if values else RETAIN
+    return values.pop() if values else None
 
 
 def choose_method(option: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """``--method``, else what the environment says, else SparseVLM+. An empty variable counts as unset.
+    """``--method``, else what the environment says, which is a published setting, else SparseVLM+. An empty variable
+    counts as unset.
 
     Raises:
-        SparseSightError: if the variable is neither version.
+        SparseSightError: if the variable is no version.
     """
     if option is not None:
         return option
@@ -100,6 +111,25 @@ def choose_method(option: str | None, environment: Mapping[str, str] = os.enviro
             f"environment variable {VERSION_VARIABLE} {version!r} is unknown: set {known}, or pass --method"
         )
     return VERSIONS[version] if version else METHOD
+
+
+def choose_plain_method(option: str | None, command: str, environment: Mapping[str, str] = os.environ) -> str:
+    """As :func:`choose_method`, for commands in which budgets change while they run: a version in the environment means
+    the method without the published setting.
+
+    Raises:
+        SparseSightError: as :func:`choose_method`, and for a published setting.
+    """
+    plain = choose_method(option, environment)
+    head = plain.partition("(")[0].strip()
+    if not head.endswith(SUFFIX):
+        return plain
+    if option is None:
+        return head.removesuffix(SUFFIX)
+    raise SparseSightError(
+        f"--method {option!r}: published settings go with ask, bench and eval; {command} takes any budget, write "
+        f"{head.removesuffix(SUFFIX)!r}"
+    )
 
 
 def split_list(text: str, source: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import SparseSightError
-from .options import METHOD, RETAIN, choose_method, choose_retain, parse_layers
+from .options import METHOD, RETAIN, choose_plain_method, choose_retain, parse_layers
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -62,7 +62,7 @@ def serve(
         raise SparseSightError(f"MODEL comes first: sparsesight serve MODEL {model} ...")
     if any(word == "--model" or word.startswith("--model=") for word in context.args):
         raise SparseSightError(f"--model: the model is named once, and is {model!r}")
-    chosen = _method(choose_method(method), retain, layers)
+    chosen = _method(choose_plain_method(method, "serve"), retain, layers)
     from ..vllm.serving import installed_version
 
     version = installed_version()

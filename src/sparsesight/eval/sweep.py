@@ -10,7 +10,7 @@ from typing import Any
 from ..budget import Retain
 from ..cost import Prompt, fit
 from ..errors import SparseSightError
-from ..methods import Method
+from ..methods import Method, has_budget, is_published, make_method
 from ..metrics import DecoderShape
 from .folder import CellFile, RunFolder
 from .ranks import Ranks
@@ -28,7 +28,7 @@ class Cell:
 
     Attributes:
         name: of the method, as the user wrote it.
-        retain: the budget as asked for; None for the dense model.
+        retain: the budget as asked for; None for the dense model, and for a method that takes none.
         method: what meets it; None is the untouched model.
     """
 
@@ -64,7 +64,11 @@ def same_retain(visual: int, num_layers: int) -> Fit:
 def make_cells(
     names: Sequence[str], budgets: Sequence[Retain], parse: Callable[[str], Method], fitted: Fit
 ) -> list[Cell]:
-    """The dense model once, then every method at every budget.
+    """The dense model once, then every method that takes no budget, then the others at every budget.
+
+    No budget is for a method that decides its counts from data, and for a published setting that has one or is the only
+    one (:func:`sparsesight.methods.has_budget`). Other published settings are taken at the budget itself, whatever they
+    cost.
 
     Args:
         names: of methods; ``dense`` may be among them and is always there.
@@ -83,8 +87,17 @@ def make_cells(
     if wanted and not budgets:
         raise SparseSightError("--retain: give at least one budget")
     parsed = {name: parse(name) for name in wanted}
-    sparse = [Cell(name, retain, fitted(parsed[name], retain)) for retain in budgets for name in wanted]
-    return [Cell(DENSE, None, None), *sparse]
+    varied = [name for name in wanted if has_budget(name, parsed[name])]
+    alone = [Cell(name, None, parsed[name]) for name in wanted if name not in varied]
+
+    def at(name: str, retain: Retain) -> Method:
+        return make_method(name, retain=retain) if is_published(name) else fitted(parsed[name], retain)
+
+    return [
+        Cell(DENSE, None, None),
+        *alone,
+        *(Cell(name, retain, at(name, retain)) for retain in budgets for name in varied),
+    ]
 
 
 def cell_dict(cell: Cell) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from .sweep import DENSE
 
 Latencies = Mapping[tuple[str, str], float]  # milliseconds of a sample's prefill, by task and label
 
+CONTROLS = ("random", "uniform")  # methods that every other is held against, group by group
 FEW = 20  # units, below which the bootstrap's intervals are known to be too narrow
 
 LEGEND = """\
@@ -40,6 +41,16 @@ def title(summary: Mapping[str, Any]) -> str:
     )
 
 
+def heading(summary: Mapping[str, Any]) -> str:
+    """The title; without a budget that several could share, that everything ran at its own cost."""
+    cells = [label for task in summary["tasks"].values() for label in task["cells"] if label != DENSE]
+    return (
+        "no common budget, each at its own cost"
+        if cells and not summary["costs"]["spread"]
+        else title(summary)
+    )
+
+
 def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: Latencies) -> str:
     """The whole report.
 
@@ -48,7 +59,7 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
         about: what was run, a line each.
         latencies: where measured.
     """
-    parts = [f"# Sweep: {title(summary)}\n"]
+    parts = [f"# Sweep: {heading(summary)}\n"]
     parts += [f"- {name}: {value}\n" for name, value in about.items()]
     parts.append("\n" + LEGEND.format(draws=summary["draws"]))
     if len(summary["tasks"]) > 1 and summary["overall"]:
@@ -69,11 +80,15 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
             at = f" at budget {budget}: score and difference from dense" if budget else ""
             parts.append(f"\n### {name}: groups of questions{at}\n\n")
             parts.append(_tags(task, budget))
+            for control in _controls(task, budget):
+                parts.append(f"\n### {name}: groups of questions: difference from {control}\n\n")
+                parts.append(_tags_beside(task, budget, control))
     return "".join(parts)
 
 
 def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
-    """A row for each task (or group of its questions) and method; differences are with dense, in full digits."""
+    """A row for each task (or group of its questions) and method, in full digits; differences are with dense, and with
+    each control that ran at the same budget."""
     text = io.StringIO()
     names = [
         "task",
@@ -105,6 +120,7 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
         "ran_dense",
         "prefill_ms",
     ]
+    names += [f"over_{control}{end}" for control in CONTROLS for end in ("", "_low", "_high")]
     writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
     writer.writeheader()
     for name, task in summary["tasks"].items():
@@ -120,6 +136,7 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
                 {
                     **common,
                     **_flat(task, cell),
+                    **_over(task, task, label),
                     **_bounds("of_dense", cell["of_dense"]),
                     "flops": cost["flops_sparse"],
                     "flops_dense": cost["flops_dense"],
@@ -133,7 +150,14 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
                 }
             )
             for tag, group in task["tags"].items():
-                writer.writerow({**common, "group": tag, **_flat(group, group["cells"][label])})
+                writer.writerow(
+                    {
+                        **common,
+                        "group": tag,
+                        **_flat(group, group["cells"][label]),
+                        **_over(task, group, label),
+                    }
+                )
     return text.getvalue()
 
 
@@ -196,6 +220,41 @@ def _tags(task: Mapping[str, Any], budget: str) -> str:
     return _table(["questions", *labels], rows)
 
 
+def _controls(task: Mapping[str, Any], budget: str) -> list[str]:
+    """The labels of the controls that ran at a budget."""
+    return [
+        label
+        for name in CONTROLS
+        for label, cell in task["cells"].items()
+        if cell["retain"] is not None and cell["retain"] == budget and cell["method"]["method"] == name
+    ]
+
+
+def _beside(pairs: Sequence[Mapping[str, Any]], label: str, control: str) -> Mapping[str, Any] | None:
+    """The paired difference of a method from a control, whichever of them stood first."""
+    for pair in pairs:
+        if (pair["first"], pair["second"]) == (label, control):
+            found: Mapping[str, Any] = pair["difference"]
+            return found
+        if (pair["first"], pair["second"]) == (control, label):
+            value, low, high = (pair["difference"][key] for key in ("value", "low", "high"))
+            flipped = [None if x is None else -x for x in (value, high, low)]
+            return dict(zip(("value", "low", "high"), flipped, strict=True))
+    return None
+
+
+def _tags_beside(task: Mapping[str, Any], budget: str, control: str) -> str:
+    """A row for each group of questions: what each method scores more than a control, paired."""
+    labels = [label for label, cell in task["cells"].items() if cell["retain"] == budget and label != control]
+    rows = []
+    for tag, group in task["tags"].items():
+        found = [_beside(group["pairs"], label, control) for label in labels]
+        rows.append(
+            [f"{tag} (n {group['samples']})", *("" if x is None else _short(x, sign=True) for x in found)]
+        )
+    return _table(["questions", *labels], rows)
+
+
 def _against(cell: Mapping[str, Any]) -> tuple[str, str]:
     found = cell["against_dense"]
     if found is None:
@@ -235,6 +294,17 @@ def _flat(counts: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
         "only_dense_right": test.get("second", ""),
         "mcnemar_p": test.get("p", ""),
     }
+
+
+def _over(task: Mapping[str, Any], counts: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """What a cell scores more than the controls at its budget, over a task or a group of its questions."""
+    found: dict[str, Any] = {}
+    for control in reversed(
+        _controls(task, task["cells"][label]["retain"])
+    ):  # of two alike, the first counts
+        name = task["cells"][control]["method"]["method"]
+        found |= _bounds(f"over_{name}", _beside(counts["pairs"], label, control))
+    return found
 
 
 def _bounds(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import SparseSightError
 from ..nearest import did_you_mean
-from .base import Method
+from .base import Method, plain_value
 from .cdpruner import CDPruner
 from .compose import Compose
 from .dart import DART
@@ -19,6 +19,7 @@ from .fastv import FastV
 from .holov import HoloV
 from .last_token import LastToken
 from .pooling import Pooling
+from .presets import SUFFIX, has_budget, is_published, make_published
 from .pyramid_drop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
@@ -54,8 +55,12 @@ METHODS: dict[str, type[Method]] = {
 def make_method(method: Method | str, **options: Any) -> Method:
     """A method from its name and options, or the instance itself.
 
+    ``make_method("sparsevlm:published", retain=192)`` is the published setting, ``SparseVLM.published(192)``, without
+    ``retain`` the default of that; it has no further options.
+
     Raises:
         SparseSightError: unknown name or option (the message lists the known ones), or options beside an instance.
+        BudgetError: a budget at which a published setting is not published.
     """
     if isinstance(method, Method):
         if options:
@@ -63,8 +68,13 @@ def make_method(method: Method | str, **options: Any) -> Method:
                 f"options {sorted(options)} go with a method name; give them to {method!r} instead"
             )
         return method
+    if isinstance(method, str) and is_published(method) and method.removesuffix(SUFFIX) in METHODS:
+        return _published(method, options)
     if not isinstance(method, str) or method not in METHODS:
         spellings = {name: name for name in METHODS} | {kind.__name__: n for n, kind in METHODS.items()}
+        spellings |= {
+            f"{n}{SUFFIX}": f"{n}{SUFFIX}" for n, kind in METHODS.items() if kind.published_at is not None
+        }
         raise SparseSightError(
             f"method={method!r} is unknown; known are {sorted(METHODS)}{did_you_mean(method, spellings)}"
         )
@@ -78,20 +88,41 @@ def make_method(method: Method | str, **options: Any) -> Method:
     return kind(**options)
 
 
+def _published(name: str, options: dict[str, Any]) -> Method:
+    plain = name.removesuffix(SUFFIX)
+    other = sorted(set(options) - {"retain"})
+    if other:
+        raise SparseSightError(
+            f"method {name!r}: {other} cannot be chosen in a published setting, its budget alone is; write {plain!r} "
+            "to choose them"
+        )
+    kind = METHODS[plain]
+    return (
+        make_published(kind, plain_value(options["retain"])) if "retain" in options else make_published(kind)
+    )
+
+
 def parse(text: str) -> Method:
-    """A method as it is written: ``fastv``, ``visionzip(retain=192)``, or several in order with ``>`` between them.
+    """A method as it is written: ``fastv``, ``visionzip(retain=192)``, a published setting ``sparsevlm:published``, or
+    several in order with ``>`` between them.
 
     ``parse(str(method)) == method``.
 
     Raises:
         SparseSightError: as :func:`make_method`, and for what is not written like this.
     """
-    parts = [_parse_one(part) for part in re.split(r">", text)]
+    texts = re.split(r">", text)
+    published = next((part.strip() for part in texts if is_published(part)), None)
+    if published is not None and len(texts) > 1:
+        raise SparseSightError(
+            f"method {text!r}: {published!r} is a whole setting, nothing comes before or behind it"
+        )
+    parts = [_parse_one(part) for part in texts]
     return parts[0] if len(parts) == 1 else Compose(*parts)
 
 
 def _parse_one(text: str) -> Method:
-    written = re.fullmatch(r"\s*([\w.+-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    written = re.fullmatch(r"\s*([\w.+:-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if written is None:
         raise SparseSightError(
             f"method {text!r}: write a name and options, such as sparsevlm+(retain=64, layers=(2, 6, 15))"
@@ -143,6 +174,8 @@ __all__ = [
     "VisPruner",
     "VisionZip",
     "from_dict",
+    "has_budget",
+    "is_published",
     "make_method",
     "parse",
 ]

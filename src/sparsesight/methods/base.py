@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from torch import Tensor
 from .. import ops
 from ..budget import (
     BEFORE,
+    PUBLISHED_LAYERS,
     Retain,
     Schedule,
     StageSizes,
@@ -32,7 +33,7 @@ from ..budget import (
     plan,
     pruning_layers,
 )
-from ..errors import SparseSightError
+from ..errors import BudgetError, SparseSightError
 from .stage import Counts, Selection, StageInput
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Method(ABC):
     name: ClassVar[str]
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
+    # Budgets of `published()`; a range where the release takes any number, () where it is one setting without a budget.
+    published_at: ClassVar[Sequence[Retain] | None] = None  # None: nobody published a setting
     reads_attention: ClassVar[bool] = True  # False: it can act before the first layer as well
     reads_raters: ClassVar[bool] = True  # False: `rate` is not called, and nothing is a rater
     reads_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
@@ -84,7 +87,7 @@ class Method(ABC):
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _plain(value))
+            object.__setattr__(self, field.name, plain_value(value))
             if isinstance(field.default, bool) and not isinstance(value, bool):
                 raise SparseSightError(f"{field.name}={value!r}: use True or False")
         check_retain(self.retain)
@@ -171,7 +174,15 @@ class Method(ABC):
             if isinstance(self.retain, tuple) and not self.data_dependent:
                 depths = depths[: len(self.retain)]
             return pruning_layers(depths, num_layers, allowed)
-        check_layers(self.layers, num_layers)
+        try:
+            check_layers(self.layers, num_layers)
+        except BudgetError as error:
+            if self.layers != self.depths:
+                raise
+            raise BudgetError(
+                f"{error}; they are the published ones, for a decoder of {PUBLISHED_LAYERS} layers: without layers "
+                f"({self.name!r} in place of '{self.name}:published') the same relative depths are taken"
+            ) from None
         if self.reads_attention and self.layers[0] == BEFORE:
             raise SparseSightError(
                 f"layers={self.layers!r}: {self.name!r} goes by the attention of decoder layers, of which there is "
@@ -249,10 +260,10 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """The JSON-ready equal of a field: lists (JSON, the command line) become tuples, numpy's numbers Python's."""
     if isinstance(value, list | tuple):
-        return tuple(_plain(x) for x in value)
+        return tuple(plain_value(x) for x in value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)

@@ -7,6 +7,7 @@ arXiv:2506.10967, section 3.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
+from ..budget import Retain, StageSizes
 from ..errors import SparseSightError
 from .base import BeforeDecoder
 from .stage import StageInput
@@ -50,6 +51,7 @@ class CDPruner(BeforeDecoder):
     opposite: bool = False
 
     name: ClassVar[str] = "cdpruner"
+    published_at: ClassVar[Sequence[Retain]] = (128, 64, 32)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ arXiv:2502.11494, section 4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
+from ..budget import Retain, StageSizes
 from ..errors import SparseSightError
 from .base import Method
 from .stage import StageInput
@@ -45,6 +46,7 @@ class DART(Method):
     text_pivots: int = 4
 
     name: ClassVar[str] = "dart"
+    published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     reads_raters: ClassVar[bool] = False
     depths: ClassVar[tuple[int, ...]] = (1,)
 

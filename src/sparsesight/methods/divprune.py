@@ -5,13 +5,14 @@ Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, StageSizes
+from ..budget import BEFORE, Retain, StageSizes
 from .base import BeforeDecoder
 from .stage import StageInput
 
@@ -31,6 +32,7 @@ class DivPrune(BeforeDecoder):
     """
 
     name: ClassVar[str] = "divprune"
+    published_at: ClassVar[Sequence[Retain]] = (0.098,)
 
     @classmethod
     def published(cls, ratio: float = 0.098) -> DivPrune:

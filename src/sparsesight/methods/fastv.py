@@ -6,9 +6,11 @@ Vision-Language Models", arXiv:2403.06764, section 4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..budget import Retain
 from .last_token import LastToken
 
 
@@ -23,6 +25,7 @@ class FastV(LastToken):
     """
 
     name: ClassVar[str] = "fastv"
+    published_at: ClassVar[Sequence[Retain]] = (288, 144)
     depths: ClassVar[tuple[int, ...]] = (1,)
 
     @classmethod

@@ -6,6 +6,7 @@ arXiv:2410.17247, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -36,6 +37,7 @@ class PyramidDrop(LastToken):
     ratio: float | None = None
 
     name: ClassVar[str] = "pyramiddrop"
+    published_at: ClassVar[Sequence[Retain]] = ()
     depths: ClassVar[tuple[int, ...]] = (7, 15, 23)
 
     def __post_init__(self) -> None:

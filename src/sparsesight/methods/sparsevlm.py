@@ -6,14 +6,14 @@ arXiv:2410.04417: raters (section 3.2), rank rule (3.3), recycling (3.4). v1.5 f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from .. import ops
-from ..budget import recycled_counts
+from ..budget import Retain, recycled_counts
 from ..errors import SparseSightError
 from .base import Method, is_number
 from .stage import Counts, StageInput
@@ -43,6 +43,7 @@ class SparseVLM(Method):
     bias: float = 0.0
 
     name: ClassVar[str] = "sparsevlm"
+    published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {
         192: (300, 200, 110),
         128: (303, 110, 36),

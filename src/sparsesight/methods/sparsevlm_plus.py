@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
+from ..budget import Retain
 from ..errors import SparseSightError
 from .base import Method, is_number
 from .stage import StageInput
@@ -39,6 +40,7 @@ class SparseVLMPlus(Method):
     gravity_floor: float | None = 0.1
 
     name: ClassVar[str] = "sparsevlm+"
+    published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {
         192: (300, 200, 118),
         128: (238, 108, 60),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from .. import ops
-from ..budget import Schedule, StageSizes
+from ..budget import Retain, Schedule, StageSizes
 from ..errors import SparseSightError
 from .base import BeforeDecoder, is_number
 from .merged import merge_in_order, plan_merged
@@ -43,6 +44,7 @@ class VisionZip(BeforeDecoder):
     add: bool = False
 
     name: ClassVar[str] = "visionzip"
+    published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

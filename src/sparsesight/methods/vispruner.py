@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
+from ..budget import Retain, StageSizes
 from ..errors import SparseSightError
-from .base import BeforeDecoder, is_number
+from .base import ANY_PICTURE, BeforeDecoder, is_number
 from .stage import StageInput
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class VisPruner(BeforeDecoder):
     step: int | float = 8 / 576
 
     name: ClassVar[str] = "vispruner"
+    published_at: ClassVar[Sequence[Retain]] = range(1, ANY_PICTURE)  # its scripts take the number
     reads_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
