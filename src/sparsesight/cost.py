@@ -21,11 +21,7 @@ from .methods import Method, SparseVLMPlus
 from .metrics import DecoderShape
 
 REFERENCE = SparseVLMPlus()
-<<<<<<< HEAD
 EQUAL = 0.01  # relative; costs that differ by no more are called equal, wherever methods stand side by side
-=======
-TOLERANCE = 0.01  # relative: what a published schedule may cost more or less than the reference
->>>>>>> pub
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def fit(
 ) -> Fitted:
     """``method`` at the budget that costs what :data:`REFERENCE` costs at ``retain``.
 
-    A schedule that is published for ``retain`` is kept as it is where it costs the same to within :data:`TOLERANCE`.
+    A schedule that is published for ``retain`` is kept as it is where it costs the same to within :data:`EQUAL`.
 
     The budget is solved for one prompt. Where prompts differ in size, give ``retain`` as a ratio: the result is a ratio
     then, and costs of other sizes are equal as nearly as they scale alike.
@@ -152,7 +148,7 @@ def fit(
     published = _published(method, retain, shape, prompt, allowed)
     if published is not None:
         found = Fitted(published, cost(published, shape, prompt, allowed), target)
-        if abs(found.deviation) <= TOLERANCE:
+        if abs(found.deviation) <= EQUAL:
             return found
     best: Fitted | None = None
     low, high = 1, prompt.visual  # in tokens

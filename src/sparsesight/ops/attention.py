@@ -58,7 +58,8 @@ def attention_rows(
     b, h, r, d = query.shape
     g, k = key.shape[1], key.shape[2]
     logits = query.float().reshape(b, g, h // g * r, d) @ key.float().transpose(2, 3)
-    logits = logits.view(b, h, r, k).mul_(scale)  # in place: new memory of this size costs more than the arithmetic
+    # In place: new memory of this size costs more than the arithmetic.
+    logits = logits.view(b, h, r, k).mul_(scale)
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     if mask is not None:
