@@ -143,7 +143,8 @@ def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
     text(page, "#ss-costs", "Time to first token.*KV cache")
     text(page, "#ss-dense .ss-answer", f"^{answer}$")
     text(page, "#ss-sparse", r"sparsevlm\+, retain 128")
-    text(page, "#ss-caption", "Stage 3 of 3")
+    text(page, "#ss-caption", r"Stage 3 of 3.*\d+ of 576 kept")
+    api.expect(page.locator("#ss-caption .ss-key li")).to_have_text(["kept", "dropped"], timeout=PATIENCE)
     overlay = page.locator("#ss-overlay img")
     last = overlay.get_attribute("src")
     slider = page.locator("#ss-stage input[type=range]")
@@ -155,6 +156,7 @@ def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
     kept = overlay.get_attribute("src")
     page.locator("#ss-layer label", has_text="Scores").click()
     api.expect(overlay).not_to_have_attribute("src", kept, timeout=PATIENCE)
+    text(page, "#ss-caption .ss-key", "score, low to high")
     slider.focus()
     slider.press("ArrowLeft")
     text(page, "#ss-caption", "Before any stage: all 576")
@@ -217,6 +219,7 @@ def test_compare(page: Any) -> None:
     cells = page.locator("#ss-grid .ss-cell")
     api.expect(cells.locator("img")).to_have_count(4, timeout=PATIENCE)
     text(page, "#ss-grid .ss-asked", answer)
+    text(page, "#ss-grid .ss-key", "kept.*dropped")
     headings = page.locator("#ss-grid h3").all_inner_texts()
     assert headings == ["sparsevlm+", "random"]
     for cell in cells.all_inner_texts():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html.parser
 import re
+from pathlib import Path
 
 import pytest
 
 from sparsesight.demo import cards
 from sparsesight.demo.engine import Speech
 from sparsesight.viz import Word
+from sparsesight.viz.colours import KEPT, MERGED, SKY, web
 
 EVIL = "<script>alert(1)</script>\"'&"
 
@@ -90,3 +92,22 @@ def test_the_words_that_judged_are_marked() -> None:
     assert ">\nWhat" not in cards.words(prompt) and "USER" not in cards.words(prompt)
     assert "What <mark>color</mark> is it?" in cards.words(prompt)
     assert cards.words(prompt[:3]) == ""  # nothing judged
+
+
+def test_the_key_names_what_occurs_in_its_order() -> None:
+    made = cards.key(("dropped", "merged", "kept", "kept"))
+    assert re.findall(r'<i class="ss-(\w+)" ', made) == ["kept", "merged", "dropped"]
+    assert "merged into one that stays" in made and "padding" not in made
+    check(made)
+    assert cards.key(()) == ""
+    grid = cards.grid(
+        "?", None, [("a", [cards.Cell(64, marks=("kept",))]), ("b", [cards.Cell(64, marks=("merged",))])]
+    )
+    assert grid.count("<li>") == 2 and grid.count("ss-key") == 1
+
+
+def test_every_sign_of_the_key_is_drawn() -> None:
+    style = Path(cards.__file__).with_name("style.css").read_text("utf-8")
+    assert all(f".ss-key .ss-{name} " in style for name in cards.MARKS)
+    for name, colour in (("kept", KEPT), ("merged", SKY), ("place", MERGED)):
+        assert web(colour) in next(x for x in style.splitlines() if x.startswith(f".ss-key .ss-{name} "))

@@ -199,3 +199,18 @@ def test_an_upload_is_read_anew(engine: Engine, tmp_path: Path) -> None:
     question = bundled.picture_questions()[bundled.pictures()[1].name][0]
     last = list(runs.ask(engine, Asked(str(path), question["question"], "sparsevlm+", 288), Event()))[-1]
     assert question["answer"] in words(last.dense)
+
+
+def test_the_key_has_what_occurs_on_the_picture(engine: Engine) -> None:
+    path = str(bundled.pictures()[0])
+    for method, merged in (("sparsevlm", True), ("random", False)):
+        last = list(runs.ask(engine, Asked(path, QUESTION, method, 64), Event()))[-1]
+        assert last.panels is not None
+        whole, *rest = last.panels
+        assert whole.marks == ()
+        assert {"kept", "dropped"} <= set(rest[-1].marks)
+        assert ("merged" in rest[-1].marks) is ("place" in rest[-1].marks) is merged
+        said = r": \d+ kept, \d+ merged, of 576$" if merged else r": \d+ of 576 kept$"
+        assert re.search(said, rest[-1].caption)
+        assert "score" in rest[0].score_marks and "gone" not in rest[0].score_marks
+        assert "gone" in rest[-1].score_marks

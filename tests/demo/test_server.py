@@ -175,7 +175,7 @@ def test_a_page_that_is_gone_stops_its_run() -> None:
     from sparsesight.demo.running import Desk
 
     desk = Desk()
-    stop = desk.open("page")
+    stop = desk.stop_of("page", desk.open("page"))
     start = time.monotonic()
     desk.close("page")
     assert stop.is_set() and time.monotonic() - start < 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -11,6 +11,17 @@ from ..viz import Word
 from .engine import Speech
 
 NOTHING = "—"
+# Class of a sign of the key -> what it stands for, in the order of the key.
+MARKS = {
+    "kept": "kept",
+    "merged": "merged into one that stays",
+    "place": "where a merged token stands",
+    "dropped": "dropped",
+    "score": "score, low to high",
+    "gone": "dropped before",
+    "cut": "cut off by the processor",
+    "padding": "padding",
+}
 
 
 def answer(title: str, subtitle: str, speech: Speech | None, state: str) -> str:
@@ -119,6 +130,21 @@ def problem(sentence: str) -> str:
     return f'<p class="ss-status ss-problem" role="alert">{escape(sentence)}</p>'
 
 
+def key(marks: Iterable[str]) -> str:
+    """What the signs on a picture stand for, of those that occur: names of :data:`MARKS`."""
+    occur = set(marks)
+    entries = "".join(
+        f'<li><i class="ss-{name}" aria-hidden="true"></i>{said}</li>'
+        for name, said in MARKS.items()
+        if name in occur
+    )
+    return (
+        f'<ul class="ss-key" aria-label="what the signs on the picture mean">{entries}</ul>'
+        if entries
+        else ""
+    )
+
+
 @dataclass(frozen=True)
 class Cell:
     """One method at one budget.
@@ -129,6 +155,7 @@ class Cell:
         same: whether it is the dense model's.
         overlay: of the last stage, as a data URI; "" if there is none.
         problem: why there is no answer.
+        marks: that occur on the overlay.
     """
 
     budget: int
@@ -136,6 +163,7 @@ class Cell:
     same: bool = False
     overlay: str = ""
     problem: str = ""
+    marks: tuple[str, ...] = ()
 
 
 def grid(question: str, dense: Speech | None, rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
@@ -148,7 +176,9 @@ def grid(question: str, dense: Speech | None, rows: Sequence[tuple[str, Sequence
     ]
     for name, cells in rows:
         parts.append(f'<h3>{escape(name)}</h3><div class="ss-cells">{"".join(map(_cell, cells))}</div>')
-    return "".join([*parts, "</section>"])
+    return "".join(
+        [*parts, key(mark for _, cells in rows for cell in cells for mark in cell.marks), "</section>"]
+    )
 
 
 def _cell(cell: Cell) -> str:
@@ -187,14 +217,14 @@ def figure(question: str, text: str, overlay: str, why_not: str = "") -> str:
     return f"<figure><figcaption>{escape(question)} <b>{said}</b></figcaption>{picture}{note}</figure>"
 
 
-def pair(main: str, other: str) -> str:
-    """What two questions kept."""
+def pair(main: str, other: str, marks: Iterable[str] = ()) -> str:
+    """What two questions kept, with a key of the marks on both."""
     parts = [
         f'<div class="{name}">{figure}</div>'
         for name, figure in (("ss-main", main), ("ss-other", other))
         if figure
     ]
-    return f'<div class="ss-pair">{"".join(parts)}</div>' if parts else ""
+    return f'<div class="ss-pair">{"".join(parts)}</div>{key(marks)}' if parts else ""
 
 
 def words(prompt: Sequence[Word]) -> str:

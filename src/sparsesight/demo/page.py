@@ -200,13 +200,14 @@ def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
             words = gr.HTML(elem_id="ss-words")
             costs = gr.HTML(elem_id="ss-costs")
 
-    def check(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> str:
+    def check(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> tuple[str, int]:
         runs.Asked(path_of(upload), question, method, retain).check()
-        desk.open(str(request.session_hash))
-        return cards.status(TURN)
+        return cards.status(TURN), desk.open(str(request.session_hash))
 
-    def run(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> Iterator[Any]:
-        stop = desk.current(str(request.session_hash))
+    def run(
+        upload: Any, question: Any, method: Any, retain: Any, number: Any, request: gr.Request
+    ) -> Iterator[Any]:
+        stop = desk.stop_of(str(request.session_hash), number)
         for view in runs.ask(engine, runs.Asked(path_of(upload), question, method, retain), stop):
             shown: tuple[Any, ...] = (gr.skip(),) * 5
             if view.panels is not None:
@@ -243,12 +244,13 @@ def _caption(text: str) -> str:
 
 
 def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
-    """Caption and picture of a stage; before the first there are no scores."""
+    """Caption with its key, and picture, of a stage; before the first there are no scores."""
     if not made:
         return "", None
     panel = made[number]
     scores = panel.scores if what == SCORES else None
-    return _caption(panel.caption), panel.kept if scores is None else scores
+    marks = panel.marks if scores is None else panel.score_marks
+    return _caption(panel.caption) + cards.key(marks), panel.kept if scores is None else scores
 
 
 def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -> None:
@@ -268,14 +270,15 @@ def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -
     status = gr.HTML(elem_id="ss-compare-status")
     table = gr.HTML(elem_id="ss-grid")
 
-    def check(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> str:
+    def check(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> tuple[str, int]:
         runs.Asked(path_of(upload), question).check()
         runs.check_grid(names, counts)
-        desk.open(str(request.session_hash))
-        return cards.status(TURN)
+        return cards.status(TURN), desk.open(str(request.session_hash))
 
-    def run(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> Iterator[Any]:
-        stop = desk.current(str(request.session_hash))
+    def run(
+        upload: Any, question: Any, names: Any, counts: Any, number: Any, request: gr.Request
+    ) -> Iterator[Any]:
+        stop = desk.stop_of(str(request.session_hash), number)
         for grid, line in runs.compare(engine, runs.Asked(path_of(upload), question), names, counts, stop):
             yield gr.skip() if grid is None else grid, line
 
@@ -307,16 +310,22 @@ def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
 
     def check(
         upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any, request: gr.Request
-    ) -> str:
+    ) -> tuple[str, int]:
         for asked in both(upload, main, other, method, retain):
             asked.check(typing=True)
-        desk.open(str(request.session_hash))
-        return ""
+        return "", desk.open(str(request.session_hash))
 
     def run(
-        upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any, request: gr.Request
+        upload: Any,
+        main: Any,
+        other: Any,
+        method: Any,
+        retain: Any,
+        seen: Any,
+        number: Any,
+        request: gr.Request,
     ) -> Iterator[Any]:
-        stop = desk.current(str(request.session_hash))
+        stop = desk.stop_of(str(request.session_hash), number)
         yield from runs.watch(engine, *both(upload, main, other, method, retain), seen, stop)
 
     connect(

@@ -6,6 +6,7 @@ import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from threading import Event, Lock
 from typing import Any, TypeVar
 
@@ -20,36 +21,50 @@ class Stopped(Exception):
 
 
 class Desk:
-    """Which run belongs to which open page. A page has one run at a time: beginning another stops the one before."""
+    """Which run belongs to which open page. A page has one run at a time: beginning another stops the one before.
+
+    Runs are numbered. Whoever waits for a turn holds the number of its own run, never the page's latest.
+    """
 
     def __init__(self) -> None:
-        self._runs: dict[str, Event] = {}
+        self._runs: dict[str, tuple[int, Event]] = {}
+        self._numbers = count(1)
         self._lock = Lock()
 
-    def open(self, page: str) -> Event:
-        """A new run of a page; the event says that it is to stop."""
+    def open(self, page: str) -> int:
+        """The number of a new run of a page."""
         with self._lock:
-            before, stop = self._runs.get(page), Event()
-            self._runs[page] = stop
+            before = self._runs.get(page)
+            number = next(self._numbers)
+            self._runs[page] = number, Event()
         if before is not None:
-            before.set()
-        return stop
+            before[1].set()
+        return number
 
-    def current(self, page: str) -> Event:
-        """The run that the page opened last."""
+    def stop_of(self, page: str, number: int) -> Event:
+        """The event that says when a run is to stop. It is set already if the run was stopped, is not the page's last,
+        or is of a page that is closed or unknown."""
         with self._lock:
-            return self._runs.setdefault(page, Event())
+            last, stop = self._runs.get(page, (None, None))
+        if stop is not None and last == number:
+            return stop
+        over = Event()
+        over.set()
+        return over
 
     def stop(self, page: str) -> None:
         """Stop the run of a page, whether it has begun or waits for its turn."""
-        self.current(page).set()
+        with self._lock:
+            run = self._runs.get(page)
+        if run is not None:
+            run[1].set()
 
     def close(self, page: str) -> None:
         """The page is gone."""
         with self._lock:
-            stop = self._runs.pop(page, None)
-        if stop is not None:
-            stop.set()
+            run = self._runs.pop(page, None)
+        if run is not None:
+            run[1].set()
 
     def close_all(self) -> None:
         for page in list(self._runs):

@@ -12,7 +12,7 @@ from ..errors import SparseSightError
 from ..methods import Method, make_method
 from . import cards
 from .engine import Engine, Speech
-from .pictures import Panel, last_stage, panels
+from .pictures import Panel, last_marks, last_stage, panels
 from .running import Stopped
 from .uploads import read_upload
 
@@ -194,16 +194,19 @@ def check_grid(methods: Any, budgets: Any) -> None:
 def _finished(cell: cards.Cell, dense: Speech) -> cards.Cell:
     assert cell.speech is not None and cell.speech.pruned is not None
     overlay = last_stage(cell.speech.pruned, CELL)
-    return replace(cell, same=cell.speech.text == dense.text, overlay=overlay)
+    return replace(
+        cell, same=cell.speech.text == dense.text, overlay=overlay, marks=last_marks(cell.speech.pruned)
+    )
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What a question kept at the last stage, and the figure of it."""
+    """What a question kept at the last stage, and the figure of it with its marks."""
 
     asked: Asked
     kept: frozenset[int]
     figure: str = field(repr=False)
+    marks: tuple[str, ...] = ()
 
 
 def watch(
@@ -224,7 +227,9 @@ def watch(
     now: Looked | None = None
 
     def view(status: str) -> tuple[str, Looked | None, str]:
-        return cards.pair(seen.figure if seen else "", now.figure if now else ""), seen, status
+        shown = [looked for looked in (seen, now) if looked is not None]
+        marks = [mark for looked in shown for mark in looked.marks]
+        return cards.pair(seen.figure if seen else "", now.figure if now else "", marks), seen, status
 
     try:
         for asked in (main, other):
@@ -260,7 +265,7 @@ def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -
     picture = last_stage(found, FIGURE)
     why_not = "" if picture else found.why_not or found.report.samples[0].note
     kept = frozenset(found.kept[-1]) if found.kept else frozenset()
-    return Looked(asked, kept, cards.figure(asked.question, speech.text, picture, why_not))
+    return Looked(asked, kept, cards.figure(asked.question, speech.text, picture, why_not), last_marks(found))
 
 
 def sentence(error: Exception) -> str:

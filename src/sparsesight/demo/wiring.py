@@ -75,20 +75,22 @@ def connect(
 ) -> None:
     """Have ``triggers`` check what was asked, and then run it when the model is free.
 
-    Both are called with the values of ``inputs`` and Gradio's request. A page that asks again stops what it asked
-    before.
+    Both are called with the values of ``inputs`` and Gradio's request. ``check`` gives the status and the number of the
+    run it opened, which ``run`` is handed behind the inputs: by the time it has its turn, the page may have opened
+    another.
     """
+    number = gr.State(0)
     begun = gr.on(
         list(triggers),
         sentences(check),
         list(inputs),
-        status,
+        [status, number],
         trigger_mode="multiple",
         **AT_ONCE,
     )
     begun.success(
         streaming_sentences(run),
-        list(inputs),
+        [*inputs, number],
         list(outputs),
         concurrency_limit=1,
         concurrency_id=MODEL,

@@ -143,7 +143,7 @@ def legend(look: Look, width: int, letter: int, edge: int = GAP) -> Image.Image:
         entries.append(("where a merged token stands", _sample(letter, PAPER, dot=True)))
     if any((~stage.kept & ~stage.merged).any() for stage in stages):
         entries.append(("dropped", _sample(letter, (190, 190, 190))))
-    if any(_crops(look)):
+    if any(crops(look)):
         entries.append(("cut off", _sample(letter, (60, 60, 60))))
     if any(word.rates for word in look.words):
         entries.append(("words that judged", _sample(letter, RATES)))
@@ -163,16 +163,27 @@ def legend(look: Look, width: int, letter: int, edge: int = GAP) -> Image.Image:
     return sheet
 
 
-def _crops(look: Look) -> list[bool]:
+def crops(look: Look) -> list[bool]:
     """Whether each view leaves out some of its picture, by more than half a patch."""
-    cut = []
+    return [bool((beyond < 0).any()) for beyond in _beyond(look)]
+
+
+def pads(look: Look) -> list[bool]:
+    """Whether each view adds something around its picture, more than half a patch of it."""
+    return [bool((beyond > 0).any()) for beyond in _beyond(look)]
+
+
+def _beyond(look: Look) -> list[np.ndarray]:
+    """At each edge of each view 1 if it goes beyond the picture, -1 if it ends before, 0 if by half a patch at most."""
+    found = []
     for picture in look.pictures:
         for view in picture.views:
             width, height = picture.frames[0].size
             left, top, right, bottom = view.box
             x, y = np.diff(view.x).mean() / 2, np.diff(view.y).mean() / 2
-            cut.append(bool(left > x or top > y or right < width - x or bottom < height - y))
-    return cut
+            over, half = np.array([-left, -top, right - width, bottom - height]), np.array([x, y, x, y])
+            found.append(np.where(np.abs(over) > half, np.sign(over), 0))
+    return found
 
 
 def _sample(
