@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 from sparsesight import bundled
 from sparsesight.commands.loading import load_model
+from sparsesight.demo import runs
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.uploads import MAX_BYTES
 
@@ -274,3 +276,37 @@ def test_stop_and_then_ask_again(page: Any, engine: Engine) -> None:
     ask(page)
     text(page, "#ss-dense .ss-answer", f"^{answer}$")
     text(page, "#ss-costs", "KV cache")
+
+
+def test_a_run_that_waits_does_not_begin_once_the_page_asked_again(
+    browser: Any, url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn comes after the second question was checked: it must not run by the number of that one."""
+    begun: list[tuple[str, bool]] = []
+    whole = runs.ask
+
+    def ask_and_note(engine: Engine, asked: runs.Asked, stop: Event) -> Iterator[runs.AskView]:
+        begun.append((asked.question, stop.is_set()))
+        return whole(engine, asked, stop)
+
+    monkeypatch.setattr(runs, "ask", ask_and_note)
+    go = Event()
+    layer = engine.loaded.model.get_decoder().layers[0]
+    hook = layer.register_forward_pre_hook(lambda *_: go.wait(60) and None)
+    try:
+        with opened(browser, url) as busy, opened(browser, url) as page:
+            ask(busy)
+            text(busy, "#ss-ask-status", "dense answer: reading")
+            asked = []
+            for kind in ("letter", "color"):
+                choose(page, 2, kind)
+                asked.append(page.locator("#ss-question textarea").input_value())
+                ask(page)
+                text(page, "#ss-ask-status", "Waiting for a turn")
+                page.wait_for_timeout(1000)  # the check hands over to the run
+            go.set()
+            text(page, "#ss-costs", "KV cache")
+            assert begun[1:] == [(asked[0], True), (asked[1], False)]
+    finally:
+        go.set()
+        hook.remove()

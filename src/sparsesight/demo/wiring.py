@@ -79,7 +79,8 @@ def connect(
     run it opened, which ``run`` is handed behind the inputs: by the time it has its turn, the page may have opened
     another.
     """
-    number = gr.State(0)
+    # Not gr.State, which the server reads when the turn comes: this value travels with the event.
+    number = gr.Number(0, visible="hidden", precision=0)
     begun = gr.on(
         list(triggers),
         sentences(check),
