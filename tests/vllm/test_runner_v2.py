@@ -155,19 +155,26 @@ def test_vllm_has_what_is_relied_on() -> None:
     assert source.index("if not dummy_run:") < places[0]
 
 
-CHOSEN = "alone_and_in_a_batch or staggered or in_parts or preempted or aborted or counts_of_everything or two_pictures"
+# What runs on V2 as well: of the engine's tests those of answers, and one family with positions on three axes.
+ON_V2 = {
+    "test_engine.py": "alone_and_in_a_batch or staggered or in_parts or preempted or aborted or counts_of_everything "
+    "or two_pictures",
+    "test_families.py": "qwen2_vl",
+}
 
 
 @pytest.mark.slow
-def test_the_engine_answers_the_same_on_the_v2_runner() -> None:
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton, which the V2 runner needs, is not installed")
+@pytest.mark.parametrize("file", ON_V2)
+def test_the_same_tests_pass_on_the_v2_runner(file: str) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "pytest", "-p", "tests.vllm.v2_on_cpu", "-p", "no:cacheprovider"]
-    command += ["tests/vllm/test_engine.py", "-x", "-s", "-k", CHOSEN]
+    command += [f"tests/vllm/{file}", "-x", "-s", "-k", ON_V2[file]]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "TRITON_INTERPRET": "1"}
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said[-4000:]
-    assert "Using V2 Model Runner" in said and " passed" in said, said[-4000:]
+    assert "Using V2 Model Runner" in said and " passed" in said and " skipped" not in said, said[-4000:]
 
 
 def test_torch_calls_hooks_as_is_relied_on(state_of: Any) -> None:

