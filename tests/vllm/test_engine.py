@@ -258,6 +258,31 @@ def test_two_pictures_in_one_prompt(opened: Any) -> None:
     same(found, [generated(model, inputs, method)], 1e-3)
 
 
+@pytest.mark.parametrize("kv_groups", [False, True])
+def test_pictures_that_cannot_meet_the_servers_budget_get_the_least(opened: Any, kv_groups: bool) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    method = SparseVLMPlus(100, (1, 3, 5))
+    pictures = [picture for picture, _ in questions()[::2]][:2]
+    text = "USER: <image>\n<image>\nWhat color is the circle? ASSISTANT:"
+    two = {"prompt": text, "multi_modal_data": {"image": pictures}}
+    llm = opened(
+        method,
+        limit_mm_per_prompt={"image": 2},
+        max_model_len=1300,
+        hf_overrides=LONGER,
+        additional_config={"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}},
+    )
+    found = answers(llm, [two, prompt(*questions()[0])], sampling())
+    assert pruner(llm).tally == Tally(pruned=2, lifted=1)
+    model, processor = bundled.load()
+    inputs = processor(text=text, images=pictures, return_tensors="pt")
+    same(found[:1], [generated(model, inputs, SparseVLMPlus((1, 1, 1), (1, 3, 5)))], 1e-3)
+    same(found[1:], by_transformers(method, questions()[:1]), 1e-3)
+    with pytest.raises(VLLMValidationError, match=r"retain=100 of 1152 visual tokens cannot be met"):
+        llm.generate([two], sampling(extra_args={"sparsesight_retain": 100}), use_tqdm=False)
+
+
 @pytest.mark.slow
 def test_compiled_steps_beside_pruning_ones(opened: Any) -> None:
     prompts: list[Any] = [prompt(*x) for x in questions()]

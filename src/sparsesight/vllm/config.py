@@ -8,7 +8,7 @@ A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -57,8 +57,16 @@ def kv_groups_of(additional_config: Any) -> bool:
     return asked
 
 
-def method_of_request(method: Method, stages: tuple[int, ...], extra_args: Any) -> Method | None:
-    """The server's method at the budget that a request asks for; None for a dense answer.
+@dataclass(frozen=True)
+class Asked:
+    """What a request is to be answered with."""
+
+    method: Method | None  # None: every token is kept
+    named: bool  # whether the request says so itself, and not the server
+
+
+def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Asked:
+    """The server's method, at the budget that a request names if it does.
 
     Args:
         method: of the server.
@@ -70,10 +78,10 @@ def method_of_request(method: Method, stages: tuple[int, ...], extra_args: Any) 
     """
     asked = extra_args.get(REQUEST_KEY) if isinstance(extra_args, Mapping) else None
     if asked is None:
-        return method
+        return Asked(method, named=False)
     if asked == DENSE:
-        return None
-    return _at(method, stages, tuple(asked) if isinstance(asked, list) else asked)
+        return Asked(None, named=True)
+    return Asked(_at(method, stages, tuple(asked) if isinstance(asked, list) else asked), named=True)
 
 
 @lru_cache(maxsize=256, typed=True)  # typed: one token (1) is not every token (1.0)

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from ..errors import SparseSightError
+from ..errors import BudgetError, SparseSightError
 from ..hf.families import layer_kinds, prunable
 from ..methods import Method
-from .config import REQUEST_KEY, kv_groups_of, method_of, method_of_request
+from .config import REQUEST_KEY, asked_of, kv_groups_of, method_of
 from .guards import check_config, check_kv_groups, check_method, check_version
+from .planner import schedule_of
 
 
 def install() -> None:
@@ -94,7 +95,7 @@ def _validate_requests() -> None:
 
 
 def check_request(config: Any, prompt: Any, params: Any) -> None:
-    """Refuse a request whose budget is none, or that its pictures cannot meet.
+    """Refuse a request that names a budget which is none, or which its pictures cannot meet.
 
     Args:
         config: the ``VllmConfig``.
@@ -114,9 +115,17 @@ def check_request(config: Any, prompt: Any, params: Any) -> None:
     if not placeholders and not extra_args:
         return
     stages, num_layers = stages_of(config, method)
-    asked = method_of_request(method, stages, extra_args)
+    asked = asked_of(method, stages, extra_args)
     visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
-    if asked is None or not visual or not asked.plan(visual, num_layers, stages).stages:
+    try:
+        schedule = schedule_of(
+            asked, visual, 1, num_layers, stages
+        ).schedule  # as if text followed the pictures
+    except BudgetError:
+        if asked.named:
+            raise
+        return  # the worker keeps every token, and says why
+    if schedule is None:
         return
     if getattr(params, "prompt_logprobs", None) is not None:
         raise SparseSightError(

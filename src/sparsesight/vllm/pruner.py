@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
-from .config import method_of_request
+from .config import Asked, asked_of
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
@@ -34,6 +34,9 @@ class Tally:
     """What has happened since the model was loaded."""
 
     pruned: int = 0  # prompts
+    lifted: int = (
+        0  # of these, to the least that is possible, as their pictures cannot meet the server's budget
+    )
     chunked: int = 0  # parts of prompts that were kept, as they came in parts
     unmet: int = 0  # prompts that were kept, as they cannot meet the budget
     refused: int = 0  # prompts that were kept, as what they asked for cannot be
@@ -134,15 +137,15 @@ class Pruner:
         mask, self.mask = self.mask, None
         visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
 
-        def method_of(r: int) -> Method | None:
+        def asked(r: int) -> Asked:
             try:
-                return method_of_request(self.method, self.stages, extra_args(r))
+                return asked_of(self.method, self.stages, extra_args(r))
             except SparseSightError as error:
                 self.tally.refused += 1
                 logger.warning("request %s is answered without pruning: %s", names(r), error)
-                return None
+                return Asked(None, named=True)
 
-        plan = plan_step(step, self.removed, visual, method_of, self.num_layers, self.stages)
+        plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
         check_room(step, plan, names)
         self._count(plan, names)
         if not plan.changes:
@@ -180,6 +183,17 @@ class Pruner:
 
     def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
         self.tally.pruned += len(plan.prompts)
+        for prompt in plan.prompts:
+            if prompt.lifted:
+                self.tally.lifted += 1
+                if self.tally.lifted == 1:
+                    logger.warning(
+                        "request %s is pruned to %.0f visual tokens on average, the least that is possible, as its "
+                        "pictures cannot meet the server's budget: %s (said once; a ratio fits pictures of any size)",
+                        names(prompt.request),
+                        prompt.schedule.equal_tokens,
+                        prompt.lifted,
+                    )
         self.tally.unmet += len(plan.unmet)
         if plan.chunked and not self.tally.chunked:
             logger.warning(
