@@ -7,6 +7,7 @@ A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retai
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +16,9 @@ from typing import Any
 from ..budget import Retain
 from ..errors import SparseSightError
 from ..methods import Compose, Method, SparseVLMPlus, from_dict
+
+# Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
+logger = logging.getLogger("vllm.sparsesight")
 
 KEY = "sparsesight"
 REQUEST_KEY = "sparsesight_retain"

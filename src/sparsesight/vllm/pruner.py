@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
-from .config import Asked, asked_of
+from .config import Asked, asked_of, logger
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
-
-logger = logging.getLogger(__name__)
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
