@@ -216,7 +216,7 @@ def test_prompts_in_parts_are_answered_dense_and_counted(opened: Any) -> None:
     llm = opened(SparseVLMPlus(64), max_num_batched_tokens=256, max_num_seqs=4, enable_chunked_prefill=True)
     parts = answers(llm, prompts, sampling())
     tally = pruner(llm).tally
-    assert tally.pruned == 0 and tally.chunked >= 2 * len(prompts)
+    assert tally == Tally(chunked=len(prompts))  # of three parts each
     same(parts, dense, 1e-3)
 
 

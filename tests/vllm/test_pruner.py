@@ -203,6 +203,47 @@ def test_a_request_that_asks_otherwise_is_kept(extra_args: Any, tally: Tally) ->
     assert ctx.attn_metadata is metadata and pruner.tally == tally
 
 
+def test_prompts_in_parts_are_counted_once_each_and_said_ever_more_rarely(said: Any) -> None:
+    pruner, _ = installed()
+
+    def part(name: str, query: int, computed: int, slot: int) -> None:
+        pruner.note(torch.tensor([True] * query))
+        one = Step(*(np.array([x], np.int64) for x in (query, computed, 9, slot)))
+        pruner.begin(one, lambda r: None, lambda r: name, context([query], [computed + query]))
+
+    for i in range(100):  # each block has held another prompt before
+        for first in (0, 3):
+            part(f"no {i}", 3, first, i % 4)
+    part("beside", 3, 0, 7)
+    part("no 99", 3, 6, 3)
+    assert pruner.tally == Tally(chunked=101)
+    assert said.messages == [
+        f"request no {n - 1} is answered without pruning, as its prompt is computed in parts: pass "
+        f"--no-enable-chunked-prefill, or a larger --max-num-batched-tokens ({n} so far)"
+        for n in (1, 10, 100)
+    ]
+
+
+def test_a_budget_that_was_lifted_is_said(said: Any) -> None:
+    decoder = Decoder()
+    pruner = Pruner(Random(1, (1,)), (1,), decoder)
+    pruner.install(lambda attention, stage: None)
+    for slot in range(11):
+        pruner.note(torch.tensor([False] + [True] * 90 + [False] * 2))
+        one = Step(*(np.array([x], np.int64) for x in (93, 0, 93, slot)))
+        ctx = context([93], [93])
+        begin(pruner, one, ctx)
+        pruner.end()
+    assert pruner.tally == Tally(pruned=11, lifted=11)
+    assert len(said.messages) == 2
+    assert said.messages[0].startswith(
+        "request request 0 is pruned to 31 visual tokens on average, the least that is possible, as its pictures "
+        "cannot meet the server's budget: retain=1 of 90 visual tokens cannot be met"
+    )
+    assert said.messages[0].endswith("a ratio fits pictures of any size (1 so far)")
+    assert said.messages[1].endswith("(10 so far)")
+
+
 def test_steps_pass_at_once_until_a_picture_is_pruned() -> None:
     pruner, _ = installed()
     for mask in (None, torch.zeros(3, dtype=torch.bool)):

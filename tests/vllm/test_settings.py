@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from copy import deepcopy
 from importlib.util import find_spec
 from typing import Any
@@ -20,16 +18,6 @@ pytestmark = [
 
 ENTRY = {"sparsesight": {"retain": 64}}
 MODEL = str(bundled.MODEL_PATH)
-
-
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What is logged for vLLM's users; vLLM keeps it from the root logger."""
-    logger = logging.getLogger("vllm.sparsesight")
-    logger.addHandler(caplog.handler)
-    with caplog.filtering(lambda record: record.name == logger.name):
-        yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def arguments(**given: Any) -> Any:

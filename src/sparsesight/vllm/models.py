@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import kv_groups_of, method_of
+from .config import kv_groups_of, logger, method_of
 from .families import MODELS
 from .frontend import check
 
@@ -35,6 +35,13 @@ class Sparse:
             self.pruner.every_step = kv_groups = kv_groups_of(vllm_config.additional_config)
             self.pruner.install(runner.Backends(kv_groups).give)
             runner.install(self, vllm_config)
+            logger.info(
+                "sparsesight prunes visual tokens by %s: retain=%r after layers %s of %d",
+                method.name,
+                method.retain,
+                stages,
+                self.pruner.num_layers,
+            )
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None

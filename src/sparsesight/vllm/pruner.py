@@ -34,7 +34,7 @@ class Tally:
     lifted: int = (
         0  # of these, to the least that is possible, as their pictures cannot meet the server's budget
     )
-    chunked: int = 0  # parts of prompts that were kept, as they came in parts
+    chunked: int = 0  # prompts that were kept, as they came in parts
     unmet: int = 0  # prompts that were kept, as they cannot meet the budget
     refused: int = 0  # prompts that were kept, as what they asked for cannot be
 
@@ -69,6 +69,9 @@ class Pruner:
     active: Active | None = None
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
+    parts: dict[int, str] = field(
+        default_factory=dict
+    )  # the last prompt that came in parts, by block, or slot
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
@@ -144,7 +147,7 @@ class Pruner:
 
         plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
         check_room(step, plan, names)
-        self._count(plan, names)
+        self._count(step, plan, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
@@ -178,27 +181,35 @@ class Pruner:
             self.handles.pop().remove()
         self.active = None
 
-    def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
-        self.tally.pruned += len(plan.prompts)
+    def _count(self, step: Step, plan: StepPlan, names: Callable[[int], str]) -> None:
+        tally = self.tally
+        tally.pruned += len(plan.prompts)
+        tally.unmet += len(plan.unmet)
         for prompt in plan.prompts:
             if prompt.lifted:
-                self.tally.lifted += 1
-                if self.tally.lifted == 1:
+                tally.lifted += 1
+                if _is_round(tally.lifted):
                     logger.warning(
                         "request %s is pruned to %.0f visual tokens on average, the least that is possible, as its "
-                        "pictures cannot meet the server's budget: %s (said once; a ratio fits pictures of any size)",
+                        "pictures cannot meet the server's budget: %s; a ratio fits pictures of any size (%d so far)",
                         names(prompt.request),
                         prompt.schedule.equal_tokens,
                         prompt.lifted,
+                        tally.lifted,
                     )
-        self.tally.unmet += len(plan.unmet)
-        if plan.chunked and not self.tally.chunked:
-            logger.warning(
-                "request %s is answered without pruning, as its prompt is computed in parts: pass "
-                "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (said once)",
-                names(plan.chunked[0]),
-            )
-        self.tally.chunked += len(plan.chunked)
+        for r in plan.chunked:
+            block, name = int(step.block[r]), names(r)
+            if self.parts.get(block) == name:
+                continue  # a later part of that prompt
+            self.parts[block] = name
+            tally.chunked += 1
+            if _is_round(tally.chunked):
+                logger.warning(
+                    "request %s is answered without pruning, as its prompt is computed in parts: pass "
+                    "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (%d so far)",
+                    name,
+                    tally.chunked,
+                )
         for r, why in plan.unmet:
             logger.warning("request %s is answered without pruning: %s", names(r), why)
 
@@ -316,3 +327,8 @@ def _dense(plan: StepPlan) -> NDArray[np.int64]:
     for prompt in plan.prompts:
         rows[prompt.request] = prompt.length
     return rows
+
+
+def _is_round(count: int) -> bool:
+    """Whether a count is 1, 10, 100, ...: what happens often is said again, but ever more rarely."""
+    return str(count).rstrip("0") == "1"
