@@ -16,8 +16,11 @@ from .frontend import check
 
 
 class Sparse:
-    """Stands before a vLLM model among the bases of a class; without ``sparsesight`` in ``additional_config`` nothing
-    about that model differs."""
+    """Stands before a vLLM model among the bases of a class.
+
+    Without ``sparsesight`` in ``additional_config`` that model answers as it does, and also loads checkpoints of a
+    CLIP-like tower whose weights are named as by newer versions of transformers, on which vLLM 0.32 alone fails.
+    """
 
     pruner: Any = None
 
