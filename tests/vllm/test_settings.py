@@ -77,6 +77,14 @@ def test_what_the_user_chose_stays_or_is_refused(said: Any) -> None:
         config(enable_prefix_caching=True)
 
 
+def test_a_model_that_pools_is_refused() -> None:
+    assert (
+        config(runner="pooling", convert="embed", additional_config={}).model_config.runner_type == "pooling"
+    )
+    with pytest.raises(SparseSightError, match=r"pooling .*--runner generate"):
+        config(runner="pooling", convert="embed")
+
+
 def test_without_an_entry_nothing_is_set(said: Any, graphs: None) -> None:
     given = arguments(additional_config={})
     before = deepcopy((given.enable_prefix_caching, given.enable_chunked_prefill, given.compilation_config))
