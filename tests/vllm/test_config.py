@@ -63,6 +63,8 @@ def test_a_request_asks_for_its_own_budget() -> None:
         (-3, ["sparsesight_retain=-3", "at least 1"]),
         ([3, 2], ["(3, 2)", "3 pruning layers"]),
         (True, ["sparsesight_retain=True", "int"]),
+        ([[3, 2, 1]], ["sparsesight_retain=[[3, 2, 1]]", "list of counts", "none"]),
+        ({"retain": 3}, ["sparsesight_retain={'retain': 3}", "list of counts", "none"]),
     ],
 )
 def test_a_request_is_told_what_is_wrong(retain: object, words: list[str]) -> None:

@@ -10,10 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from sparsesight import Random, SparseSightError, UnsupportedModelError
+from sparsesight import (
+    FastV,
+    PyramidDrop,
+    Random,
+    SparseSightError,
+    SparseVLM,
+    SparseVLMPlus,
+    UnsupportedModelError,
+)
+from sparsesight.methods import Method
 from sparsesight.vllm.planner import Step
 from sparsesight.vllm.pruner import Pruner, Tally, check_layer
 
+from ..host_reads import HostRead
 from .test_metadata import BLOCKS, SIZE, common
 
 WIDTH, VISUAL = 4, 4
@@ -59,11 +69,11 @@ class Layer(nn.Module):
         self.self_attn.total_num_heads = self.self_attn.total_num_kv_heads = 1
         self.self_attn.attn = Attention(number)
         self.self_attn.rotary_emb = RotaryEmbedding()
-        self.seen: list[list[int]] = []
+        self.seen: list[torch.Tensor] = []
 
     def forward(self, positions: Any, hidden: Any, residual: Any) -> Any:
         positions = positions.reshape(-1, positions.shape[-1])[-1]  # the last axis, if there are several
-        self.seen.append(positions.tolist())
+        self.seen.append(positions)
         residual = hidden if residual is None else hidden + residual
         self.self_attn.attn(residual, residual, residual)
         return positions[:, None].float().expand_as(hidden), residual
@@ -104,9 +114,9 @@ def context(query: list[int], seq: list[int]) -> Any:
     )
 
 
-def installed(keep: tuple[int, ...] = (2,)) -> tuple[Pruner, Decoder]:
+def installed(method: Method = Random((2,), (0,))) -> tuple[Pruner, Decoder]:  # noqa: B008 - it is frozen
     decoder = Decoder()
-    pruner = Pruner(Random(keep, (0,)), (0,), decoder)
+    pruner = Pruner(method, (0,), decoder)
     given: list[tuple[str, int]] = []
     pruner.install(lambda attention, stage: given.append((str(attention.layer_name), stage)))
     assert given == [("layer0", -1), ("layer1", 0), ("layer2", 0)]
@@ -125,6 +135,27 @@ def step(query: list[int], computed: list[int], prompt: list[int]) -> Step:
 
 def begin(pruner: Pruner, given: Step, ctx: Any, extra_args: Any = None) -> None:
     pruner.begin(given, lambda r: extra_args, lambda r: f"request {r}", ctx)
+
+
+@pytest.mark.parametrize("method", [SparseVLMPlus, SparseVLM, FastV, PyramidDrop, Random])
+def test_a_pruning_step_never_waits_for_the_device(
+    method: type[Method],
+    forbid_reads_in_layers: Any,
+) -> None:
+    pruner, decoder = installed(method((2,), (0,)))
+    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2 + [False]))
+    begin(pruner, step([7, 1], [0, 5], [7, 5]), context([7, 1], [7, 6]))
+    forbid_reads_in_layers(decoder.layers[0], decoder.norm)
+    decoder(torch.tensor([*range(7), 5]), torch.randn(8, WIDTH))
+    assert pruner.active is not None and pruner.active.done == 1
+    # And so the guard works: a method that reads a score is caught.
+    real = pruner.active.prefills[0].select
+    pruner.active.done, pruner.active.prefills[0].select = (
+        0,
+        lambda *given: (given[1].sum().item(), real(*given))[1],
+    )
+    with pytest.raises(HostRead, match="item"):
+        decoder(torch.tensor([*range(7), 5]), torch.randn(8, WIDTH))
 
 
 def test_a_step_of_texts_changes_nothing() -> None:
@@ -171,8 +202,8 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     hidden = torch.randint(-9, 9, (12, WIDTH)).float()
     assert hooked(decoder)
     out = decoder(positions if axes == 1 else torch.stack((positions * 0, positions + 9, positions)), hidden)
-    left = decoder.layers[1].seen[0]
-    assert len(left) == 9 and left == decoder.layers[2].seen[0]
+    left, again = (decoder.layers[i].seen[0].tolist() for i in (1, 2))
+    assert len(left) == 9 and left == again
     kept = [p for p in left[1:6] if 1 <= p <= VISUAL]
     assert len(kept) == 2 and left == [5, 0, *kept, 5, 6, 0, 1, 2]
     full = hidden + 3 * positions[:, None]
