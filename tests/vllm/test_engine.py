@@ -328,9 +328,6 @@ def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> N
         llm.generate([one], deep, use_tqdm=False)
     answers(llm, [one], sampling())
     assert pruner(llm).tally == Tally(pruned=2)
-    llm = opened(None)
-    with pytest.raises(VLLMValidationError, match="without sparsesight"):
-        llm.generate([one], sampling(extra_args={"sparsesight_retain": 64}), use_tqdm=False)
 
 
 @pytest.mark.parametrize(

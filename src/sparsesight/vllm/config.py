@@ -85,7 +85,13 @@ def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Asked:
         return Asked(method, named=False)
     if asked == DENSE:
         return Asked(None, named=True)
-    return Asked(_at(method, stages, tuple(asked) if isinstance(asked, list) else asked), named=True)
+    retain = tuple(asked) if isinstance(asked, list) else asked
+    try:
+        return Asked(_at(method, stages, retain), named=True)
+    except TypeError:  # no key of a cache, such as a list within a list
+        raise SparseSightError(
+            f'{REQUEST_KEY}={asked!r}: use an int, a ratio in (0, 1], a list of counts or "{DENSE}"'
+        ) from None
 
 
 @lru_cache(maxsize=256, typed=True)  # typed: one token (1) is not every token (1.0)

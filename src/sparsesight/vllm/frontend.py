@@ -121,11 +121,9 @@ def check_request(config: Any, prompt: Any, params: Any) -> None:
         SparseSightError: saying what is possible.
     """
     method = method_of(config.additional_config)
-    extra_args = getattr(params, "extra_args", None)
-    if method is None:
-        if extra_args and REQUEST_KEY in extra_args:
-            raise SparseSightError(f"{REQUEST_KEY}: this server was started without sparsesight")
+    if method is None:  # another engine of this process has asked for the check
         return
+    extra_args = getattr(params, "extra_args", None)
     placeholders = prompt.get("mm_placeholders") if isinstance(prompt, Mapping) else None
     if not placeholders and not extra_args:
         return
