@@ -279,16 +279,25 @@ def test_steps_pass_at_once_until_a_picture_is_pruned() -> None:
     pruner, _ = installed()
     for mask in (None, torch.zeros(3, dtype=torch.bool)):
         pruner.note(mask)
-        assert pruner.passes() and pruner.mask is None
+        assert pruner.passes({}) and pruner.mask is None
     pruner.every_step = True
-    assert not pruner.passes()
+    assert not pruner.passes({})
     pruner.every_step = False
     pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
-    assert not pruner.passes() and pruner.mask is not None
+    assert not pruner.passes({}) and pruner.mask is not None
     begin(pruner, step([7], [0], [7]), context([7], [7]))
     pruner.end()
     pruner.note(torch.zeros(1, dtype=torch.bool))
-    assert not pruner.passes()  # that request may go on
+    live = {"request 0": None, "a text": None}
+    assert not pruner.passes(live)  # that request may go on
+    begin(pruner, step([1], [7], [7]), context([1], [8]))
+    pruner.pruned |= {f"ended {i}" for i in range(9)}
+    assert not pruner.passes(live) and pruner.pruned == {"request 0"}  # it does not grow for ever
+    del live["request 0"]
+    pruner.note(torch.zeros(1, dtype=torch.bool))
+    assert pruner.passes(live) and pruner.mask is None and not pruner.pruned
+    # A later request that is given its block, but begins in a step that passed, has lost nothing.
+    assert not pruner.removed.of(BLOCKS[:1, 0].numpy().astype(np.int64), np.array([3])).any()
 
 
 def test_a_runner_that_never_begins_a_step_is_noticed() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,7 @@ class Pruner:
     active: Active | None = None
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
+    pruned: set[str] = field(default_factory=set)  # requests that were pruned, and some that have ended since
     parts: dict[int, str] = field(
         default_factory=dict
     )  # the last prompt that came in parts, by block, or slot
@@ -115,10 +116,21 @@ class Pruner:
             )
         self.mask = mask
 
-    def passes(self) -> bool:
-        """Whether the coming step is as it is without sparsesight, known at once: no picture has ever been pruned."""
-        if self.every_step or self.removed.used or (self.mask is not None and self.mask.any()):
+    def passes(self, live: Mapping[str, Any]) -> bool:
+        """Whether the coming step is as it is without sparsesight, known at once: no request that was pruned is left.
+
+        Args:
+            live: requests that hold keys, by name; those of the step and others.
+        """
+        if self.every_step or (self.mask is not None and self.mask.any()):
             return False
+        if self.removed.used:
+            if not live.keys().isdisjoint(self.pruned):  # as long as the shorter of both at most
+                if len(self.pruned) > 2 * len(live):
+                    self.pruned &= live.keys()
+                return False
+            self.pruned.clear()
+            self.removed.clear()
         self.mask = None
         return True
 
@@ -147,6 +159,8 @@ class Pruner:
 
         plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
         check_room(step, plan, names)
+        if not self.every_step:
+            self.pruned.update(names(prompt.request) for prompt in plan.prompts)
         self._count(step, plan, names)
         if not plan.changes:
             return
