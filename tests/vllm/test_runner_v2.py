@@ -44,7 +44,10 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.said: list[Any] = []
-        self.pruner = SimpleNamespace(end=lambda: self.said.append("end"), active=None)
+        self.pruner = SimpleNamespace(
+            end=lambda: self.said.append("end"), active=None, passes=lambda live: self.passing(live)
+        )
+        self.passing: Any = lambda live: False
 
     def forward(self, fails: bool = False) -> None:
         self.said.append("forward")
@@ -112,6 +115,23 @@ def test_a_step_is_told_once_and_ends_also_when_it_fails(
     assert told[1][0].prompt.tolist() == [40, 9] and told[1][2] == ["c", "b"]
 
 
+def test_a_step_that_passes_is_not_told_and_requests_live_until_they_are_removed(
+    state_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model()
+    state = state_of(model)
+    monkeypatch.setattr("sparsesight.vllm.runner_v2.begin_step", lambda *given: pytest.fail("told"))
+    asked: list[list[str]] = []
+    model.passing = lambda live: asked.append(sorted(live)) or True
+    for slot, name in ((3, "a"), (0, "b")):
+        state.add_request(slot, request(name, 9))
+    for _ in range(2):
+        state.preprocess_state(batch([0], [1], [12]), (), None, None)
+        model()
+        state.remove_request("a")
+    assert asked == [["a", "b"], ["b"]]
+
+
 def test_a_model_with_a_state_of_its_own_is_refused() -> None:
     config = SimpleNamespace(use_v2_model_runner=True)
     model = nn.Linear(1, 1)
@@ -137,7 +157,7 @@ def test_vllm_has_what_is_relied_on() -> None:
 
     from sparsesight.vllm.runner_v2 import SparseModelState
 
-    for name in ("__init__", "add_request", "preprocess_state", "initialize_kv_cache"):
+    for name in ("__init__", "add_request", "remove_request", "preprocess_state", "initialize_kv_cache"):
         ours, theirs = (parameters(getattr(x, name)) for x in (SparseModelState, ModelState))
         assert ours == theirs, name
     fields = InputBatch.__dataclass_fields__

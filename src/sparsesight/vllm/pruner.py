@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
-from .config import method_of_request
+from .config import Asked, asked_of, logger
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
-
-logger = logging.getLogger(__name__)
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
@@ -34,7 +31,10 @@ class Tally:
     """What has happened since the model was loaded."""
 
     pruned: int = 0  # prompts
-    chunked: int = 0  # parts of prompts that were kept, as they came in parts
+    lifted: int = (
+        0  # of these, to the least that is possible, as their pictures cannot meet the server's budget
+    )
+    chunked: int = 0  # prompts that were kept, as they came in parts
     unmet: int = 0  # prompts that were kept, as they cannot meet the budget
     refused: int = 0  # prompts that were kept, as what they asked for cannot be
 
@@ -69,6 +69,10 @@ class Pruner:
     active: Active | None = None
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
+    pruned: set[str] = field(default_factory=set)  # requests that were pruned, and some that have ended since
+    parts: dict[int, str] = field(
+        default_factory=dict
+    )  # the last prompt that came in parts, by block, or slot
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
@@ -112,10 +116,21 @@ class Pruner:
             )
         self.mask = mask
 
-    def passes(self) -> bool:
-        """Whether the coming step is as it is without sparsesight, known at once: no picture has ever been pruned."""
-        if self.every_step or self.removed.used or (self.mask is not None and self.mask.any()):
+    def passes(self, live: Mapping[str, Any]) -> bool:
+        """Whether the coming step is as it is without sparsesight, known at once: no request that was pruned is left.
+
+        Args:
+            live: requests that hold keys, by name; those of the step and others.
+        """
+        if self.every_step or (self.mask is not None and self.mask.any()):
             return False
+        if self.removed.used:
+            if not live.keys().isdisjoint(self.pruned):  # as long as the shorter of both at most
+                if len(self.pruned) > 2 * len(live):
+                    self.pruned &= live.keys()
+                return False
+            self.pruned.clear()
+            self.removed.clear()
         self.mask = None
         return True
 
@@ -134,17 +149,19 @@ class Pruner:
         mask, self.mask = self.mask, None
         visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
 
-        def method_of(r: int) -> Method | None:
+        def asked(r: int) -> Asked:
             try:
-                return method_of_request(self.method, self.stages, extra_args(r))
+                return asked_of(self.method, self.stages, extra_args(r))
             except SparseSightError as error:
                 self.tally.refused += 1
                 logger.warning("request %s is answered without pruning: %s", names(r), error)
-                return None
+                return Asked(None, named=True)
 
-        plan = plan_step(step, self.removed, visual, method_of, self.num_layers, self.stages)
+        plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
         check_room(step, plan, names)
-        self._count(plan, names)
+        if not self.every_step:
+            self.pruned.update(names(prompt.request) for prompt in plan.prompts)
+        self._count(step, plan, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
@@ -178,16 +195,35 @@ class Pruner:
             self.handles.pop().remove()
         self.active = None
 
-    def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
-        self.tally.pruned += len(plan.prompts)
-        self.tally.unmet += len(plan.unmet)
-        if plan.chunked and not self.tally.chunked:
-            logger.warning(
-                "request %s is answered without pruning, as its prompt is computed in parts: pass "
-                "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (said once)",
-                names(plan.chunked[0]),
-            )
-        self.tally.chunked += len(plan.chunked)
+    def _count(self, step: Step, plan: StepPlan, names: Callable[[int], str]) -> None:
+        tally = self.tally
+        tally.pruned += len(plan.prompts)
+        tally.unmet += len(plan.unmet)
+        for prompt in plan.prompts:
+            if prompt.lifted:
+                tally.lifted += 1
+                if _is_round(tally.lifted):
+                    logger.warning(
+                        "request %s is pruned to %.0f visual tokens on average, the least that is possible, as its "
+                        "pictures cannot meet the server's budget: %s; a ratio fits pictures of any size (%d so far)",
+                        names(prompt.request),
+                        prompt.schedule.equal_tokens,
+                        prompt.lifted,
+                        tally.lifted,
+                    )
+        for r in plan.chunked:
+            block, name = int(step.block[r]), names(r)
+            if self.parts.get(block) == name:
+                continue  # a later part of that prompt
+            self.parts[block] = name
+            tally.chunked += 1
+            if _is_round(tally.chunked):
+                logger.warning(
+                    "request %s is answered without pruning, as its prompt is computed in parts: pass "
+                    "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (%d so far)",
+                    name,
+                    tally.chunked,
+                )
         for r, why in plan.unmet:
             logger.warning("request %s is answered without pruning: %s", names(r), why)
 
@@ -305,3 +341,8 @@ def _dense(plan: StepPlan) -> NDArray[np.int64]:
     for prompt in plan.prompts:
         rows[prompt.request] = prompt.length
     return rows
+
+
+def _is_round(count: int) -> bool:
+    """Whether a count is 1, 10, 100, ...: what happens often is said again, but ever more rarely."""
+    return str(count).rstrip("0") == "1"
