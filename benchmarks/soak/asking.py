@@ -54,12 +54,11 @@ async def outcome(client: Any, case: Case, solo: dict[str, Answer], draw: random
             await _give_up(client, case, draw)
             return ended(0)
         found = await answer(client, case, stream=draw.random() < 0.3)
-    except openai.APIError as error:
-        status = status_of(error)
-        if case.reason and 400 <= status < 500 and case.reason in str(error):
-            return ended(status)
-        return ended(status, f"status {status}, {str(error)[:300]}" if status > 0 else repr(error))
-    except openai.OpenAIError as error:
+    except openai.APIStatusError as error:
+        if case.reason and 400 <= error.status_code < 500 and case.reason in str(error):
+            return ended(error.status_code)
+        return ended(error.status_code, f"status {error.status_code}, {str(error)[:300]}")
+    except openai.OpenAIError as error:  # the connection broke, nothing came, or an error after the status
         return ended(-1, repr(error))
     if case.reason:
         return ended(200, "was answered, and should have been refused")
@@ -68,14 +67,6 @@ async def outcome(client: Any, case: Case, solo: dict[str, Answer], draw: random
     if found[0] != words or deviation > TOLERANCE:
         return ended(200, f"{found} in place of {(words, numbers)}", deviation)
     return ended(200, deviation=deviation)
-
-
-def status_of(error: openai.APIError) -> int:
-    """Of HTTP, or of an error within a stream that had begun with 200; -1: the connection broke, or nothing came."""
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code
-    code = error.body.get("code") if isinstance(error.body, dict) else None
-    return code if isinstance(code, int) else -1
 
 
 async def _give_up(client: Any, case: Case, draw: random.Random) -> None:

@@ -259,7 +259,9 @@ def test_two_pictures_in_one_prompt(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("kv_groups", [False, True])
-def test_pictures_that_cannot_meet_the_servers_budget_get_the_least(opened: Any, kv_groups: bool) -> None:
+def test_pictures_that_cannot_meet_the_servers_budget_keep_it_after_every_stage(
+    opened: Any, kv_groups: bool
+) -> None:
     from vllm.exceptions import VLLMValidationError
 
     method = SparseVLMPlus(100, (1, 3, 5))
@@ -277,7 +279,7 @@ def test_pictures_that_cannot_meet_the_servers_budget_get_the_least(opened: Any,
     assert pruner(llm).tally == Tally(pruned=2, lifted=1)
     model, processor = bundled.load()
     inputs = processor(text=text, images=pictures, return_tensors="pt")
-    same(found[:1], [generated(model, inputs, SparseVLMPlus((1, 1, 1), (1, 3, 5)))], 1e-3)
+    same(found[:1], [generated(model, inputs, SparseVLMPlus((100, 100, 100), (1, 3, 5)))], 1e-3)
     same(found[1:], by_transformers(method, questions()[:1]), 1e-3)
     with pytest.raises(VLLMValidationError, match=r"retain=100 of 1152 visual tokens cannot be met"):
         llm.generate([two], sampling(extra_args={"sparsesight_retain": 100}), use_tqdm=False)

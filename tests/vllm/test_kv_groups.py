@@ -151,9 +151,9 @@ def test_what_a_request_loses_follows_from_sizes() -> None:
     assert removed(60, place(5, 50), extra_args={"sparsesight_retain": "none"}) == nothing
     assert removed(60, place(5, 50), extra_args={"sparsesight_retain": -1}) == nothing
     assert removed(60, place(5, 50), extra_args={"sparsesight_retain": [50, 50, 5]}) == (0, 0, 0, 45)
-    # A default that cannot be met is the least that can be, one that the request names is kept dense.
+    # A default that cannot be met stays after every stage, one that the request names is kept dense.
     method, stages = SparseVLMPlus(5), (4, 5, 6)
-    assert removed(60, place(5, 50)) == (0, 49, 49, 49)
+    assert removed(60, place(5, 50)) == (0, 45, 45, 45)
     assert removed(60, place(5, 50), extra_args={"sparsesight_retain": 5}) == nothing
 
 

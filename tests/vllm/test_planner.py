@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -103,7 +102,7 @@ PUBLISHED = (2, 6, 15)  # of 32 layers; those before the second are more than a 
 
 @pytest.mark.parametrize("visual", [1152, 2880])
 @pytest.mark.parametrize("method", [SparseVLMPlus(64), SparseVLM(64), PyramidDrop(64)], ids=str)
-def test_a_default_that_the_pictures_cannot_meet_gives_the_least_that_is_possible(
+def test_a_default_that_the_pictures_cannot_meet_is_kept_after_every_pruning_layer(
     method: Method, visual: int
 ) -> None:
     stages = method.stage_layers(32)
@@ -111,13 +110,10 @@ def test_a_default_that_the_pictures_cannot_meet_gives_the_least_that_is_possibl
         schedule_of(Asked(method, named=True), visual, 9, 32, stages)
     choice = schedule_of(Asked(method, named=False), visual, 9, 32, stages)
     assert choice.schedule is not None and choice.lifted == str(error.value)
-    assert [stage.keep for stage in choice.schedule.stages] == [1] * len(stages)
-    least = math.floor(choice.schedule.equal_tokens)
-    assert least > 64
-    possible = replace(method, retain=least).plan(visual, 32, stages)  # and one token less is not
-    assert possible.equal_tokens == pytest.approx(least, abs=1)
-    with pytest.raises(BudgetError):
-        replace(method, retain=least - 2).plan(visual, 32, stages)
+    assert choice.schedule == replace(method, retain=(64,) * len(stages)).plan(visual, 32, stages)
+    assert choice.schedule.stages[-1].tokens_out == 64 < choice.schedule.equal_tokens
+    ratio = schedule_of(Asked(replace(method, retain=64.5 / visual), named=False), visual, 9, 32, stages)
+    assert ratio.schedule == choice.schedule and "cannot be met" in ratio.lifted
 
 
 def test_a_default_that_can_be_met_is_met() -> None:
@@ -137,7 +133,7 @@ def test_a_step_says_of_which_prompts_the_budget_was_lifted() -> None:
     given, visual = step((1162, 0, 1162, 2), (586, 0, 586, 3)), mask((5, 1152, 5), (5, 576, 5))
     found = plan_step(given, Removed(3), visual, lambda r: Asked(method, named=False), 32, PUBLISHED)
     assert ["retain=64 of 1152" in prompt.lifted for prompt in found.prompts] == [True, False]
-    assert found.query[:, 0].tolist() == [11, 11, 11] and not found.unmet
+    assert found.query[:, 0].tolist() == [74, 74, 74] and not found.unmet
 
 
 def test_a_budget_that_cannot_be_met_says_why() -> None:

@@ -268,8 +268,8 @@ def test_a_budget_that_was_lifted_is_said(said: Any) -> None:
     assert pruner.tally == Tally(pruned=11, lifted=11)
     assert len(said.messages) == 2
     assert said.messages[0].startswith(
-        "request request 0 is pruned to 31 visual tokens on average, the least that is possible, as its pictures "
-        "cannot meet the server's budget: retain=1 of 90 visual tokens cannot be met"
+        "request request 0 is pruned to 31 visual tokens on average, as its pictures cannot meet the server's "
+        "budget: retain=1 of 90 visual tokens cannot be met"
     )
     assert said.messages[0].endswith("a ratio fits pictures of any size (1 so far)")
     assert said.messages[1].endswith("(10 so far)")

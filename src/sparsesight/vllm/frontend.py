@@ -82,31 +82,49 @@ def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
 
 
 def _validate_requests() -> None:
-    """Refuse a request that asks for what cannot be, as vLLM refuses its own: over HTTP with status 400."""
-    from vllm.exceptions import VLLMValidationError
+    """Refuse a request that asks for what cannot be, as vLLM refuses its own: over HTTP with status 400.
+
+    A server calls ``generate`` before it answers, and what that raises becomes the status; what is raised later, when
+    the request is made, comes after the status of a stream. Engines without a server only do the latter.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.input_processor import InputProcessor
 
-    inner = InputProcessor.process_inputs
-    if hasattr(inner, "sparsesight"):
+    process, generate = InputProcessor.process_inputs, AsyncLLM.generate
+    if hasattr(process, "sparsesight"):
         return
 
-    @wraps(inner)
+    @wraps(process)
     def process_inputs(
         self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        try:
-            check_request(self.vllm_config, prompt, params)
-        except SparseSightError as error:
-            # vLLM has noted that the engine is being sent the pictures, which now never get there.
-            cache = self.renderer.mm_processor_cache
-            for items in (prompt.get("mm_hashes") or {}).values() if cache is not None else ():
-                for item in items:
-                    cache.invalidate(item)
-            raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
-        return inner(self, request_id, prompt, params, *args, **kwargs)
+        _refuse(self.vllm_config, self.renderer, prompt, params)
+        return process(self, request_id, prompt, params, *args, **kwargs)
+
+    @wraps(generate)
+    def generate_checked(self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(prompt, Mapping):  # rendered: what a server passes
+            _refuse(self.vllm_config, self.renderer, prompt, sampling_params)
+        return generate(self, prompt, sampling_params, *args, **kwargs)
 
     process_inputs.sparsesight = True  # type: ignore[attr-defined]
     InputProcessor.process_inputs = process_inputs
+    AsyncLLM.generate = generate_checked
+
+
+def _refuse(config: Any, renderer: Any, prompt: Any, params: Any) -> None:
+    """:func:`check_request`, with vLLM's own error."""
+    from vllm.exceptions import VLLMValidationError
+
+    try:
+        check_request(config, prompt, params)
+    except SparseSightError as error:
+        # vLLM has noted that the engine is being sent the pictures, which now never get there.
+        cache = renderer.mm_processor_cache
+        for items in (prompt.get("mm_hashes") or {}).values() if cache is not None else ():
+            for item in items:
+                cache.invalidate(item)
+        raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
 
 
 def check_request(config: Any, prompt: Any, params: Any) -> None:

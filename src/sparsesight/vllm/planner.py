@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Prompt:
     text: int  # tokens of the prompt after the last visual one
     method: Method
     schedule: Schedule
-    lifted: str = ""  # why this is not the server's budget but the least that is possible
+    lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Choice:
     """What is kept of a prompt."""
 
     schedule: Schedule | None  # None: everything
-    lifted: str = ""  # why this is not the server's budget but the least that is possible
+    lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
 
 
 def schedule_of(asked: Asked, visual: int, text: int, num_layers: int, stages: tuple[int, ...]) -> Choice:
@@ -74,7 +75,7 @@ def schedule_of(asked: Asked, visual: int, text: int, num_layers: int, stages: t
 
     Front end, scheduler and worker all go by it, so it may depend on nothing else. A request that names no budget is
     not to blame for a server's average that pictures of its size cannot meet, as the layers before the first pruning
-    layer hold all of them: it gets the least that can be, one token after every pruning layer.
+    layer hold all of them: it keeps that many tokens after every pruning layer.
 
     Args:
         asked: what the request wants.
@@ -95,8 +96,13 @@ def schedule_of(asked: Asked, visual: int, text: int, num_layers: int, stages: t
     except BudgetError as error:
         if asked.named or isinstance(method, Compose):
             raise
-        least = replace(method, retain=(1,) * len(stages), layers=stages)
-        schedule, lifted = least.plan(visual, num_layers, stages), str(error)
+        retain = method.retain
+        assert not isinstance(retain, tuple)  # counts are always met
+        keep = retain if isinstance(retain, Integral) else max(int(retain * visual), 1)
+        lifted = str(error)
+        schedule = replace(method, retain=(int(keep),) * len(stages), layers=stages).plan(
+            visual, num_layers, stages
+        )
     return Choice(schedule, lifted) if schedule.stages else Choice(None)
 
 

@@ -31,9 +31,7 @@ class Tally:
     """What has happened since the model was loaded."""
 
     pruned: int = 0  # prompts
-    lifted: int = (
-        0  # of these, to the least that is possible, as their pictures cannot meet the server's budget
-    )
+    lifted: int = 0  # of these, to as many after every pruning layer, as their pictures cannot meet the server's average
     chunked: int = 0  # prompts that were kept, as they came in parts
     unmet: int = 0  # prompts that were kept, as they cannot meet the budget
     refused: int = 0  # prompts that were kept, as what they asked for cannot be
@@ -204,8 +202,8 @@ class Pruner:
                 tally.lifted += 1
                 if _is_round(tally.lifted):
                     logger.warning(
-                        "request %s is pruned to %.0f visual tokens on average, the least that is possible, as its "
-                        "pictures cannot meet the server's budget: %s; a ratio fits pictures of any size (%d so far)",
+                        "request %s is pruned to %.0f visual tokens on average, as its pictures cannot meet the "
+                        "server's budget: %s; a ratio fits pictures of any size (%d so far)",
                         names(prompt.request),
                         prompt.schedule.equal_tokens,
                         prompt.lifted,
