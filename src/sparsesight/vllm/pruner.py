@@ -19,22 +19,12 @@ from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
+from .tally import Tally
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
 # Rotary embeddings whose frequencies do not depend on the length of the prompt.
 ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding", "MRotaryEmbedding")
-
-
-@dataclass
-class Tally:
-    """What has happened since the model was loaded."""
-
-    pruned: int = 0  # prompts
-    lifted: int = 0  # of these, to as many after every pruning layer, as their pictures cannot meet the server's average
-    chunked: int = 0  # prompts that were kept, as they came in parts
-    unmet: int = 0  # prompts that were kept, as they cannot meet the budget
-    refused: int = 0  # prompts that were kept, as what they asked for cannot be
 
 
 @dataclass
@@ -68,9 +58,6 @@ class Pruner:
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
     pruned: set[str] = field(default_factory=set)  # requests that were pruned, and some that have ended since
-    parts: dict[int, str] = field(
-        default_factory=dict
-    )  # the last prompt that came in parts, by block, or slot
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
@@ -159,7 +146,7 @@ class Pruner:
         check_room(step, plan, names)
         if not self.every_step:
             self.pruned.update(names(prompt.request) for prompt in plan.prompts)
-        self._count(step, plan, names)
+        self.tally.count(step, plan, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
@@ -192,38 +179,6 @@ class Pruner:
         while self.handles:
             self.handles.pop().remove()
         self.active = None
-
-    def _count(self, step: Step, plan: StepPlan, names: Callable[[int], str]) -> None:
-        tally = self.tally
-        tally.pruned += len(plan.prompts)
-        tally.unmet += len(plan.unmet)
-        for prompt in plan.prompts:
-            if prompt.lifted:
-                tally.lifted += 1
-                if _is_round(tally.lifted):
-                    logger.warning(
-                        "request %s is pruned to %.0f visual tokens on average, as its pictures cannot meet the "
-                        "server's budget: %s; a ratio fits pictures of any size (%d so far)",
-                        names(prompt.request),
-                        prompt.schedule.equal_tokens,
-                        prompt.lifted,
-                        tally.lifted,
-                    )
-        for r in plan.chunked:
-            block, name = int(step.block[r]), names(r)
-            if self.parts.get(block) == name:
-                continue  # a later part of that prompt
-            self.parts[block] = name
-            tally.chunked += 1
-            if _is_round(tally.chunked):
-                logger.warning(
-                    "request %s is answered without pruning, as its prompt is computed in parts: pass "
-                    "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (%d so far)",
-                    name,
-                    tally.chunked,
-                )
-        for r, why in plan.unmet:
-            logger.warning("request %s is answered without pruning: %s", names(r), why)
 
     # -- hooks ------------------------------------------------------------------------------------------------
 
@@ -339,8 +294,3 @@ def _dense(plan: StepPlan) -> NDArray[np.int64]:
     for prompt in plan.prompts:
         rows[prompt.request] = prompt.length
     return rows
-
-
-def _is_round(count: int) -> bool:
-    """Whether a count is 1, 10, 100, ...: what happens often is said again, but ever more rarely."""
-    return str(count).rstrip("0") == "1"
