@@ -1,11 +1,12 @@
 """Thousands of mixed requests to a server that prunes, each answer held against the one it gets alone.
 
-    python benchmarks/vllm_soak.py --requests 2000 --out benchmarks/results/vllm_soak.json
+    python benchmarks/vllm_soak.py --requests 10000 --out benchmarks/results/vllm_soak.json
 
 Starts `sparsesight serve bundled` on the loopback address, asks every question of a fixed pool alone, then sends
 requests of all kinds at once: text, one picture, several, budgets of their own, streamed or whole, given up halfway,
-malformed, oversized. Ends with code 1 if any answer is wrong, any refusal no HTTP 4xx with its reason, if the server
-ends, its memory goes on growing, or anything of a request is left at the end.
+malformed, oversized. Ends with code 1 if any answer is wrong, any refusal no HTTP 4xx with its reason (in a stream that
+has begun: an error with such a code), if the server ends, its memory goes on growing, no request was preempted,
+anything of a request is left at the end, or the server does not end properly when it is told to.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 import openai
@@ -31,7 +33,7 @@ from soak.asking import Answer, Outcome, answer, outcome
 from soak.pool import ANSWERED, MAX_LENGTH, Case, pool, sequence
 from soak.server import Server, serve
 
-GROWTH = 0.05  # of resident memory over the second half of the requests, above which it counts as a leak
+GROWTH = 20.0  # kB of resident memory for each request, over the second half of them, above which it counts as a leak
 FLAGS = (
     *(
         "bundled",
@@ -45,8 +47,9 @@ FLAGS = (
     ),
     *("--max-model-len", str(MAX_LENGTH), "--limit-mm-per-prompt", '{"image": 2}'),
     *("--hf-overrides", '{"text_config": {"max_position_embeddings": 2048}}'),
-    # Few blocks, so that every one is used again and again and requests wait for each other.
-    *("--kv-cache-memory-bytes", str(2**26)),
+    # Few blocks, so that every one is used again and again, and requests wait for each other; small ones, so that an
+    # answer often needs one more, which it then takes from a request that came later.
+    *("--kv-cache-memory-bytes", str(2**24), "--block-size", "32"),
 )
 
 
@@ -58,9 +61,13 @@ def main() -> None:
     print(f"starting the server; its log is {log}", flush=True)
     with serve(log, FLAGS) as (server, command):
         soaked = asyncio.run(Soak(server, cases, arguments).run())
+    status = server.process.returncode  # once it was told to end
+    if status not in (0, -signal.SIGTERM):
+        soaked["failures"].append(f"the server, told to end, ended with status {status}")
     result = {
         "command": f"python benchmarks/vllm_soak.py --requests {arguments.requests} --seed {arguments.seed}",
         "server": shlex.join(command),
+        "server_status": status,
         **environment(),
         **soaked,
     }
@@ -100,9 +107,11 @@ class Soak:
             self.running = False
             await sampler
             ended = await self._drained()
+            preempted = await asyncio.to_thread(self.server.metrics)
             again = [case.name for case in known if not _alike(await answer(client, case), solo[case.name])]
             after = await asyncio.to_thread(self.server.state)
-        return self._report(todo, seconds, before, after, ended, again)
+        preemptions = int(preempted["vllm:num_preemptions_total"])
+        return self._report(todo, seconds, before, after, ended, again, preemptions)
 
     async def _send(self, client: Any, todo: list[Case], solo: dict[str, Answer], start: float) -> None:
         waiting = iter(todo)
@@ -155,12 +164,13 @@ class Soak:
         after: dict[str, Any],
         ended: dict[str, float],
         again: list[str],
+        preemptions: int,
     ) -> dict[str, Any]:
         by_kind: dict[str, Counter[str]] = {}
         for x in self.outcomes:
             by_kind.setdefault(x.kind, Counter())["given up" if x.status == 0 else str(x.status)] += 1
         failures = [x.wrong for x in self.outcomes if x.wrong]
-        growth = _growth(self.samples)
+        growth = memory_growth(self.samples)
         if len(self.outcomes) < len(todo):
             failures.append(f"only {len(self.outcomes)} of {len(todo)} requests were sent")
         if any(ended.values()):
@@ -169,8 +179,12 @@ class Soak:
             failures.append(f"answered differently at the end: {again}")
         if after["in_a_step"] or after["requests"] or after["table_bytes"] > 2**20:
             failures.append(f"state of requests is left: {after}")
-        if growth > GROWTH:
-            failures.append(f"resident memory grew by {growth:.1%} over the second half")
+        if growth is None:
+            failures.append("too few samples of memory to tell whether it grows: send more --requests")
+        elif growth > GROWTH:
+            failures.append(f"resident memory grew by {growth:.1f} kB a request over the second half")
+        if not preemptions:
+            failures.append("no request was preempted, so what happens then was not tried")
         if after["chunked"] or after["unmet"] or after["refused"] or after["pruned"] <= before["pruned"]:
             failures.append(f"prompts were not pruned that should have been: {after}")
         times = sorted(x.seconds for x in self.outcomes if x.status == 200)
@@ -187,8 +201,8 @@ class Soak:
             "rss_mb_start": self.samples[0]["rss_mb"],
             "rss_mb_half": _middle(self.samples)["rss_mb"],
             "rss_mb_end": self.samples[-1]["rss_mb"],
-            "rss_growth_second_half": round(growth, 4),
-            "preemptions": self.samples[-1]["preemptions"],
+            "rss_kb_per_request_second_half": None if growth is None else round(growth, 2),
+            "preemptions": preemptions,
             "at_the_end": ended,
             "plugin_before": before,
             "plugin_after": after,
@@ -206,11 +220,15 @@ def _middle(samples: list[dict[str, float]]) -> dict[str, float]:
     return next(x for x in samples if x["done"] >= samples[-1]["done"] / 2)
 
 
-def _growth(samples: list[dict[str, float]]) -> float:
-    """Growth of resident memory over the second half of the requests, as a share."""
-    late = [x["rss_mb"] for x in samples if x["done"] >= samples[-1]["done"] / 2]
-    part = max(1, len(late) // 5)
-    return sum(late[-part:]) / sum(late[:part]) - 1
+def memory_growth(samples: list[dict[str, float]]) -> float | None:
+    """The slope of resident memory over the second half of the requests, kB a request, by least squares.
+
+    None if there are too few samples.
+    """
+    late = [(x["done"], 1000 * x["rss_mb"]) for x in samples if x["done"] >= samples[-1]["done"] / 2]
+    if len({done for done, _ in late}) < 3:
+        return None
+    return linear_regression(*zip(*late, strict=True)).slope
 
 
 def environment() -> dict[str, Any]:
@@ -252,8 +270,10 @@ def markdown(result: dict[str, Any]) -> str:
         "memory at start, half, end": "{rss_mb_start:.0f}, {rss_mb_half:.0f}, {rss_mb_end:.0f} MB".format(
             **result
         ),
+        "growth in the second half": f"{result['rss_kb_per_request_second_half']} kB a request",
         "blocks in use at the end": f"{result['at_the_end']['vllm:kv_cache_usage_perc']:.0%}",
-        "preemptions": int(result["preemptions"]),
+        "preemptions": result["preemptions"],
+        "server's exit status": result["server_status"],
     }
     rows = (cells, dict.fromkeys(cells, "---"), cells.values())
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)

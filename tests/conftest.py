@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from tests.host_reads import forbid_reads_in_layers  # noqa: F401 - a fixture
+
 try:
     import jaxtyping
     from beartype import beartype

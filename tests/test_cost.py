@@ -100,7 +100,7 @@ def test_published_schedules_are_kept_where_they_cost_the_same(retain: int) -> N
 
 def test_published_schedules_give_way_to_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With less tolerance the nearest budget is taken instead."""
-    monkeypatch.setattr("sparsesight.cost.TOLERANCE", 0.001)
+    monkeypatch.setattr("sparsesight.cost.EQUAL", 0.001)
     found = fit.__wrapped__(SparseVLM(), 128, LLAVA, PROMPT)
     assert found.method != SparseVLM(128) and abs(found.deviation) < 0.006
     published = cost(SparseVLM(128), LLAVA, PROMPT).flops / found.target - 1

@@ -19,6 +19,7 @@ from sparsesight.eval.benchmarks import BENCHMARKS
 from sparsesight.eval.sweep import make_cells, same_retain
 from sparsesight.methods import is_published
 from sparsesight.methods import parse as parse_method
+from tests.docs.blocks import python_blocks
 from tests.hf import splicing, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,8 +33,9 @@ def blocks(name: str) -> list[str]:
 
 def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
-    for code in blocks("README.md"):
-        exec(code, names)
+    for block in python_blocks("README.md"):
+        if not block.note.startswith("not run: "):  # tests/vllm/test_readme.py runs that one
+            exec(block.code, names)
     said = capsys.readouterr().out
     assert "['H']" in said and "equal tokens" in said and "passed the first stage" in said
     assert said.splitlines()[-1].strip() == "white ring"

@@ -94,13 +94,33 @@ def _row(
     }
 
 
+def idle(runs: Sequence[Run], states: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each state of the server, each thing that is timed, and each clock.
+
+    ``lowest`` and ``highest`` are the median ratios of turns: steps of one may share what disturbs them, turns less so.
+    """
+    made = []
+    for state in states:
+        own = [run for run in runs if run["state"] == state]
+        for what, prefix in (("step", ""), ("arrival", "added_")):
+            for clock, title in (("wall", "wall clock"), ("cpu", "processor time")):
+                turns = [(run["vanilla"][prefix + clock], run["sparsesight"][prefix + clock]) for run in own]
+                if not turns:
+                    continue
+                ratios = [paired(*turn)["ratio"] for turn in turns]
+                every = [[x for turn in turns for x in turn[side]] for side in (0, 1)]
+                row = {"state": state, "what": what, "clock": title, **paired(*every)}
+                made.append({**row, "lowest": min(ratios), "highest": max(ratios)})
+    return made
+
+
 def paired(vanilla: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """How much more the other engine took for the same steps.
+    """How much more the other engine took for the same steps, or for the same arrivals.
 
     Returns:
         ``ratio``, the median of the ratios of the steps, with its 95 % interval (from the ranks, as steps are many and
-        their distribution is unknown); ``extra_us``, the median of the differences, in microseconds; ``sum_ratio``, of
-        the sums, which a single interruption can bend.
+        their distribution is unknown); ``vanilla_us`` and ``extra_us``, the medians of vanilla's time and of the
+        differences, in microseconds; ``sum_ratio``, of the sums, which a single interruption can bend.
     """
     ratios = np.sort(np.array(other) / np.array(vanilla))
     n = len(ratios)
@@ -111,6 +131,7 @@ def paired(vanilla: Sequence[float], other: Sequence[float]) -> dict[str, float]
         "ratio": float(np.median(ratios)),
         "low": float(ratios[low]),
         "high": float(ratios[high]),
+        "vanilla_us": float(np.median(vanilla) * 1e6),
         "extra_us": float(np.median(np.array(other) - np.array(vanilla)) * 1e6),
         "sum_ratio": float(np.sum(other) / np.sum(vanilla)),
     }

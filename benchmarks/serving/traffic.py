@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -56,32 +56,42 @@ def burst(llm: Any, prompts: Sequence[Any], params: Any) -> Burst:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds by the wall clock and of the processor, an entry for each step of an engine."""
+    """Seconds by the wall clock and of the processor, for each step of an engine, and for each request's arrival.
 
-    wall: list[float]
-    cpu: list[float]
+    Attributes:
+        wall, cpu: of the steps.
+        added_wall, added_cpu: of ``add_request``, in which vLLM's front end and the plugin look at a request.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    added_wall: list[float] = field(default_factory=list)
+    added_cpu: list[float] = field(default_factory=list)
 
 
 def in_step(engines: Sequence[Any], prompts: Sequence[Any], params: Any) -> list[Clocks]:
-    """Let engines answer the same requests, one step of each by turns; the turns change their order.
+    """Let engines answer the same requests, one arrival or step of each by turns; the turns change their order.
 
     Whatever slows the machine down for longer than a step slows all of them down.
     """
-    clocks = [Clocks([], []) for _ in engines]
+    clocks = [Clocks() for _ in engines]
+    forward = range(len(engines))
     for i, prompt in enumerate(prompts):
-        for llm in engines:
-            llm.llm_engine.add_request(str(i), prompt, params)
+        for e in forward if i % 2 else reversed(forward):
+            wall, cpu = time.perf_counter(), time.process_time()
+            engines[e].llm_engine.add_request(str(i), prompt, params)
+            clocks[e].added_cpu.append(time.process_time() - cpu)
+            clocks[e].added_wall.append(time.perf_counter() - wall)
     turn = 0
     while any(busy := [llm.llm_engine.has_unfinished_requests() for llm in engines]):
         if not all(busy):
             raise RuntimeError(
                 f"engines took different numbers of steps for the same requests: {busy} goes on"
             )
-        order = range(len(engines)) if turn % 2 else reversed(range(len(engines)))
-        for i in order:
+        for e in forward if turn % 2 else reversed(forward):
             wall, cpu = time.perf_counter(), time.process_time()
-            engines[i].llm_engine.step()
-            clocks[i].cpu.append(time.process_time() - cpu)
-            clocks[i].wall.append(time.perf_counter() - wall)
+            engines[e].llm_engine.step()
+            clocks[e].cpu.append(time.process_time() - cpu)
+            clocks[e].wall.append(time.perf_counter() - wall)
         turn += 1
     return clocks

@@ -58,7 +58,7 @@ async def outcome(client: Any, case: Case, solo: dict[str, Answer], draw: random
         if case.reason and 400 <= error.status_code < 500 and case.reason in str(error):
             return ended(error.status_code)
         return ended(error.status_code, f"status {error.status_code}, {str(error)[:300]}")
-    except openai.OpenAIError as error:  # the connection broke, or nothing came
+    except openai.OpenAIError as error:  # the connection broke, nothing came, or an error after the status
         return ended(-1, repr(error))
     if case.reason:
         return ended(200, "was answered, and should have been refused")

@@ -12,6 +12,7 @@ from typing import Any
 from sparsesight import bundled
 
 MAX_LENGTH = 1300  # two pictures and a question
+SHORT, LONG = 8, 96  # output tokens; long answers need blocks that they did not have at first
 RETAINS: tuple[Any, ...] = (None, "none", 32, 128, 0.5, [200, 100, 50])
 # How often each kind is sent.
 SHARES = {
@@ -44,7 +45,10 @@ def pool(seed: int, pictured: int = 60) -> dict[str, list[Case]]:
     names = list(pictures)
     draw = random.Random(seed)
     every = [(n, q, r) for n in names for q in asked[n] for r in RETAINS]
-    one = [Case(f"{n}: {q} at {r}", "one picture", chat(q, [pictures[n]], r)) for n, q, r in every]
+    one = [
+        Case(f"{n}: {q} at {r}", "one picture", chat(q, [pictures[n]], r, LONG if i % 5 < 2 else SHORT))
+        for i, (n, q, r) in enumerate(every)
+    ]
     two = [
         Case(f"{a} and {b}: {q} at {r}", "two pictures", chat(q, [pictures[a], pictures[b]], r))
         for a, b in itertools.permutations(names, 2)
@@ -86,20 +90,20 @@ def sequence(cases: dict[str, list[Case]], count: int, seed: int) -> list[Case]:
     return [draw.choice(cases[kind]) for kind in kinds]
 
 
-def chat(question: str, pictures: Sequence[bytes], retain: Any = None) -> dict[str, Any]:
-    """A question about pictures."""
+def chat(question: str, pictures: Sequence[bytes], retain: Any = None, tokens: int = SHORT) -> dict[str, Any]:
+    """A question about pictures, answered with exactly so many tokens."""
     urls = ["data:image/png;base64," + base64.b64encode(data).decode() for data in pictures]
     content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return {
         "model": "bundled",
         "temperature": 0,
-        "max_tokens": 8,
+        "max_tokens": tokens,
         "logprobs": True,
         "messages": [{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
         # More words than the answer has, so that there are some that the model is unsure of.
         "extra_body": {
             "add_special_tokens": True,
-            "min_tokens": 8,
+            "min_tokens": tokens,
             **({} if retain is None else {"vllm_xargs": {"sparsesight_retain": retain}}),
         },
     }

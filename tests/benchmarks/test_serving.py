@@ -68,6 +68,7 @@ def test_ratios_are_taken_within_a_turn() -> None:
         "| 2 | vanilla | 3.00 s |" in page and "| 2 | 64 | 0.50 s |" in page and "| 4.00x (4.00x) |" in page
     )
     assert "2 turns of 2 requests, 3 turns of 2 requests" in page
+    assert all(f"\n{note}\n" in page for note in presenting.THROUGHPUT_NOTES)
 
 
 def test_a_budget_without_vanilla_has_no_ratio() -> None:
@@ -90,6 +91,38 @@ def test_paired_steps_are_compared_step_by_step() -> None:
     assert (few["low"], few["ratio"], few["high"]) == (0.9, 1.0, 1.1)
 
 
+def test_idle_rows_are_of_each_state_what_was_timed_and_each_clock() -> None:
+    def seconds(factor: float, step: float) -> dict[str, list[float]]:
+        arrivals = [factor * x for x in (1e-4, 2e-4)]
+        return {
+            "wall": [step * factor] * 50,
+            "cpu": [2 * step * factor] * 50,
+            "added_wall": arrivals,
+            "added_cpu": arrivals,
+        }
+
+    runs = [
+        {"state": state, "turn": turn, "vanilla": seconds(1.0, step), "sparsesight": seconds(factor, step)}
+        for state, factors in (("fresh", (1.0, 1.02)), ("used", (1.1, 1.3)))
+        for turn, (factor, step) in enumerate(zip(factors, (1e-3, 4e-3), strict=True))
+    ]
+    rows = figures.idle(runs, ("fresh", "used"))
+    assert [(r["state"], r["what"], r["clock"]) for r in rows] == [
+        (state, what, clock)
+        for state in ("fresh", "used")
+        for what in ("step", "arrival")
+        for clock in ("wall clock", "processor time")
+    ]
+    step = rows[4]
+    assert (step["steps"], rows[6]["steps"]) == (100, 4)
+    assert (step["lowest"], step["highest"]) == (pytest.approx(1.1), pytest.approx(1.3))
+    assert rows[5]["vanilla_us"] == pytest.approx(2 * step["vanilla_us"]) == pytest.approx(5000)
+    assert figures.idle(runs[:2], ("fresh", "used")) == rows[:4]  # a run that was stopped
+    page = presenting.idle({"model": "m"}, [{"command": "c"}], rows)
+    assert "| used | step | wall clock | 100 | 2500 us |" in page and "1.1000 to 1.3000" in page
+    assert "PIECEWISE" in page and "FULL" in page
+
+
 class Engine:
     """Answers the oldest request first, one token in each step, and notes who is asked when."""
 
@@ -99,6 +132,7 @@ class Engine:
         self.llm_engine = self
 
     def add_request(self, name: str, prompt: Any, params: Any) -> None:
+        self.log.append(self.name.upper())
         self.waiting.append([name, 0])
 
     def has_unfinished_requests(self) -> bool:
@@ -148,8 +182,9 @@ def test_a_burst_that_is_not_answered_is_an_error() -> None:
 def test_engines_take_turns_in_changing_order() -> None:
     log: list[str] = []
     clocks = traffic.in_step([Engine("a", 2, log), Engine("b", 2, log)], ["x", "y"], None)
-    assert "".join(log) == "baabbaab"
+    assert "".join(log) == "BAAB" + "baabbaab"  # arrivals, then steps
     assert [(c.wall, c.cpu) for c in clocks] == [([1.0] * 4, [2.0] * 4)] * 2
+    assert [(c.added_wall, c.added_cpu) for c in clocks] == [([1.0] * 2, [2.0] * 2)] * 2
 
 
 def test_engines_that_fall_out_of_step_are_an_error() -> None:

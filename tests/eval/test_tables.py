@@ -15,7 +15,7 @@ from sparsesight.eval.metrics import Mean
 from sparsesight.eval.plot import curves, plot
 from sparsesight.eval.samples import Sample
 from sparsesight.eval.summary import summarise
-from sparsesight.eval.tables import comma_separated, heading, markdown, title
+from sparsesight.eval.tables import comma_separated, markdown, title
 from tests.eval.making import marked
 from tests.eval.test_summary import CELLS, RIGHT, priced, runs, summary
 
@@ -156,5 +156,5 @@ def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:
 def test_the_title_without_a_common_budget() -> None:
     alone = [CELLS[0], replace(CELLS[1], retain=None)]
     found = {"dense": priced(marked(RIGHT), 400), "random": priced(marked(RIGHT), 100)}
-    assert heading(summarise({"made": (Mean(), found)}, alone)) == "no common budget, each at its own cost"
-    assert heading(summarise({"made": (Mean(), found)}, CELLS[:1])) == "dense only"
+    assert title(summarise({"made": (Mean(), found)}, alone)) == "no common budget, each at its own cost"
+    assert title(summarise({"made": (Mean(), found)}, CELLS[:1])) == "dense only"

@@ -10,47 +10,12 @@ import torch
 from sparsesight import METHODS, SparseVLM, sparsify
 from sparsesight.budget import BEFORE
 from tests.hf.test_invariants import batch, generate, model
-
-READS = ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "cpu", "numpy")
-
-
-class HostRead(RuntimeError):
-    pass
+from tests.host_reads import HostRead
 
 
-@pytest.fixture
-def forbid_reads_in_layers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Reading a tensor's values raises between the entrance of layer 0 and the exit of the last layer."""
-    inside = False
-
-    def enter(*args: Any) -> None:
-        nonlocal inside
-        inside = True
-
-    def leave(*args: Any) -> None:
-        nonlocal inside
-        inside = False
-
-    def guarded(name: str, real: Any) -> Any:
-        def read(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if inside:
-                raise HostRead(name)
-            return real(self, *args, **kwargs)
-
-        return read
-
-    for name in READS:
-        monkeypatch.setattr(torch.Tensor, name, guarded(name, getattr(torch.Tensor, name)))
-
-    def install(built: Any) -> None:
-        layers = built.get_decoder().layers
-        handles.append(layers[0].register_forward_pre_hook(enter))
-        handles.append(layers[-1].register_forward_hook(leave))  # after ours: ours is inside
-
-    handles: list[Any] = []
-    yield install
-    for handle in handles:
-        handle.remove()
+def watch(built: Any, forbid: Any) -> None:
+    layers = built.get_decoder().layers
+    forbid(layers[0], layers[-1])
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -60,7 +25,7 @@ def test_planned_counts_never_read_the_device(name: str, attention: str, forbid_
     built = model("llava_next", attention)
     layers = (1,) if METHODS[name].depths[0] == BEFORE else None
     with sparsify(built, name, retain=0.4, layers=layers) as run:
-        forbid_reads_in_layers(built)
+        watch(built, forbid_reads_in_layers)
         generate(built, batch("llava_next"))
         assert run.kept
 
@@ -69,7 +34,7 @@ def test_planned_counts_never_read_the_device(name: str, attention: str, forbid_
 def test_neither_do_frames_and_trimming(method: str, forbid_reads_in_layers: Any) -> None:
     built = model("llava_next")
     with sparsify(built, method, retain=0.4, per_frame=True, trim_early_layers=True) as run:
-        forbid_reads_in_layers(built)
+        watch(built, forbid_reads_in_layers)
         generate(built, batch("llava_next"))
         assert run.kept and len(set(run.report.kv_lengths[: run.layers[0] + 2])) == 1
 
@@ -78,7 +43,7 @@ def test_the_rank_rule_reads_it_once_per_stage(forbid_reads_in_layers: Any) -> N
     """And so the guard works: v1.0's counts depend on data."""
     built = model("llava")
     with sparsify(built, SparseVLM(1.0, (1, 3), adaptive=True, scale=3.0)):
-        forbid_reads_in_layers(built)
+        watch(built, forbid_reads_in_layers)
         with pytest.raises(HostRead, match="tolist"):
             generate(built, batch("llava"))
 

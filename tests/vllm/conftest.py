@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -16,3 +17,16 @@ def engines_in_this_process() -> Iterator[None]:
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         yield
+
+
+@pytest.fixture
+def said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """What is logged for vLLM's users, from INFO on, whether or not vLLM has set up its loggers."""
+    logger = logging.getLogger("vllm.sparsesight")
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(caplog.handler)
+    with caplog.filtering(lambda record: record.name == logger.name), caplog.at_level("INFO", logger.name):
+        yield caplog
+    logger.removeHandler(caplog.handler)

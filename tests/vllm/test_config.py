@@ -8,7 +8,7 @@ import pytest
 
 from sparsesight import FastV, PyramidDrop, SparseSightError, SparseVLMPlus
 from sparsesight.methods import Compose
-from sparsesight.vllm.config import kv_groups_of, method_of, method_of_request
+from sparsesight.vllm.config import Asked, asked_of, kv_groups_of, method_of
 
 STAGES = (0, 1, 3)
 
@@ -44,14 +44,14 @@ def test_a_server_is_told_what_is_wrong(entry: object, words: list[str]) -> None
 
 def test_a_request_asks_for_its_own_budget() -> None:
     method = SparseVLMPlus(64)
-    assert method_of_request(method, STAGES, None) is method
-    assert method_of_request(method, STAGES, {"kv": 1}) is method
-    assert method_of_request(method, STAGES, {"sparsesight_retain": "none"}) is None
-    assert method_of_request(method, STAGES, {"sparsesight_retain": 128}) == SparseVLMPlus(128, STAGES)
-    assert method_of_request(method, STAGES, {"sparsesight_retain": [3, 2, 1]}) == SparseVLMPlus(
-        (3, 2, 1), STAGES
+    assert asked_of(method, STAGES, None) == Asked(method, named=False)
+    assert asked_of(method, STAGES, {"kv": 1}) == Asked(method, named=False)
+    assert asked_of(method, STAGES, {"sparsesight_retain": "none"}) == Asked(None, named=True)
+    assert asked_of(method, STAGES, {"sparsesight_retain": 128}).method == SparseVLMPlus(128, STAGES)
+    assert asked_of(method, STAGES, {"sparsesight_retain": [3, 2, 1]}) == Asked(
+        SparseVLMPlus((3, 2, 1), STAGES), named=True
     )
-    one, all_of_them = (method_of_request(method, STAGES, {"sparsesight_retain": x}) for x in (1, 1.0))
+    one, all_of_them = (asked_of(method, STAGES, {"sparsesight_retain": x}).method for x in (1, 1.0))
     assert one is not None and all_of_them is not None
     assert isinstance(one.retain, int) and isinstance(all_of_them.retain, float)
 
@@ -63,11 +63,13 @@ def test_a_request_asks_for_its_own_budget() -> None:
         (-3, ["sparsesight_retain=-3", "at least 1"]),
         ([3, 2], ["(3, 2)", "3 pruning layers"]),
         (True, ["sparsesight_retain=True", "int"]),
+        ([[3, 2, 1]], ["sparsesight_retain=[[3, 2, 1]]", "list of counts", "none"]),
+        ({"retain": 3}, ["sparsesight_retain={'retain': 3}", "list of counts", "none"]),
     ],
 )
 def test_a_request_is_told_what_is_wrong(retain: object, words: list[str]) -> None:
     with pytest.raises(SparseSightError) as error:
-        method_of_request(SparseVLMPlus(64), STAGES, {"sparsesight_retain": retain})
+        asked_of(SparseVLMPlus(64), STAGES, {"sparsesight_retain": retain})
     assert all(word in str(error.value) for word in words)
 
 
@@ -76,7 +78,7 @@ def test_a_request_is_told_what_is_wrong(retain: object, words: list[str]) -> No
 )
 def test_a_method_without_one_budget_takes_none(method: object) -> None:
     with pytest.raises(SparseSightError, match="no budget to change"):
-        method_of_request(method, STAGES, {"sparsesight_retain": 32})  # type: ignore[arg-type]
+        asked_of(method, STAGES, {"sparsesight_retain": 32})  # type: ignore[arg-type]
 
 
 def test_blocks_for_each_stage_are_no_field_of_the_method() -> None:

@@ -40,6 +40,7 @@ SERVER = {"retain": 100, "layers": [1, 3, 5]}
     [
         (None, pictures(576), None),
         (None, pictures(576), {"other": 1}),
+        (None, pictures(576), {"sparsesight_retain": 64}),  # ignored, as by a process that never had an entry
         (SERVER, {"prompt_token_ids": [1]}, None),
         (SERVER, pictures(576), None),
         (SERVER, pictures(576), {"other": 1}),
@@ -58,14 +59,27 @@ def test_log_probabilities_of_dropped_tokens_are_refused() -> None:
     check_request(config(SERVER), {"prompt_token_ids": [1]}, params(None, 0))
 
 
-def test_a_request_to_a_server_without_sparsesight_is_told_so() -> None:
-    with pytest.raises(SparseSightError, match="without sparsesight"):
-        check_request(config(None), pictures(576), params({"sparsesight_retain": 64}))
-
-
-def test_a_budget_that_the_pictures_cannot_meet_is_refused() -> None:
+def test_a_budget_that_the_pictures_cannot_meet_is_refused_where_the_request_names_it() -> None:
     with pytest.raises(BudgetError, match=r"retain=100 of 1152 visual tokens cannot be met"):
-        check_request(config(SERVER), pictures(576, 576), params(None))
+        check_request(config(SERVER), pictures(576, 576), params({"sparsesight_retain": 100}))
+
+
+@pytest.mark.parametrize("extra_args", [None, {"other": 1}])
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_client_that_names_no_budget_is_not_blamed_for_the_servers(extra_args: Any, count: int) -> None:
+    for entry in (
+        SERVER,
+        {
+            "method": "compose",
+            "parts": [
+                {"method": "fastv", "retain": 0.9, "layers": [1]},
+                {"method": "sparsevlm+", "retain": 9, "layers": [5]},
+            ],
+        },
+    ):
+        check_request(config(entry), pictures(*[576] * count), params(extra_args))
+    with pytest.raises(SparseSightError, match="prompt_logprobs=0"):  # it is pruned
+        check_request(config(SERVER), pictures(*[576] * count), params(extra_args, 0))
 
 
 @pytest.mark.parametrize("prompt", [pictures(576), {"prompt_token_ids": [1]}])

@@ -85,6 +85,7 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
         ({"model_config__enable_prompt_embeds": True}, "--enable-prompt-embeds"),
+        ({"model_config__runner_type": "pooling"}, "--runner generate"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[str, Any], words: str) -> None:

@@ -50,6 +50,25 @@ def test_without_an_entry_nothing_differs(made: Any) -> None:
     assert model.embed_input_ids(1, 2, is_multimodal=3) == (1, 2, 3)
 
 
+def test_what_is_pruned_and_how_is_said_once_at_load(
+    made: Any, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsesight.vllm import runner
+
+    from .test_pruner import Decoder
+
+    def init(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
+        nn.Module.__init__(self)
+        self.language_model = SimpleNamespace(model=Decoder())
+
+    monkeypatch.setattr(Inner, "__init__", init)
+    monkeypatch.setattr(models, "check", lambda config, method: (0,))
+    monkeypatch.setattr(runner, "install", lambda model, config: None)
+    monkeypatch.setattr(runner.Backends, "give", lambda self, attention, stage: None)
+    made(vllm_config=SimpleNamespace(additional_config={"sparsesight": {"method": "fastv", "retain": 0.5}}))
+    assert said.messages == ["sparsesight prunes visual tokens by fastv: retain=0.5 after layers (0,) of 3"]
+
+
 def test_the_mask_of_visual_rows_is_noted(made: Any) -> None:
     model = made(vllm_config=SimpleNamespace(additional_config={}, nested=False))
     noted: list[Any] = []

@@ -10,10 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from sparsesight import Random, SparseSightError, UnsupportedModelError
+from sparsesight import (
+    FastV,
+    PyramidDrop,
+    Random,
+    SparseSightError,
+    SparseVLM,
+    SparseVLMPlus,
+    UnsupportedModelError,
+)
+from sparsesight.methods import Method
 from sparsesight.vllm.planner import Step
-from sparsesight.vllm.pruner import Pruner, Tally, check_layer
+from sparsesight.vllm.pruner import Pruner, check_layer
+from sparsesight.vllm.tally import Tally
 
+from ..host_reads import HostRead
 from .test_metadata import BLOCKS, SIZE, common
 
 WIDTH, VISUAL = 4, 4
@@ -59,11 +70,11 @@ class Layer(nn.Module):
         self.self_attn.total_num_heads = self.self_attn.total_num_kv_heads = 1
         self.self_attn.attn = Attention(number)
         self.self_attn.rotary_emb = RotaryEmbedding()
-        self.seen: list[list[int]] = []
+        self.seen: list[torch.Tensor] = []
 
     def forward(self, positions: Any, hidden: Any, residual: Any) -> Any:
         positions = positions.reshape(-1, positions.shape[-1])[-1]  # the last axis, if there are several
-        self.seen.append(positions.tolist())
+        self.seen.append(positions)
         residual = hidden if residual is None else hidden + residual
         self.self_attn.attn(residual, residual, residual)
         return positions[:, None].float().expand_as(hidden), residual
@@ -104,9 +115,9 @@ def context(query: list[int], seq: list[int]) -> Any:
     )
 
 
-def installed(keep: tuple[int, ...] = (2,)) -> tuple[Pruner, Decoder]:
+def installed(method: Method = Random((2,), (0,))) -> tuple[Pruner, Decoder]:  # noqa: B008 - it is frozen
     decoder = Decoder()
-    pruner = Pruner(Random(keep, (0,)), (0,), decoder)
+    pruner = Pruner(method, (0,), decoder)
     given: list[tuple[str, int]] = []
     pruner.install(lambda attention, stage: given.append((str(attention.layer_name), stage)))
     assert given == [("layer0", -1), ("layer1", 0), ("layer2", 0)]
@@ -125,6 +136,27 @@ def step(query: list[int], computed: list[int], prompt: list[int]) -> Step:
 
 def begin(pruner: Pruner, given: Step, ctx: Any, extra_args: Any = None) -> None:
     pruner.begin(given, lambda r: extra_args, lambda r: f"request {r}", ctx)
+
+
+@pytest.mark.parametrize("method", [SparseVLMPlus, SparseVLM, FastV, PyramidDrop, Random])
+def test_a_pruning_step_never_waits_for_the_device(
+    method: type[Method],
+    forbid_reads_in_layers: Any,
+) -> None:
+    pruner, decoder = installed(method((2,), (0,)))
+    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2 + [False]))
+    begin(pruner, step([7, 1], [0, 5], [7, 5]), context([7, 1], [7, 6]))
+    forbid_reads_in_layers(decoder.layers[0], decoder.norm)
+    decoder(torch.tensor([*range(7), 5]), torch.randn(8, WIDTH))
+    assert pruner.active is not None and pruner.active.done == 1
+    # And so the guard works: a method that reads a score is caught.
+    real = pruner.active.prefills[0].select
+    pruner.active.done, pruner.active.prefills[0].select = (
+        0,
+        lambda *given: (given[1].sum().item(), real(*given))[1],
+    )
+    with pytest.raises(HostRead, match="item"):
+        decoder(torch.tensor([*range(7), 5]), torch.randn(8, WIDTH))
 
 
 def test_a_step_of_texts_changes_nothing() -> None:
@@ -171,8 +203,8 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     hidden = torch.randint(-9, 9, (12, WIDTH)).float()
     assert hooked(decoder)
     out = decoder(positions if axes == 1 else torch.stack((positions * 0, positions + 9, positions)), hidden)
-    left = decoder.layers[1].seen[0]
-    assert len(left) == 9 and left == decoder.layers[2].seen[0]
+    left, again = (decoder.layers[i].seen[0].tolist() for i in (1, 2))
+    assert len(left) == 9 and left == again
     kept = [p for p in left[1:6] if 1 <= p <= VISUAL]
     assert len(kept) == 2 and left == [5, 0, *kept, 5, 6, 0, 1, 2]
     full = hidden + 3 * positions[:, None]
@@ -203,20 +235,70 @@ def test_a_request_that_asks_otherwise_is_kept(extra_args: Any, tally: Tally) ->
     assert ctx.attn_metadata is metadata and pruner.tally == tally
 
 
+def test_prompts_in_parts_are_counted_once_each_and_said_ever_more_rarely(said: Any) -> None:
+    pruner, _ = installed()
+
+    def part(name: str, query: int, computed: int, slot: int) -> None:
+        pruner.note(torch.tensor([True] * query))
+        one = Step(*(np.array([x], np.int64) for x in (query, computed, 9, slot)))
+        pruner.begin(one, lambda r: None, lambda r: name, context([query], [computed + query]))
+
+    for i in range(100):  # each block has held another prompt before
+        for first in (0, 3):
+            part(f"no {i}", 3, first, i % 4)
+    part("beside", 3, 0, 7)
+    part("no 99", 3, 6, 3)
+    assert pruner.tally == Tally(chunked=101)
+    assert said.messages == [
+        f"request no {n - 1} is answered without pruning, as its prompt is computed in parts: pass "
+        f"--no-enable-chunked-prefill, or a larger --max-num-batched-tokens ({n} so far)"
+        for n in (1, 10, 100)
+    ]
+
+
+def test_a_budget_that_was_lifted_is_said(said: Any) -> None:
+    decoder = Decoder()
+    pruner = Pruner(Random(1, (1,)), (1,), decoder)
+    pruner.install(lambda attention, stage: None)
+    for slot in range(11):
+        pruner.note(torch.tensor([False] + [True] * 90 + [False] * 2))
+        one = Step(*(np.array([x], np.int64) for x in (93, 0, 93, slot)))
+        ctx = context([93], [93])
+        begin(pruner, one, ctx)
+        pruner.end()
+    assert pruner.tally == Tally(pruned=11, lifted=11)
+    assert len(said.messages) == 2
+    assert said.messages[0].startswith(
+        "request request 0 is pruned to 31 visual tokens on average, as its pictures cannot meet the server's "
+        "budget: retain=1 of 90 visual tokens cannot be met"
+    )
+    assert said.messages[0].endswith("a ratio fits pictures of any size (1 so far)")
+    assert said.messages[1].endswith("(10 so far)")
+
+
 def test_steps_pass_at_once_until_a_picture_is_pruned() -> None:
     pruner, _ = installed()
     for mask in (None, torch.zeros(3, dtype=torch.bool)):
         pruner.note(mask)
-        assert pruner.passes() and pruner.mask is None
+        assert pruner.passes({}) and pruner.mask is None
     pruner.every_step = True
-    assert not pruner.passes()
+    assert not pruner.passes({})
     pruner.every_step = False
     pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
-    assert not pruner.passes() and pruner.mask is not None
+    assert not pruner.passes({}) and pruner.mask is not None
     begin(pruner, step([7], [0], [7]), context([7], [7]))
     pruner.end()
     pruner.note(torch.zeros(1, dtype=torch.bool))
-    assert not pruner.passes()  # that request may go on
+    live = {"request 0": None, "a text": None}
+    assert not pruner.passes(live)  # that request may go on
+    begin(pruner, step([1], [7], [7]), context([1], [8]))
+    pruner.pruned |= {f"ended {i}" for i in range(9)}
+    assert not pruner.passes(live) and pruner.pruned == {"request 0"}  # it does not grow for ever
+    del live["request 0"]
+    pruner.note(torch.zeros(1, dtype=torch.bool))
+    assert pruner.passes(live) and pruner.mask is None and not pruner.pruned
+    # A later request that is given its block, but begins in a step that passed, has lost nothing.
+    assert not pruner.removed.of(BLOCKS[:1, 0].numpy().astype(np.int64), np.array([3])).any()
 
 
 def test_a_runner_that_never_begins_a_step_is_noticed() -> None:

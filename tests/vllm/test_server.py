@@ -180,12 +180,13 @@ def test_the_answers_are_right(client: Any) -> None:
     assert len(wrong) <= len(right) // 10, wrong  # the dense model gives them all
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2]])
-def test_a_budget_that_cannot_be_is_a_bad_request(client: Any, retain: Any) -> None:
+def test_a_budget_that_cannot_be_is_a_bad_request(client: Any, retain: Any, stream: bool) -> None:
     from openai import BadRequestError
 
     with pytest.raises(BadRequestError, match=r"sparsesight_retain.*keeps every token"):
-        client.chat.completions.create(**request(QUESTION, [PICTURE], retain))
+        client.chat.completions.create(**request(QUESTION, [PICTURE], retain, stream=stream))
     found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
     assert same(found, expected(QUESTION, [PICTURE], SparseVLMPlus(64)))
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, bundled
-from sparsesight.vllm.serving import Addition, Parser, for_the_bundled_model, needed, records_graphs
+from sparsesight.vllm.serving import Addition, Parser, for_the_bundled_model, needed
+from sparsesight.vllm.settings import records_graphs
 
 with_vllm = [
     pytest.mark.vllm,

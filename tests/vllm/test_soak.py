@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,27 @@ def status(code: int, message: str) -> Exception:
 
 
 @pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
+@pytest.mark.skipif(find_spec("psutil") is None, reason="psutil is not installed")
+def test_a_leak_is_seen_in_the_second_half_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a script it finds its parts beside it.
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from benchmarks.vllm_soak import GROWTH, memory_growth
+
+    def samples(kb: float) -> list[dict[str, float]]:
+        """A server of 3 GB that warms up over 40 % of the requests, then takes so much for each."""
+        return [
+            {"done": done, "rss_mb": 3000 + min(done, 800) + kb * max(0, done - 800) / 1000 + 0.3 * (i % 2)}
+            for i, done in enumerate(range(0, 2001, 25))
+        ]
+
+    steady, leaking = memory_growth(samples(0.0)), memory_growth(samples(1.5 * GROWTH))
+    assert steady == pytest.approx(0, abs=0.1)
+    assert leaking == pytest.approx(1.5 * GROWTH, abs=0.1) and leaking > GROWTH
+    assert memory_growth(samples(0.0)[:2]) is None
+    assert memory_growth([{"done": 7, "rss_mb": 3000.0}] * 9) is None  # nothing was answered any more
+
+
+@pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 class TestJudgement:
     def test_right_ones_pass(self) -> None:
         assert not judged(CASE, ["a", "b"]).wrong
@@ -67,6 +89,14 @@ class TestJudgement:
         assert "should have been refused" in judged(REFUSAL, ["a", "b"]).wrong
         assert "status 500" in judged(REFUSAL, status(500, "image")).wrong
         assert "status 400" in judged(REFUSAL, status(400, "no")).wrong
+
+    def test_a_refusal_after_the_status_is_wrong(self) -> None:
+        import httpx
+        import openai
+
+        request = httpx.Request("POST", "http://127.0.0.1")
+        late = openai.APIError("no image", request, body={"message": "no image", "code": 400})
+        assert "no image" in judged(REFUSAL, late).wrong and judged(REFUSAL, late).status == -1
 
     def test_a_connection_that_breaks_is_wrong(self) -> None:
         import httpx

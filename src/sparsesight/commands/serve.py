@@ -114,7 +114,8 @@ def _complete(
     from rich.console import Console
 
     from .. import bundled
-    from ..vllm.serving import Parser, for_the_bundled_model, needed, records_graphs
+    from ..vllm.serving import Parser, for_the_bundled_model, needed
+    from ..vllm.settings import records_graphs
 
     own = dict(os.environ)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import SparseSightError
 from .sweep import DENSE
-from .tables import Latencies, heading
+from .tables import Latencies, title
 
 # Okabe and Ito, "Color Universal Design", 2008: colour-blind readers tell them apart; yellow is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -100,5 +100,5 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
     axes[0].set_ylabel(f"score, % of dense ({tasks})")
     lines, labels = axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside right center", frameon=False, fontsize=9)
-    figure.suptitle(heading(summary), fontsize=11)
+    figure.suptitle(title(summary), fontsize=11)
     figure.savefig(path, dpi=130)

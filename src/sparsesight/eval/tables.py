@@ -27,8 +27,16 @@ layers, those that leave a layer and (entering) those that enter it.
 def title(summary: Mapping[str, Any]) -> str:
     """Whether methods were compared at equal cost, in words."""
     costs = summary["costs"]
-    if all(cell["retain"] is None for task in summary["tasks"].values() for cell in task["cells"].values()):
+    retains = {
+        label: cell["retain"]
+        for task in summary["tasks"].values()
+        for label, cell in task["cells"].items()
+        if label != DENSE
+    }
+    if not retains:
         return "dense only"
+    if all(retain is None for retain in retains.values()):
+        return "no common budget, each at its own cost"
     if not costs["spread"]:
         return f"{'' if costs['solved'] else 'same retain, '}one method at each budget, no costs to compare"
     if not costs["solved"]:
@@ -41,16 +49,6 @@ def title(summary: Mapping[str, Any]) -> str:
     )
 
 
-def heading(summary: Mapping[str, Any]) -> str:
-    """The title; without a budget that several could share, that everything ran at its own cost."""
-    cells = [label for task in summary["tasks"].values() for label in task["cells"] if label != DENSE]
-    return (
-        "no common budget, each at its own cost"
-        if cells and not summary["costs"]["spread"]
-        else title(summary)
-    )
-
-
 def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: Latencies) -> str:
     """The whole report.
 
@@ -59,7 +57,7 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
         about: what was run, a line each.
         latencies: where measured.
     """
-    parts = [f"# Sweep: {heading(summary)}\n"]
+    parts = [f"# Sweep: {title(summary)}\n"]
     parts += [f"- {name}: {value}\n" for name, value in about.items()]
     parts.append("\n" + LEGEND.format(draws=summary["draws"]))
     if len(summary["tasks"]) > 1 and summary["overall"]:

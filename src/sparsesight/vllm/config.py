@@ -7,14 +7,18 @@ A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retai
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from ..budget import Retain
 from ..errors import SparseSightError
 from ..methods import Compose, Method, SparseVLMPlus, from_dict
+
+# Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
+logger = logging.getLogger("vllm.sparsesight")
 
 KEY = "sparsesight"
 REQUEST_KEY = "sparsesight_retain"
@@ -57,8 +61,16 @@ def kv_groups_of(additional_config: Any) -> bool:
     return asked
 
 
-def method_of_request(method: Method, stages: tuple[int, ...], extra_args: Any) -> Method | None:
-    """The server's method at the budget that a request asks for; None for a dense answer.
+@dataclass(frozen=True)
+class Asked:
+    """What a request is to be answered with."""
+
+    method: Method | None  # None: every token is kept
+    named: bool  # whether the request says so itself, and not the server
+
+
+def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Asked:
+    """The server's method, at the budget that a request names if it does.
 
     Args:
         method: of the server.
@@ -70,10 +82,16 @@ def method_of_request(method: Method, stages: tuple[int, ...], extra_args: Any) 
     """
     asked = extra_args.get(REQUEST_KEY) if isinstance(extra_args, Mapping) else None
     if asked is None:
-        return method
+        return Asked(method, named=False)
     if asked == DENSE:
-        return None
-    return _at(method, stages, tuple(asked) if isinstance(asked, list) else asked)
+        return Asked(None, named=True)
+    retain = tuple(asked) if isinstance(asked, list) else asked
+    try:
+        return Asked(_at(method, stages, retain), named=True)
+    except TypeError:  # no key of a cache, such as a list within a list
+        raise SparseSightError(
+            f'{REQUEST_KEY}={asked!r}: use an int, a ratio in (0, 1], a list of counts or "{DENSE}"'
+        ) from None
 
 
 @lru_cache(maxsize=256, typed=True)  # typed: one token (1) is not every token (1.0)

@@ -1,4 +1,4 @@
-"""What is refused before an engine starts, and of requests before they reach it.
+"""What is set and refused before an engine starts, and what is refused of requests before they reach it.
 
 vLLM has no hook for either. One function of its front end is wrapped when the plugin is loaded; another one only for a
 server that asks for sparsesight.
@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from ..errors import SparseSightError
+from ..errors import BudgetError, SparseSightError
 from ..hf.families import layer_kinds, prunable
 from ..methods import Method
-from .config import REQUEST_KEY, kv_groups_of, method_of, method_of_request
+from .config import REQUEST_KEY, asked_of, kv_groups_of, logger, method_of
 from .guards import check_config, check_kv_groups, check_method, check_version
+from .planner import schedule_of
+from .settings import complete, records_graphs
 
 
 def install() -> None:
-    """Check an engine's arguments as soon as they are complete; for engines without sparsesight nothing differs."""
+    """Complete and check an engine's arguments before it is made; for engines without sparsesight nothing differs."""
     module = sys.modules.get("vllm.engine.arg_utils")  # not loaded where there is no front end
     if module is None or hasattr(module.EngineArgs.create_engine_config, "sparsesight"):
         return
@@ -28,8 +30,13 @@ def install() -> None:
     @wraps(inner)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         method = method_of(self.additional_config)
-        config = inner(self, *args, **kwargs)
         if method is not None:
+            check_installed()
+            added = complete(self, records_graphs())
+        config = inner(self, *args, **kwargs)  # from here on, at the latest, vLLM shows what is logged
+        if method is not None:
+            for setting in added:
+                logger.info("sparsesight sets %s=%r: %s", setting.field, setting.value, setting.why)
             check(config, method)
             if kv_groups_of(self.additional_config):
                 check_kv_groups(config)
@@ -50,11 +57,20 @@ def check(config: Any, method: Method) -> tuple[int, ...]:
     Raises:
         SparseSightError: if any of it cannot work.
     """
+    check_installed()
+    check_config(config)
+    return stages_of(config, method)[0]
+
+
+def check_installed() -> None:
+    """Refuse the vLLM that is running, if it is none that the plugin was tested with.
+
+    Raises:
+        SparseSightError: naming the version and the ones that work.
+    """
     import vllm
 
     check_version(vllm.__version__)
-    check_config(config)
-    return stages_of(config, method)[0]
 
 
 def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
@@ -66,35 +82,53 @@ def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
 
 
 def _validate_requests() -> None:
-    """Refuse a request that asks for what cannot be, as vLLM refuses its own: over HTTP with status 400."""
-    from vllm.exceptions import VLLMValidationError
+    """Refuse a request that asks for what cannot be, as vLLM refuses its own: over HTTP with status 400.
+
+    A server calls ``generate`` before it answers, and what that raises becomes the status; what is raised later, when
+    the request is made, comes after the status of a stream. Engines without a server only do the latter.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.input_processor import InputProcessor
 
-    inner = InputProcessor.process_inputs
-    if hasattr(inner, "sparsesight"):
+    process, generate = InputProcessor.process_inputs, AsyncLLM.generate
+    if hasattr(process, "sparsesight"):
         return
 
-    @wraps(inner)
+    @wraps(process)
     def process_inputs(
         self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        try:
-            check_request(self.vllm_config, prompt, params)
-        except SparseSightError as error:
-            # vLLM has noted that the engine is being sent the pictures, which now never get there.
-            cache = self.renderer.mm_processor_cache
-            for items in (prompt.get("mm_hashes") or {}).values() if cache is not None else ():
-                for item in items:
-                    cache.invalidate(item)
-            raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
-        return inner(self, request_id, prompt, params, *args, **kwargs)
+        _refuse(self.vllm_config, self.renderer, prompt, params)
+        return process(self, request_id, prompt, params, *args, **kwargs)
+
+    @wraps(generate)
+    def generate_checked(self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(prompt, Mapping):  # rendered: what a server passes
+            _refuse(self.vllm_config, self.renderer, prompt, sampling_params)
+        return generate(self, prompt, sampling_params, *args, **kwargs)
 
     process_inputs.sparsesight = True  # type: ignore[attr-defined]
     InputProcessor.process_inputs = process_inputs
+    AsyncLLM.generate = generate_checked
+
+
+def _refuse(config: Any, renderer: Any, prompt: Any, params: Any) -> None:
+    """:func:`check_request`, with vLLM's own error."""
+    from vllm.exceptions import VLLMValidationError
+
+    try:
+        check_request(config, prompt, params)
+    except SparseSightError as error:
+        # vLLM has noted that the engine is being sent the pictures, which now never get there.
+        cache = renderer.mm_processor_cache
+        for items in (prompt.get("mm_hashes") or {}).values() if cache is not None else ():
+            for item in items:
+                cache.invalidate(item)
+        raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
 
 
 def check_request(config: Any, prompt: Any, params: Any) -> None:
-    """Refuse a request whose budget is none, or that its pictures cannot meet.
+    """Refuse a request that names a budget which is none, or which its pictures cannot meet.
 
     Args:
         config: the ``VllmConfig``.
@@ -105,18 +139,24 @@ def check_request(config: Any, prompt: Any, params: Any) -> None:
         SparseSightError: saying what is possible.
     """
     method = method_of(config.additional_config)
-    extra_args = getattr(params, "extra_args", None)
-    if method is None:
-        if extra_args and REQUEST_KEY in extra_args:
-            raise SparseSightError(f"{REQUEST_KEY}: this server was started without sparsesight")
+    if method is None:  # another engine of this process has asked for the check
         return
+    extra_args = getattr(params, "extra_args", None)
     placeholders = prompt.get("mm_placeholders") if isinstance(prompt, Mapping) else None
     if not placeholders and not extra_args:
         return
     stages, num_layers = stages_of(config, method)
-    asked = method_of_request(method, stages, extra_args)
+    asked = asked_of(method, stages, extra_args)
     visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
-    if asked is None or not visual or not asked.plan(visual, num_layers, stages).stages:
+    try:
+        schedule = schedule_of(
+            asked, visual, 1, num_layers, stages
+        ).schedule  # as if text followed the pictures
+    except BudgetError:
+        if asked.named:
+            raise
+        return  # the worker keeps every token, and says why
+    if schedule is None:
         return
     if getattr(params, "prompt_logprobs", None) is not None:
         raise SparseSightError(

@@ -18,6 +18,10 @@ VERSIONS = ("0.32",)
 # What of vLLM's config is refused: is it so?, and what to say.
 _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
+        lambda c: getattr(c.model_config, "runner_type", "generate") != "generate",
+        "pooling would take in the rows of dropped tokens, which are zero: use --runner generate",
+    ),
+    (
         lambda c: c.cache_config.enable_prefix_caching,
         "prefix caching would reuse keys of a prompt that was pruned for another question: pass "
         "--no-enable-prefix-caching",

@@ -18,7 +18,7 @@ from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
-from .config import method_of, method_of_request
+from .config import asked_of, method_of
 from .frontend import stages_of
 from .planner import schedule_of
 
@@ -107,8 +107,8 @@ def removed_of(request: Any, method: Method, stages: tuple[int, ...], num_layers
         return nothing
     end = 1 + max(last for place in places for _, last in place.extract_embeds_range())
     try:
-        asked = method_of_request(method, stages, getattr(request.sampling_params, "extra_args", None))
-        schedule = schedule_of(asked, visual, request.num_prompt_tokens - end, num_layers, stages)
+        asked = asked_of(method, stages, getattr(request.sampling_params, "extra_args", None))
+        schedule = schedule_of(asked, visual, request.num_prompt_tokens - end, num_layers, stages).schedule
     except SparseSightError:
         return nothing  # the worker keeps every token as well, and says why
     if schedule is None:

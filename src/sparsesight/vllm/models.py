@@ -10,14 +10,17 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import kv_groups_of, method_of
+from .config import kv_groups_of, logger, method_of
 from .families import MODELS
 from .frontend import check
 
 
 class Sparse:
-    """Stands before a vLLM model among the bases of a class; without ``sparsesight`` in ``additional_config`` nothing
-    about that model differs."""
+    """Stands before a vLLM model among the bases of a class.
+
+    Without ``sparsesight`` in ``additional_config`` that model answers as it does, and also loads checkpoints of a
+    CLIP-like tower whose weights are named as by newer versions of transformers, on which vLLM 0.32 alone fails.
+    """
 
     pruner: Any = None
 
@@ -35,6 +38,13 @@ class Sparse:
             self.pruner.every_step = kv_groups = kv_groups_of(vllm_config.additional_config)
             self.pruner.install(runner.Backends(kv_groups).give)
             runner.install(self, vllm_config)
+            logger.info(
+                "sparsesight prunes visual tokens by %s: retain=%r after layers %s of %d",
+                method.name,
+                method.retain,
+                stages,
+                self.pruner.num_layers,
+            )
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None

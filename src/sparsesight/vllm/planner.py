@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..budget import Schedule
 from ..errors import BudgetError, SparseSightError
-from ..methods import Method
+from ..methods import Compose, Method
+from .config import Asked
 from .state import Counts, Removed
 
 
@@ -39,6 +41,7 @@ class Prompt:
     text: int  # tokens of the prompt after the last visual one
     method: Method
     schedule: Schedule
+    lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
 
 
 @dataclass(frozen=True)
@@ -59,27 +62,48 @@ class StepPlan:
         return bool(self.prompts) or bool(self.removed.any())
 
 
-def schedule_of(
-    method: Method | None, visual: int, text: int, num_layers: int, stages: tuple[int, ...]
-) -> Schedule | None:
-    """What is kept of a prompt that is computed at once; None for everything.
+@dataclass(frozen=True)
+class Choice:
+    """What is kept of a prompt."""
 
-    Scheduler and worker both go by it, so it may depend on nothing else.
+    schedule: Schedule | None  # None: everything
+    lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
+
+
+def schedule_of(asked: Asked, visual: int, text: int, num_layers: int, stages: tuple[int, ...]) -> Choice:
+    """What is kept of a prompt that is computed at once.
+
+    Front end, scheduler and worker all go by it, so it may depend on nothing else. A request that names no budget is
+    not to blame for a server's average that pictures of its size cannot meet, as the layers before the first pruning
+    layer hold all of them: it keeps that many tokens after every pruning layer.
 
     Args:
-        method: at the request's budget; None if it wants everything.
+        asked: what the request wants.
         visual: visual tokens.
         text: tokens of the prompt after the last visual one.
         num_layers: of the decoder.
         stages: pruning layers.
 
     Raises:
-        BudgetError: the prompt cannot meet the budget; everything is kept then.
+        BudgetError: the prompt cannot meet the budget that the request names, or the server's where that is not one
+            number; everything is kept then.
     """
+    method, lifted = asked.method, ""
     if method is None or not visual or text <= 0:
-        return None
-    schedule = method.plan(visual, num_layers, stages)
-    return schedule if schedule.stages else None
+        return Choice(None)
+    try:
+        schedule = method.plan(visual, num_layers, stages)
+    except BudgetError as error:
+        if asked.named or isinstance(method, Compose):
+            raise
+        retain = method.retain
+        assert not isinstance(retain, tuple)  # counts are always met
+        keep = retain if isinstance(retain, Integral) else max(int(retain * visual), 1)
+        lifted = str(error)
+        schedule = replace(method, retain=(int(keep),) * len(stages), layers=stages).plan(
+            visual, num_layers, stages
+        )
+    return Choice(schedule, lifted) if schedule.stages else Choice(None)
 
 
 def check_room(step: Step, plan: StepPlan, names: Callable[[int], str]) -> None:
@@ -104,7 +128,7 @@ def plan_step(
     step: Step,
     removed: Removed,
     visual: NDArray[np.bool_] | None,
-    method_of: Callable[[int], Method | None],
+    asked_of: Callable[[int], Asked],
     num_layers: int,
     stages: tuple[int, ...],
 ) -> StepPlan:
@@ -115,7 +139,7 @@ def plan_step(
 
     Args:
         visual: which rows are visual tokens; None if none is.
-        method_of: the method of a request, None to keep everything. It is asked only about prompts that come whole.
+        asked_of: what a request wants, asked only about prompts that come whole.
         num_layers: of the decoder.
         stages: pruning layers.
     """
@@ -133,16 +157,17 @@ def plan_step(
     for r in np.flatnonzero(pictured & whole).tolist():
         rows = visual[start[r] : end[r]]
         length, prompt = int(step.query[r]), int(step.prompt[r])
-        method = method_of(r)
+        asked = asked_of(r)
         text = prompt - (length - int(rows[::-1].argmax()))
         try:
-            schedule = schedule_of(method, int(rows.sum()), text, num_layers, stages)
+            choice = schedule_of(asked, int(rows.sum()), text, num_layers, stages)
         except BudgetError as error:
             unmet.append((r, str(error)))
             continue
+        method, schedule = asked.method, choice.schedule
         if method is None or schedule is None:
             continue
-        prompts.append(Prompt(r, int(start[r]), length, prompt, rows, text, method, schedule))
+        prompts.append(Prompt(r, int(start[r]), length, prompt, rows, text, method, schedule, choice.lifted))
         out = np.array([stage.tokens_out for stage in schedule.stages])
         query[:, r] = length - schedule.visual + out
     plan = StepPlan(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,28 +14,17 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
-from .config import method_of_request
+from .config import Asked, asked_of, logger
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
-
-logger = logging.getLogger(__name__)
+from .tally import Tally
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
 # Rotary embeddings whose frequencies do not depend on the length of the prompt.
 ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding", "MRotaryEmbedding")
-
-
-@dataclass
-class Tally:
-    """What has happened since the model was loaded."""
-
-    pruned: int = 0  # prompts
-    chunked: int = 0  # parts of prompts that were kept, as they came in parts
-    unmet: int = 0  # prompts that were kept, as they cannot meet the budget
-    refused: int = 0  # prompts that were kept, as what they asked for cannot be
 
 
 @dataclass
@@ -69,6 +57,7 @@ class Pruner:
     active: Active | None = None
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
+    pruned: set[str] = field(default_factory=set)  # requests that were pruned, and some that have ended since
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
@@ -112,10 +101,21 @@ class Pruner:
             )
         self.mask = mask
 
-    def passes(self) -> bool:
-        """Whether the coming step is as it is without sparsesight, known at once: no picture has ever been pruned."""
-        if self.every_step or self.removed.used or (self.mask is not None and self.mask.any()):
+    def passes(self, live: Mapping[str, Any]) -> bool:
+        """Whether the coming step is as it is without sparsesight, known at once: no request that was pruned is left.
+
+        Args:
+            live: requests that hold keys, by name; those of the step and others.
+        """
+        if self.every_step or (self.mask is not None and self.mask.any()):
             return False
+        if self.removed.used:
+            if not live.keys().isdisjoint(self.pruned):  # as long as the shorter of both at most
+                if len(self.pruned) > 2 * len(live):
+                    self.pruned &= live.keys()
+                return False
+            self.pruned.clear()
+            self.removed.clear()
         self.mask = None
         return True
 
@@ -134,17 +134,19 @@ class Pruner:
         mask, self.mask = self.mask, None
         visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
 
-        def method_of(r: int) -> Method | None:
+        def asked(r: int) -> Asked:
             try:
-                return method_of_request(self.method, self.stages, extra_args(r))
+                return asked_of(self.method, self.stages, extra_args(r))
             except SparseSightError as error:
                 self.tally.refused += 1
                 logger.warning("request %s is answered without pruning: %s", names(r), error)
-                return None
+                return Asked(None, named=True)
 
-        plan = plan_step(step, self.removed, visual, method_of, self.num_layers, self.stages)
+        plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
         check_room(step, plan, names)
-        self._count(plan, names)
+        if not self.every_step:
+            self.pruned.update(names(prompt.request) for prompt in plan.prompts)
+        self.tally.count(step, plan, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
@@ -177,19 +179,6 @@ class Pruner:
         while self.handles:
             self.handles.pop().remove()
         self.active = None
-
-    def _count(self, plan: StepPlan, names: Callable[[int], str]) -> None:
-        self.tally.pruned += len(plan.prompts)
-        self.tally.unmet += len(plan.unmet)
-        if plan.chunked and not self.tally.chunked:
-            logger.warning(
-                "request %s is answered without pruning, as its prompt is computed in parts: pass "
-                "--no-enable-chunked-prefill, or a larger --max-num-batched-tokens (said once)",
-                names(plan.chunked[0]),
-            )
-        self.tally.chunked += len(plan.chunked)
-        for r, why in plan.unmet:
-            logger.warning("request %s is answered without pruning: %s", names(r), why)
 
     # -- hooks ------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def _install_v1() -> None:
     @wraps(inner)
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         pruner = pruner_of(self.get_model())
-        if pruner is None or pruner.passes():
+        if pruner is None or pruner.passes(self.requests):
             return inner(self, *args, **kwargs)
         names = self.input_batch.req_ids
 

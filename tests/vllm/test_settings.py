@@ -1,0 +1,109 @@
+"""What an engine is told where its user has left it open, and that nothing is changed where it was not."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from sparsesight import SparseSightError, bundled
+from sparsesight.vllm.tally import Tally
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+ENTRY = {"sparsesight": {"retain": 64}}
+MODEL = str(bundled.MODEL_PATH)
+
+
+def arguments(**given: Any) -> Any:
+    from vllm import EngineArgs
+
+    return EngineArgs(**{"model": MODEL, "dtype": "float32", "additional_config": ENTRY, **given})
+
+
+def config(**given: Any) -> Any:
+    return arguments(**given).create_engine_config()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU, of what is set."""
+    monkeypatch.setattr("sparsesight.vllm.frontend.records_graphs", lambda: True)
+
+
+def test_what_was_left_open_is_set_with_a_reason(said: Any) -> None:
+    made = config()
+    assert made.cache_config.enable_prefix_caching is False
+    assert made.scheduler_config.enable_chunked_prefill is False
+    assert said.messages == [
+        "sparsesight sets enable_prefix_caching=False: keys of a prompt that was pruned for one question are wrong for "
+        "the next",
+        "sparsesight sets enable_chunked_prefill=False: a prompt that is computed in parts would be answered without "
+        "pruning",
+    ]
+
+
+def test_graphs_are_those_of_parts(said: Any, graphs: None) -> None:
+    from vllm.config import CompilationConfig, CUDAGraphMode
+
+    own = CompilationConfig(cudagraph_capture_sizes=[1, 2])
+    given = arguments(compilation_config=own)
+    given.create_engine_config()
+    assert given.compilation_config.cudagraph_mode == CUDAGraphMode.PIECEWISE
+    assert given.compilation_config.cudagraph_capture_sizes == [1, 2]
+    assert own.cudagraph_mode is None
+    assert "sets compilation_config.cudagraph_mode='PIECEWISE': full CUDA graphs would" in said.messages[-1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"enforce_eager": True}, {"optimization_level": 0}, {"compilation_config": {"cudagraph_mode": "NONE"}}],
+)
+def test_graphs_that_are_none_stay_none(given: Any, said: Any, graphs: None) -> None:
+    made = config(**given)
+    assert not any("cudagraph_mode" in message for message in said.messages)
+    assert made.compilation_config.cudagraph_mode.name == "NONE"
+
+
+def test_what_the_user_chose_stays_or_is_refused(said: Any) -> None:
+    made = config(enable_chunked_prefill=True, enable_prefix_caching=False)
+    assert made.scheduler_config.enable_chunked_prefill is True and not said.messages
+    with pytest.raises(SparseSightError, match="--no-enable-prefix-caching"):
+        config(enable_prefix_caching=True)
+
+
+def test_a_model_that_pools_is_refused() -> None:
+    assert (
+        config(runner="pooling", convert="embed", additional_config={}).model_config.runner_type == "pooling"
+    )
+    with pytest.raises(SparseSightError, match=r"pooling .*--runner generate"):
+        config(runner="pooling", convert="embed")
+
+
+def test_without_an_entry_nothing_is_set(said: Any, graphs: None) -> None:
+    given = arguments(additional_config={})
+    before = deepcopy((given.enable_prefix_caching, given.enable_chunked_prefill, given.compilation_config))
+    assert before[0] is before[1] is before[2].cudagraph_mode is None
+    made = given.create_engine_config()
+    assert made.cache_config.enable_prefix_caching and made.scheduler_config.enable_chunked_prefill
+    assert not said.messages
+
+
+@pytest.mark.slow  # it is compiled
+def test_an_engine_of_a_model_and_an_entry_alone_answers() -> None:
+    from vllm import LLM
+
+    from .test_engine import answers, close, prompt, pruner, questions, sampling
+
+    asked = questions()[:2]
+    llm = LLM(MODEL, additional_config=ENTRY)
+    try:
+        found = answers(llm, [prompt(*one) for one in asked], sampling())
+        assert pruner(llm).tally == Tally(pruned=2) and all(len(ids) == 8 for ids, _ in found)
+    finally:
+        close(llm)
