@@ -9,11 +9,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
 from sparsesight.viz.chart import svg
+from sparsesight.viz.signs import SIGNS
 from tests.viz.looks import look, report, smooth, stage
 
 WORDS = (
@@ -55,6 +57,61 @@ def test_captions_of_a_stage_before_the_decoder_and_of_a_dense_prefill(
     before = look(smooth(64, 48), stage(16, [0], layer=-1))
     assert written(monkeypatch, lambda: viz.overlay(before)) == ["before layer 0: 1 of 16"]
     assert written(monkeypatch, lambda: viz.overlay(look(smooth(64, 48)))) == ["all 16 visual tokens kept"]
+
+
+NAMES = {sign.name for sign in SIGNS}
+
+
+def seen_as(of: viz.Look, **changed: Any) -> viz.Look:
+    """The same look with another view of its picture."""
+    (picture,) = of.pictures
+    return replace(of, pictures=(viz.Picture(picture.frames, (replace(picture.views[0], **changed),)),))
+
+
+@pytest.mark.parametrize(
+    ("of", "more"),
+    [
+        (look(smooth(64, 64), stage(16, [1])), set()),
+        (look(smooth(64, 64), MERGING), {"merged", "where a merged token stands"}),
+        (
+            look(smooth(64, 64), MERGING, words=WORDS),
+            {"merged", "where a merged token stands", "words that judged"},
+        ),
+        (seen_as(look(smooth(64, 64), stage(20, [1, 17])), ends=np.arange(16, 20)), {"kept row end"}),
+        # A patch is 16 broad: a quarter of one is cut off.
+        (
+            seen_as(look(smooth(68, 64), stage(16, [1])), x=look(smooth(64, 64)).pictures[0].views[0].x),
+            {"cut off"},
+        ),
+        (
+            seen_as(look(smooth(60, 64), stage(16, [1])), x=look(smooth(64, 64)).pictures[0].views[0].x),
+            {"padding"},
+        ),
+        # Noise of a measurement is neither.
+        (
+            seen_as(
+                look(smooth(64, 64), stage(16, [1])), x=look(smooth(64, 64)).pictures[0].views[0].x * 0.995
+            ),
+            set(),
+        ),
+    ],
+    ids=["plain", "merged", "words", "row ends", "cut", "padded", "noise"],
+)
+def test_legends_hold_what_was_painted_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, of: viz.Look, more: set[str]
+) -> None:
+    assert NAMES & set(written(monkeypatch, lambda: viz.stages(of))) == {"kept", "dropped", *more}
+    page = viz.page(of)
+    key = re.search('<p class="key".*?</p>', page, re.S)
+    assert key is not None
+    shown = set(re.findall("</span>([^<]+)", key[0]))
+    assert shown == {"kept", "dropped", *more} - {"words that judged"}  # those have a note of their own
+
+
+def test_a_caption_starts_away_from_the_edge() -> None:
+    of = look(smooth(64, 64), MERGING)
+    for picture in (viz.overlay(of), viz.heatmap(of), Image.open(io.BytesIO(viz.animate(of))).convert("RGB")):
+        assert (np.asarray(picture)[:, :8] == 255).all()
 
 
 @pytest.mark.parametrize("width", [40, 640])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..errors import SparseSightError
 from .look import Look, Stage
 from .paint import paint_kept, paint_scores
 from .sheet import Panel, arrange, legend, letters, painted, question, scale, stack
+from .signs import RATER, Sign
 from .views import View
 
 SIZE = 480  # pixels of a panel's longer side
@@ -36,11 +36,22 @@ def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bo
     Raises:
         SparseSightError: if there is no such stage (of a prefill that ran dense, -1 is all of it).
     """
-    chosen = _chosen(look, stage)
-    picture = painted(look, lambda image, view, each: paint_kept(image, view, chosen, each), _checked(size))
+    picture, _ = signed(look, stage, size=size)
     if not caption:
         return picture
-    return arrange([Panel(picture, (_said(look, chosen),))], 1, letters(size), edge=0)
+    return arrange([Panel(picture, (_said(look, _chosen(look, stage)),))], 1, letters(size))
+
+
+def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Image.Image, set[Sign]]:
+    """An overlay without its caption, and what a legend of it explains."""
+    chosen, signs = _chosen(look, stage), set[Sign]()
+
+    def paint(image: Image.Image, view: View, each: int) -> Image.Image:
+        picture, found = paint_kept(image, view, chosen, each)
+        signs.update(found)
+        return picture
+
+    return painted(look, paint, _checked(size)), signs
 
 
 def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image.Image:
@@ -51,13 +62,15 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
         columns: panels beside one another; by default about as many as below one another.
     """
     shown: list[Stage | None] = [None, *look.stages]
-    panels = [
-        Panel(overlay(look, i, size=size, caption=False), (_said(look, s),)) for i, s in _numbered(shown)
-    ]
+    panels, signs = [], {RATER} if any(word.rates for word in look.words) else set()
+    for number, chosen in _numbered(shown):
+        picture, found = signed(look, number, size=size)
+        panels.append(Panel(picture, (_said(look, chosen),)))
+        signs |= found
     sheet = arrange(panels, columns or math.ceil(math.sqrt(len(panels))), letters(size))
     letter = letters(size)
     return stack(
-        question(look.words, sheet.width, round(1.15 * letter)), sheet, legend(look, sheet.width, letter)
+        question(look.words, sheet.width, round(1.15 * letter)), sheet, legend(signs, sheet.width, letter)
     )
 
 
@@ -81,7 +94,7 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
         return picture
     letter = letters(size)
     method = str(look.report.method["method"])
-    sheet = arrange([Panel(picture, (f"{method}: scores {chosen.where}",))], 1, letter, edge=0)
+    sheet = arrange([Panel(picture, (f"{method}: scores {chosen.where}",))], 1, letter)
     return stack(sheet, scale(float(low), float(high), sheet.width, letter))
 
 
@@ -99,15 +112,14 @@ def side_by_side(
     """
     if not looks:
         raise SparseSightError("looks: give one look or more, by name")
-    panels = []
+    panels, signs = [], set[Sign]()
     for name, look in looks.items():
-        chosen = _chosen(look, stage)
-        lines = (*name.split("\n"), _said(look, chosen))
-        panels.append(Panel(overlay(look, stage, size=size, caption=False), lines))
+        lines = (*name.split("\n"), _said(look, _chosen(look, stage)))
+        picture, found = signed(look, stage, size=size)
+        panels.append(Panel(picture, lines))
+        signs |= found
     sheet = arrange(panels, columns or min(math.ceil(math.sqrt(len(panels))), 4), letters(size))
-    first = next(iter(looks.values()))
-    merging = next((look for look in looks.values() if any(s.merged.any() for s in look.stages)), first)
-    return stack(sheet, legend(replace(merging, words=()), sheet.width, letters(size)))
+    return stack(sheet, legend(signs, sheet.width, letters(size)))
 
 
 def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> bytes:
@@ -128,7 +140,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
             else [Image.blend(before, picture, step / (steps + 1)) for step in range(1, steps + 1)]
         )
         shown = [Panel(each, (_said(look, stage),)) for each in (*mixed, picture)]
-        frames += [arrange([panel], 1, letters(size), edge=0) for panel in shown]
+        frames += [arrange([panel], 1, letters(size)) for panel in shown]
         times += [60] * len(mixed) + [ms]
         before = picture
     times[-1] *= 2
