@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
 from sparsesight.viz.chart import svg
+from sparsesight.viz.colours import LINES
 from sparsesight.viz.signs import SIGNS
 from tests.viz.looks import look, report, smooth, stage
 
@@ -170,6 +171,24 @@ def test_a_staircase_has_every_run() -> None:
     assert ">3<" in svg(viz.staircase(report(16, 3)))
     with pytest.raises(SparseSightError, match="give one look"):
         viz.staircase({})
+
+
+def test_lines_of_a_staircase_that_lie_on_one_another_can_all_be_seen() -> None:
+    runs = {f"run {i}": report(576, 64 if i < 3 else 100 + 40 * i) for i in range(10)}
+    figure = viz.staircase(runs)
+    figure.canvas.draw()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert max(line.get_linewidth() for line in axes.lines) <= 2.5
+    assert [text.get_text() for text in legend.get_texts()] == list(runs)
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1 - 1
+    assert axes.get_window_extent().width > 0.5 * figure.bbox.width
+    # The lowest step is of three runs, the first of all ten.
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)  # type: ignore[attr-defined]
+    for tokens, layers, there in ((64, (2.6, 5.4), 3), (576, (-0.4, 2.4), len(LINES))):
+        (left, y), (right, _) = (axes.transData.transform((layer, tokens)) for layer in layers)
+        row = pixels[pixels.shape[0] - 1 - round(y), round(left) : round(right)]
+        shares = [(abs(row - np.array(colour)).max(-1) < 60).mean() for colour in LINES[:there]]
+        assert min(shares) > 0.04, shares
 
 
 def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
