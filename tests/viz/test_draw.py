@@ -251,6 +251,44 @@ def test_looks_and_reports_show_themselves_in_notebooks() -> None:
     assert "equal tokens" in table and "16 x3, 3 x3" in table
 
 
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda of: viz.overlay(of, stage="last"), "stage='last': give a number"),
+        (lambda of: viz.overlay(of, stage=True), "stage=True: give a number"),
+        (lambda of: viz.heatmap(of, None), "stage=None: give a number"),
+        (lambda of: viz.heatmap(None), "look=NoneType: give what viz.look"),
+        (lambda of: viz.overlay(of.report), "look=Report: give what viz.look"),
+        (lambda of: viz.stages([of]), "look=list: give what viz.look"),
+        (lambda of: viz.animate([of]), "look=list: give what viz.look"),
+        (lambda of: viz.raters([of]), "look=list: give what viz.look"),
+        (lambda of: viz.text([of]), "look=list: give what viz.look"),
+        (lambda of: viz.side_by_side([of]), "looks=list: give several by name"),
+        (lambda of: viz.side_by_side(of), "looks=Look: give several by name"),
+        (lambda of: viz.side_by_side({"a": of.report}), r"looks\['a'\]=Report: give a Look"),
+        (lambda of: viz.page({1: of}), "looks: the name 1 is no string"),
+        (lambda of: viz.page([of]), "looks=list: give one Look, or several by name"),
+        (lambda of: viz.staircase([of]), "looks=list: give one Look or Report, or several by name"),
+        (lambda of: viz.stages(of, columns=0), "columns=0: panels"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_name(draw: Any, said: str) -> None:
+    with pytest.raises(SparseSightError, match=said):
+        draw(look(smooth(64, 48), MERGING, words=WORDS))
+
+
+def test_an_animation_keeps_greys_grey_and_colours_apart() -> None:
+    wheel = Image.new("HSV", (256, 256))
+    wheel.putdata([(x, 255, y) for y in range(256) for x in range(256)])
+    of = look(wheel.convert("RGB"), stage(16, [0, 1]))
+    moving = Image.open(io.BytesIO(viz.animate(of, size=256, ms=500, steps=0)))
+    moving.seek(1)
+    found = np.asarray(moving.convert("RGB")).astype(int)[-80:-30, 30:-30]  # dropped
+    drawn = np.asarray(viz.overlay(of, size=256)).astype(int)[-80:-30, 30:-30]
+    assert (np.ptp(drawn, axis=-1) == 0).all() and (np.ptp(found, axis=-1) == 0).mean() > 0.98
+    assert abs(found - drawn).max() <= 8
+
+
 # Text
 
 

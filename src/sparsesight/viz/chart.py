@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SparseSightError
 from ..report import Report
 from .colours import LINES, web
-from .look import Look
+from .look import Look, by_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,16 +31,14 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
         A figure of matplotlib: ``figure.savefig("stairs.svg")``.
 
     Raises:
-        SparseSightError: without matplotlib.
+        SparseSightError: without matplotlib, or without looks.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise SparseSightError("staircase: matplotlib is missing; pip install 'sparsesight[plots]'") from None
-    named = looks if isinstance(looks, Mapping) else {"": looks}
-    if not named:
-        raise SparseSightError("looks: give one look or more, by name")
+    named = by_name(looks, (Look, Report), single=True)
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

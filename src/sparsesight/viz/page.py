@@ -17,7 +17,7 @@ from ..report import staircase as counted
 from .chart import staircase, svg
 from .colours import KEPT, RATES, web
 from .draw import heatmap, side_by_side, signed
-from .look import Look
+from .look import Look, by_name
 from .signs import Sign, in_order
 from .words import Word
 
@@ -70,9 +70,7 @@ def page(
     Raises:
         SparseSightError: without looks.
     """
-    named = looks if isinstance(looks, Mapping) else {"": looks}
-    if not named:
-        raise SparseSightError("looks: give one look or more, by name")
+    named = by_name(looks, single=True)
     body = [f"<h1>{escape(title)}</h1>", '<div class="sparsesight">']
     first = next(iter(named.values()))
     body += [_prompt(first.words), _answers(answers or {})]
