@@ -50,7 +50,7 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
         "dense", (longest - 0.5, dense), (0, 3), textcoords="offset points", ha="right", color="#666666"
     )
     single = len(counts) == 1
-    styles = [
+    styles: list[dict[str, Any]] = [
         {"color": web(LINES[i % len(LINES)]), "marker": MARKERS[i // len(LINES) % len(MARKERS)]}
         for i in range(len(counts))
     ]
