@@ -8,6 +8,8 @@ import pytest
 
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, VisionZip
 from sparsesight.commands.options import (
+    build_method,
+    choose_budgets,
     choose_method,
     choose_plain_method,
     choose_retain,
@@ -15,7 +17,7 @@ from sparsesight.commands.options import (
     parse_layers,
     parse_retain,
 )
-from sparsesight.methods import make_method
+from sparsesight.methods import make_method, parse
 from tests.commands.running import (
     ask,
     asked,
@@ -145,3 +147,31 @@ def test_published_settings_in_ask() -> None:
     # The bundled model has 8 layers, and a version in the environment is meant to the letter.
     assert "'sparsevlm' in place of 'sparsevlm:published'" in refused(ask(USE_VERSION="1_0"))
     assert "published at 192, 128, 96 or 64" in refused(ask(USE_VERSION="2_0", RETAIN_TOKN="160"))
+
+
+def test_a_method_may_bring_its_options() -> None:
+    assert build_method("sparsevlm+(heads=0.5)", None, None) == SparseVLMPlus(64, heads=0.5)
+    assert build_method("sparsevlm+(heads=0.5)", 0.3, (1, 2)) == SparseVLMPlus(0.3, (1, 2), heads=0.5)
+    assert build_method("sparsevlm(retain=9)", None, None) == SparseVLM(9)
+    assert build_method("sparsevlm:published", 192, None) == SparseVLM.published(192)
+    both = build_method("visionzip(retain=192) > sparsevlm+(retain=64)", None, None)
+    assert str(both) == str(parse("visionzip(retain=192) > sparsevlm+(retain=64)"))
+
+
+@pytest.mark.parametrize(
+    ("name", "retain", "layers", "option"),
+    [
+        ("sparsevlm(retain=9)", 8, None, "--retain 8"),
+        ("sparsevlm(layers=(1, 2))", None, (1, 3), "--layers (1, 3)"),
+        ("visionzip > sparsevlm+", 8, None, "--retain 8"),
+        ("sparsevlm:published(retain=192)", None, (1, 3), "--layers (1, 3)"),
+    ],
+)
+def test_an_option_is_said_once(name: str, retain: Any, layers: Any, option: str) -> None:
+    with pytest.raises(SparseSightError) as error:
+        build_method(name, retain, layers)
+    assert str(error.value).startswith(option) and name in str(error.value)
+
+
+def test_upstreams_lists_of_counts_are_one_budget_of_a_sweep() -> None:
+    assert choose_budgets("(300,200,118)") == [(300, 200, 118)]

@@ -9,11 +9,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
 from sparsesight.viz.chart import svg
+from sparsesight.viz.colours import LINES
+from sparsesight.viz.signs import SIGNS
 from tests.viz.looks import look, report, smooth, stage
 
 WORDS = (
@@ -55,6 +58,61 @@ def test_captions_of_a_stage_before_the_decoder_and_of_a_dense_prefill(
     before = look(smooth(64, 48), stage(16, [0], layer=-1))
     assert written(monkeypatch, lambda: viz.overlay(before)) == ["before layer 0: 1 of 16"]
     assert written(monkeypatch, lambda: viz.overlay(look(smooth(64, 48)))) == ["all 16 visual tokens kept"]
+
+
+NAMES = {sign.name for sign in SIGNS}
+
+
+def seen_as(of: viz.Look, **changed: Any) -> viz.Look:
+    """The same look with another view of its picture."""
+    (picture,) = of.pictures
+    return replace(of, pictures=(viz.Picture(picture.frames, (replace(picture.views[0], **changed),)),))
+
+
+@pytest.mark.parametrize(
+    ("of", "more"),
+    [
+        (look(smooth(64, 64), stage(16, [1])), set()),
+        (look(smooth(64, 64), MERGING), {"merged", "where a merged token stands"}),
+        (
+            look(smooth(64, 64), MERGING, words=WORDS),
+            {"merged", "where a merged token stands", "words that judged"},
+        ),
+        (seen_as(look(smooth(64, 64), stage(20, [1, 17])), ends=np.arange(16, 20)), {"kept row end"}),
+        # A patch is 16 broad: a quarter of one is cut off.
+        (
+            seen_as(look(smooth(68, 64), stage(16, [1])), x=look(smooth(64, 64)).pictures[0].views[0].x),
+            {"cut off"},
+        ),
+        (
+            seen_as(look(smooth(60, 64), stage(16, [1])), x=look(smooth(64, 64)).pictures[0].views[0].x),
+            {"padding"},
+        ),
+        # Noise of a measurement is neither.
+        (
+            seen_as(
+                look(smooth(64, 64), stage(16, [1])), x=look(smooth(64, 64)).pictures[0].views[0].x * 0.995
+            ),
+            set(),
+        ),
+    ],
+    ids=["plain", "merged", "words", "row ends", "cut", "padded", "noise"],
+)
+def test_legends_hold_what_was_painted_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, of: viz.Look, more: set[str]
+) -> None:
+    assert NAMES & set(written(monkeypatch, lambda: viz.stages(of))) == {"kept", "dropped", *more}
+    page = viz.page(of)
+    key = re.search('<p class="key".*?</p>', page, re.S)
+    assert key is not None
+    shown = set(re.findall("</span>([^<]+)", key[0]))
+    assert shown == {"kept", "dropped", *more} - {"words that judged"}  # those have a note of their own
+
+
+def test_a_caption_starts_away_from_the_edge() -> None:
+    of = look(smooth(64, 64), MERGING)
+    for picture in (viz.overlay(of), viz.heatmap(of), Image.open(io.BytesIO(viz.animate(of))).convert("RGB")):
+        assert (np.asarray(picture)[:, :8] == 255).all()
 
 
 @pytest.mark.parametrize("width", [40, 640])
@@ -115,6 +173,24 @@ def test_a_staircase_has_every_run() -> None:
         viz.staircase({})
 
 
+def test_lines_of_a_staircase_that_lie_on_one_another_can_all_be_seen() -> None:
+    runs = {f"run {i}": report(576, 64 if i < 3 else 100 + 40 * i) for i in range(10)}
+    figure = viz.staircase(runs)
+    figure.canvas.draw()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert max(line.get_linewidth() for line in axes.lines) <= 2.5
+    assert [text.get_text() for text in legend.get_texts()] == list(runs)
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1 - 1
+    assert axes.get_window_extent().width > 0.5 * figure.bbox.width
+    # The lowest step is of three runs, the first of all ten.
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)  # type: ignore[attr-defined]
+    for tokens, layers, there in ((64, (2.6, 5.4), 3), (576, (-0.4, 2.4), len(LINES))):
+        (left, y), (right, _) = (axes.transData.transform((layer, tokens)) for layer in layers)
+        row = pixels[pixels.shape[0] - 1 - round(y), round(left) : round(right)]
+        shares = [(abs(row - np.array(colour)).max(-1) < 60).mean() for colour in LINES[:there]]
+        assert min(shares) > 0.04, shares
+
+
 def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SparseSightError, match=r"pip install 'sparsesight\[plots\]'"):
@@ -173,6 +249,44 @@ def test_looks_and_reports_show_themselves_in_notebooks() -> None:
     table = report(16, 3)._repr_html_()
     Balanced(table)
     assert "equal tokens" in table and "16 x3, 3 x3" in table
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda of: viz.overlay(of, stage="last"), "stage='last': give a number"),
+        (lambda of: viz.overlay(of, stage=True), "stage=True: give a number"),
+        (lambda of: viz.heatmap(of, None), "stage=None: give a number"),
+        (lambda of: viz.heatmap(None), "look=NoneType: give what viz.look"),
+        (lambda of: viz.overlay(of.report), "look=Report: give what viz.look"),
+        (lambda of: viz.stages([of]), "look=list: give what viz.look"),
+        (lambda of: viz.animate([of]), "look=list: give what viz.look"),
+        (lambda of: viz.raters([of]), "look=list: give what viz.look"),
+        (lambda of: viz.text([of]), "look=list: give what viz.look"),
+        (lambda of: viz.side_by_side([of]), "looks=list: give several by name"),
+        (lambda of: viz.side_by_side(of), "looks=Look: give several by name"),
+        (lambda of: viz.side_by_side({"a": of.report}), r"looks\['a'\]=Report: give a Look"),
+        (lambda of: viz.page({1: of}), "looks: the name 1 is no string"),
+        (lambda of: viz.page([of]), "looks=list: give one Look, or several by name"),
+        (lambda of: viz.staircase([of]), "looks=list: give one Look or Report, or several by name"),
+        (lambda of: viz.stages(of, columns=0), "columns=0: panels"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_name(draw: Any, said: str) -> None:
+    with pytest.raises(SparseSightError, match=said):
+        draw(look(smooth(64, 48), MERGING, words=WORDS))
+
+
+def test_an_animation_keeps_greys_grey_and_colours_apart() -> None:
+    wheel = Image.new("HSV", (256, 256))
+    wheel.putdata([(x, 255, y) for y in range(256) for x in range(256)])
+    of = look(wheel.convert("RGB"), stage(16, [0, 1]))
+    moving = Image.open(io.BytesIO(viz.animate(of, size=256, ms=500, steps=0)))
+    moving.seek(1)
+    found = np.asarray(moving.convert("RGB")).astype(int)[-80:-30, 30:-30]  # dropped
+    drawn = np.asarray(viz.overlay(of, size=256)).astype(int)[-80:-30, 30:-30]
+    assert (np.ptp(drawn, axis=-1) == 0).all() and (np.ptp(found, axis=-1) == 0).mean() > 0.98
+    assert abs(found - drawn).max() <= 8
 
 
 # Text

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sparsesight import METHODS, Compose, SparseSightError, SparseVLM, SparseVLMPlus, sparsify, viz
+from sparsesight.viz.clips import _shown
 from sparsesight.viz.colours import KEPT
 from tests.hf import tiny
 from tests.viz.marking import CASES, Case, Eye, ground, inner, marked
@@ -216,6 +217,7 @@ def test_a_mark_in_a_frame_is_the_token_that_is_drawn_there(name: str) -> None:
     assert (
         sum(view.size for view in film.views) == len(plain) and len(film.views) == 2
     )  # two frames share patches
+    assert [view.name for view in film.views] == ["frames 1-2", "frames 3-4"]
     for view in film.views:
         cells = list(view.cells())
         for token, box in (cells[0], cells[len(cells) // 2 + 1], cells[-1]):
@@ -250,6 +252,21 @@ def test_a_clip_that_is_a_row_of_pictures() -> None:
         token, box = list(picture.views[0].cells())[5]
         features, _ = seen.sees(videos=[clip(2, size, (number, inner(box)))])
         assert int((features - plain).norm(dim=1).argmax()) == token
+
+
+@pytest.mark.parametrize(
+    ("times", "frames", "together", "shown"),
+    [
+        (2, 4, 2, [[0, 1], [2, 3]]),
+        (2, 3, 2, [[0, 1], [2]]),  # the last one is repeated
+        (1, 1, 2, [[0]]),
+        (3, 3, 1, [[0], [1], [2]]),
+        (2, 8, 2, [[0, 1, 2, 3], [4, 5, 6, 7]]),  # the processor took some
+        (4, 3, 2, [[0], [0], [1], [2]]),
+    ],
+)
+def test_frames_that_share_patches(times: int, frames: int, together: int, shown: list[list[int]]) -> None:
+    assert [list(_shown(time, times, frames, together)) for time in range(times)] == shown
 
 
 def test_clips_need_what_tells_their_grids() -> None:

@@ -8,12 +8,12 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import SparseSightError
-from .options import METHOD, RETAIN, choose_method, given_retain, parse_layers
+from .options import METHOD, RETAIN, build_method, choose_method, given_retain, parse_layers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +71,7 @@ def ask(
     # Whatever can be wrong with what was typed is found before anything slow begins.
     budget = given_retain(retain)
     name = choose_method(method)
-    options: dict[str, Any] = {} if layers is None else {"layers": parse_layers(layers)}
+    pruning = None if layers is None else parse_layers(layers)
     path, picture, question = _picture_and_question(image, question)
     if save is not None:
         _check_target(save)
@@ -84,13 +84,10 @@ def ask(
     # Code that prints, such as a checkpoint's own, must not mix with the answer.
     with redirect_stdout(sys.stderr):
         with progress.status("starting"):
-            from ..methods import is_published, make_method
             from .answering import compare, prepare
             from .loading import load_model, quiet
 
-            if budget is None and not is_published(name):
-                budget = RETAIN
-            chosen = make_method(name, **({} if budget is None else {"retain": budget}), **options)
+            chosen = build_method(name, budget, pruning)
         with quiet(bars=download and progress.is_terminal):
             if download and progress.is_terminal:
                 progress.print(

@@ -109,7 +109,7 @@ def bench(
     from ..hf.families import anatomy
     from ..hf.shape import decoder_shape
     from ..shapes import Shape, repeat_prompt
-    from .loading import check_text_tower, out_of_memory
+    from .loading import check_attention, check_text_tower, out_of_memory
 
     # What is wrong with an option fails before a model is loaded.
     chosen = {name: _at_layers(name, pruning) for name in names}
@@ -118,6 +118,7 @@ def bench(
         raise SparseSightError(
             f"--text-tower {text_tower!r}: the random model of --shape comes from no CLIP; name a --model"
         )
+    check_attention(attention)
     shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
     for sizes in shapes:
         if sizes is not None:
@@ -189,13 +190,12 @@ def _subject(
     """The model to measure, its prompt, what to call it, and the text tower if one was named."""
     import torch
 
-    from .loading import check_attention, check_dtype, load_model, pick_device
+    from .loading import check_dtype, load_model, pick_device
 
     if sizes is not None:
         from ..shapes import random_llava
 
         where = pick_device(device)
-        check_attention(attention)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
         return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes), None

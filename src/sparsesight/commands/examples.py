@@ -13,6 +13,7 @@ sparsesight ask                           # bundled model, bundled picture
 sparsesight ask "How many cards are there?" --retain 33%
 sparsesight ask photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf
 sparsesight methods                       # what --method may name
+sparsesight demo                          # the same in a browser
 """
 
 # By the name of a command; "" is the program itself.

@@ -208,7 +208,11 @@ def pick_device(device: str) -> Any:
             raise RuntimeError("holds no numbers")
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError):  # torch's three ways to say so
-        raise SparseSightError(f"--device {device!r} is not available here: use auto, cpu or cuda") from None
+        others = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        there = ["auto", "cpu", *(kind for kind, found in others.items() if found)]
+        raise SparseSightError(
+            f"--device {device!r} is not available here: use {' or '.join(there)}"
+        ) from None
     return chosen
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError
+
+if TYPE_CHECKING:
+    from ..methods import Method
 
 RETAIN = 64
 METHOD = "sparsevlm+"
@@ -111,6 +116,31 @@ def choose_method(option: str | None, environment: Mapping[str, str] = os.enviro
             f"environment variable {VERSION_VARIABLE} {version!r} is unknown: set {known}, or pass --method"
         )
     return VERSIONS[version] if version else METHOD
+
+
+def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Method:
+    """The method of ``--method``, a name or written with options, at the budget and layers of the other options.
+
+    Raises:
+        SparseSightError: if there is none such, or an option says again what stands in brackets.
+    """
+    from ..methods import Compose, is_published, make_method, parse
+
+    given: dict[str, Any] = {} if layers is None else {"layers": layers}
+    if not {"(", ">"} & set(name):
+        budget = RETAIN if retain is None and not is_published(name) else retain
+        return make_method(name, **({} if budget is None else {"retain": budget}), **given)
+    method = parse(name)
+    said = name.replace(" ", "")
+    whole = isinstance(method, Compose) or is_published(name)
+    for option, value in (("retain", retain), ("layers", layers)):
+        if value is not None and (whole or f"{option}=" in said):
+            raise SparseSightError(f"--{option} {value!r}: it belongs into the brackets of --method {name!r}")
+    if whole:
+        return method
+    if "retain=" not in said:
+        given["retain"] = RETAIN if retain is None else retain
+    return replace(method, **given)
 
 
 def choose_plain_method(option: str | None, command: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -14,6 +14,7 @@ NOTHING = "—"
 # Class of a sign of the key -> what it stands for, in the order of the key.
 MARKS = {
     "kept": "kept",
+    "end": "kept row end",
     "merged": "merged into one that stays",
     "place": "where a merged token stands",
     "dropped": "dropped",

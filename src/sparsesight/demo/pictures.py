@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..commands.answering import Pruned
-from ..viz import Look, Stage, heatmap, overlay
-from ..viz.sheet import crops, pads
+from ..viz import Stage, heatmap, overlay
+from ..viz.draw import signed
+from ..viz.signs import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .cards import MARKS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIZE = 560  # pixels of a panel's longer side
+NAMES = {
+    PATCH: "kept",
+    ROW_END: "end",
+    JOINED: "merged",
+    CENTRE: "place",
+    GONE: "dropped",
+    CUT: "cut",
+    PADDED: "padding",
+}
 
 
 class Panel(NamedTuple):
@@ -37,13 +48,15 @@ def panels(found: Pruned) -> tuple[list[Panel], str]:
         return [], found.why_not
     if not look.stages:
         return [], found.report.samples[0].note or "nothing was dropped"
-    whole = overlay(look, None, size=SIZE, caption=False)
-    made = [Panel(whole, None, f"Before any stage: all {look.visual:,} visual tokens", marks(look, None))]
+    whole, signs = signed(look, None, size=SIZE)
+    # An outline needs something to be outlined from.
+    first = named(signs) if signs & {CUT, PADDED} else ()
+    made = [Panel(whole, None, f"Before any stage: all {look.visual:,} visual tokens", first)]
     for i, stage in enumerate(look.stages):
         caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: {counted(stage)}"
-        kept = overlay(look, i, size=SIZE, caption=False)
-        scores = heatmap(look, i, size=SIZE)
-        made.append(Panel(kept, scores, caption, marks(look, stage), score_marks(look, stage)))
+        kept, signs = signed(look, i, size=SIZE)
+        scores = heatmap(look, i, size=SIZE, caption=False)
+        made.append(Panel(kept, scores, caption, named(signs), score_marks(stage, signs)))
     return made, ""
 
 
@@ -53,32 +66,20 @@ def counted(stage: Stage) -> str:
     return f"{kept:,} kept, {merged:,} merged, of {every:,}" if merged else f"{kept:,} of {every:,} kept"
 
 
-def marks(look: Look, stage: Stage | None) -> tuple[str, ...]:
-    """What is to be seen on the overlay of a stage; None is the picture before any."""
-    cut, padded = any(crops(look)), any(pads(look))
-    found = {
-        "kept": cut or padded,
-        "cut": cut,
-        "padding": padded,
-    }  # an outline needs something to be outlined from
-    if stage is not None:
-        found |= {
-            "kept": bool(stage.kept.any()),
-            "merged": bool(stage.merged.any()),
-            "place": bool((stage.centre & stage.merged).any()),
-            "dropped": bool((~stage.kept & ~stage.merged).any()),
-        }
-    return tuple(name for name in MARKS if found.get(name))
+def named(signs: Collection[Sign]) -> tuple[str, ...]:
+    """The marks of the page for what was painted."""
+    names = {NAMES[sign] for sign in signs}
+    return tuple(name for name in MARKS if name in names)
 
 
-def score_marks(look: Look, stage: Stage) -> tuple[str, ...]:
-    """The same of the scores."""
+def score_marks(stage: Stage, signs: Collection[Sign]) -> tuple[str, ...]:
+    """The same of the scores of a stage."""
     found = {
         "kept": bool(stage.kept.any()),
         "score": True,
         "gone": bool(np.isnan(stage.score).any()),
-        "cut": any(crops(look)),
-        "padding": any(pads(look)),
+        "cut": CUT in signs,
+        "padding": PADDED in signs,
     }
     return tuple(name for name in MARKS if found.get(name))
 
@@ -86,7 +87,7 @@ def score_marks(look: Look, stage: Stage) -> tuple[str, ...]:
 def last_marks(found: Pruned) -> tuple[str, ...]:
     """Those of :func:`last_stage`."""
     look = found.look
-    return () if look is None or not look.stages else marks(look, look.stages[-1])
+    return () if look is None or not look.stages else named(signed(look, -1, size=SIZE)[1])
 
 
 def last_stage(found: Pruned, size: int) -> str:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SparseSightError
 from ..report import Report
 from .colours import LINES, web
-from .look import Look
+from .look import Look, by_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Counted = Look | Report
-STYLES = ("-", "--", "-.", ":")
+MARKERS = ("", "o", "s", "^")  # one more each time that the colours begin anew
+BROAD, DASH = 2.2, 2.0  # of a line, and how many times that a dash is long
+Piece = tuple[tuple[float, ...], tuple[float, ...], list[int]]
 
 
 def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, height: float = 3.2) -> Figure:
@@ -29,16 +31,14 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
         A figure of matplotlib: ``figure.savefig("stairs.svg")``.
 
     Raises:
-        SparseSightError: without matplotlib.
+        SparseSightError: without matplotlib, or without looks.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise SparseSightError("staircase: matplotlib is missing; pip install 'sparsesight[plots]'") from None
-    named = looks if isinstance(looks, Mapping) else {"": looks}
-    if not named:
-        raise SparseSightError("looks: give one look or more, by name")
+    named = by_name(looks, (Look, Report), single=True)
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -50,17 +50,25 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
         "dense", (longest - 0.5, dense), (0, 3), textcoords="offset points", ha="right", color="#666666"
     )
     single = len(counts) == 1
-    for number, (name, steps) in enumerate(counts.items()):
-        colour, style = web(LINES[number % len(LINES)]), STYLES[number // len(LINES) % len(STYLES)]
-        edges = [layer - 0.5 for layer in range(len(steps) + 1)]
-        # Where lines lie on one another, those below are broader.
-        broad = 2.2 + 1.6 * (len(counts) - 1 - number)
-        axes.stairs(
-            steps, edges, baseline=None, color=colour, linewidth=broad, linestyle=style, label=name or None
-        )
+    styles: list[dict[str, Any]] = [
+        {"color": web(LINES[i % len(LINES)]), "marker": MARKERS[i // len(LINES) % len(MARKERS)]}
+        for i in range(len(counts))
+    ]
+    for (name, steps), style in zip(counts.items(), styles, strict=True):
+        axes.plot([], [], linewidth=BROAD, markersize=4, label=name or None, **style)
         if single:
-            axes.stairs(steps, edges, color=colour, fill=True, alpha=0.15)
+            edges = [layer - 0.5 for layer in range(len(steps) + 1)]
+            axes.stairs(steps, edges, color=style["color"], fill=True, alpha=0.15)
             _count(axes, steps)
+    for x, y, sharing in _pieces(list(counts.values())):
+        for turn, number in enumerate(sharing):
+            # Where lines lie on one another, they take turns.
+            dashes: Any = (-DASH * turn, (DASH, DASH * (len(sharing) - 1))) if len(sharing) > 1 else "-"
+            axes.plot(
+                x, y, color=styles[number]["color"], linewidth=BROAD, linestyle=dashes, dash_capstyle="butt"
+            )
+    for (layers, tokens), style in zip(((range(len(s)), s) for s in counts.values()), styles, strict=True):
+        axes.plot(layers, tokens, linestyle="", markersize=4, **style)
     axes.set(
         xlim=(-0.5, longest - 0.5),
         ylim=(0, dense * 1.18),
@@ -70,7 +78,7 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
     axes.locator_params(axis="x", integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     if not single:
-        axes.legend(frameon=False, fontsize="small")
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
@@ -88,6 +96,28 @@ def svg(figure: Figure) -> str:
 
 def _counts(look: Counted) -> tuple[int, ...]:
     return look.samples[0].visual_per_layer if isinstance(look, Report) else look.per_layer
+
+
+def _pieces(runs: list[tuple[int, ...]]) -> list[Piece]:
+    """The staircases in pieces, each with the runs that share it."""
+    shared: dict[tuple[tuple[float, ...], tuple[float, ...]], list[int]] = {}
+    for number, steps in enumerate(runs):
+        for layer, tokens in enumerate(steps):
+            shared.setdefault(((layer - 0.5, layer + 0.5), (tokens, tokens)), []).append(number)
+            if layer and steps[layer - 1] != tokens:
+                shared.setdefault(((layer - 0.5,) * 2, (steps[layer - 1], tokens)), []).append(number)
+    pieces: list[Piece] = []
+    for (x, y), sharing in shared.items():
+        # Dashes go on through all layers of one step.
+        at = next(
+            (i for i, p in enumerate(pieces) if p[2] == sharing and p[1] == y and p[0][1] == x[0] != x[1]),
+            None,
+        )
+        if at is None:
+            pieces.append((x, y, sharing))
+        else:
+            pieces[at] = ((pieces[at][0][0], x[1]), y, sharing)
+    return pieces
 
 
 def _count(axes: Any, steps: tuple[int, ...]) -> None:

@@ -82,13 +82,22 @@ def _grids(
         rows, columns = high // merge, wide // merge
         views = []
         for time in range(times):
-            frame = min(time * len(frames) // times, len(frames) - 1)
+            shown = _shown(time, times, len(frames), getattr(config.vision_config, "temporal_patch_size", 1))
+            name = f"frame {shown[0] + 1}" if len(shown) == 1 else f"frames {shown[0] + 1}-{shown[-1] + 1}"
             tokens = time * rows * columns + np.arange(rows * columns).reshape(rows, columns)
-            width, height = frames[frame].size
+            width, height = frames[shown[0]].size
             x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
-            views.append(View.of(tokens, _pairs(x), _pairs(y), f"frame {frame + 1}", frame=frame))
+            views.append(View.of(tokens, _pairs(x), _pairs(y), name, frame=shown[0]))
         made.append(views)
     return made
+
+
+def _shown(time: int, times: int, frames: int, together: int) -> range:
+    """The frames that share the patches of one of ``times`` steps."""
+    if times == -(-frames // together):  # the last one is repeated where it has no other
+        return range(time * together, min((time + 1) * together, frames))
+    first = min(time * frames // times, frames - 1)  # the processor took some of the frames
+    return range(first, max((time + 1) * frames // times, first + 1))
 
 
 def _frames(config: Any, processor: Any, frames: Frames, tokens: Sequence[int]) -> list[View]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import SparseSightError
-from .look import Look, Stage
+from .look import Look, Stage, by_name, checked
 from .paint import paint_kept, paint_scores
 from .sheet import Panel, arrange, legend, letters, painted, question, scale, stack
+from .signs import RATER, Sign
 from .views import View
 
 SIZE = 480  # pixels of a panel's longer side
@@ -36,11 +36,22 @@ def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bo
     Raises:
         SparseSightError: if there is no such stage (of a prefill that ran dense, -1 is all of it).
     """
-    chosen = _chosen(look, stage)
-    picture = painted(look, lambda image, view, each: paint_kept(image, view, chosen, each), _checked(size))
+    picture, _ = signed(look, stage, size=size)
     if not caption:
         return picture
-    return arrange([Panel(picture, (_said(look, chosen),))], 1, letters(size), edge=0)
+    return arrange([Panel(picture, (_said(look, _chosen(look, stage)),))], 1, letters(size))
+
+
+def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Image.Image, set[Sign]]:
+    """An overlay without its caption, and what a legend of it explains."""
+    chosen, signs = _chosen(look, stage), set[Sign]()
+
+    def paint(image: Image.Image, view: View, each: int) -> Image.Image:
+        picture, found = paint_kept(image, view, chosen, each)
+        signs.update(found)
+        return picture
+
+    return painted(look, paint, _checked(size)), signs
 
 
 def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image.Image:
@@ -50,14 +61,16 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
         size: pixels of the longer side of each panel.
         columns: panels beside one another; by default about as many as below one another.
     """
-    shown: list[Stage | None] = [None, *look.stages]
-    panels = [
-        Panel(overlay(look, i, size=size, caption=False), (_said(look, s),)) for i, s in _numbered(shown)
-    ]
-    sheet = arrange(panels, columns or math.ceil(math.sqrt(len(panels))), letters(size))
+    shown: list[Stage | None] = [None, *checked(look).stages]
+    panels, signs = [], {RATER} if any(word.rates for word in look.words) else set()
+    for number, chosen in _numbered(shown):
+        picture, found = signed(look, number, size=size)
+        panels.append(Panel(picture, (_said(look, chosen),)))
+        signs |= found
+    sheet = arrange(panels, _across(columns, math.ceil(math.sqrt(len(panels)))), letters(size))
     letter = letters(size)
     return stack(
-        question(look.words, sheet.width, round(1.15 * letter)), sheet, legend(look, sheet.width, letter)
+        question(look.words, sheet.width, round(1.15 * letter)), sheet, legend(signs, sheet.width, letter)
     )
 
 
@@ -69,7 +82,7 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
     Raises:
         SparseSightError: if there is no such stage.
     """
-    chosen = look.stage(stage)
+    chosen = checked(look).stage(stage)
     finite = chosen.score[np.isfinite(chosen.score)]
     low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 0.0)
 
@@ -81,7 +94,7 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
         return picture
     letter = letters(size)
     method = str(look.report.method["method"])
-    sheet = arrange([Panel(picture, (f"{method}: scores {chosen.where}",))], 1, letter, edge=0)
+    sheet = arrange([Panel(picture, (f"{method}: scores {chosen.where}",))], 1, letter)
     return stack(sheet, scale(float(low), float(high), sheet.width, letter))
 
 
@@ -97,17 +110,15 @@ def side_by_side(
     Raises:
         SparseSightError: without looks, or if one of them has no such stage.
     """
-    if not looks:
-        raise SparseSightError("looks: give one look or more, by name")
-    panels = []
+    looks = by_name(looks)
+    panels, signs = [], set[Sign]()
     for name, look in looks.items():
-        chosen = _chosen(look, stage)
-        lines = (*name.split("\n"), _said(look, chosen))
-        panels.append(Panel(overlay(look, stage, size=size, caption=False), lines))
-    sheet = arrange(panels, columns or min(math.ceil(math.sqrt(len(panels))), 4), letters(size))
-    first = next(iter(looks.values()))
-    merging = next((look for look in looks.values() if any(s.merged.any() for s in look.stages)), first)
-    return stack(sheet, legend(replace(merging, words=()), sheet.width, letters(size)))
+        lines = (*name.split("\n"), _said(look, _chosen(look, stage)))
+        picture, found = signed(look, stage, size=size)
+        panels.append(Panel(picture, lines))
+        signs |= found
+    sheet = arrange(panels, _across(columns, min(math.ceil(math.sqrt(len(panels))), 4)), letters(size))
+    return stack(sheet, legend(signs, sheet.width, letters(size)))
 
 
 def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> bytes:
@@ -120,7 +131,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
     frames: list[Image.Image] = []
     times: list[int] = []
     before: Image.Image | None = None
-    for number, stage in _numbered([None, *look.stages]):
+    for number, stage in _numbered([None, *checked(look).stages]):
         picture = overlay(look, number, size=size, caption=False)
         mixed = (
             []
@@ -128,7 +139,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
             else [Image.blend(before, picture, step / (steps + 1)) for step in range(1, steps + 1)]
         )
         shown = [Panel(each, (_said(look, stage),)) for each in (*mixed, picture)]
-        frames += [arrange([panel], 1, letters(size), edge=0) for panel in shown]
+        frames += [arrange([panel], 1, letters(size)) for panel in shown]
         times += [60] * len(mixed) + [ms]
         before = picture
     times[-1] *= 2
@@ -136,12 +147,20 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
     frames = [ImageOps.pad(frame, (broad, frame.height), color="white", centering=(0, 0)) for frame in frames]
     # One palette for all, or still patches would flicker.
     still = [frame for frame, time in zip(frames, times, strict=True) if time >= ms]
-    all_of_them = arrange([Panel(frame) for frame in still], 1, 12, 0, 0)
-    palette = all_of_them.quantize(128, method=Image.Quantize.MEDIANCUT)
+    palette = _palette(arrange([Panel(frame) for frame in still], 1, 12, 0, 0))
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()
     flat[0].save(out, "GIF", save_all=True, append_images=flat[1:], duration=times, loop=0, optimize=True)
     return out.getvalue()
+
+
+def _palette(picture: Image.Image) -> Image.Image:
+    """255 colours: 32 greys, which dropped patches need, and else the picture's own."""
+    greys = [level for step in range(32) for level in (round(step * 255 / 31),) * 3]
+    colours = picture.quantize(223, method=Image.Quantize.MEDIANCUT).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(greys + colours[: 3 * 223])
+    return palette
 
 
 def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
@@ -150,7 +169,7 @@ def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
     Raises:
         SparseSightError: if the look was made without ``inputs``.
     """
-    picture = question(look.words, width, letter)
+    picture = question(checked(look).words, width, letter)
     if picture is None:
         raise SparseSightError(
             "raters: this look knows no words; make it with look(run, image, processor, inputs)"
@@ -159,6 +178,7 @@ def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
 
 
 def _chosen(look: Look, stage: int | None) -> Stage | None:
+    checked(look)
     if stage is None or (stage == -1 and not look.stages):
         return None
     return look.stage(stage)
@@ -172,6 +192,14 @@ def _said(look: Look, stage: Stage | None) -> str:
 
 def _numbered(shown: Sequence[Stage | None]) -> list[tuple[int | None, Stage | None]]:
     return [(None if i == 0 else i - 1, stage) for i, stage in enumerate(shown)]
+
+
+def _across(columns: Any, usual: int) -> int:
+    if columns is None:
+        return usual
+    if not isinstance(columns, int) or columns < 1:
+        raise SparseSightError(f"columns={columns!r}: panels beside one another, 1 or more")
+    return columns
 
 
 def _checked(size: Any) -> int:

@@ -108,6 +108,10 @@ class Look:
         Raises:
             SparseSightError: if there is none.
         """
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+            raise SparseSightError(
+                f"stage={number!r}: give a number, counted from 0, or from the last if negative"
+            )
         if not -len(self.stages) <= number < len(self.stages):
             have = (
                 f"this prefill had {len(self.stages)}, counted from 0"
@@ -121,6 +125,43 @@ class Look:
         from .page import fragment
 
         return fragment(self)
+
+
+def checked(look: Any, name: str = "look") -> Look:
+    """``look``, if it is one.
+
+    Raises:
+        SparseSightError: for anything else.
+    """
+    if isinstance(look, Look):
+        return look
+    raise SparseSightError(
+        f"{name}={type(look).__name__}: give what viz.look(run, image, processor, inputs) returned"
+    )
+
+
+def by_name(looks: Any, kinds: tuple[type, ...] = (Look,), single: bool = False) -> dict[str, Any]:
+    """``looks`` by name; one alone, where that may be, has an empty one.
+
+    Raises:
+        SparseSightError: for anything but a mapping of strings to ``kinds``, and for an empty one.
+    """
+    if single and isinstance(looks, kinds):
+        return {"": looks}
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    if isinstance(looks, Mapping):
+        if not looks:
+            raise SparseSightError("looks: give one look or more, by name")
+        for name, each in looks.items():
+            if not isinstance(name, str):
+                raise SparseSightError(f"looks: the name {name!r} is no string")
+            if not isinstance(each, kinds):
+                raise SparseSightError(f"looks[{name!r}]={type(each).__name__}: give a {wanted}")
+        return dict(looks)
+    alone = f"one {wanted}, or " if single else ""
+    raise SparseSightError(
+        f"looks={type(looks).__name__}: give {alone}several by name, such as {{'sparsevlm+': look}}"
+    )
 
 
 def look(

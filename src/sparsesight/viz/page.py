@@ -15,9 +15,10 @@ from ..errors import SparseSightError
 from ..report import Report, where
 from ..report import staircase as counted
 from .chart import staircase, svg
-from .colours import KEPT, RATES, SKY, web
-from .draw import heatmap, overlay, side_by_side
-from .look import Look
+from .colours import KEPT, RATES, web
+from .draw import heatmap, side_by_side, signed
+from .look import Look, by_name
+from .signs import Sign, in_order
 from .words import Word
 
 STYLE = f"""
@@ -39,7 +40,8 @@ STYLE = f"""
 .sparsesight thead th {{ border-bottom: 1px solid; }}
 .sparsesight .paper {{ background: #fff; border-radius: 4px; max-width: 36rem; }}
 .sparsesight .paper svg {{ max-width: 100%; height: auto; display: block; }}
-.sparsesight .key span {{ display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 .9em; }}
+.sparsesight .key span {{ display: inline-block; box-sizing: border-box; width: 1em; height: 1em;
+  margin: 0 .35em 0 .9em; vertical-align: -.1em; }}
 .sparsesight input.stage {{ position: absolute; opacity: 0; }}
 .sparsesight input.stage + label {{ display: inline-block; padding: .2em .7em; margin: 0 .3em .5em 0; cursor: pointer;
   border: 1px solid; border-radius: 4px; }}
@@ -68,9 +70,7 @@ def page(
     Raises:
         SparseSightError: without looks.
     """
-    named = looks if isinstance(looks, Mapping) else {"": looks}
-    if not named:
-        raise SparseSightError("looks: give one look or more, by name")
+    named = by_name(looks, single=True)
     body = [f"<h1>{escape(title)}</h1>", '<div class="sparsesight">']
     first = next(iter(named.values()))
     body += [_prompt(first.words), _answers(answers or {})]
@@ -126,20 +126,19 @@ def _stages(look: Look) -> str:
     choices: Sequence[int | None] = [None, *range(len(look.stages))]
     names = ["picture", *(stage.where for stage in look.stages)]
     said = [f"{look.visual} visual tokens", *(stage.counts() for stage in look.stages)]
-    buttons, panes, rules = [], [], []
+    buttons, panes, rules, signs = [], [], [], set[Sign]()
     for i, (choice, name, count) in enumerate(zip(choices, names, said, strict=True)):
         checked = " checked" if i == len(choices) - 1 else ""
         buttons.append(
             f'<input class="stage" type="radio" name="{own}" id="{own}-{i}"{checked}>'
             f'<label for="{own}-{i}">{escape(name)}</label>'
         )
-        shown = _image(overlay(look, choice, size=640, caption=False), f"{name}: {count}")
+        picture, found = signed(look, choice, size=640)
+        signs |= found
+        shown = _image(picture, f"{name}: {count}")
         panes.append(f'<div class="pane p{i}">{shown}<p>{escape(name)}: {escape(count)}</p></div>')
         rules.append(f"#{own}-{i}:checked ~ .p{i} {{ display: block; }}")
-    merged = any(stage.merged.any() for stage in look.stages)
-    key = f'<span style="border:2px solid {web(KEPT)}"></span>kept'
-    key += f'<span style="background:{web(SKY)}"></span>merged' if merged else ""
-    key += '<span style="background:#bebebe"></span>dropped' if look.stages else ""
+    key = "".join(f'<span style="{sign.css()}"></span>{escape(sign.name)}' for sign in in_order(signs))
     return (
         f"<style>{' '.join(rules)}</style><div>{''.join(buttons)}{''.join(panes)}</div>"
         f'<p class="key" aria-label="legend">{key}</p>'

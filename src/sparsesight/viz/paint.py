@@ -20,12 +20,13 @@ from .colours import (
     heat,
 )
 from .look import Stage
+from .signs import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .views import View
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-OUTSIDE, DROPPED, LEFT, JOINED = range(4)  # what becomes of a pixel
+OUTSIDE, DROPPED, LEFT, INTO = range(4)  # what becomes of a pixel
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,23 @@ class Canvas:
         """``size``: pixels of its longer side."""
         left, top, right, bottom = view.box
         right += view.end_width
-        # What lies outside by less than a twentieth of a patch is measured noise, or a pixel of rounding.
+        # What lies off the picture's edge by less than a twentieth of a patch is measured noise, or a pixel of
+        # rounding: neither padding nor cut off.
         x, y = 0.05 * np.diff(view.x).mean(), 0.05 * np.diff(view.y).mean()
         left, top = left if left < -x else 0.0, top if top < -y else 0.0
         right = right if right > image.width + x else image.width
         bottom = bottom if bottom > image.height + y else image.height
         scale = size / max(right - left, bottom - top)
 
+        def snapped(edge: float, last: float, noise: float) -> float:
+            return next((end for end in (0.0, last) if abs(edge - end) < noise), edge)
+
         def across(edge: float) -> int:
+            edge = snapped(edge, image.width, x)
             return round((min(max(edge, left), right) - left) * scale)
 
         def down(edge: float) -> int:
+            edge = snapped(edge, image.height, y)
             return round((min(max(edge, top), bottom) - top) * scale)
 
         width, height = max(across(right), 1), max(down(bottom), 1)
@@ -96,31 +103,44 @@ class Canvas:
         return np.asarray(Image.fromarray(self.pixels).convert("L").convert("RGB"), dtype=np.float64)
 
 
-def paint_kept(image: Image.Image, view: View, stage: Stage | None, size: int) -> Image.Image:
-    """Kept patches as they are and outlined, merged ones blue and hatched, dropped ones pale and grey.
+def paint_kept(
+    image: Image.Image, view: View, stage: Stage | None, size: int
+) -> tuple[Image.Image, set[Sign]]:
+    """The painted view, and what a legend of it explains.
 
-    What the processor cuts off is dark. Without a ``stage`` everything is kept, and what is seen is outlined.
+    Kept patches as they are and outlined, merged ones blue and hatched, dropped ones pale and grey. What the
+    processor cuts off is dark. Without a ``stage`` everything is kept, and what is seen is outlined.
     """
     canvas = Canvas.of(image, view, size)
     if stage is None:
         state = np.where(canvas.token >= 0, LEFT, OUTSIDE)
     else:
-        fates = np.select([stage.kept, stage.merged], [LEFT, JOINED], DROPPED)
+        fates = np.select([stage.kept, stage.merged], [LEFT, INTO], DROPPED)
         state = canvas.of_tokens(fates, OUTSIDE)
     pixels, grey = canvas.pixels.astype(np.float64), canvas.grey()
     pale = DROPPED_LIGHT + DROPPED_CONTRAST * (grey - 128)
     stripes = _hatch(state.shape[0], state.shape[1], 3 * canvas.width + 3)[..., None]
     joined = np.where(stripes, 0.35 * pale + 0.65 * np.array(SKY), pale)
     out = np.where((state == DROPPED)[..., None], pale, pixels)
-    out = np.where((state == JOINED)[..., None], joined, out)
-    out[(state == LEFT) & canvas.ends] = KEPT
-    out[(state == OUTSIDE) & canvas.real] *= CROPPED_CONTRAST
-    if stage is not None:
-        _dots(out, canvas, np.flatnonzero(stage.centre & stage.merged))
+    out = np.where((state == INTO)[..., None], joined, out)
     others = state == LEFT
+    ends, cut = others & canvas.ends, (state == OUTSIDE) & canvas.real
+    out[ends] = KEPT
+    out[cut] *= CROPPED_CONTRAST
+    there = {
+        PATCH: others & ~canvas.ends,
+        ROW_END: ends,
+        JOINED: state == INTO,
+        GONE: state == DROPPED,
+        CUT: cut,
+        PADDED: ~canvas.real & ~canvas.ends,
+    }
+    signs = {sign for sign, where in there.items() if where.any()}
+    if stage is not None and _dots(out, canvas, np.flatnonzero(stage.centre & stage.merged)):
+        signs.add(CENTRE)
     if not others.all():
         out[_rim(others, canvas.width)] = KEPT
-    return Image.fromarray(np.round(out).astype(np.uint8))
+    return Image.fromarray(np.round(out).astype(np.uint8)), signs
 
 
 def paint_scores(
@@ -157,16 +177,18 @@ def _rim(inside: np.ndarray, width: int) -> np.ndarray:
     return grown & ~inside
 
 
-def _dots(out: np.ndarray, canvas: Canvas, tokens: np.ndarray) -> None:
-    """Mark the places that merged tokens take."""
+def _dots(out: np.ndarray, canvas: Canvas, tokens: np.ndarray) -> int:
+    """Mark the places that merged tokens take, and say how many are on this canvas."""
     picture = Image.fromarray(np.clip(np.round(out), 0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
+    draw, count = ImageDraw.Draw(picture), 0
     for token in tokens:
         left, top, right, bottom = canvas.boxes.get(int(token), (0, 0, 0, 0))
         if right <= left or bottom <= top:
             continue
+        count += 1
         y, x = (top + bottom - 1) / 2, (left + right - 1) / 2
         radius = max(0.32 * min(right - left, bottom - top), 1.5)
         for reach, colour in ((radius + canvas.width, PAPER), (radius, MERGED)):
             draw.ellipse((x - reach, y - reach, x + reach, y + reach), colour)
     out[:] = np.asarray(picture)
+    return count

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .colours import INK, KEPT, MERGED, PADDING, PAPER, QUIET, RATES, RGB, RULE, SKY, heat
+from .colours import INK, PAPER, QUIET, RATES, heat
 from .look import Look
+from .signs import Sign, in_order
 from .views import View
 from .words import Word
 
@@ -134,19 +135,9 @@ def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) ->
     return sheet
 
 
-def legend(look: Look, width: int, letter: int, edge: int = GAP) -> Image.Image:
-    """What the colours mean, of those that occur."""
-    stages = look.stages
-    entries = [("kept", _sample(letter, PAPER, rim=True))]
-    if any(stage.merged.any() for stage in stages):
-        entries.append(("merged", _sample(letter, SKY, stripes=True)))
-        entries.append(("where a merged token stands", _sample(letter, PAPER, dot=True)))
-    if any((~stage.kept & ~stage.merged).any() for stage in stages):
-        entries.append(("dropped", _sample(letter, (190, 190, 190))))
-    if any(crops(look)):
-        entries.append(("cut off", _sample(letter, (60, 60, 60))))
-    if any(word.rates for word in look.words):
-        entries.append(("words that judged", _sample(letter, RATES)))
+def legend(found: Collection[Sign], width: int, letter: int, edge: int = GAP) -> Image.Image:
+    """What the colours mean, of those that were painted."""
+    entries = [(sign.name, sign.sample(round(1.1 * letter))) for sign in in_order(found)]
     type_, x, y, pace = font(letter), edge, edge // 2, round(1.6 * letter)
     places = []
     for name, sign in entries:
@@ -163,59 +154,17 @@ def legend(look: Look, width: int, letter: int, edge: int = GAP) -> Image.Image:
     return sheet
 
 
-def crops(look: Look) -> list[bool]:
-    """Whether each view leaves out some of its picture, by more than half a patch."""
-    return [bool((beyond < 0).any()) for beyond in _beyond(look)]
-
-
-def pads(look: Look) -> list[bool]:
-    """Whether each view adds something around its picture, more than half a patch of it."""
-    return [bool((beyond > 0).any()) for beyond in _beyond(look)]
-
-
-def _beyond(look: Look) -> list[np.ndarray]:
-    """At each edge of each view 1 if it goes beyond the picture, -1 if it ends before, 0 if by half a patch at most."""
-    found = []
-    for picture in look.pictures:
-        for view in picture.views:
-            width, height = picture.frames[0].size
-            left, top, right, bottom = view.box
-            x, y = np.diff(view.x).mean() / 2, np.diff(view.y).mean() / 2
-            over, half = np.array([-left, -top, right - width, bottom - height]), np.array([x, y, x, y])
-            found.append(np.where(np.abs(over) > half, np.sign(over), 0))
-    return found
-
-
-def _sample(
-    letter: int, colour: RGB, *, rim: bool = False, stripes: bool = False, dot: bool = False
-) -> Image.Image:
-    side = round(1.1 * letter)
-    sign = Image.new("RGB", (side, side), colour)
-    draw = ImageDraw.Draw(sign)
-    if stripes:
-        for x in range(-side, side, max(side // 3, 4)):
-            draw.line((x, side, x + side, 0), PADDING, max(side // 7, 1))
-    if rim:
-        draw.rectangle((0, 0, side - 1, side - 1), None, KEPT, max(round(side / 7), 2))
-    else:
-        draw.rectangle((0, 0, side - 1, side - 1), None, RULE)
-    if dot:
-        inner = side // 4
-        draw.ellipse((inner, inner, side - 1 - inner, side - 1 - inner), MERGED)
-    return sign
-
-
-def scale(low: float, high: float, width: int, letter: int) -> Image.Image:
+def scale(low: float, high: float, width: int, letter: int, edge: int = GAP) -> Image.Image:
     """The colours of scores from ``low`` to ``high``."""
     type_ = font(letter)
     pace = round(1.6 * letter)
-    sheet = Image.new("RGB", (width, pace), PAPER)
+    sheet = Image.new("RGB", (width, pace + edge), PAPER)
     draw = ImageDraw.Draw(sheet)
     first, last = f"score {low:.2g}", f"{high:.2g}"
-    left = round(type_.getlength(first) + 0.5 * letter)
-    right = max(width - round(type_.getlength(last) + 0.5 * letter), left + 2)
+    left = edge + round(type_.getlength(first) + 0.5 * letter)
+    right = max(width - edge - round(type_.getlength(last) + 0.5 * letter), left + 2)
     bar = heat(np.linspace(0, 1, right - left))[None].repeat(max(letter - 2, 2), 0)
     sheet.paste(Image.fromarray(bar), (left, (pace - bar.shape[0]) // 2))
-    draw.text((0, pace // 2), first, QUIET, type_, anchor="lm")
+    draw.text((edge, pace // 2), first, QUIET, type_, anchor="lm")
     draw.text((right + round(0.5 * letter), pace // 2), last, QUIET, type_, anchor="lm")
     return sheet

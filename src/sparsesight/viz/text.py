@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .look import Look
+from .look import Look, checked
 
 
 def text(look: Look, *, width: int = 80, ascii_only: bool = False) -> str:
@@ -23,7 +23,7 @@ def text(look: Look, *, width: int = 80, ascii_only: bool = False) -> str:
     """
     signs = " '.:" if ascii_only else "·▀▄█"
     parts = []
-    views = [view for picture in look.pictures for view in picture.views]
+    views = [view for picture in checked(look).pictures for view in picture.views]
     for number, view in enumerate(views):
         blocks = []
         for stage in look.stages:
