@@ -60,7 +60,9 @@ def test_an_answer_while_it_is_written_and_after() -> None:
     waiting = cards.answer("Dense", "", None, "waiting")
     assert "waiting" in waiting and "ss-caret" in waiting and waiting.count(cards.NOTHING) == 3
     writing = cards.answer("Dense", "", Speech("a red", 2, 0.25, 8.0), "writing")
-    assert "a red<span" in writing and "250 ms" in writing and ">8.0<" in writing and "writing" in writing
+    assert "a red<span" in writing and "250 ms" in writing and "writing" in writing
+    assert ">8.0<" not in writing and writing.count(cards.NOTHING) == 1  # two tokens tell no speed
+    assert ">8.0<" in cards.answer("Dense", "", Speech("a red ring in the", 5, 0.25, 8.0), "writing")
     done = cards.answer("Dense", "", Speech("a red ring", 3, 0.25, 8.0, done=True), "writing")
     assert "a red ring" in done and "ss-caret" not in done and "writing" not in done
     assert "(an empty answer)" in cards.answer("Dense", "", Speech("", 1, 0.1, done=True), "")

@@ -11,6 +11,7 @@ from ..viz import Word
 from .engine import Speech
 
 NOTHING = "—"
+RATED = 5  # tokens; the speed of a shorter answer is the chance of one or two steps
 # Class of a sign of the key -> what it stands for, in the order of the key.
 MARKS = {
     "kept": "kept",
@@ -57,8 +58,14 @@ def _milliseconds(speech: Speech | None) -> str:
     return f"{1e3 * speech.first_token:,.0f} ms"
 
 
+def _speed(speech: Speech | None) -> float | None:
+    """Tokens per second of an answer that is long enough to tell."""
+    return None if speech is None or speech.tokens < RATED else speech.per_second
+
+
 def _rate(speech: Speech | None) -> str:
-    return NOTHING if speech is None or speech.per_second is None else f"{speech.per_second:,.1f}"
+    speed = _speed(speech)
+    return NOTHING if speed is None else f"{speed:,.1f}"
 
 
 def costs(dense: Speech, sparse: Speech) -> str:
@@ -74,7 +81,7 @@ def costs(dense: Speech, sparse: Speech) -> str:
             dense.first_token,
             sparse.first_token,
         ),
-        _row("Tokens per second", _rate(dense), _rate(sparse), dense.per_second, sparse.per_second),
+        _row("Tokens per second", _rate(dense), _rate(sparse), _speed(dense), _speed(sparse)),
         _row(
             "Equal tokens",
             f"{sample.visual_tokens:,}",
@@ -103,7 +110,8 @@ def costs(dense: Speech, sparse: Speech) -> str:
         f'<th scope="col">sparse</th><th scope="col">of dense</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
         f"<p>Visual tokens entering each layer: {staircase(sample.visual_per_layer)}{note}.</p>"
         "<details><summary>What these numbers mean</summary><p>"
-        "<b>Time to first token</b> is the whole call, vision tower and vocabulary included, on this machine. "
+        "<b>Time to first token</b> is the whole call, vision tower and vocabulary included, on this machine; "
+        f"<b>tokens per second</b> stand there from {RATED} tokens on. "
         "<b>Equal tokens</b> are visual tokens per layer, on average. <b>Multiply-adds</b> are those of the language "
         "model's prefill, the method's own included: no program can make it faster by more than they say. On a small "
         "model the fixed cost of every layer weighs more than its arithmetic, so time shrinks less. "
