@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--retain", default="192,128,64", help="budgets")
     parser.add_argument("--layers", type=int, default=32, help="of the decoder")
     parser.add_argument("--kv-mib", type=int, default=256, help="KV space")
-    parser.add_argument("--requests", type=int, default=64, help="that arrive; more than fit")
+    parser.add_argument("--requests", type=int, default=128, help="that arrive; more than fit")
     parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     arguments = parser.parse_args()
     budgets = [int(retain) for retain in arguments.retain.split(",")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError, bundled
-from sparsesight.vllm import serving
+from sparsesight.vllm import serving, settings
 from tests.commands.running import (
     plain_surroundings,  # noqa: F401
     refused,
@@ -47,7 +47,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(serving, "installed_version", lambda: "0.32.0")
     monkeypatch.setattr(serving, "Parser", Parser)
-    monkeypatch.setattr(serving, "records_graphs", lambda: False)
+    monkeypatch.setattr(settings, "records_graphs", lambda: False)
     monkeypatch.setattr(os, "execve", execute)
     return executed
 
