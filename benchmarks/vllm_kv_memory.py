@@ -1,6 +1,6 @@
 """How many requests fit into a fixed KV space of vLLM: vanilla, pruned, and pruned with blocks for each stage.
 
-    python benchmarks/vllm_kv_memory.py --out benchmarks/results/vllm_kv_memory.json
+    python benchmarks/vllm_kv_memory.py --out benchmarks/results/vllm/kv_memory.json
 
 Every case is an engine of its own, in this process. Requests with one picture (576 visual tokens) arrive at once, and
 more than fit; the engine runs until none is admitted any more. Counted are the requests that run by then, before any
@@ -57,7 +57,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> None:
         enable_prefix_caching=False,
         max_model_len=1024,
         max_num_seqs=arguments.requests,
-        max_num_batched_tokens=4096,
+        max_num_batched_tokens=2**15,  # few steps, as answers grow while others are admitted
         enable_chunked_prefill=False,
         block_size=BLOCK,
         kv_cache_memory_bytes=arguments.kv_mib * 2**20,
@@ -72,19 +72,20 @@ def measure(case: Case, arguments: argparse.Namespace) -> None:
     sampling = SamplingParams(temperature=0, max_tokens=64, ignore_eos=True)
     for i in range(arguments.requests):
         core.add_request(str(i), prompt, sampling)
+    pool = scheduler.kv_cache_manager.block_pool
+    pruner = core.model_executor.driver_worker.worker.model_runner.get_model().pruner
+    held = 0
     core.step()
-    while len(scheduler.running) > case.fit:
+    while len(scheduler.running) > case.fit and not any(
+        request.num_preemptions for request in scheduler.requests.values()
+    ):
         case.fit = len(scheduler.running)
+        held = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()  # one block is nobody's
+        case.pruned = 0 if pruner is None else pruner.tally.pruned
         core.step()
     if not scheduler.waiting:
         raise SystemExit(f"all of {arguments.requests} requests fit: give more --requests, or less --kv-mib")
-    if any(request.num_preemptions for request in scheduler.requests.values()):
-        raise SystemExit("a request was preempted before all were admitted: give more --kv-mib")
-    pool = scheduler.kv_cache_manager.block_pool
-    held = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()  # one block is nobody's
     case.bytes_per_request = held / case.fit * arguments.kv_mib * 2**20 / pool.num_gpu_blocks
-    pruner = core.model_executor.driver_worker.worker.model_runner.get_model().pruner
-    case.pruned = 0 if pruner is None else pruner.tally.pruned
     expected = 0 if case.retain is None else case.fit
     if case.pruned != expected:
         raise SystemExit(f"{case}: {expected} prompts should have been pruned")

@@ -1,6 +1,6 @@
 """Thousands of mixed requests to a server that prunes, each answer held against the one it gets alone.
 
-    python benchmarks/vllm_soak.py --requests 10000 --out benchmarks/results/vllm_soak.json
+    python benchmarks/vllm_soak.py --requests 10000 --out benchmarks/results/vllm/soak.json
 
 Starts `sparsesight serve bundled` on the loopback address, asks every question of a fixed pool alone, then sends
 requests of all kinds at once: text, one picture, several, budgets of their own, streamed or whole, given up halfway,
