@@ -111,7 +111,7 @@ def test_a_default_that_the_pictures_cannot_meet_is_kept_after_every_pruning_lay
     choice = schedule_of(Asked(method, named=False), visual, 9, 32, stages)
     assert choice.schedule is not None and choice.lifted == str(error.value)
     assert choice.schedule == replace(method, retain=(64,) * len(stages)).plan(visual, 32, stages)
-    assert choice.schedule.stages[-1].tokens_out == 64 < choice.schedule.equal_tokens
+    assert choice.schedule.stages[-1].keep == 64 < choice.schedule.equal_tokens
     ratio = schedule_of(Asked(replace(method, retain=64.5 / visual), named=False), visual, 9, 32, stages)
     assert ratio.schedule == choice.schedule and "cannot be met" in ratio.lifted
 
