@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
@@ -24,6 +25,11 @@ def said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pytest.LogCaptureFixture]:
     """What is logged for vLLM's users, from INFO on, whether or not vLLM has set up its loggers."""
+    if find_spec("vllm") is not None:  # it would take away the handler when it does so later
+        from vllm.config.logging import LoggingConfig
+        from vllm.logger import configure_logging_if_needed
+
+        configure_logging_if_needed(LoggingConfig())
     logger = logging.getLogger("vllm.sparsesight")
     monkeypatch.setattr(logger, "propagate", False)
     logger.addHandler(caplog.handler)

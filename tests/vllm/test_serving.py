@@ -44,6 +44,7 @@ def test_what_is_needed_is_added_with_a_reason() -> None:
         ({"enable_prefix_caching": True}, {}, True, "--no-enable-prefix-caching"),
         ({"enable_prefix_caching": False}, {}, True, "--no-enable-prefix-caching"),
         ({"enable_chunked_prefill": True}, {}, True, "--no-enable-chunked-prefill"),
+        ({"max_num_batched_tokens": 512, "max_model_len": 1024}, {}, True, "--no-enable-chunked-prefill"),
         ({}, {}, False, "--compilation-config"),
         ({"enforce_eager": True}, {}, True, "--compilation-config"),
         ({"compilation_config": {"mode": 0}}, {}, True, "--compilation-config"),

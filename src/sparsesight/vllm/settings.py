@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ def settings(chosen: Mapping[str, Any], graphs: bool) -> list[Setting]:
     if "enable_prefix_caching" not in chosen:
         why = "keys of a prompt that was pruned for one question are wrong for the next"
         found.append(Setting("enable_prefix_caching", False, ("--no-enable-prefix-caching",), why))
-    if "enable_chunked_prefill" not in chosen:
+    # Without it vLLM takes no steps that are shorter than the longest prompt.
+    short = (chosen.get("max_num_batched_tokens") or math.inf) < (chosen.get("max_model_len") or 0)
+    if "enable_chunked_prefill" not in chosen and not short:
         why = "a prompt that is computed in parts would be answered without pruning"
         found.append(Setting("enable_chunked_prefill", False, ("--no-enable-chunked-prefill",), why))
     if (
@@ -53,6 +56,8 @@ def complete(arguments: Any, graphs: bool) -> list[Setting]:
         "enable_chunked_prefill": arguments.enable_chunked_prefill,
         "compilation_config": arguments.compilation_config.cudagraph_mode,
         "enforce_eager": arguments.enforce_eager,
+        "max_num_batched_tokens": arguments.max_num_batched_tokens,
+        "max_model_len": arguments.max_model_len,
         "optimization_level": arguments.optimization_level,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
