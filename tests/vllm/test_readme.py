@@ -28,4 +28,4 @@ def test_the_readmes_server_answers_the_readmes_client(
     with served(log) as address:
         exec(block.code.replace("http://127.0.0.1:8000", address), {})
     assert capsys.readouterr().out.strip() == "H"
-    assert "answered without pruning" not in log.read_text()
+    assert "is answered without pruning" not in log.read_text()
