@@ -2,7 +2,7 @@
 
     python benchmarks/demo_picture.py
 
-Writes docs/gallery/demo.jpg. Needs Gradio, Playwright and the system's Chromium.
+Writes docs/howto/demo.jpg. Needs Gradio, Playwright and the system's Chromium.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sparsesight.demo.engine import Engine
 from sparsesight.demo.page import Choices
 from sparsesight.demo.server import serving
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "gallery" / "demo.jpg"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "howto" / "demo.jpg"
 WAIT = 90_000  # milliseconds
 
 
