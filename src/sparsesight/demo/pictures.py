@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..commands.answering import Pruned
-from ..viz import Stage, heatmap, overlay
+from ..viz import Stage, heatmap
 from ..viz.draw import signed
 from ..viz.signs import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .cards import MARKS
@@ -84,16 +84,11 @@ def score_marks(stage: Stage, signs: Collection[Sign]) -> tuple[str, ...]:
     return tuple(name for name in MARKS if found.get(name))
 
 
-def last_marks(found: Pruned) -> tuple[str, ...]:
-    """Those of :func:`last_stage`."""
-    look = found.look
-    return () if look is None or not look.stages else named(signed(look, -1, size=SIZE)[1])
-
-
-def last_stage(found: Pruned, size: int) -> str:
-    """What the last stage kept, as a picture inside a page; "" if there is none."""
+def last_stage(found: Pruned, size: int) -> tuple[str, tuple[str, ...]]:
+    """What the last stage kept, as a picture inside a page ("" if there is none), and the marks that occur on it."""
     if found.look is None or not found.look.stages:
-        return ""
+        return "", ()
+    picture, signs = signed(found.look, size=size)
     data = io.BytesIO()
-    overlay(found.look, size=size, caption=False).convert("RGB").save(data, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    picture.convert("RGB").save(data, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode(), named(signs)

@@ -12,7 +12,7 @@ from ..errors import SparseSightError
 from ..methods import Method, make_method
 from . import cards
 from .engine import Engine, Speech
-from .pictures import Panel, last_marks, last_stage, panels
+from .pictures import Panel, last_stage, panels
 from .running import Stopped
 from .uploads import read_upload
 
@@ -193,10 +193,8 @@ def check_grid(methods: Any, budgets: Any) -> None:
 
 def _finished(cell: cards.Cell, dense: Speech) -> cards.Cell:
     assert cell.speech is not None and cell.speech.pruned is not None
-    overlay = last_stage(cell.speech.pruned, CELL)
-    return replace(
-        cell, same=cell.speech.text == dense.text, overlay=overlay, marks=last_marks(cell.speech.pruned)
-    )
+    overlay, marks = last_stage(cell.speech.pruned, CELL)
+    return replace(cell, same=cell.speech.text == dense.text, overlay=overlay, marks=marks)
 
 
 @dataclass(frozen=True)
@@ -262,10 +260,10 @@ def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -
             yield view(cards.status(f"looking, {seconds:.0f} s"))
     assert speech is not None and speech.pruned is not None
     found = speech.pruned
-    picture = last_stage(found, FIGURE)
+    picture, marks = last_stage(found, FIGURE)
     why_not = "" if picture else found.why_not or found.report.samples[0].note
     kept = frozenset(found.kept[-1]) if found.kept else frozenset()
-    return Looked(asked, kept, cards.figure(asked.question, speech.text, picture, why_not), last_marks(found))
+    return Looked(asked, kept, cards.figure(asked.question, speech.text, picture, why_not), marks)
 
 
 def sentence(error: Exception) -> str:
