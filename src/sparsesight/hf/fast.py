@@ -22,6 +22,7 @@ from .families import Anatomy, attention_implementation
 from .forward import Forward
 from .layout import Plan
 from .segment import Output, Program, function_of
+from .shorten import same_arguments
 
 RUNNERS = ("graph", "compile", "plain")
 # Arguments that a layer with ready-made rotary tables and an empty cache does not need.
@@ -207,7 +208,7 @@ class FastPath:
         kwargs: dict[str, Any],
     ) -> Tensor:
         """What a layer of a segment that has run returns; its keys go to the cache."""
-        if index > flight.first and (hidden is not flight.hidden or not _same(flight.given, kwargs)):
+        if index > flight.first and (hidden is not flight.hidden or not same_arguments(flight.given, kwargs)):
             raise SparseSightError(
                 f"fast: something changed the hidden states between decoder layers {index - 1} and {index}, which "
                 "had run as one program; use fast=False for this model"
@@ -231,7 +232,9 @@ class FastPath:
         out: Any,
     ) -> None:
         """Learn whether the layers of this segment are given what the one before returned, and the same arguments."""
-        flight.chained &= isinstance(out, Tensor) and hidden is flight.hidden and _same(flight.given, kwargs)
+        flight.chained &= (
+            isinstance(out, Tensor) and hidden is flight.hidden and same_arguments(flight.given, kwargs)
+        )
         flight.hidden = out
         if index == flight.last and flight.chained:
             self.chained.add((flight.first, flight.last, state.active))
@@ -340,13 +343,6 @@ def _known(name: str, value: Any) -> bool:
     if name in ("past_key_values", "position_embeddings", "attention_mask", *NEEDLESS):
         return True
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _same(given: dict[str, Any], kwargs: dict[str, Any]) -> bool:
-    """Whether two layers are given the same objects."""
-    return given.keys() == kwargs.keys() and all(
-        kwargs[k] is v or (isinstance(v, (int, float, str)) and kwargs[k] == v) for k, v in given.items()
-    )
 
 
 def parse_fast(fast: Fast | bool | str) -> Fast | None:

@@ -26,7 +26,7 @@ from .masks import select_mask
 from .rotary import axes
 from .seen import Seen, positions_of
 from .shape import cached_numbers
-from .shorten import NOT_ROWS, Keys, fold, take_rows, unfold
+from .shorten import NOT_ROWS, Keys, fold, same_arguments, take_rows, unfold
 
 
 @dataclass
@@ -158,22 +158,15 @@ class Forward:
             known = pruned_layer(self.cache, kind.source)
             return None if known is None else self._serve(known, kind, hidden, kwargs)
         with self.plan.clock("masks"):
-            source = self.rows.source
-            # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
-            # pass to those layers is cut already.
-            rows = hidden.shape[-2]
-            fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
-            changed = {
-                k: v if k in fixed else self._once(k, v, lambda v: take_rows(v, source, self.length))
-                for k, v in kwargs.items()
-            }
-            if kind.attends:
-                keys = self._keys(kind)
-                if self.asked:
-                    self.keys[layer] = keys
-                self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
-            else:
-                changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
+            keys = self._keys(kind) if kind.attends else None
+            if keys is not None and self.asked:
+                self.keys[layer] = keys
+            # Mostly, layers of a kind are all given the same.
+            place = ("arguments", kind.kind, kind.attends, hidden.shape[-2])
+            before = self.memo.get(place)
+            if before is None or not same_arguments(before[0], kwargs):
+                before = self.memo[place] = (kwargs, self._arguments(kind, keys, hidden, kwargs))
+            changed = dict(before[1])
         return hidden, changed
 
     def leave(self, hidden: Tensor) -> Tensor:
@@ -184,7 +177,7 @@ class Forward:
             target = self.rows.source.masked_fill(~self.rows.valid, self.length).to(hidden.device)
             flat = fold(hidden)
             full = flat.new_zeros(self.batch, self.length + 1, flat.shape[2])
-            full = full.scatter(1, target[..., None].expand_as(flat), flat)[:, :-1]
+            full = full.scatter_(1, target[..., None].expand_as(flat), flat)[:, :-1]
             return unfold(full, hidden)
 
     def rows_of(self, layer: int) -> Rows | None:
@@ -245,23 +238,41 @@ class Forward:
             )
         return hidden, changed
 
+    def _arguments(
+        self, kind: Layer, keys: Keys | None, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """``kwargs`` of a layer for the rows that are left; ``keys`` are None for one without attention."""
+        assert self.rows is not None
+        source = self.rows.source
+        # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
+        # pass to those layers is cut already.
+        rows = hidden.shape[-2]
+        fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
+        changed = {
+            k: v if k in fixed else self._once(k, v, lambda v: take_rows(v, source, self.length))
+            for k, v in kwargs.items()
+        }
+        if keys is not None:
+            self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
+        else:
+            changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
+        return changed
+
     def _keys(self, kind: Layer) -> Keys:
         """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
         rows = self.rows
         assert rows is not None
         with self.plan.clock("cache"):
             cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
-        own = kind.source == kind.index
-
-        def keys(_: Any) -> Keys:
-            slot = rows.slot + self.past
-            if cached is None or not cached.physical_length():
-                return Keys(slot, rows.valid, self.ragged, 0)
-            return Keys.of(cached, slot, rows.valid, self.ragged or cached.ragged)
-
-        seen = self._once(("keys", kind.kind), None, keys)
-        if cached is not None and own:
-            with self.plan.clock("cache"):
+            seen = self.memo.get(("keys", kind.kind))
+            if seen is None:
+                slot = rows.slot + self.past
+                if cached is None or not cached.physical_length():
+                    seen = Keys(slot, rows.valid, self.ragged, 0)
+                else:
+                    seen = Keys.of(cached, slot, rows.valid, self.ragged or cached.ragged)
+                self.memo["keys", kind.kind] = seen
+            if cached is not None and kind.source == kind.index:
                 cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
         return seen
 
@@ -404,9 +415,9 @@ class Forward:
         return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
     def _text(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Rows of the text after the picture, [b, r], and which of them are no filler."""
-        assert self.layout is not None
-        return ops.compact(rows.text, max(self.layout.text))
+        """Which of the current rows are text after the picture, [b, r], and which of those are no filler."""
+        width = max(self.layout.text) if self.layout is not None else 0
+        return self._once("text", None, lambda _: ops.compact(rows.text, width))
 
     def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

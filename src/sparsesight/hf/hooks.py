@@ -267,7 +267,8 @@ class Hooks:
 
         def entered(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             more = {str(i): arg for i, arg in enumerate(args[1:])}
-            changed = forward.enter(index, args[0] if args else kwargs["hidden_states"], {**more, **kwargs})
+            given = {**more, **kwargs}
+            changed = forward.enter(index, args[0] if args else given.pop("hidden_states"), given)
             if changed is None:
                 return None
             hidden, kwargs = changed

@@ -68,3 +68,10 @@ def take_rows(value: Any, source: Tensor, length: int) -> Any:
     if value.ndim >= 3 and value.shape[2] == length and value.shape[1] in (1, b):
         return torch.stack([take_rows(x, source, length) for x in value])
     return value
+
+
+def same_arguments(given: dict[str, Any], kwargs: dict[str, Any]) -> bool:
+    """Whether two layers are given the same objects, or equal plain values."""
+    return given.keys() == kwargs.keys() and all(
+        kwargs[k] is v or (isinstance(v, (int, float, str)) and kwargs[k] == v) for k, v in given.items()
+    )

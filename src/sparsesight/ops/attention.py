@@ -87,7 +87,7 @@ def head_sums(
     for rows, attention in _row_chunks(query, key, mask, scale, softcap):
         if divisor is not None:
             attention = attention / divisor[:, None, rows]
-        total += attention.masked_fill(~rater[:, None, rows, None], 0).sum(2)
+        total += attention.masked_fill_(~rater[:, None, rows, None], 0).sum(2)
     return total
 
 

@@ -19,6 +19,10 @@ ROW_CHUNK = 128
 
 def take(x: Tensor, index: Int[Tensor, "b m"]) -> Tensor:
     """Gather rows: ``x`` [b, n, ...] at ``index`` [b, m] gives [b, m, ...]."""
+    if x.device.type == "cpu" and x.ndim == 3 and x.is_contiguous() and index.numel() * x.shape[2] > 2**16:
+        # `gather` copies number by number there, which takes more than twice as long as copying rows.
+        first = torch.arange(0, x.shape[0] * x.shape[1], x.shape[1])[:, None]
+        return x.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, index.shape)
     view = index.reshape(index.shape + (1,) * (x.ndim - 2))
     return x.gather(1, view.expand(*index.shape, *x.shape[2:]))
 
