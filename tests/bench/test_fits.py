@@ -40,6 +40,7 @@ def test_a_row_for_each_method_budget_and_what_stays() -> None:
             "retain": retain,
             "batch": batch,
             "visual": visual,
+            "depth": 24,
             "weights_bytes": 50,
             "peak_dense_bytes": batch * visual,
             "peak_sparse_bytes": batch * visual // 2,
@@ -47,24 +48,18 @@ def test_a_row_for_each_method_budget_and_what_stays() -> None:
 
     rows = [row(b, v, r) for v in (100, 300) for b in (1, 2) for r in (8, 16)]
     batch, visual = fits(rows, 1050)
-    assert batch.cells[0] == ["random", "8", "100", "20", "10", "2.00x", "beyond 1 and 2", "beyond 1 and 2"]
+    beyond = ["beyond 1 and 2"] * 2
+    assert batch.heads[2:5] == ["visual", "depth", "largest batch"]
+    assert batch.cells[0] == ["random", "8", "100", "24", "20", "10", "2.00x", *beyond]
     assert [cells[:3] for cells in batch.cells] == [
         ["random", r, v] for v in ("100", "300") for r in ("8", "16")
     ]
-    assert visual.heads[2:4] == ["batch", "most visual tokens"]
-    assert visual.cells[3] == [
-        "random",
-        "16",
-        "2",
-        "1000",
-        "500",
-        "2.00x",
-        "beyond 100 and 300",
-        "beyond 100 and 300",
-    ]
-    assert [table.heads[2] for table in fits([x for x in rows if x["visual"] == 100], 1050)] == ["visual"]
+    beyond = ["beyond 100 and 300"] * 2
+    assert visual.heads[2:5] == ["batch", "depth", "most visual tokens"]
+    assert visual.cells[3] == ["random", "16", "2", "24", "1000", "500", "2.00x", *beyond]
+    assert [x.heads[4] for x in fits([x for x in rows if x["visual"] == 100], 1050)] == ["largest batch"]
     nothing = fits(rows, 100)[0].cells[0]
-    assert nothing[3:6] == ["1", "-", "-"] and nothing[7] == "1 does not fit"
+    assert nothing[4:7] == ["1", "-", "-"] and nothing[8] == "1 does not fit"
 
 
 def test_the_batch_that_was_said_to_fit_fits() -> None:

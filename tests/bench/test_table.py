@@ -11,7 +11,9 @@ import torch
 
 from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
-from sparsesight.bench.growth import check_folder, draw, panels, save, sweeps
+from sparsesight.bench.growth import check_folder, draw, panels, save
+from sparsesight.bench.slopes import exponent
+from sparsesight.bench.sweep import lines
 from sparsesight.bench.table import equality, markdown, remarks, tables
 from sparsesight.methods import make_method
 from sparsesight.shapes import Shape, random_llava
@@ -37,6 +39,8 @@ def test_tables_name_what_varies(rows: list[dict[str, Any]]) -> None:
         ]
         assert all(len(cells) == len(made.heads) for cells in made.cells)
     assert tables(rows[:2])[0].heads[:3] == ["method", "retain", "prefill ms"]
+    deeper = [*rows, *({**row, "depth": 5} for row in rows)]
+    assert tables(deeper)[0].heads[2:4] == ["visual", "depth"] and tables(deeper)[0].cells[4][3] == "5"
 
 
 def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
@@ -89,28 +93,33 @@ def test_a_folder_of_results(rows: list[dict[str, Any]], tmp_path: Path) -> None
     assert "First token" not in written[1].read_text() and "FLOPs limit" in written[1].read_text()
 
 
-def test_growth_is_drawn_for_each_batch(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_growth_is_drawn_along_each_axis(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     check_folder(tmp_path, plots=True)
+    written = save(tmp_path, CONFIG, rows)
+    assert [path.name for path in written[2:]] == ["growth-visual.png"]
     written = save(tmp_path, CONFIG, [*rows, *({**row, "batch": 4} for row in rows)])
-    assert [path.name for path in written[2:]] == ["growth-batch1.png", "growth-batch4.png"]
+    names = ["visual-batch1", "visual-batch4", "batch-visual36", "batch-visual64"]
+    assert [path.name for path in written[2:]] == [f"growth-{name}.png" for name in names]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[2:])
+    page = written[1].read_text()
+    assert "## Growth with visual tokens: exponents" in page and "## Growth with prompts per forward" in page
 
 
 @pytest.mark.parametrize("processor", [False, True])
 def test_lines_of_the_drawing_are_the_rows(rows: list[dict[str, Any]], processor: bool) -> None:
     pytest.importorskip("matplotlib")
-    assert sweeps(rows) and not sweeps(rows[:2])
-    figure = draw(rows[::-1], processor)
+    figure = draw(lines(rows[::-1], "visual"), "visual", processor)
     for axes, (title, _, sparse, dense, scale) in zip(figure.axes, panels(processor), strict=True):
         assert axes.get_title() == title
-        lines = {line.get_label(): line for line in axes.get_lines()}
-        assert len(lines) == 2 + (dense is not None)
-        line = lines["random, retain 0.5"]
-        assert list(line.get_xdata()) == [36, 64]
-        assert list(line.get_ydata()) == [rows[0][sparse] / scale, rows[2][sparse] / scale]
+        drawn = {str(line.get_label()).split(":")[0]: line for line in axes.get_lines()}
+        assert len(drawn) == 2 + (dense is not None)
+        line = drawn["random, retain 0.5"]
+        values = [rows[0][sparse] / scale, rows[2][sparse] / scale]
+        assert list(line.get_xdata()) == [36, 64] and list(line.get_ydata()) == values
         if dense is not None:
-            assert list(lines["dense"].get_ydata())[1] in [row[dense] / scale for row in rows[2:]]
+            assert str(line.get_label()).endswith(f": n^{exponent([36, 64], values):.2f}")
+            assert list(drawn["dense"].get_ydata())[1] in [row[dense] / scale for row in rows[2:]]
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

@@ -48,8 +48,21 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
         word for made in tables(json.loads((out / "bench.json").read_text())["rows"]) for word in made.heads
     ]
     assert all(word in result.stdout for head in heads for word in head.split())  # at 80 columns
-    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-batch1.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-visual.png"]
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
+
+
+def test_a_sweep_over_depth(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    sweep = ("--retain", "0.5", "--depth", "8,4", "--repeats", "1", "--steps", "0", "--out", str(out))
+    result = run("bench", "--shape", SMALL, *sweep)
+    assert result.exit_code == 0, result.stderr
+    assert "random LLaVA of 8,4 layers" in result.stdout and "Growth with decoder layers" in result.stdout
+    data = json.loads((out / "bench.json").read_text())
+    assert [(row["depth"], len(row["visual_per_layer"])) for row in data["rows"]] == [(8, 8), (4, 4)]
+    assert data["rows"][0]["flops_dense"] == 2 * data["rows"][1]["flops_dense"]
+    assert (out / "growth-depth.png").exists()
 
 
 def test_what_fits_into_a_memory(tmp_path: Path) -> None:
@@ -63,7 +76,7 @@ def test_what_fits_into_a_memory(tmp_path: Path) -> None:
         assert len(table.cells) == 2
         for cells in table.cells:
             assert "| " + " | ".join(cells) + " |" in page
-            assert int(cells[3]) > int(cells[4]) > 36
+            assert int(cells[4]) > int(cells[5]) > 36
 
 
 def test_a_sweep_that_is_stopped_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +167,8 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", "layers=4,hiden=64"], "hiden=64"),
         (["--shape", SMALL, "--model", "x"], "--model and --shape"),
         (["--visual", "36,64"], "--visual '36,64' needs --shape"),
+        (["--depth", "12,24"], "--depth '12,24' needs --shape"),
+        (["--shape", SMALL, "--depth", "4,many"], "--depth '4,many'"),
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
         (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),

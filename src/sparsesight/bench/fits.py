@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .table import Row, Table
+from .sweep import Row, heads, lines
+from .table import Table
 
-AXES = {"batch": "visual", "visual": "batch"}  # what grows, and what stays
+MOST = {"batch": "largest batch", "visual": "most visual tokens"}
 
 
 @dataclass(frozen=True)
@@ -47,42 +48,24 @@ def largest(sizes: Sequence[int], peaks: Sequence[int], room: float) -> Fit:
 
 
 def fits(rows: Sequence[Row], memory: float) -> list[Table]:
-    """For each of batch and visual tokens that the rows vary, what fits into ``memory`` bytes with the weights.
-
-    A row stands for a method, a budget and the other of the two.
-    """
+    """For each of batch and visual tokens that the rows vary, what fits into ``memory`` bytes with the weights."""
     made = []
-    for axis, fixed in AXES.items():
+    for axis, what in MOST.items():
         cells = []
-        for key in dict.fromkeys((row["method"], row["retain"], row[fixed]) for row in rows):
-            alike = [row for row in rows if (row["method"], row["retain"], row[fixed]) == key]
-            alike.sort(key=lambda row: row[axis])
-            sizes = [row[axis] for row in alike]
-            if len(set(sizes)) < 2:
-                continue
-            room = memory - alike[0]["weights_bytes"]
+        for line in lines(rows, axis):
+            room = memory - line.rows[0]["weights_bytes"]
             dense, sparse = (
-                largest(sizes, [row[f"peak_{kind}_bytes"] for row in alike], room)
+                largest(line.sizes, [row[f"peak_{kind}_bytes"] for row in line.rows], room)
                 for kind in ("dense", "sparse")
             )
             ratio = "-" if not dense.count or not sparse.count else f"{sparse.count / dense.count:.2f}x"
             counts = ["-" if fit.count is None else str(fit.count) for fit in (sparse, dense)]
-            cells.append(
-                [
-                    key[0],
-                    "" if key[1] is None else str(key[1]),
-                    str(key[2]),
-                    *counts,
-                    ratio,
-                    sparse.how,
-                    dense.how,
-                ]
-            )
+            cells.append([*line.which, *counts, ratio, sparse.how, dense.how])
         if cells:
-            what = {"batch": "largest batch", "visual": "most visual tokens"}[axis]
-            heads = ["method", "retain", fixed, what, "dense", "ratio", "from peaks at", "dense from"]
             title = (
                 f"What fits into {memory / 1e9:g} GB with the weights, from measured peaks taken as linear"
             )
-            made.append(Table(title, heads, cells))
+            made.append(
+                Table(title, [*heads(axis), what, "dense", "ratio", "from peaks at", "dense from"], cells)
+            )
     return made

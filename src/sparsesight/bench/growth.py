@@ -1,4 +1,4 @@
-"""How time, memory and overhead grow with the number of visual tokens, drawn."""
+"""How time, memory and overhead grow with what a sweep varies, drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SparseSightError
 from .fits import fits
-from .table import Row, markdown
+from .slopes import exponent, slopes
+from .sweep import AXES, Line, Row, lines
+from .table import markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,63 +71,63 @@ def check_folder(folder: Path, plots: bool) -> None:
 def save(
     folder: Path, config: Row, rows: Sequence[Row], processor: bool = False, memory: float | None = None
 ) -> list[Path]:
-    """Write ``bench.json``, ``bench.md`` and, for each batch of a sweep over visual tokens, ``growth-batch*.png``.
+    """Write ``bench.json``, ``bench.md`` and ``growth-AXIS.png`` for each axis that is varied.
 
+    Where others are varied as well, there is a drawing for each of their values, which its name has.
     ``processor`` is for :func:`panels`, ``memory`` for :func:`.fits.fits`.
     """
     (folder / "bench.json").write_text(json.dumps({"config": config, "rows": rows}, indent=1) + "\n")
-    (folder / "bench.md").write_text(
-        markdown(config, rows, fits(rows, memory) if memory else ()), encoding="utf-8"
-    )
+    more = (*slopes(rows), *(fits(rows, memory) if memory else ()))
+    (folder / "bench.md").write_text(markdown(config, rows, more), encoding="utf-8")
     written = [folder / "bench.json", folder / "bench.md"]
-    for batch in sorted({row["batch"] for row in rows}):
-        alike = [row for row in rows if row["batch"] == batch]
-        if sweeps(alike):
-            path = folder / f"growth-batch{batch}.png"
-            draw(alike, processor).savefig(path, dpi=130)
+    for axis in AXES:
+        for name, alike in _drawings(rows, axis).items():
+            path = folder / f"growth-{name}.png"
+            draw(alike, axis, processor).savefig(path, dpi=130)
             written.append(path)
     return written
 
 
-def sweeps(rows: Sequence[Row]) -> bool:
-    """Whether there is a growth to draw: more than one number of visual tokens."""
-    return len({row["visual"] for row in rows}) > 1
+def _drawings(rows: Sequence[Row], axis: str) -> dict[str, list[Line]]:
+    """The lines of each drawing along ``axis``, by its name."""
+    varied = [other for other in AXES if other != axis and len({row[other] for row in rows}) > 1]
+    found: dict[str, list[Line]] = {}
+    for line in lines(rows, axis):
+        name = "-".join([axis, *(f"{other}{line.fixed[other]}" for other in varied)])
+        found.setdefault(name, []).append(line)
+    return found
 
 
-def draw(rows: Sequence[Row], processor: bool = False) -> Figure:
-    """The :func:`panels` against the visual tokens: dense, and a line for each method and budget."""
+def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
+    """The :func:`panels` against an axis: dense, and a line for each method and budget, with their exponents."""
     from matplotlib.figure import Figure
 
-    drawn = panels(processor)
-    figure = Figure(figsize=(15, 4), layout="constrained")
-    grid: Any = figure.subplots(1, len(drawn))
-    for axes, panel in zip(grid, drawn, strict=True):
-        if panel.dense is not None:
-            once = {row["visual"]: row for row in rows}  # every row of a sweep has the same dense model
-            _line(axes, list(once.values()), panel.dense, panel.scale, "dense", color="black", linewidth=2)
+    shown = panels(processor)
+    figure = Figure(figsize=(16, 4), layout="constrained")
+    grid: Any = figure.subplots(1, len(shown))
+    dense = {size: row for line in drawn for size, row in zip(line.sizes, line.rows, strict=True)}
+    ticks = sorted(dense)
+    for axes, panel in zip(grid, shown, strict=True):
+        if panel.dense is not None:  # every row of a size has the same dense model
+            values = [dense[size][panel.dense] / panel.scale for size in ticks]
+            _plot(axes, ticks, values, "dense", True, color="black", linewidth=2)
             axes.set_yscale("log")
-        for name in dict.fromkeys((row["method"], row["retain"]) for row in rows):
-            alike = [row for row in rows if (row["method"], row["retain"]) == name]
-            _line(
-                axes,
-                alike,
-                panel.sparse,
-                panel.scale,
-                name[0] if name[1] is None else f"{name[0]}, retain {name[1]}",
-            )
-        counts = sorted({row["visual"] for row in rows})
+        for line in drawn:
+            name = line.method if line.retain is None else f"{line.method}, retain {line.retain}"
+            values = [row[panel.sparse] / panel.scale for row in line.rows]
+            _plot(axes, line.sizes, values, name, panel.dense is not None)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(counts, [str(n) for n in counts], rotation=45)
+        axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45)
         axes.set_xticks([], minor=True)
         if panel.dense is None:
             axes.set_ylim(bottom=0)
-        axes.set(title=panel.title, ylabel=panel.unit, xlabel="visual tokens")
+        axes.set(title=panel.title, ylabel=panel.unit, xlabel=AXES[axis])
         axes.grid(alpha=0.3)
-    grid[0].legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="x-small")
     return figure
 
 
-def _line(axes: Axes, rows: Sequence[Row], key: str, scale: float, label: str, **style: Any) -> None:
-    ordered = sorted(rows, key=lambda row: row["visual"])
-    values = [row[key] / scale for row in ordered]
-    axes.plot([row["visual"] for row in ordered], values, marker="o", markersize=4, label=label, **style)
+def _plot(axes: Axes, sizes: list[int], values: list[float], name: str, sloped: bool, **style: Any) -> None:
+    slope = exponent(sizes, values) if sloped else None
+    label = name if slope is None else f"{name}: n^{slope:.2f}"
+    axes.plot(sizes, values, marker="o", markersize=4, label=label, **style)

@@ -213,6 +213,7 @@ def _counts(report: Report) -> dict[str, Any]:
     return {
         "visual": sample.visual_tokens,
         "text": sample.text_tokens,
+        "depth": len(sample.visual_per_layer),
         "equal_tokens": sample.equal_tokens,
         "equal_tokens_entering": sample.equal_tokens_entering,
         "visual_per_layer": sample.visual_per_layer,

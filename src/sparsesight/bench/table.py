@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..cost import EQUAL
 from ..hf.clock import PARTS
 from .roofline import no_gain
-
-Row = dict[str, Any]
+from .sweep import AXES, Row
 
 
 class Column(NamedTuple):
@@ -40,8 +39,7 @@ def _both(wall: str, cpu: str) -> Callable[[Row], str]:
 WHICH = (
     Column("method", lambda row: row["method"]),
     Column("retain", lambda row: "" if row["retain"] is None else str(row["retain"])),
-    Column("visual", lambda row: str(row["visual"])),
-    Column("batch", lambda row: str(row["batch"])),
+    *(Column(axis, _number(axis, 0)) for axis in AXES),
 )
 PREFILL = (
     Column("prefill ms", _number("prefill_sparse_ms")),
@@ -109,7 +107,7 @@ TABLES = {
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """The rows as tables; the numbers of visual tokens and of prompts stand there where they vary."""
+    """The rows as tables; what a sweep can vary stands there where it does."""
     which = [
         column
         for column in WHICH
@@ -127,7 +125,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     said = []
     for row in rows:
         budget = "" if row["retain"] is None else f", retain {row['retain']}"
-        which = f"{row['method']}{budget}, {row['visual']} visual tokens, batch {row['batch']}"
+        which = f"{row['method']}{budget}, {_sizes(row)}"
         if abs(row["cost_deviation"]) > EQUAL:
             said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
         why = no_gain(row)
@@ -140,8 +138,12 @@ def _ceilings(row: Row) -> str:
     x = row["ceilings"]
     return (
         f"measured ceilings of this device: {x['macs'] / 1e9:.1f} G multiply-adds/s, {x['bytes'] / 1e9:.1f} GB/s, "
-        f"{1e6 * x['launch']:.2f} us a launch ({row['visual']} visual tokens, batch {row['batch']})"
+        f"{1e6 * x['launch']:.2f} us a launch ({_sizes(row)})"
     )
+
+
+def _sizes(row: Row) -> str:
+    return f"{row['visual']} visual tokens, batch {row['batch']}, {row['depth']} layers"
 
 
 def equality(rows: Sequence[Row]) -> str:

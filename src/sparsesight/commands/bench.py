@@ -45,6 +45,9 @@ def bench(
     visual: str | None = typer.Option(
         None, help="With --shape: a sweep over its visual tokens, such as 576,1152,2304.", show_default=False
     ),
+    depth: str | None = typer.Option(
+        None, help="With --shape: a sweep over its decoder layers, such as 6,12,24.", show_default=False
+    ),
     repeats: int = typer.Option(7, min=1, help="Counted turns of every configuration, after one to warm up."),
     steps: int = typer.Option(16, min=0, help="Decoding steps per turn."),
     threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
@@ -79,10 +82,9 @@ def bench(
     """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
-    if visual is not None and shape is None:
-        raise SparseSightError(
-            f"--visual {visual!r} needs --shape: the pictures of a real model have their own size"
-        )
+    for option, value in (("--visual", visual), ("--depth", depth)):
+        if value is not None and shape is None:
+            raise SparseSightError(f"{option} {value!r} needs --shape: a real model has its own size")
     budgets = [x for x in choose_budgets(retain) if not isinstance(x, tuple)]
     if len(budgets) < len(choose_budgets(retain)):
         raise SparseSightError(
@@ -94,6 +96,7 @@ def bench(
     pruning = None if layers is None else parse_layers(layers)
     batches = parse_counts(batch, "--batch")
     lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
+    depths: tuple[int | None, ...] = (None,) if depth is None else parse_counts(depth, "--depth")
     if memory is not None and max(len(batches), len(lengths)) < 2:
         raise SparseSightError(
             f"--memory {memory:g}: what fits follows from peaks of several sizes; give --batch or --visual two or more"
@@ -119,12 +122,16 @@ def bench(
             f"--text-tower {text_tower!r}: the random model of --shape comes from no CLIP; name a --model"
         )
     check_attention(attention)
-    shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
+    shapes = [
+        None if shape is None else Shape.parse(shape, visual=length, layers=count)
+        for count in depths
+        for length in lengths
+    ]
     for sizes in shapes:
         if sizes is not None:
             make_cases(chosen, budgets, sizes.decoder, sizes.prompt, same_retain=same_retain)
     if out is not None:
-        check_folder(out, plots=len(lengths) > 1)
+        check_folder(out, plots=max(map(len, (lengths, batches, depths))) > 1)
     if threads:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -145,7 +152,7 @@ def bench(
         )
         machine = environment(str(weights.device), weights.dtype)
         config = {
-            "subject": what,
+            "subject": what if depth is None or sizes is None else sizes.described(depth),
             "layers": layers or "by the method",
             "repeats": repeats,
             "steps": steps,
@@ -227,12 +234,13 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | No
     from rich.table import Table
 
     from ..bench.fits import fits
+    from ..bench.slopes import slopes
     from ..bench.table import equality, remarks, tables
 
     console = Console()
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
     console.print(equality(rows), highlight=False)
-    for made in (*tables(rows), *(fits(rows, memory) if memory else ())):
+    for made in (*tables(rows), *slopes(rows), *(fits(rows, memory) if memory else ())):
         table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True

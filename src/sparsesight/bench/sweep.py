@@ -1,0 +1,58 @@
+"""What a benchmark can vary, and its rows in the order of one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+AXES = {"visual": "visual tokens", "batch": "prompts per forward", "depth": "decoder layers"}
+
+
+class Line(NamedTuple):
+    """Rows of one method and budget that differ in one axis.
+
+    Attributes:
+        method, retain: of all rows.
+        fixed: the values of the other axes.
+        sizes: along the axis, two or more, ascending.
+        rows: one of each size.
+    """
+
+    method: str
+    retain: Any
+    fixed: dict[str, int]
+    sizes: list[int]
+    rows: list[Row]
+
+    @property
+    def which(self) -> list[str]:
+        """First cells of a table's row (see :func:`heads`)."""
+        return [
+            self.method,
+            "" if self.retain is None else str(self.retain),
+            *map(str, self.fixed.values()),
+        ]
+
+
+def heads(axis: str) -> list[str]:
+    """What :attr:`Line.which` are."""
+    return ["method", "retain", *(other for other in AXES if other != axis)]
+
+
+def lines(rows: Sequence[Row], axis: str) -> list[Line]:
+    """Every line along ``axis``, in the order of the rows; none where it does not vary."""
+    found: dict[tuple[Any, ...], dict[int, Row]] = {}
+    for row in rows:
+        key = (row["method"], row["retain"], *(row[other] for other in AXES if other != axis))
+        found.setdefault(key, {})[row[axis]] = row
+    return [
+        Line(key[0], key[1], dict(zip(heads(axis)[2:], key[2:], strict=True)), *_ascending(alike))
+        for key, alike in found.items()
+        if len(alike) > 1
+    ]
+
+
+def _ascending(alike: dict[int, Row]) -> tuple[list[int], list[Row]]:
+    sizes = sorted(alike)
+    return sizes, [alike[size] for size in sizes]
