@@ -14,8 +14,10 @@ import torch
 
 from sparsesight import SparseSightError, sparsify
 from sparsesight.bench import Case, bench, runs
+from sparsesight.bench.table import remarks, tables
 from sparsesight.bench.work import run_once
 from sparsesight.hf.clock import PARTS
+from sparsesight.hf.fast import Fast
 from sparsesight.methods import make_method
 from sparsesight.shapes import Shape, random_llava, repeat_prompt
 from tests.bench.small import SMALL
@@ -105,8 +107,8 @@ def test_every_turn_runs_what_it_is_called(small: Subject, monkeypatch: pytest.M
 
     def named(manager: Any, name: str) -> Any:
         @contextmanager
-        def entered(*args: Any) -> Iterator[Any]:
-            with manager(*args) as run:
+        def entered(*args: Any, **options: Any) -> Iterator[Any]:
+            with manager(*args, **options) as run:
                 inside.append(name)
                 yield run
                 inside.remove(name)
@@ -137,6 +139,36 @@ def test_every_turn_runs_what_it_is_called(small: Subject, monkeypatch: pytest.M
     assert sorted(turns[:3]) == sorted(turns[3:]) == expected
 
 
+def test_the_fast_path_beside_the_dense_model_on_it(small: Subject) -> None:
+    """Every segment is a program by the time the clock starts, and the programs compute what is measured."""
+    model, prompt = small
+    cases = [case("sparsevlm+", 12), case("random", 12)]
+    ticks: list[int] = []
+    rows = bench(
+        model, prompt, cases, repeats=2, steps=1, progress=lambda: ticks.append(1), fast=Fast("plain")
+    )
+    assert len(ticks) == 3 * (2 + 2 * 2)
+    for row in rows:
+        fast = row["fast"]
+        assert fast["segments"] == fast["programs"] == 3 and fast["why_not"] == []
+        assert fast["prefill_dense_ms"] < fast["first_token_dense_ms"]
+        assert min(fast[f"{x}_speedup"] for x in ("prefill", "prefill_dense", "first_token")) > 0
+    made = {table.title: table for table in tables(rows)}
+    (title,) = (title for title in made if "fast path" in title)
+    assert made[title].cells[1][-2:] == ["3", "3"]
+    assert not any("ordinary way" in text for text in remarks(rows))
+
+
+def test_why_the_fast_path_was_not_taken_is_said(small: Subject) -> None:
+    model, prompt = small
+    masked = repeat_prompt(prompt, 2)
+    masked["attention_mask"] = masked["attention_mask"].clone()
+    masked["attention_mask"][1, 0] = 0
+    (row,) = bench(model, masked, [case("random", 12)], repeats=1, steps=0, fast=Fast("plain"))
+    assert row["fast"]["programs"] == 0
+    assert any("3 of 3 segments ran the ordinary way, because there is a mask" in x for x in remarks([row]))
+
+
 def test_no_steps_and_no_time_for_a_token(small: Subject) -> None:
     (row,) = bench(*small, [case("random", 12)], repeats=1, steps=0)
     assert row["token_dense_ms"] is row["token_sparse_cpu_ms"] is None and len(row["spread"]) == 4
@@ -155,6 +187,8 @@ def test_rows_on_a_gpu() -> None:
     assert 0 < row["prefill_sparse_ms"] < row["first_token_sparse_ms"]
     assert 0 < row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
     assert 0 < row["overhead_share"] < 1
+    (row,) = bench(model, prompt, [case("sparsevlm+", 12)], repeats=1, steps=0, fast=Fast("graph"))
+    assert row["fast"]["programs"] == row["fast"]["segments"] == 3
 
 
 def test_the_first_footprint_is_not_the_first_run(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,12 @@ def test_a_sweep_over_depth(tmp_path: Path) -> None:
     assert (out / "growth-depth.png").exists()
 
 
+def test_the_fast_path() -> None:
+    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--fast", "plain", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert "The fast path: sparse and dense on it" in result.stdout
+
+
 def test_what_fits_into_a_memory(tmp_path: Path) -> None:
     sweep = ("--visual", "36,64", "--batch", "1,3", "--memory", "0.1", "--out", str(tmp_path / "out"))
     result = run("bench", "--shape", SMALL, "--retain", "0.5", "--repeats", "1", "--steps", "0", *sweep)
@@ -167,6 +173,7 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", "layers=4,hiden=64"], "hiden=64"),
         (["--shape", SMALL, "--model", "x"], "--model and --shape"),
         (["--visual", "36,64"], "--visual '36,64' needs --shape"),
+        (["--shape", SMALL, "--fast", "warp"], "runner='warp' is none of graph, compile, plain"),
         (["--depth", "12,24"], "--depth '12,24' needs --shape"),
         (["--shape", SMALL, "--depth", "4,many"], "--depth '4,many'"),
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import SparseSightError
 from ..hf.clock import LAYOUT, PARTS
 from ..hf.families import Anatomy, anatomy
+from ..hf.fast import Fast, FastUse
 from ..hf.shape import decoder_shape
 from ..hf.sparsify import Sparsified, sparsify
 from ..hf.text_tower import TextTower
@@ -37,6 +38,7 @@ def bench(
     steps: int = 16,
     progress: Callable[[], object] | None = None,
     text_tower: TextTower | None = None,
+    fast: Fast | None = None,
 ) -> list[dict[str, Any]]:
     """Measure dense and every case in one process, taking turns in random order.
 
@@ -48,6 +50,8 @@ def bench(
         steps: decoding steps per turn.
         progress: called after each run.
         text_tower: for methods that read one.
+        fast: measure the cases on the fast path (``sparsify(..., fast=...)``), and the dense model on it beside the
+            dense model as it is; programs are built before the clock starts.
 
     Returns:
         One dict per case; times are medians in milliseconds, with their spread under ``spread``: ``first_token_*`` of
@@ -61,7 +65,8 @@ def bench(
         prefill, ``overhead_us`` the same in microseconds, with what it does before the decoder. ``peak_*_bytes`` are
         the most that tensors took at once in a whole prefill, vision tower and cache included, weights not;
         ``least_peak_*_bytes`` what the decoder alone cannot do without. ``kv_held_*_bytes`` are the storages of the
-        cache, ``kv_*_bytes`` follow from sizes. FLOPs are multiply-adds of the whole batch.
+        cache, ``kv_*_bytes`` follow from sizes. FLOPs are multiply-adds of the whole batch. With ``fast``, ``fast`` has
+        the times of the dense model on that path and what became of it; memory and operations are counted without.
 
     Raises:
         SparseSightError: for a case that keeps every visual token.
@@ -83,19 +88,26 @@ def bench(
     size = prompt["input_ids"].numel()
     device = ceilings(parts.layers[-1], size)
     turns = [("dense", 0), *((kind, i) for i in range(len(cases)) for kind in ("sparse", "bare"))]
+    turns += [("dense fast", 0)] if fast else []
     times = {turn: Times() for turn in turns}
+    uses: dict[tuple[str, int], FastUse | None] = {}
     shuffle = random.Random(0)
     for count in range(repeats + 1):
         for turn in shuffle.sample(turns, len(turns)):
             kind, i = turn
             kept = times[turn] if count else Times()
             with ExitStack() as stack:
+                handle: Sparsified | None = None
                 if kind == "sparse":
-                    stack.enter_context(_sparse(model, cases[i].method, text_tower))
+                    handle = stack.enter_context(_sparse(model, cases[i].method, text_tower, fast))
+                elif kind == "dense fast":
+                    handle = stack.enter_context(sparsify(model, retain=1.0, fast=fast or False))
                 elif kind == "bare":
                     stack.enter_context(shortened(decoder, *_lengths(reports[i])))
+                _build(model, prompt, fast if handle is not None else None)
                 stack.enter_context(timed_decoder(decoder, kept))
                 run_once(model, prompt, 0 if kind == "bare" else steps, kept)
+                uses[turn] = handle.fast if handle is not None else None
             if progress is not None:
                 progress()
     device = device.best(ceilings(parts.layers[-1], size))
@@ -106,11 +118,14 @@ def bench(
             "retain": case.retain,
             "batch": len(report.samples),
             **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
-            **_overhead(model, prompt, decoder, case.method, text_tower),
+            **_overhead(model, prompt, decoder, case.method, text_tower, fast),
             **_counts(report),
             "cost_deviation": case.deviation,
             "settings": case.method.to_dict(),
         }
+        use = uses["sparse", i]
+        if fast and use is not None:
+            row["fast"] = _fast(times["dense", 0], times["dense fast", 0], times["sparse", i], use)
         row |= _limits(device, parts, report, counted[0], counted[i + 1], row)
         rows.append(row)
     return rows
@@ -177,18 +192,46 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
     }
 
 
-def _sparse(model: Any, method: Method, text_tower: TextTower | None) -> Sparsified:
-    return (
-        sparsify(model, method, text_tower=text_tower) if method.reads_text_tower else sparsify(model, method)
-    )
+def _fast(dense: Times, on_path: Times, sparse: Times, use: FastUse) -> dict[str, Any]:
+    """The dense model on the fast path, between the dense model as it is and the sparse one on that path."""
+    found: dict[str, Any] = {
+        "segments": len(use.ran),
+        "programs": sum(use.ran),
+        "why_not": list(dict.fromkeys(use.why_not)),
+    }
+    for of, end in (("wall", ""), ("cpu", "_cpu")):
+        for name, phase in (("first_token", FIRST), ("prefill", PREFILL)):
+            plain, fast, ours = (getattr(times, of)[phase] for times in (dense, on_path, sparse))
+            found[f"{name}_dense{end}_ms"] = median(fast)
+            found[f"{name}_speedup{end}"] = median(x / y for x, y in zip(fast, ours, strict=True))
+            found[f"{name}_dense_speedup{end}"] = median(x / y for x, y in zip(plain, fast, strict=True))
+    return found
+
+
+def _sparse(model: Any, method: Method, text_tower: TextTower | None, fast: Fast | None = None) -> Sparsified:
+    tower: dict[str, Any] = {"text_tower": text_tower} if method.reads_text_tower else {}
+    return sparsify(model, method, fast=fast or False, **tower)
+
+
+def _build(model: Any, prompt: dict[str, Any], fast: Fast | None) -> None:
+    """The first prefill shows whether segments can be programs, the second builds them."""
+    if fast is not None:
+        for _ in range(2):
+            run_once(model, prompt, 0)
 
 
 def _overhead(
-    model: Any, prompt: dict[str, Any], decoder: nn.Module, method: Method, text_tower: TextTower | None
+    model: Any,
+    prompt: dict[str, Any],
+    decoder: nn.Module,
+    method: Method,
+    text_tower: TextTower | None,
+    fast: Fast | None,
 ) -> dict[str, Any]:
     """What the mechanism takes of the sparse prefill: by the wall clock, and of processor time."""
     found: dict[str, Any] = {}
-    with _sparse(model, method, text_tower) as run:
+    with _sparse(model, method, text_tower, fast) as run:
+        _build(model, prompt, fast)
         for of, end in (("wall", ""), ("cpu", "_cpu")):
             spent: list[dict[str, float]] = []
             whole: list[float] = []

@@ -95,9 +95,24 @@ def _microseconds(part: str) -> Callable[[Row], str]:
     return lambda row: f"{row['overhead_us'][part]:.0f} ({row['overhead_us_cpu'][part]:.0f})"
 
 
+def _of_fast(key: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: f"{row['fast'][key]:.{digits}f}" if row.get("fast") else "-"
+
+
+FAST = (
+    Column("prefill ms", _number("prefill_sparse_ms")),
+    Column("dense on the path", _of_fast("prefill_dense_ms", 1)),
+    Column("dense", _number("prefill_dense_ms")),
+    Column("speed-up over dense on the path", _of_fast("prefill_speedup", 2)),
+    Column("over dense", _number("prefill_speedup", 2)),
+    Column("dense on the path over dense", _of_fast("prefill_dense_speedup", 2)),
+    Column("segments", _of_fast("segments", 0)),
+    Column("programs", _of_fast("programs", 0)),
+)
 OVERHEAD = tuple(Column(part, _microseconds(part)) for part in PARTS)
 TABLES = {
     "Prefill of the decoder; ratio = speed-up / FLOPs limit; in brackets from processor time": PREFILL,
+    "The fast path: sparse and dense on it, beside the dense model as it is": FAST,
     "The whole call up to the first token, and a further token's; in brackets from processor time": TOKENS,
     "Least time on this device by its measured ceilings, and how much of the measured prefill that is": ROOFLINE,
     "Microseconds of the mechanism's parts; layout is before the decoder; in brackets processor time": OVERHEAD,
@@ -115,6 +130,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     ]
     made = []
     for title, columns in TABLES.items():
+        if columns is FAST and not any(row.get("fast") for row in rows):
+            continue
         chosen = [*which, *columns]
         made.append(Table(title, [c.title for c in chosen], [[c.cell(row) for c in chosen] for row in rows]))
     return made
@@ -128,6 +145,13 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         which = f"{row['method']}{budget}, {_sizes(row)}"
         if abs(row["cost_deviation"]) > EQUAL:
             said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
+        fast = row.get("fast")
+        if fast and fast["why_not"]:
+            ordinary = fast["segments"] - fast["programs"]
+            reasons = "; ".join(fast["why_not"])
+            said.append(
+                f"{which}: {ordinary} of {fast['segments']} segments ran the ordinary way, because {reasons}"
+            )
         why = no_gain(row)
         if why is not None:
             said.append(f"{which}: no gain here, because {why}")

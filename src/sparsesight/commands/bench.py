@@ -56,6 +56,12 @@ def bench(
     dtype: str = typer.Option(
         "auto", help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA."
     ),
+    fast: str | None = typer.Option(
+        None,
+        help="Layers between two stages as one program: graph (CUDA), compile, plain, or auto for the device's best; "
+        "the dense model is measured on that path, too.",
+        show_default="off",
+    ),
     text_tower: str | None = typer.Option(
         None,
         help="Folder or Hub id of the CLIP that the vision tower is from, for methods that read its text tower.",
@@ -110,11 +116,13 @@ def bench(
     from ..bench.cases import make_cases, prompt_sizes
     from ..bench.growth import check_folder, save
     from ..hf.families import anatomy
+    from ..hf.fast import parse_fast
     from ..hf.shape import decoder_shape
     from ..shapes import Shape, repeat_prompt
     from .loading import check_attention, check_text_tower, out_of_memory
 
     # What is wrong with an option fails before a model is loaded.
+    how_fast = None if fast is None else parse_fast(fast == "auto" or fast)
     chosen = {name: _at_layers(name, pruning) for name in names}
     check_text_tower(names, text_tower)
     if text_tower is not None and shape is not None:
@@ -162,7 +170,14 @@ def bench(
             with out_of_memory(weights.device), _progress((repeats + 1) * (2 * len(cases) + 1)) as tick:
                 many = repeat_prompt(prompt, count)
                 rows += measure(
-                    built, many, cases, repeats=repeats, steps=steps, progress=tick, text_tower=tower
+                    built,
+                    many,
+                    cases,
+                    repeats=repeats,
+                    steps=steps,
+                    progress=tick,
+                    text_tower=tower,
+                    fast=how_fast,
                 )
             if out is not None:  # after each, so that a sweep that is stopped leaves what it has
                 alone = weights.device.type == "cpu" and torch.get_num_threads() == 1
