@@ -59,7 +59,7 @@ def test_a_row_for_each_case(rows: list[dict[str, Any]]) -> None:
         assert row["prefill_ratio_to_limit"] == pytest.approx(row["prefill_speedup"] / row["flops_limit"])
         assert row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
         for kind in ("", "_cpu"):
-            assert 0 < row[f"overhead_share{kind}"] < 1
+            assert 0 < row[f"overhead_share{kind}"] < 1 and row[f"products_limit{kind}"] > 0
             assert row[f"overhead_share{kind}"] == pytest.approx(sum(row[f"overhead_parts{kind}"].values()))
             assert list(row[f"overhead_us{kind}"]) == list(PARTS) and row[f"overhead_us{kind}"]["layout"] > 0
             for phase in ("dense", "sparse"):

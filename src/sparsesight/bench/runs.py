@@ -23,8 +23,8 @@ from .cases import Case
 from .ceilings import Ceilings, ceilings, parameter_bytes
 from .footprint import Footprint, footprint
 from .roofline import bound, roofline, token_ms
-from .timing import FIRST, PREFILL, TOKEN, Times, spread, timed_decoder
-from .work import run_once, shortened
+from .timing import FIRST, PREFILL, TOKEN, Times, milliseconds, spread, timed_decoder
+from .work import products, run_once, shortened
 
 SHARES = 3  # runs from which the shares of the mechanism are taken
 
@@ -59,8 +59,9 @@ def bench(
         further token (None without steps). Ratios are medians of the ratios within a turn, so that a machine that
         drifts does not bend them; they come from the wall clock (CUDA: from events), and ``*_cpu`` are the same from
         processor time, which a loaded machine disturbs less.
-        ``flops_limit`` is arithmetic (without the method's own); ``measured_limit`` is what this machine reaches when
-        the same layers just get shorter inputs (:func:`shortened`). ``roofline_*`` is what this device allows by its
+        ``flops_limit`` is arithmetic (without the method's own); ``products_limit`` is what this machine reaches in the
+        layers' matrix products alone at the same lengths (:func:`products`), and ``measured_limit`` in the same layers
+        when they just get shorter inputs (:func:`shortened`). ``roofline_*`` is what this device allows by its
         measured ``ceilings`` (:mod:`.roofline`). ``overhead_share`` is what the mechanism's parts take of the sparse
         prefill, ``overhead_us`` the same in microseconds, with what it does before the decoder. ``peak_*_bytes`` are
         the most that tensors took at once in a whole prefill, vision tower and cache included, weights not;
@@ -111,6 +112,7 @@ def bench(
             if progress is not None:
                 progress()
     device = device.best(ceilings(parts.layers[-1], size))
+    limits = _products_limits(parts, reports)
     rows = []
     for i, (case, report) in enumerate(zip(cases, reports, strict=True)):
         row = {
@@ -119,6 +121,7 @@ def bench(
             "batch": len(report.samples),
             **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
             **_overhead(model, prompt, decoder, case.method, text_tower, fast),
+            **limits[i],
             **_counts(report),
             "cost_deviation": case.deviation,
             "settings": case.method.to_dict(),
@@ -129,6 +132,23 @@ def bench(
         row |= _limits(device, parts, report, counted[0], counted[i + 1], row)
         rows.append(row)
     return rows
+
+
+def _products_limits(parts: Anatomy, reports: Sequence[Report]) -> list[dict[str, float]]:
+    """Dense over sparse time of the layers' matrix products alone, of each case."""
+    rows = [
+        [len(reports[0].samples) * n for n in lengths]
+        for lengths in ([_lengths(reports[0])[0]] * len(parts.layers), *(_lengths(x)[1] for x in reports))
+    ]
+    layers = list(parts.layers)
+    rounds = [[milliseconds(*products(layers, n)) for n in rows] for _ in range(SHARES)]
+    return [
+        {
+            f"products_limit{end}": median(took[0][clock] / took[i][clock] for took in rounds)
+            for clock, end in ((0, ""), (1, "_cpu"))
+        }
+        for i in range(1, len(rows))
+    ]
 
 
 def _limits(

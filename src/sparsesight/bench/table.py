@@ -47,6 +47,7 @@ PREFILL = (
     Column("speed-up", _both("prefill_speedup", "prefill_speedup_cpu")),
     Column("FLOPs limit", _number("flops_limit", 2)),
     Column("ratio", _both("prefill_ratio_to_limit", "prefill_ratio_to_limit_cpu")),
+    Column("products limit", _both("products_limit", "products_limit_cpu")),
     Column("measured limit", _both("measured_limit", "measured_limit_cpu")),
     Column("overhead", _share("overhead_share", "overhead_share_cpu")),
 )

@@ -1,4 +1,4 @@
-"""What is measured: a prefill with some greedy steps, and the bare arithmetic of a schedule."""
+"""What is measured: a prefill with some greedy steps, the bare arithmetic of a schedule, and its products alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..hf.shorten import NOT_ROWS, take_rows
-from .timing import FIRST, TOKEN, Times, mark, settle
+from .timing import FIRST, TOKEN, Mark, Times, mark, settle
 
 
 @torch.no_grad()
@@ -36,6 +36,28 @@ def run_once(model: Any, prompt: dict[str, Any], steps: int, times: Times | None
         for i, (start, end) in enumerate(pairwise(moments)):
             times.add(TOKEN if i else FIRST, start, end)
     return out.past_key_values
+
+
+@torch.no_grad()
+def products(layers: Sequence[nn.Module], rows: Sequence[int]) -> tuple[Mark, Mark]:
+    """Multiply with the matrices of every layer, ``rows[i]`` rows in layer ``i``, and nothing else; when that was.
+
+    The weights are those of the model, layer after layer, so no cache holds them. Experts that are no ``nn.Linear`` are
+    left out.
+    """
+    matrices = [[m.weight for m in layer.modules() if isinstance(m, nn.Linear)] for layer in layers]
+    made: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+    for weight in (w for layer in matrices for w in layer):
+        made.setdefault(
+            (weight.shape[1], weight.dtype, weight.device), weight.new_ones(max(rows), weight.shape[1])
+        )
+    device = next(layers[0].parameters()).device
+    settle(device)
+    start = mark(device)
+    for layer, n in zip(matrices, rows, strict=True):
+        for weight in layer:
+            nn.functional.linear(made[weight.shape[1], weight.dtype, weight.device][:n], weight)
+    return start, mark(device)
 
 
 @contextmanager
