@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError
 from .hooks import MARK
-from .layout import Given
+from .prompt import Given
 
 
 @contextmanager

@@ -19,14 +19,14 @@ from ..budget import BEFORE, Schedule
 from ..errors import SparseSightError
 from ..methods.rows import Rows, advance
 from ..methods.stage import Attention, Counts, StageInput, Vision, planned_counts
-from .cache import PrunedLayer, held_keys, make_pruned, pruned_layer
+from .arguments import of_pruned_cache, of_rows_left
+from .cache import held_keys, make_pruned, pruned_layer
 from .families import Layer
 from .layout import Chosen, Layout, Plan, Record, Trace
-from .masks import select_mask
 from .rotary import axes
 from .seen import Seen, positions_of
 from .shape import cached_numbers
-from .shorten import NOT_ROWS, Keys, fold, same_arguments, take_rows, unfold
+from .shorten import Keys, fold, unfold
 
 
 @dataclass
@@ -155,19 +155,11 @@ class Forward:
             self.rate(hidden)
         kind = self.plan.kinds[layer]
         if self.rows is None or not self.done:
-            known = pruned_layer(self.cache, kind.source)
-            return None if known is None else self._serve(known, kind, hidden, kwargs)
-        with self.plan.clock("masks"):
-            keys = self._keys(kind) if kind.attends else None
-            if keys is not None and self.asked:
-                self.keys[layer] = keys
-            # Mostly, layers of a kind are all given the same.
-            place = ("arguments", kind.kind, kind.attends, hidden.shape[-2])
-            before = self.memo.get(place)
-            if before is None or not same_arguments(before[0], kwargs):
-                before = self.memo[place] = (kwargs, self._arguments(kind, keys, hidden, kwargs))
-            changed = dict(before[1])
-        return hidden, changed
+            cached = pruned_layer(self.cache, kind.source)
+            changed = None if cached is None else of_pruned_cache(self, cached, kind, hidden, kwargs)
+        else:
+            changed = of_rows_left(self, kind, hidden, kwargs)
+        return None if changed is None else (hidden, changed)
 
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output at the length of the input; rows of dropped tokens are zero."""
@@ -212,118 +204,6 @@ class Forward:
 
     # -- parts ------------------------------------------------------------------------------------------------
 
-    def _serve(
-        self, cached: PrunedLayer, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Any]] | None:
-        """A forward without pruning (decoding, a text-only turn) over a cache that was pruned before."""
-        compact = self.plan.method.positions == "compact"
-        if kwargs.get("attention_mask") is None and not cached.ragged and not compact:
-            return None
-        with self.plan.clock("masks"):
-            segment = sum(kind.index > p for p in self.plan.stages)
-            row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
-
-            def keys(_: Any) -> Keys:
-                return Keys.of(cached, row + self.past, torch.ones_like(row, dtype=torch.bool), cached.ragged)
-
-            changed = dict(kwargs)
-            self._finish(
-                changed,
-                hidden,
-                kwargs,
-                row,
-                self._once(("keys", segment, kind.kind), None, keys),
-                kind,
-                segment,
-            )
-        return hidden, changed
-
-    def _arguments(
-        self, kind: Layer, keys: Keys | None, hidden: Tensor, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """``kwargs`` of a layer for the rows that are left; ``keys`` are None for one without attention."""
-        assert self.rows is not None
-        source = self.rows.source
-        # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
-        # pass to those layers is cut already.
-        rows = hidden.shape[-2]
-        fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
-        changed = {
-            k: v if k in fixed else self._once(k, v, lambda v: take_rows(v, source, self.length))
-            for k, v in kwargs.items()
-        }
-        if keys is not None:
-            self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
-        else:
-            changed["attention_mask"] = self._once("padding", kwargs.get("attention_mask"), self._padding)
-        return changed
-
-    def _keys(self, kind: Layer) -> Keys:
-        """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
-        rows = self.rows
-        assert rows is not None
-        with self.plan.clock("cache"):
-            cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
-            seen = self.memo.get(("keys", kind.kind))
-            if seen is None:
-                slot = rows.slot + self.past
-                if cached is None or not cached.physical_length():
-                    seen = Keys(slot, rows.valid, self.ragged, 0)
-                else:
-                    seen = Keys.of(cached, slot, rows.valid, self.ragged or cached.ragged)
-                self.memo["keys", kind.kind] = seen
-            if cached is not None and kind.source == kind.index:
-                cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
-        return seen
-
-    def _padding(self, mask: Any) -> Any:
-        """The mask of a layer without attention: which of its rows are tokens."""
-        assert self.rows is not None
-        if mask is None:
-            return self.rows.valid if self.ragged else None
-        return (take_rows(mask, self.rows.source, self.length).bool() & self.rows.valid).to(mask.dtype)
-
-    def _finish(
-        self,
-        changed: dict[str, Any],
-        hidden: Tensor,
-        kwargs: dict[str, Any],
-        row: Tensor,
-        keys: Keys,
-        kind: Layer,
-        segment: int | None = None,
-    ) -> None:
-        """Mask and positions, made once per segment."""
-        plan = self.plan
-        if "attention_mask" in kwargs:
-            changed["attention_mask"] = self._once(
-                ("mask", segment, kind.kind, row.shape[1]),
-                kwargs["attention_mask"],
-                lambda m: select_mask(
-                    m,
-                    row,
-                    keys.slot,
-                    keys.valid,
-                    ragged=keys.ragged,
-                    past=self.past,
-                    total=self.past + self.length,
-                    flash=plan.flash,
-                ),
-            )
-        if plan.method.positions == "compact" and kind.index > plan.stages[0]:
-            fine = self.rows.valid if self.rows is not None else torch.ones_like(row, dtype=torch.bool)
-
-            def renumber(_: Any) -> tuple[Tensor, Any]:
-                position = (fine.cumsum(1) - 1).clamp(min=0) + keys.before
-                return position, plan.decoder.rotary_emb(hidden, position)  # type: ignore[operator]
-
-            changed["position_ids"], changed["position_embeddings"] = self._once(
-                ("positions", segment), None, renumber
-            )
-        if plan.flash and changed.get("position_ids") is not None:
-            # Gapped positions of a single sample would be taken for a packed sequence.
-            changed["position_ids"] = None
-
     def _prune(self, hidden: Tensor) -> Tensor:
         """Choose and apply one stage's survivors."""
         plan, rows, layout = self.plan, self.rows, self.layout
@@ -351,7 +231,7 @@ class Forward:
                 text_column=row,
                 rater=rows.rater.gather(1, row) & text,
                 at=self._attention(seen, plan.kinds[layer], row, column, hidden.shape[1]),
-                vision=self._vision(source, visual),
+                vision=None if self.vision is None else self.vision.at(source, visual),
                 frame=frame,
                 frame_tokens=frame_tokens,
             )
@@ -389,16 +269,6 @@ class Forward:
         position = self._positions(self.rows)
         return seen.attention(self.plan.decoder, kind, row, column, rows, position, self.axes_read)
 
-    def _vision(self, source: Tensor, visual: Tensor) -> Vision | None:
-        """Of the visual tokens that are left; a merged one has that of its cluster centre."""
-        if self.vision is None:
-            return None
-        attention, key = (ops.take(x, source) for x in (self.vision.attention, self.vision.key))
-        relevance = self.vision.relevance
-        if relevance is not None:
-            relevance = ops.take(relevance, source).masked_fill(~visual, 0)
-        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0), relevance)
-
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
         assert self.rows is not None
@@ -417,9 +287,9 @@ class Forward:
     def _text(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Which of the current rows are text after the picture, [b, r], and which of those are no filler."""
         width = max(self.layout.text) if self.layout is not None else 0
-        return self._once("text", None, lambda _: ops.compact(rows.text, width))
+        return self.once("text", None, lambda _: ops.compact(rows.text, width))
 
-    def _once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
+    def once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""
         key = (key, id(value)) if value is not None else key
         if key not in self.memo:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,19 +21,19 @@ from .additions import Additions
 from .cache import cached_length, check_cache, was_pruned
 from .clock import LAYOUT
 from .families import Anatomy, attention_implementation, check_implementation
-from .fast import Fast, FastPath
+from .fast import Fast
+from .fast_path import FastPath
 from .forward import Forward
 from .frames import FrameRule, Frames
 from .generation import Generating
 from .inputs import among, asks_for_outputs, check_labels, is_checkpointed, valid_rows
-from .layout import Given, Layout, Plan, Record
+from .layout import Layout, Plan, Record
 from .outputs import widen_outputs
 from .probe import Probe
-from .text_tower import TextTower
+from .prompt import VisualMask, layout_as_given
+from .text_tower import TextTower, questions_of
 from .vision import VisionReader
 
-PER_CALL = "per call"
-VisualMask = Tensor | Callable[[Tensor], Tensor] | Literal["per call"]
 REST = "rest"  # see `clock.PARTS`
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
 
@@ -198,7 +197,9 @@ class Hooks:
         if length > 1 and (self.visual_mask is not None or getattr(self.local, "given", None) is not None):
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            layout = self.layout_as_given(x, kwargs.get("attention_mask"), past)
+            given = getattr(self.local, "given", None)
+            prompt = self.generating.prompt_columns(past, length)
+            layout = layout_as_given(given, self.visual_mask, x, kwargs.get("attention_mask"), past, prompt)
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         forward.asked = getattr(self.local, "asked", False) or asks_for_outputs(module, kwargs)
         if layout is not None:
@@ -210,9 +211,7 @@ class Hooks:
                 check_labels(getattr(self.local, "labels", None), layout.frames.visual)
                 if self.vision is not None and forward.rows is not None:
                     with self.plan.clock("vision"):
-                        asked = (
-                            () if self.text_tower is None else self.asked(self.text_tower, forward.rows.text)
-                        )
+                        asked = () if self.text_tower is None else self.questions(forward.rows.text)
                         forward.vision = self.vision.take(x, forward.rows.visual, asked)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
@@ -222,32 +221,11 @@ class Hooks:
             return args, {**kwargs, "logits_to_keep": 0}
         return None
 
-    def asked(self, tower: TextTower, text: Tensor) -> list[str]:
-        """The question of each sample of a prompt, whose ``text`` [b, n] comes after its last picture.
-
-        Raises:
-            SparseSightError: if it is not known, or if there are more or fewer questions than samples.
-        """
-        given, ids, batch = (
-            getattr(self.local, "questions", None),
-            getattr(self.local, "ids", None),
-            len(text),
-        )
-        if given is None and tower.decode is not None and isinstance(ids, Tensor) and ids.shape == text.shape:
-            return [
-                tower.decode(row[mask].tolist()) for row, mask in zip(ids, text.to(ids.device), strict=True)
-            ]
-        if given is None:
-            raise SparseSightError(
-                f"method={self.plan.method}: its text tower was told no question; put `with questions(model, [...])` "
-                "around the call, or give TextTower the model's tokenizer as prompt_tokenizer"
-            )
-        samples = self.generating.samples or batch
-        if len(given) != samples:
-            raise SparseSightError(
-                f"questions: {len(given)} for {samples} samples; give one for each, in their order"
-            )
-        return [question for question in given for _ in range(batch // samples)]  # beams follow one another
+    def questions(self, text: Tensor) -> list[str]:
+        """What is asked of each sample of a prompt, whose ``text`` [b, n] comes after its last picture."""
+        assert self.text_tower is not None
+        given, ids = getattr(self.local, "questions", None), getattr(self.local, "ids", None)
+        return questions_of(self.text_tower, given, ids, text, self.generating.samples, str(self.plan.method))
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""
@@ -307,31 +285,3 @@ class Hooks:
         """What the vision tower said of them."""
         if self.vision is not None:
             self.vision.forget()
-
-    def layout_as_given(self, x: Tensor, attention_mask: Any, past: int) -> Layout | None:
-        """The layout by the caller's own mask; None if these tokens are not the prompt it is about.
-
-        Raises:
-            SparseSightError: if there is no mask for a prompt, or one of another kind or size.
-        """
-        given = getattr(self.local, "given", None)
-        if given is None:
-            if isinstance(self.visual_mask, str):
-                if past:
-                    return None  # what follows a prompt
-                raise SparseSightError(
-                    f"visual_mask={PER_CALL!r}: this prompt was given none; put `with visual_tokens(model, mask)` "
-                    "around the call, with mask=None for a prompt without pictures"
-                )
-            mask = self.visual_mask(x) if callable(self.visual_mask) else self.visual_mask
-            given = replace(Given.of(mask), once=False)
-        prompt = self.generating.prompt_columns(past, x.shape[1])
-        rows = given.rows(x.shape[0], x.shape[1], past, prompt)
-        if rows is None:
-            return None
-        mask, frames, end = rows
-        # What was generated is in the embeddings that a callable sees; a mask ends where the prompt does.
-        prompt = min(end, prompt) if callable(self.visual_mask) and not given.once else end
-        mask, frames = mask.to(x.device), None if frames is None else frames.to(x.device)
-        valid = valid_rows(attention_mask, mask)
-        return Layout.of(valid, Frames.given(mask & valid, frames), prompt)

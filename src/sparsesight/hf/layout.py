@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import SparseSightError
 from ..methods.base import Method
 from ..methods.rows import Rows
 from ..methods.stage import Selection, StageInput
@@ -41,79 +40,6 @@ class Layout:
     def prunable(self) -> tuple[bool, ...]:
         """Which samples have visual tokens and text after them to judge them."""
         return tuple(v > 0 and t > 0 for v, t in zip(self.visual, self.text, strict=True))
-
-
-@dataclass
-class Given:
-    """What a caller says of a prompt's visual tokens."""
-
-    mask: Tensor | None  # boolean [b, n]; None: there are none
-    frames: Tensor | None = None  # whole numbers [b, n]
-    once: bool = True  # whether it is about one prompt, rather than every prompt of its length
-    used: bool = False  # whether that has come
-
-    @classmethod
-    def of(cls, mask: Tensor | None, frames: Tensor | None = None) -> Given:
-        """Check dtypes and shapes; a single sample may lack the batch axis.
-
-        Raises:
-            SparseSightError: saying what was given, and what is possible.
-        """
-        if mask is None:
-            if frames is not None:
-                raise SparseSightError("frames: given without a visual_mask; pass both or none")
-            return cls(None)
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim not in (1, 2):
-            raise SparseSightError(
-                f"visual_mask: expected a boolean tensor [batch, length], got {_described(mask)}"
-            )
-        if frames is None:
-            return cls(mask if mask.ndim == 2 else mask[None])
-        fits = isinstance(frames, Tensor) and frames.shape == mask.shape
-        if not fits or frames.is_floating_point() or frames.is_complex() or frames.dtype == torch.bool:
-            raise SparseSightError(
-                f"frames: expected whole numbers {list(mask.shape)} as visual_mask has, got {_described(frames)}"
-            )
-        return cls(mask.reshape(-1, mask.shape[-1]), frames.reshape(-1, mask.shape[-1]))
-
-    def rows(
-        self, batch: int, length: int, past: int, prompt: int
-    ) -> tuple[Tensor, Tensor | None, int] | None:
-        """Mask and frames of an input, and where the prompt ends in it; None if the prompt is not in it.
-
-        Args:
-            batch, length: of the input.
-            past: tokens cached before.
-            prompt: how many of the input's tokens are the prompt's, as far as ``generate()`` knows. A model's own
-                ``generate`` may not know: what a caller gave for one prompt tells it better.
-
-        Raises:
-            SparseSightError: if a prompt has another size.
-        """
-        if self.mask is None:
-            return None
-        rows, columns = self.mask.shape
-        if past and (self.used if self.once else columns != length):
-            return None  # what follows the prompt
-        # Without a cache, what was generated comes again behind the prompt.
-        more = columns < length and not past and (self.used if self.once else columns == prompt)
-        if (columns != length and not more) or batch % rows:
-            raise SparseSightError(
-                f"visual_mask: has shape {[rows, columns]}, but this call brings {length} tokens for a batch of "
-                f"{batch}; give every call its own with visual_tokens(model, mask)"
-            )
-        self.used = True
-
-        def shaped(x: Tensor) -> Tensor:
-            # Beams of a sample follow one another.
-            return torch.nn.functional.pad(x, (0, length - columns)).repeat_interleave(batch // rows, 0)
-
-        frames = None if self.frames is None else shaped(self.frames)
-        return shaped(self.mask), frames, columns
-
-
-def _described(x: object) -> str:
-    return f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from .choices import Choice, choices
 from .clock import Clock
 from .families import anatomy
 from .fast import Fast, FastUse, parse_fast
-from .hooks import PER_CALL, Hooks, VisualMask
-from .layout import Given, Plan, Record, Trace
+from .hooks import Hooks
+from .layout import Plan, Record, Trace
+from .prompt import PER_CALL, Given, VisualMask
 from .rotary import is_plain
 from .shape import decoder_shape
 from .text_tower import TextTower

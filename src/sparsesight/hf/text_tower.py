@@ -123,3 +123,40 @@ class TextTower:
             )
         clip: Any = CLIPModel.from_pretrained(name, **options)
         return cls.from_clip(clip.to(device), AutoTokenizer.from_pretrained(name), prompt_tokenizer)
+
+
+def questions_of(
+    tower: TextTower,
+    given: Sequence[str] | None,
+    ids: object,
+    text: Tensor,
+    samples: int | None,
+    method: str,
+) -> list[str]:
+    """The question of each sample of a prompt, whose ``text`` [b, n] comes after its last picture.
+
+    Args:
+        tower: that is to embed them.
+        given: by the caller, for each sample in front of beams.
+        ids: token ids of the prompt [b, n], if there are any.
+        text: boolean.
+        samples: in front of beams, if ``generate()`` is known to run.
+        method: that asks, for the message.
+
+    Raises:
+        SparseSightError: if a question is not known, or if there are more or fewer questions than samples.
+    """
+    batch = len(text)
+    if given is None and tower.decode is not None and isinstance(ids, Tensor) and ids.shape == text.shape:
+        return [tower.decode(row[mask].tolist()) for row, mask in zip(ids, text.to(ids.device), strict=True)]
+    if given is None:
+        raise SparseSightError(
+            f"method={method}: its text tower was told no question; put `with questions(model, [...])` "
+            "around the call, or give TextTower the model's tokenizer as prompt_tokenizer"
+        )
+    samples = samples or batch
+    if len(given) != samples:
+        raise SparseSightError(
+            f"questions: {len(given)} for {samples} samples; give one for each, in their order"
+        )
+    return [question for question in given for _ in range(batch // samples)]  # beams follow one another

@@ -75,6 +75,14 @@ class Vision:
     # 0 on padding. Only where the method asks.
     relevance: Float[Tensor, "b v"] | None = None
 
+    def at(self, row: Int[Tensor, "b v"], visual: Bool[Tensor, "b v"]) -> Vision:
+        """Of the rows ``row``, where ``visual`` is False on padding; a merged token has its cluster centre's."""
+        attention, key = (ops.take(x, row) for x in (self.attention, self.key))
+        relevance = self.relevance
+        if relevance is not None:
+            relevance = ops.take(relevance, row).masked_fill(~visual, 0)
+        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0), relevance)
+
 
 @dataclass(frozen=True)
 class StageInput:
