@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import SparseSightError
 from .fits import fits
 from .slopes import exponent, slopes
-from .sweep import AXES, Line, Row, lines
+from .sweep import AXES, Line, Row, label, lines
 from .table import markdown
 
 if TYPE_CHECKING:
@@ -113,9 +113,8 @@ def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
             _plot(axes, ticks, values, "dense", True, color="black", linewidth=2)
             axes.set_yscale("log")
         for line in drawn:
-            name = line.method if line.retain is None else f"{line.method}, retain {line.retain}"
             values = [row[panel.sparse] / panel.scale for row in line.rows]
-            _plot(axes, line.sizes, values, name, panel.dense is not None)
+            _plot(axes, line.sizes, values, label(line.method, line.retain), panel.dense is not None)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45)
         axes.set_xticks([], minor=True)
@@ -129,5 +128,5 @@ def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
 
 def _plot(axes: Axes, sizes: list[int], values: list[float], name: str, sloped: bool, **style: Any) -> None:
     slope = exponent(sizes, values) if sloped else None
-    label = name if slope is None else f"{name}: n^{slope:.2f}"
-    axes.plot(sizes, values, marker="o", markersize=4, label=label, **style)
+    text = name if slope is None else f"{name}: n^{slope:.2f}"
+    axes.plot(sizes, values, marker="o", markersize=4, label=text, **style)

@@ -9,6 +9,11 @@ Row = dict[str, Any]
 AXES = {"visual": "visual tokens", "batch": "prompts per forward", "depth": "decoder layers"}
 
 
+def label(method: str, retain: Any) -> str:
+    """A method with its budget, if it has one."""
+    return method if retain is None else f"{method}, retain {retain}"
+
+
 class Line(NamedTuple):
     """Rows of one method and budget that differ in one axis.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..cost import EQUAL
 from ..hf.clock import PARTS
 from .roofline import no_gain
-from .sweep import AXES, Row
+from .sweep import AXES, Row, label
 
 
 class Column(NamedTuple):
@@ -142,8 +142,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """Where costs are not equal, where nothing can be gained and why, and what the device reaches at best."""
     said = []
     for row in rows:
-        budget = "" if row["retain"] is None else f", retain {row['retain']}"
-        which = f"{row['method']}{budget}, {_sizes(row)}"
+        which = f"{label(row['method'], row['retain'])}, {_sizes(row)}"
         if abs(row["cost_deviation"]) > EQUAL:
             said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
         fast = row.get("fast")
