@@ -57,9 +57,9 @@ def attention_rows(
     """
     b, h, r, d = query.shape
     g, k = key.shape[1], key.shape[2]
-    logits = query.float().reshape(b, g, h // g * r, d) @ key.float().transpose(2, 3)
-    # In place: new memory of this size costs more than the arithmetic.
-    logits = logits.view(b, h, r, k).mul_(scale)
+    # Scaled before the product, and in place after it: every pass over [b, h, r, k] costs more than its arithmetic.
+    query = (query.float() * scale).reshape(b, g, h // g * r, d)
+    logits = (query @ key.float().transpose(2, 3)).view(b, h, r, k)
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     if mask is not None:
@@ -84,10 +84,12 @@ def head_sums(
     ``divisor`` divides the softmaxed attention of every (rater, key) pair, as SparseVLM+ does with the rotary weight.
     """
     total = query.new_zeros(query.shape[0], query.shape[1], key.shape[2], dtype=torch.float32)
+    # What does not rate asks for nothing in particular, and is divided by infinity: no pass over [b, h, r, k] for it.
+    query = query.masked_fill(~rater[:, None, :, None], 0)
+    weight = total.new_ones(*rater.shape, 1) if divisor is None else divisor
+    weight = weight.masked_fill(~rater[..., None], math.inf)
     for rows, attention in _row_chunks(query, key, mask, scale, softcap):
-        if divisor is not None:
-            attention = attention / divisor[:, None, rows]
-        total += attention.masked_fill_(~rater[:, None, rows, None], 0).sum(2)
+        total += attention.div_(weight[:, None, rows]).sum(2)
     return total
 
 
