@@ -44,6 +44,18 @@ def test_the_same_tokens_cost_what_they_cost() -> None:
     assert other.deviation == pytest.approx(-saved) and saved > 0.1
 
 
+def test_a_budget_that_the_reference_cannot_meet() -> None:
+    """Methods that prune earlier can, and are compared with the first of them."""
+    clip = Prompt(2880, 60, 35)
+    methods = {name: parse(name) for name in ("sparsevlm+(layers=(0,4,11))", "random(layers=(0,))")}
+    with pytest.raises(BudgetError, match=r"possible are .* That is the reference.*--same-retain"):
+        make_cases(methods, [40], VICUNA, clip)
+    own, other = make_cases(methods, [40], VICUNA, clip, same_retain=True)
+    assert own.method.retain == other.method.retain == 40 and own.deviation == 0
+    costs = [cost(case.method, VICUNA, clip).flops for case in (own, other)]
+    assert other.deviation == pytest.approx(costs[1] / costs[0] - 1) and other.deviation != 0
+
+
 def test_a_budget_that_leaves_nothing_to_prune() -> None:
     with pytest.raises(SparseSightError, match="keeps all 576 visual tokens"):
         make_cases({"random": parse("random")}, [600], VICUNA, PROMPT)

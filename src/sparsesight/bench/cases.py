@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..budget import Retain
 from ..cost import Prompt, cost, fit, reference_flops
-from ..errors import SparseSightError
+from ..errors import BudgetError, SparseSightError
 from ..hf.families import anatomy
 from ..hf.inputs import among
 from ..methods import Method, has_budget, is_published, make_method
@@ -40,27 +40,39 @@ def make_cases(
 ) -> list[Case]:
     """Every method at every budget; a budget costs the same prefill FLOPs for all (:func:`sparsesight.cost.fit`).
 
-    With ``same_retain`` it is the same average number of tokens for all, whatever that costs. A published setting is
-    measured as it is, at every budget or, where it takes none, once.
+    With ``same_retain`` it is the same average number of tokens for all, whatever that costs; a budget that the
+    reference of costs cannot meet, as it prunes too late, then stands for what the first method costs at it. A
+    published setting is measured as it is, at every budget or, where it takes none, once.
 
     Raises:
         BudgetError: if a budget cannot be met, or is none of a published setting.
         SparseSightError: if one leaves nothing to prune, or a method decides its counts from data.
     """
     cases = []
+    targets: dict[int | float, int] = {}
     for name, method in methods.items():
         for retain in budgets if has_budget(name, method) or method.data_dependent else (None,):
             chosen, deviation = method, 0.0
             if retain is not None and not same_retain and not is_published(name):
-                found = fit(method, retain, shape, prompt, allowed)
+                try:
+                    found = fit(method, retain, shape, prompt, allowed)
+                except BudgetError as error:
+                    if _target(retain, shape, prompt, allowed) is not None:
+                        raise
+                    raise BudgetError(
+                        f"{error}. That is the reference, which says what a budget costs; --same-retain measures "
+                        "methods at their own average"
+                    ) from None
                 chosen, deviation = found.method, found.deviation
             elif retain is not None:
                 if is_published(name):
                     chosen = make_method(name, retain=retain)
                 else:
                     chosen = method.fitted(retain, prompt.visual, len(shape.layers))
-                target = reference_flops(retain, shape, prompt, allowed)
-                deviation = cost(chosen, shape, prompt, allowed).flops / target - 1
+                flops = cost(chosen, shape, prompt, allowed).flops
+                deviation = (
+                    flops / targets.setdefault(retain, _target(retain, shape, prompt, allowed) or flops) - 1
+                )
             layers = chosen.stage_layers(len(shape.layers), allowed)
             if not chosen.plan(prompt.visual, len(shape.layers), layers).stages:
                 raise SparseSightError(
@@ -69,6 +81,15 @@ def make_cases(
                 )
             cases.append(Case(name, retain, chosen, deviation))
     return cases
+
+
+def _target(
+    retain: int | float, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None
+) -> int | None:
+    try:
+        return reference_flops(retain, shape, prompt, allowed)
+    except BudgetError:
+        return None
 
 
 def prompt_sizes(model: Any, prompt: Mapping[str, Any]) -> Prompt:
