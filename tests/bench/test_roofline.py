@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from sparsesight.bench.ceilings import Ceilings
 from sparsesight.bench.roofline import Bound, bound, no_gain, roofline, token_ms
@@ -20,7 +21,7 @@ DEVICE = Ceilings(macs=1e6, bytes=1e6, launch=1e-5, serial=True)
 def test_a_layer_takes_as_long_as_the_longer_of_its_work_and_its_bytes() -> None:
     weights = [70_000, 3000]
     found = bound(DEVICE, SHAPE, weights, [10, 4], batch=3, kernels=20)
-    macs = [3 * (10 * 1000 + 2 * 100 * 8), 3 * (4 * 1000 + 2 * 16 * 8)]
+    macs = [3 * (10 * 1000 + 2 * 55 * 8), 3 * (4 * 1000 + 2 * 10 * 8)]  # 1 + 2 + ... keys are seen
     moved = [70_000 + 2 * 3 * 10 * 26, 3000 + 2 * 3 * 4 * 26]
     assert macs[0] < moved[0] and macs[1] > moved[1]
     assert found.flops_ms == pytest.approx(sum(macs) / 1000)
@@ -33,6 +34,16 @@ def test_a_layer_takes_as_long_as_the_longer_of_its_work_and_its_bytes() -> None
     side_by_side = replace(DEVICE, serial=False)
     assert bound(side_by_side, SHAPE, weights, [10, 4], 3, 20).bound_ms == pytest.approx(device)
     assert bound(side_by_side, SHAPE, weights, [10, 4], 3, 10**5).bound_ms == pytest.approx(1000)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 10, 99])
+def test_attention_needs_what_a_row_may_see(window: int | None) -> None:
+    rows = torch.arange(10)
+    distance = rows[:, None] - rows
+    pairs = int(((distance >= 0) & (distance < (window or 10))).sum())
+    layers = (LayerShape(0, 8, 0, window),)
+    found = bound(DEVICE, DecoderShape(hidden=8, layers=layers), [0], [10], batch=1, kernels=0)
+    assert found.flops_ms == pytest.approx(2 * pairs * 8 / 1000)
 
 
 def test_a_token_reads_everything_once() -> None:

@@ -2,8 +2,9 @@
 
 The bound is what no implementation of these layers, run one after the other, undercuts: a layer takes at least as long
 as its multiply-adds, and at least as long as reading its weights once, reading and writing the hidden states once and
-writing its keys and values. Kernels are those that the decoder launches as it is, the mechanism's included. On a CPU
-launching adds to computing, on CUDA the two overlap and the longer one counts.
+writing its keys and values. Of attention only what lies below the diagonal counts, which is all that a causal kernel
+needs; the *FLOPs limit* counts the full square by convention. Kernels are those that the decoder launches as it is, the
+mechanism's included. On a CPU launching adds to computing, on CUDA the two overlap and the longer one counts.
 """
 
 from __future__ import annotations
@@ -66,12 +67,20 @@ def bound(
     """
     flops, moved = [], []
     for layer, weight, n in zip(shape.layers, weights, entering, strict=True):
-        flops.append(1e3 * batch * (n * layer.linear + 2 * n * n * layer.width) / ceilings.macs)
+        flops.append(
+            1e3 * batch * (n * layer.linear + 2 * _seen(n, layer.window) * layer.width) / ceilings.macs
+        )
         numbers = batch * n * (layer.cached + 2 * shape.hidden)
         moved.append(1e3 * (weight + shape.kv_bytes * numbers) / ceilings.bytes)
     launch = 1e3 * kernels * ceilings.launch
     device = sum(map(max, flops, moved))
     return Bound(sum(flops), sum(moved), launch, device + launch if ceilings.serial else max(device, launch))
+
+
+def _seen(rows: int, window: int | None) -> int:
+    """Pairs of a row and a key that it may see: itself, and what lies before it in its window."""
+    window = min(window or rows, rows)
+    return rows * window - window * (window - 1) // 2
 
 
 def token_ms(ceilings: Ceilings, weights: int, cached: int) -> float:
