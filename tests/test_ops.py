@@ -111,6 +111,23 @@ def test_take(seed: int) -> None:
         np.testing.assert_array_equal(ops.take(x, index).numpy(), expected)
 
 
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_many_rows_are_taken_as_few_are(contiguous: bool) -> None:
+    """On a CPU long rows are copied whole: the same numbers, and the same gradient, repeated rows included."""
+    x = normal(0, 3, 40, 1024) if contiguous else normal(0, 40, 3, 1024).transpose(0, 1)
+    index = torch.randint(40, (3, 30), generator=torch.Generator().manual_seed(1))
+    assert index.numel() * x.shape[2] > 2**16 and x.is_contiguous() == contiguous
+    weight = normal(2, 3, 30, 1024)
+    whole, one = x.clone().requires_grad_(), x.clone().requires_grad_()
+    taken = ops.take(whole, index)
+    expected = one.gather(1, index[..., None].expand(-1, -1, 1024))
+    assert torch.equal(taken, expected)
+    (taken * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert whole.grad is not None and one.grad is not None
+    torch.testing.assert_close(whole.grad, one.grad)
+
+
 @seeds
 @pytest.mark.parametrize("ordered", [False, True])
 def test_compact(seed: int, ordered: bool) -> None:
