@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsesight.bench.ceilings import matrices
 from sparsesight.bench.machine import environment
 from sparsesight.bench.timing import milliseconds
 from sparsesight.bench.work import products
@@ -33,7 +34,7 @@ def packed_products(layers: Sequence[nn.Module], rows: int) -> Callable[[], obje
     """The same products with weights packed for so many rows, if this torch can."""
     if not torch.backends.mkl.is_available() or not hasattr(torch.ops.mkl, "_mkl_linear"):
         return None
-    weights = [m.weight.detach() for layer in layers for m in layer.modules() if isinstance(m, nn.Linear)]
+    weights = [weight for layer in layers for weight in matrices(layer)]
     operands: dict[int, Tensor] = {w.shape[1]: torch.ones(rows, w.shape[1]) for w in weights}
     pack, multiply = torch.ops.mkl._mkl_reorder_linear_weight, torch.ops.mkl._mkl_linear
     packed = [(pack(w, rows), w, operands[w.shape[1]]) for w in weights]
@@ -48,7 +49,7 @@ def packed_products(layers: Sequence[nn.Module], rows: int) -> Callable[[], obje
 
 def measure(layers: Sequence[nn.Module], sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
     """A row for each size: milliseconds per layer, and multiply-adds a second of processor time."""
-    weights = sum(m.weight.numel() for m in layers[0].modules() if isinstance(m, nn.Linear))
+    weights = sum(weight.numel() for weight in matrices(layers[0]))
     times: dict[int, dict[str, list[float]]] = {
         n: {"ms": [], "cpu_ms": [], "packed_cpu_ms": []} for n in sizes
     }

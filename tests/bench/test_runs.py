@@ -169,6 +169,32 @@ def test_why_the_fast_path_was_not_taken_is_said(small: Subject) -> None:
     assert any("3 of 3 segments ran the ordinary way, because there is a mask" in x for x in remarks([row]))
 
 
+class Packed(torch.nn.Linear):
+    """A linear layer whose weights are bytes in a row, as quantised ones have them."""
+
+    def __init__(self, plain: torch.nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        packed = plain.weight.detach().clone().view(torch.uint8).reshape(-1, 1)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)  # type: ignore[assignment]
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.reshape(self.out_features, -1).view(torch.float32)
+        return torch.nn.functional.linear(input, weight)
+
+
+def test_packed_weights_have_no_products_to_time() -> None:
+    model, prompt = random_llava(Shape.parse(SMALL), torch.float32, "cpu")
+    for layer in model.get_decoder().layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, module in list(part.named_children()):
+                if isinstance(module, torch.nn.Linear):
+                    setattr(part, name, Packed(module))
+    (row,) = bench(model, prompt, [case("sparsevlm+", 12)], repeats=1, steps=0)
+    assert row["products_limit"] is row["products_limit_cpu"] is None and row["measured_limit"] > 0
+    prefill = tables([row])[0]
+    assert prefill.cells[0][prefill.heads.index("products limit")] == "-"
+
+
 def test_no_steps_and_no_time_for_a_token(small: Subject) -> None:
     (row,) = bench(*small, [case("random", 12)], repeats=1, steps=0)
     assert row["token_dense_ms"] is row["token_sparse_cpu_ms"] is None and len(row["spread"]) == 4

@@ -50,17 +50,17 @@ def ceilings(layer: nn.Module, rows: int) -> Ceilings:
     """Measure the device that a decoder layer is on.
 
     Args:
-        layer: its matrices are multiplied with; of experts that are no ``nn.Linear`` only the rest.
+        layer: its :func:`matrices` are multiplied with.
         rows: of a prefill; no more are used than make the product faster.
     """
-    weights = [m.weight for m in layer.modules() if isinstance(m, nn.Linear)]
-    like = weights[0] if weights else next(layer.parameters())
+    weights = matrices(layer)
+    like = weights[0] if weights else next(p for p in layer.parameters() if p.is_floating_point())
     device, dtype = like.device, like.dtype
     rows = min(rows, ROWS[device.type])
     with torch.no_grad():
         spent, macs = 0.0, 0
         for (out, width), count in Counter((w.shape[0], w.shape[1]) for w in weights).items():
-            weight = next(w for w in weights if tuple(w.shape) == (out, width)).detach()
+            weight = next(w for w in weights if tuple(w.shape) == (out, width))
             x = torch.randn(rows, width, device=device, dtype=dtype)
             spent += count * fastest(device, lambda x=x, w=weight: nn.functional.linear(x, w))  # type: ignore[misc]
             macs += count * rows * out * width
@@ -70,6 +70,16 @@ def ceilings(layer: nn.Module, rows: int) -> Ceilings:
             _launch(device),
             device.type == "cpu",
         )
+
+
+def matrices(layer: nn.Module) -> list[Tensor]:
+    """Weights that hidden states are multiplied with; not packed ones, nor experts that are no ``nn.Linear``."""
+    found = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+    return [
+        m.weight.detach()
+        for m in found
+        if m.weight.is_floating_point() and m.weight.shape == (m.out_features, m.in_features)
+    ]
 
 
 def _bandwidth(device: torch.device, dtype: torch.dtype) -> float:

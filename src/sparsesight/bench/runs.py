@@ -20,7 +20,7 @@ from ..hf.text_tower import TextTower
 from ..methods import Method
 from ..report import Report
 from .cases import Case
-from .ceilings import Ceilings, ceilings, parameter_bytes
+from .ceilings import Ceilings, ceilings, matrices, parameter_bytes
 from .footprint import Footprint, footprint
 from .roofline import bound, roofline, token_ms
 from .timing import FIRST, PREFILL, TOKEN, Times, milliseconds, spread, timed_decoder
@@ -134,13 +134,15 @@ def bench(
     return rows
 
 
-def _products_limits(parts: Anatomy, reports: Sequence[Report]) -> list[dict[str, float]]:
-    """Dense over sparse time of the layers' matrix products alone, of each case."""
+def _products_limits(parts: Anatomy, reports: Sequence[Report]) -> list[dict[str, float | None]]:
+    """Dense over sparse time of the layers' matrix products alone, of each case; None where there are none to time."""
+    layers = list(parts.layers)
+    if not all(matrices(layer) for layer in layers):
+        return [{"products_limit": None, "products_limit_cpu": None} for _ in reports]
     rows = [
         [len(reports[0].samples) * n for n in lengths]
         for lengths in ([_lengths(reports[0])[0]] * len(parts.layers), *(_lengths(x)[1] for x in reports))
     ]
-    layers = list(parts.layers)
     rounds = [[milliseconds(*products(layers, n)) for n in rows] for _ in range(SHARES)]
     return [
         {

@@ -33,7 +33,7 @@ def _share(wall: str, cpu: str) -> Callable[[Row], str]:
 
 
 def _both(wall: str, cpu: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[wall]:.2f} ({row[cpu]:.2f})"
+    return lambda row: "-" if row[wall] is None else f"{row[wall]:.2f} ({row[cpu]:.2f})"
 
 
 WHICH = (

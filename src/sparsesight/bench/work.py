@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hf.shorten import NOT_ROWS, take_rows
+from .ceilings import matrices
 from .timing import FIRST, TOKEN, Mark, Times, mark, settle
 
 
@@ -40,21 +41,20 @@ def run_once(model: Any, prompt: dict[str, Any], steps: int, times: Times | None
 
 @torch.no_grad()
 def products(layers: Sequence[nn.Module], rows: Sequence[int]) -> tuple[Mark, Mark]:
-    """Multiply with the matrices of every layer, ``rows[i]`` rows in layer ``i``, and nothing else; when that was.
+    """Multiply with the :func:`matrices` of all layers, ``rows[i]`` rows in layer ``i``, and nothing else; when it was.
 
-    The weights are those of the model, layer after layer, so no cache holds them. Experts that are no ``nn.Linear`` are
-    left out.
+    The weights are those of the model, layer after layer, so no cache holds them.
     """
-    matrices = [[m.weight for m in layer.modules() if isinstance(m, nn.Linear)] for layer in layers]
+    weights = [matrices(layer) for layer in layers]
     made: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
-    for weight in (w for layer in matrices for w in layer):
+    for weight in (w for layer in weights for w in layer):
         made.setdefault(
             (weight.shape[1], weight.dtype, weight.device), weight.new_ones(max(rows), weight.shape[1])
         )
     device = next(layers[0].parameters()).device
     settle(device)
     start = mark(device)
-    for layer, n in zip(matrices, rows, strict=True):
+    for layer, n in zip(weights, rows, strict=True):
         for weight in layer:
             nn.functional.linear(made[weight.shape[1], weight.dtype, weight.device][:n], weight)
     return start, mark(device)
