@@ -37,4 +37,14 @@ def test_products_are_those_of_the_layers_at_their_lengths() -> None:
     assert end.wall > start.wall
     with Operations() as found:
         products(layers, lengths)
-    assert set(found.total.names) <= {"detach", "new_ones", "slice", "t", "mm", "addmm", "linear", "ones", "fill_"}
+    assert set(found.total.names) <= {
+        "detach",
+        "new_ones",
+        "slice",
+        "t",
+        "mm",
+        "addmm",
+        "linear",
+        "ones",
+        "fill_",
+    }
