@@ -12,8 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,28 +22,26 @@ from torch import Tensor, nn
 
 from sparsesight.bench.ceilings import matrices
 from sparsesight.bench.machine import environment
-from sparsesight.bench.timing import milliseconds
+from sparsesight.bench.timing import Mark, mark, milliseconds
 from sparsesight.bench.work import products
 from sparsesight.shapes import Shape, random_llava
 
 ROWS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 640, 1024)
 
 
-def packed_products(layers: Sequence[nn.Module], rows: int) -> Callable[[], object] | None:
-    """The same products with weights packed for so many rows, if this torch can."""
+def packed_products(layers: Sequence[nn.Module], rows: int) -> tuple[Mark, Mark] | None:
+    """When the same products were made with weights packed for so many rows; None if this torch cannot."""
     if not torch.backends.mkl.is_available() or not hasattr(torch.ops.mkl, "_mkl_linear"):
         return None
     weights = [weight for layer in layers for weight in matrices(layer)]
     operands: dict[int, Tensor] = {w.shape[1]: torch.ones(rows, w.shape[1]) for w in weights}
     pack, multiply = torch.ops.mkl._mkl_reorder_linear_weight, torch.ops.mkl._mkl_linear
     packed = [(pack(w, rows), w, operands[w.shape[1]]) for w in weights]
-
-    def work() -> None:
-        with torch.no_grad():
-            for ready, weight, x in packed:
-                multiply(x, ready, weight, None, rows)
-
-    return work
+    start = mark(weights[0].device)
+    with torch.no_grad():
+        for ready, weight, x in packed:
+            multiply(x, ready, weight, None, rows)
+    return start, mark(weights[0].device)
 
 
 def measure(layers: Sequence[nn.Module], sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
@@ -57,16 +54,12 @@ def measure(layers: Sequence[nn.Module], sizes: Sequence[int], repeats: int) -> 
     for count in range(repeats + 1):
         for n in shuffle.sample(list(sizes), len(sizes)):
             wall, cpu = milliseconds(*products(layers, [n] * len(layers)))
-            packed, spent = packed_products(layers, n), None
-            if packed is not None:
-                start = time.process_time()
-                packed()
-                spent = 1e3 * (time.process_time() - start)
+            packed = packed_products(layers, n)  # packed anew each time: those of all sizes take gigabytes
             if count:
                 times[n]["ms"].append(wall / len(layers))
                 times[n]["cpu_ms"].append(cpu / len(layers))
-                if spent is not None:
-                    times[n]["packed_cpu_ms"].append(spent / len(layers))
+                if packed is not None:
+                    times[n]["packed_cpu_ms"].append(milliseconds(*packed)[1] / len(layers))
     made = []
     for n in sizes:
         found = {key: median(values) if values else None for key, values in times[n].items()}

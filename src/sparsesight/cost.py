@@ -181,7 +181,14 @@ def reference_flops(
     Raises:
         BudgetError: if the reference cannot meet it.
     """
-    return cost(REFERENCE.fitted(retain, prompt.visual, len(shape.layers)), shape, prompt, allowed).flops
+    reference = REFERENCE.fitted(retain, prompt.visual, len(shape.layers))
+    try:
+        return cost(reference, shape, prompt, allowed).flops
+    except BudgetError as error:
+        raise BudgetError(
+            f"{error}. That is the reference, which says what a budget costs; --same-retain measures methods at their "
+            "own average"
+        ) from None
 
 
 def _published(

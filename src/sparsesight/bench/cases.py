@@ -54,15 +54,7 @@ def make_cases(
         for retain in budgets if has_budget(name, method) or method.data_dependent else (None,):
             chosen, deviation = method, 0.0
             if retain is not None and not same_retain and not is_published(name):
-                try:
-                    found = fit(method, retain, shape, prompt, allowed)
-                except BudgetError as error:
-                    if _target(retain, shape, prompt, allowed) is not None:
-                        raise
-                    raise BudgetError(
-                        f"{error}. That is the reference, which says what a budget costs; --same-retain measures "
-                        "methods at their own average"
-                    ) from None
+                found = fit(method, retain, shape, prompt, allowed)
                 chosen, deviation = found.method, found.deviation
             elif retain is not None:
                 if is_published(name):
@@ -70,9 +62,9 @@ def make_cases(
                 else:
                     chosen = method.fitted(retain, prompt.visual, len(shape.layers))
                 flops = cost(chosen, shape, prompt, allowed).flops
-                deviation = (
-                    flops / targets.setdefault(retain, _target(retain, shape, prompt, allowed) or flops) - 1
-                )
+                if retain not in targets:
+                    targets[retain] = _target(retain, shape, prompt, allowed) or flops
+                deviation = flops / targets[retain] - 1
             layers = chosen.stage_layers(len(shape.layers), allowed)
             if not chosen.plan(prompt.visual, len(shape.layers), layers).stages:
                 raise SparseSightError(

@@ -11,7 +11,7 @@ from ..errors import SparseSightError
 from .fits import fits
 from .slopes import exponent, slopes
 from .sweep import AXES, Line, Row, label, lines
-from .table import markdown
+from .table import Table, markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +68,11 @@ def check_folder(folder: Path, plots: bool) -> None:
         ) from None
 
 
+def sweep_tables(rows: Sequence[Row], memory: float | None) -> list[Table]:
+    """What follows from several sizes: exponents, and what fits into so many bytes of ``memory``."""
+    return [*slopes(rows), *(fits(rows, memory) if memory else ())]
+
+
 def save(
     folder: Path, config: Row, rows: Sequence[Row], processor: bool = False, memory: float | None = None
 ) -> list[Path]:
@@ -77,8 +82,8 @@ def save(
     ``processor`` is for :func:`panels`, ``memory`` for :func:`.fits.fits`.
     """
     (folder / "bench.json").write_text(json.dumps({"config": config, "rows": rows}, indent=1) + "\n")
-    more = (*slopes(rows), *(fits(rows, memory) if memory else ()))
-    (folder / "bench.md").write_text(markdown(config, rows, more), encoding="utf-8")
+    page = markdown(config, rows, sweep_tables(rows, memory))
+    (folder / "bench.md").write_text(page, encoding="utf-8")
     written = [folder / "bench.json", folder / "bench.md"]
     for axis in AXES:
         for name, alike in _drawings(rows, axis).items():

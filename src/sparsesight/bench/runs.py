@@ -91,7 +91,7 @@ def bench(
     turns = [("dense", 0), *((kind, i) for i in range(len(cases)) for kind in ("sparse", "bare"))]
     turns += [("dense fast", 0)] if fast else []
     times = {turn: Times() for turn in turns}
-    uses: dict[tuple[str, int], FastUse | None] = {}
+    uses: list[FastUse | None] = [None] * len(cases)
     shuffle = random.Random(0)
     for count in range(repeats + 1):
         for turn in shuffle.sample(turns, len(turns)):
@@ -105,10 +105,12 @@ def bench(
                     handle = stack.enter_context(sparsify(model, retain=1.0, fast=fast or False))
                 elif kind == "bare":
                     stack.enter_context(shortened(decoder, *_lengths(reports[i])))
-                _build(model, prompt, fast if handle is not None else None)
+                if fast and handle is not None:
+                    _build(model, prompt)
                 stack.enter_context(timed_decoder(decoder, kept))
                 run_once(model, prompt, 0 if kind == "bare" else steps, kept)
-                uses[turn] = handle.fast if handle is not None else None
+                if kind == "sparse" and handle is not None:
+                    uses[i] = handle.fast
             if progress is not None:
                 progress()
     device = device.best(ceilings(parts.layers[-1], size))
@@ -126,8 +128,8 @@ def bench(
             "cost_deviation": case.deviation,
             "settings": case.method.to_dict(),
         }
-        use = uses["sparse", i]
-        if fast and use is not None:
+        use = uses[i]
+        if use is not None:
             row["fast"] = _fast(times["dense", 0], times["dense fast", 0], times["sparse", i], use)
         row |= _limits(device, parts, report, counted[0], counted[i + 1], row)
         rows.append(row)
@@ -235,11 +237,10 @@ def _sparse(model: Any, method: Method, text_tower: TextTower | None, fast: Fast
     return sparsify(model, method, fast=fast or False, **tower)
 
 
-def _build(model: Any, prompt: dict[str, Any], fast: Fast | None) -> None:
+def _build(model: Any, prompt: dict[str, Any]) -> None:
     """The first prefill shows whether segments can be programs, the second builds them."""
-    if fast is not None:
-        for _ in range(2):
-            run_once(model, prompt, 0)
+    for _ in range(2):
+        run_once(model, prompt, 0)
 
 
 def _overhead(
@@ -253,7 +254,8 @@ def _overhead(
     """What the mechanism takes of the sparse prefill: by the wall clock, and of processor time."""
     found: dict[str, Any] = {}
     with _sparse(model, method, text_tower, fast) as run:
-        _build(model, prompt, fast)
+        if fast:
+            _build(model, prompt)
         for of, end in (("wall", ""), ("cpu", "_cpu")):
             spent: list[dict[str, float]] = []
             whole: list[float] = []

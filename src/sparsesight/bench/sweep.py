@@ -9,6 +9,11 @@ Row = dict[str, Any]
 AXES = {"visual": "visual tokens", "batch": "prompts per forward", "depth": "decoder layers"}
 
 
+def budget(retain: Any) -> str:
+    """A budget as a cell of a table; empty if there is none."""
+    return "" if retain is None else str(retain)
+
+
 def label(method: str, retain: Any) -> str:
     """A method with its budget, if it has one."""
     return method if retain is None else f"{method}, retain {retain}"
@@ -33,11 +38,7 @@ class Line(NamedTuple):
     @property
     def which(self) -> list[str]:
         """First cells of a table's row (see :func:`heads`)."""
-        return [
-            self.method,
-            "" if self.retain is None else str(self.retain),
-            *map(str, self.fixed.values()),
-        ]
+        return [self.method, budget(self.retain), *map(str, self.fixed.values())]
 
 
 def heads(axis: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..cost import EQUAL
 from ..hf.clock import PARTS
 from .roofline import no_gain
-from .sweep import AXES, Row, label
+from .sweep import AXES, Row, budget, label
 
 
 class Column(NamedTuple):
@@ -38,7 +38,7 @@ def _both(wall: str, cpu: str) -> Callable[[Row], str]:
 
 WHICH = (
     Column("method", lambda row: row["method"]),
-    Column("retain", lambda row: "" if row["retain"] is None else str(row["retain"])),
+    Column("retain", lambda row: budget(row["retain"])),
     *(Column(axis, _number(axis, 0)) for axis in AXES),
 )
 PREFILL = (

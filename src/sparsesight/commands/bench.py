@@ -167,7 +167,8 @@ def bench(
             **machine,
         }
         for count in batches:
-            with out_of_memory(weights.device), _progress((repeats + 1) * (2 * len(cases) + 1)) as tick:
+            turns = 2 * len(cases) + 1 + (how_fast is not None)
+            with out_of_memory(weights.device), _progress((repeats + 1) * turns) as tick:
                 many = repeat_prompt(prompt, count)
                 rows += measure(
                     built,
@@ -248,14 +249,13 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | No
     from rich.measure import Measurement
     from rich.table import Table
 
-    from ..bench.fits import fits
-    from ..bench.slopes import slopes
+    from ..bench.growth import sweep_tables
     from ..bench.table import equality, remarks, tables
 
     console = Console()
     console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
     console.print(equality(rows), highlight=False)
-    for made in (*tables(rows), *slopes(rows), *(fits(rows, memory) if memory else ())):
+    for made in (*tables(rows), *sweep_tables(rows, memory)):
         table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True

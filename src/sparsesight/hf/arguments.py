@@ -90,14 +90,14 @@ def _keys(forward: Forward, kind: Layer) -> Keys:
     assert rows is not None
     with forward.plan.clock("cache"):
         cached = make_pruned(forward.cache, kind.source) if forward.cache is not None else None
-        seen = forward.memo.get(("keys", kind.kind))
-        if seen is None:
+
+        def keys(_: Any) -> Keys:
             slot = rows.slot + forward.past
             if cached is None or not cached.physical_length():
-                seen = Keys(slot, rows.valid, forward.ragged, 0)
-            else:
-                seen = Keys.of(cached, slot, rows.valid, forward.ragged or cached.ragged)
-            forward.memo["keys", kind.kind] = seen
+                return Keys(slot, rows.valid, forward.ragged, 0)
+            return Keys.of(cached, slot, rows.valid, forward.ragged or cached.ragged)
+
+        seen: Keys = forward.once(("keys", kind.kind), None, keys)
         if cached is not None and kind.source == kind.index:
             cached.note(seen.slot, seen.valid, forward.past + forward.length, seen.ragged)
     return seen

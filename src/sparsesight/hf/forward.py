@@ -104,7 +104,7 @@ class Forward:
             rows = self.rows
             x = hidden if hidden.ndim == 3 else hidden[0]
             visual_at, is_visual = ops.compact(rows.visual, max(self.tokens))
-            text_at, is_text = self._text(rows)
+            text_at, is_text = self._text()
             chosen = self.plan.method.rate(ops.take(x, visual_at), ops.take(x, text_at), is_visual, is_text)
             # Scatter the choice back; padding points at other rows and must not clear them.
             target = text_at.masked_fill(~is_text, rows.text.shape[1])
@@ -134,7 +134,7 @@ class Forward:
         if self.rows is None or self.layout is None or layer != expected:
             return
         with self.plan.clock("scoring"), torch.no_grad():
-            row, _ = self._text(self.rows)
+            row, _ = self._text()
             self.seen = Seen.of(row, query, key, mask, kwargs, self.device)
 
     def enter(
@@ -214,7 +214,7 @@ class Forward:
         seen, self.seen = self.seen, None
         shaped, hidden = hidden, fold(hidden).to(self.device)
         column, visual = ops.compact(rows.visual, max(self.tokens))
-        row, text = self._text(rows)
+        row, text = self._text()
         source = rows.source.gather(1, column)
         frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
         with plan.clock("scoring"), torch.no_grad(), _in_full(self.device):
@@ -284,10 +284,11 @@ class Forward:
             return self.memo["positions", None][1][0]
         return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
-    def _text(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _text(self) -> tuple[Tensor, Tensor]:
         """Which of the current rows are text after the picture, [b, r], and which of those are no filler."""
-        width = max(self.layout.text) if self.layout is not None else 0
-        return self.once("text", None, lambda _: ops.compact(rows.text, width))
+        rows, layout = self.rows, self.layout
+        assert rows is not None and layout is not None
+        return self.once("text", None, lambda _: ops.compact(rows.text, max(layout.text)))
 
     def once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""

@@ -194,10 +194,10 @@ class Hooks:
         layout = getattr(self.local, "layout", None)
         self.local.layout = None
         past = cached_length(cache)
-        if length > 1 and (self.visual_mask is not None or getattr(self.local, "given", None) is not None):
+        given = getattr(self.local, "given", None)
+        if length > 1 and (self.visual_mask is not None or given is not None):
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            given = getattr(self.local, "given", None)
             prompt = self.generating.prompt_columns(past, length)
             layout = layout_as_given(given, self.visual_mask, x, kwargs.get("attention_mask"), past, prompt)
         forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
