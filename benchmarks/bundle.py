@@ -19,8 +19,8 @@ from probe_bundled import load_from
 from probing.answering import Sheet
 
 from sparsesight import bundled
-from sparsesight.bundled.dataset import Example
-from sparsesight.bundled.scenes import KINDS, VERSION, Question, Scene, questions, render
+from sparsesight.scenes.dataset import Example
+from sparsesight.scenes.scenes import KINDS, VERSION, Question, Scene, questions, render
 
 FIRST_SEED = 7_000_000
 PICTURES = 4

@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from sparsesight.commands.loading import load_model
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.page import Choices
 from sparsesight.demo.server import serving
+from sparsesight.hf.loading import load_model
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "howto" / "demo.jpg"
 WAIT = 90_000  # milliseconds

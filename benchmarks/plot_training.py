@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from sparsesight.bundled.scenes import KINDS
+from sparsesight.scenes.scenes import KINDS
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from probing.answering import Examiner
 from probing.store import Store, sha256
 
 from sparsesight.bench import environment
-from sparsesight.bundled import MODEL_PATH, load, scenes
+from sparsesight.bundled import MODEL_PATH, load
+from sparsesight.scenes import scenes
 
 PARTS: dict[str, Any] = {
     "accuracy": accuracy,

@@ -24,7 +24,7 @@ from sparsesight.bench.ceilings import matrices
 from sparsesight.bench.machine import environment
 from sparsesight.bench.timing import Mark, mark, milliseconds
 from sparsesight.bench.work import products
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.random_models import Shape, random_llava
 
 ROWS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 640, 1024)
 

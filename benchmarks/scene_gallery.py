@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sparsesight.bundled.dataset import SPLITS, Example, examples
-from sparsesight.bundled.objects import OWNED_PIXELS
-from sparsesight.bundled.scenes import PATCH, SIDE, VERSION, Scene
+from sparsesight.scenes.dataset import SPLITS, Example, examples
+from sparsesight.scenes.objects import OWNED_PIXELS
+from sparsesight.scenes.scenes import PATCH, SIDE, VERSION, Scene
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "scenes"
 SHOWN = {"test": 6, "occluded": 2, "clutter": 2}  # split -> scenes
@@ -23,7 +23,7 @@ ZOOM = 2  # of the picture with outlines
 
 PAGE = """# Scenes
 
-Rendered pictures and questions with known answers, from `sparsesight.bundled.dataset`. This page shows the first
+Rendered pictures and questions with known answers, from `sparsesight.scenes.dataset`. This page shows the first
 scenes of three of its splits, none left out, with all their questions. `python benchmarks/scene_gallery.py` made it,
 from version {version} of the scenes (`scenes.VERSION`).
 

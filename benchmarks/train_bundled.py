@@ -32,9 +32,9 @@ from training.data import KIND_NAMES, PATCHES, Scenes, Texts, make
 from training.optim import Optimizer
 from training.run import Run
 
-from sparsesight.bundled.dataset import SPLITS
-from sparsesight.bundled.scenes import COLORS, LETTERS, SHAPES, SINGLE_OBJECT, SIZES
 from sparsesight.methods import SparseVLM
+from sparsesight.scenes.dataset import SPLITS
+from sparsesight.scenes.scenes import COLORS, LETTERS, SHAPES, SINGLE_OBJECT, SIZES
 
 TOWER_SEED = 1_000_000  # scenes of the first stage; those of the second are the split "train"
 QUESTIONS = 64  # a scene
@@ -173,7 +173,7 @@ class Training:
                 everything = [
                     torch.ones(1, len(x), dtype=torch.bool, device=x.device) for x in (visual, words)
                 ]
-                rater = SparseVLM().rate(visual[None], words[None], *everything)[0].cpu()
+                rater = SparseVLM().select_raters(visual[None], words[None], *everything)[0].cpu()
                 found.append(torch.isin(ids[rater], content).any().item())
         return float(np.mean(found))
 

@@ -24,7 +24,7 @@ from serving.traffic import Clocks, in_step
 
 from sparsesight.bundled import MODEL_PATH
 from sparsesight.methods import SparseVLMPlus
-from sparsesight.shapes import Shape
+from sparsesight.random_models import Shape
 
 METHOD = SparseVLMPlus(64)
 PICTURE_TOKENS = 4  # output tokens of the request with a picture

@@ -23,7 +23,7 @@ from serving.store import Store
 from serving.traffic import burst
 
 from sparsesight.methods import SparseVLMPlus
-from sparsesight.shapes import Shape
+from sparsesight.random_models import Shape
 
 
 def main() -> None:

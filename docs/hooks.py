@@ -87,7 +87,7 @@ def commands() -> str:
     import typer
     from typer.cli import get_docs_for_click
 
-    from sparsesight.cli import app
+    from sparsesight.commands.cli import app
 
     program = typer.main.get_command(app)
     text = get_docs_for_click(obj=program, ctx=typer.Context(program), name="sparsesight")

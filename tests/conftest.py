@@ -40,7 +40,11 @@ def pytest_configure() -> None:
 def annotated_modules() -> list[ModuleType]:
     import sparsesight.hf.sparsify  # noqa: F401 - it imports all modules in question
 
-    return [m for n, m in sys.modules.items() if n.startswith(("sparsesight.ops", "sparsesight.methods"))]
+    return [
+        m
+        for n, m in sys.modules.items()
+        if n.startswith(("sparsesight.core", "sparsesight.methods", "sparsesight.ops"))
+    ]
 
 
 def shaped(function: Any) -> bool:

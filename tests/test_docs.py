@@ -13,9 +13,9 @@ import torch
 import typer
 
 from sparsesight import METHODS, sparsify, visual_tokens
-from sparsesight.cli import WrongUse, app
+from sparsesight.commands.cli import WrongUse, app
 from sparsesight.commands.options import choose_budgets, choose_methods
-from sparsesight.eval.benchmarks import BENCHMARKS
+from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.sweep import make_cells, same_retain
 from sparsesight.methods import is_published
 from sparsesight.methods import parse as parse_method

@@ -128,7 +128,7 @@ def check_stage(case: Any, key: str, layer: int, step: Any, log: LayerLog, stres
     close(hidden[0].norm(dim=-1), case[f"{key}hidden_norm"], atol=2e-4)
     if n_cluster:
         exact(selection.recycled[0], case[f"{key}recycled_rel"])
-        recycled = ops.take(stage.hidden, stage.column.gather(1, selection.recycled))
+        recycled = ops.gather_rows(stage.hidden, stage.column.gather(1, selection.recycled))
         close(recycled[0, :, :8], case[f"{key}recycled_in8"], atol=2e-4)
         close(selection.merge.tokens[0], case[f"{key}merged"], atol=2e-4)
         exact(selection.merge.assign[0], case[f"{key}cluster_assign"])
@@ -136,9 +136,9 @@ def check_stage(case: Any, key: str, layer: int, step: Any, log: LayerLog, stres
             exact(selection.merge.centre[0], case[f"{key}cluster_centers"])
     if f"{key}heads" in case.files:
         rater = stage.rater[0]
-        gravity = stage.attention.gravity()[0][rater][:, stage.attention.key_column[0]]
+        gravity = stage.attention.rope_weight()[0][rater][:, stage.attention.key_column[0]]
         close(gravity, case[f"{key}rope_rows"], atol=2e-5)
-        received = stage.attention.received(stage.rater, stage.attention.gravity())
+        received = stage.attention.received(stage.rater, stage.attention.rope_weight())
         heads, _ = ops.select_heads(received, stage.visual, 14)
         exact(heads[0], case[f"{key}heads"])
         sums = received[0].sum(-1) * rater.sum()
@@ -243,7 +243,7 @@ def test_unit_rope_weights() -> None:
     for item, c in items("rope_weights"):
         d = item["head_dim"]
         inv_freq = 1.0 / item["rope_theta"] ** (torch.arange(0, d, 2).float() / d)
-        weight = ops.rotary_gravity(
+        weight = ops.rope_weight(
             batched(c["query_pos"], torch.long), batched(c["key_pos"], torch.long), inv_freq, d
         )
         close(weight[0], c["rope_rows"], atol=3e-4)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseVLM, SparseVLMPlus
+from sparsesight.flops import DecoderShape
 from sparsesight.methods import from_dict
-from sparsesight.metrics import DecoderShape
 from sparsesight.report import Latency, Report, batch_report, staircase, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sparsesight import sparsify
-from sparsesight.bundled.dataset import SPLITS, Example, examples
 from sparsesight.methods import Method
+from sparsesight.scenes.dataset import SPLITS, Example, examples
 
 from .scorers import MakeMethod
 from .store import Store

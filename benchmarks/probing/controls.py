@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sparsesight.bundled.dataset import Example
-from sparsesight.bundled.scenes import SIDE
+from sparsesight.scenes.dataset import Example
+from sparsesight.scenes.scenes import SIDE
 
 from .answering import Examiner, some_examples
 from .intervals import by_group

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from sparsesight.bundled.scenes import SINGLE_OBJECT
+from sparsesight.scenes.scenes import SINGLE_OBJECT
 
 from .answering import Examiner, some_examples
 from .intervals import ALL, SINGLE, by_group, difference

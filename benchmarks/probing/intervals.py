@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsesight.bundled.dataset import Example
 from sparsesight.eval import statistics
-from sparsesight.eval.scenes import ALL, GROUPS, NO_OBJECT, SINGLE, groups
+from sparsesight.eval.scene_task import ALL, GROUPS, NO_OBJECT, SINGLE, groups
+from sparsesight.scenes.dataset import Example
 
 __all__ = ["ALL", "GROUPS", "NO_OBJECT", "SINGLE", "Estimate", "by_group", "difference", "estimate", "groups"]
 

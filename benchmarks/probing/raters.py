@@ -12,10 +12,10 @@ import torch
 from matplotlib.patches import Patch
 from tqdm import tqdm
 
-from sparsesight.bundled.asking import plural
-from sparsesight.bundled.scenes import COLORS as COLOR_WORDS
-from sparsesight.bundled.scenes import LETTERS, SHAPES, SIZES
 from sparsesight.methods import SparseVLM
+from sparsesight.scenes.questions import plural
+from sparsesight.scenes.scenes import COLORS as COLOR_WORDS
+from sparsesight.scenes.scenes import LETTERS, SHAPES, SIZES
 
 from .answering import Batch, Examiner, some_examples
 from .intervals import GROUPS, by_group, estimate
@@ -45,7 +45,7 @@ def rated_words(examiner: Examiner, batch: Batch) -> list[list[tuple[str, bool]]
     ids = batch.input_ids[:, after:]
     text = examiner.model.get_input_embeddings()(ids)
     everything = [torch.ones(x.shape[:2], dtype=torch.bool) for x in (visual, text)]
-    rater = SparseVLM().rate(visual, text, *everything)
+    rater = SparseVLM().select_raters(visual, text, *everything)
     return [
         [*zip(tokenizer.convert_ids_to_tokens(row), chosen, strict=True)]
         for row, chosen in zip(ids.tolist(), rater.tolist(), strict=True)

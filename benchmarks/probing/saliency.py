@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from sparsesight.bundled.scenes import GRID, PATCH
+from sparsesight.scenes.scenes import GRID, PATCH
 
 # Linear sRGB to CIE XYZ, IEC 61966-2-1; the rows sum up to the white point D65.
 RGB_TO_XYZ = np.array(

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sparsesight import SparseSightError
-from sparsesight.bundled.dataset import Example
+from sparsesight.core.stage import StageInput
 from sparsesight.methods import Method, SparseVLM
-from sparsesight.methods.stage import StageInput
+from sparsesight.scenes.dataset import Example
 
 from .saliency import patch_saliency
 
@@ -52,7 +52,7 @@ class LastToken(AllText):
 
 
 @dataclass(frozen=True)
-class Given(Method):
+class VisualMaskSpec(Method):
     """Keep by scores that are known before the model runs.
 
     Attributes:
@@ -115,4 +115,4 @@ def method_maker(scorer: str, depth: int, budget: int, known: dict[str, Tensor])
     if scorer in ATTENTION:
         method = ATTENTION[scorer](**where)
         return lambda rows: method
-    return lambda rows: Given(given=known[scorer][rows], **where)
+    return lambda rows: VisualMaskSpec(given=known[scorer][rows], **where)

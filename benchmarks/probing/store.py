@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.dataset import Example
+from sparsesight.scenes.dataset import Example
 
 SHORT = 120  # characters that a line of the file may have to hold a whole dict
 

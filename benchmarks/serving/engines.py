@@ -14,7 +14,7 @@ import torch
 from sparsesight.bench import environment
 from sparsesight.bundled import MODEL_PATH
 from sparsesight.methods import Method
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.random_models import Shape, random_llava
 
 IMAGE = 4  # the bundled tokenizer's <image>
 WORDS = (5, 100)  # its other tokens, from and to

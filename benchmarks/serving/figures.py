@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparsesight.methods import Method
-from sparsesight.shapes import Shape
+from sparsesight.random_models import Shape
 
 Run = dict[
     str, Any

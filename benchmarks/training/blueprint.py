@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sparsesight.bundled.asking import plural
-from sparsesight.bundled.scenes import CELLS, COLORS, GRID, LETTERS, MAX_COUNT, PATCH, SHAPES, SIDE, SIZES
+from sparsesight.scenes.questions import plural
+from sparsesight.scenes.scenes import CELLS, COLORS, GRID, LETTERS, MAX_COUNT, PATCH, SHAPES, SIDE, SIZES
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 PLURALS = [plural(shape) for shape in SHAPES]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsesight.bundled.asking import DIRECTIONS, Question, plural
-from sparsesight.bundled.scenes import (
+from sparsesight.scenes.questions import DIRECTIONS, Question, plural
+from sparsesight.scenes.scenes import (
     GRID,
     KINDS,
     MAX_COUNT,

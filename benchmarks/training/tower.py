@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsesight.bundled.scenes import GRID
+from sparsesight.scenes.scenes import GRID
 
 from .data import Scenes
 

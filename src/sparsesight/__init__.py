@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from .hf.calls import questions, visual_tokens
+    from .hf.context import questions, visual_tokens
     from .hf.sparsify import Sparsified, sparsify
-    from .hf.text_tower import TextTower
+    from .hf.vision.text_tower import TextTower
     from .methods import (
         DART,
         METHODS,
@@ -73,10 +73,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {
         "Sparsified": ".hf.sparsify",
-        "TextTower": ".hf.text_tower",
-        "questions": ".hf.calls",
+        "TextTower": ".hf.vision.text_tower",
+        "questions": ".hf.context",
         "sparsify": ".hf.sparsify",
-        "visual_tokens": ".hf.calls",
+        "visual_tokens": ".hf.context",
     }
     module = homes.get(name, ".methods")
     value = globals()[name] = getattr(import_module(module, __name__), name)

@@ -1,5 +1,5 @@
 """``python -m sparsesight``, and what launchers of several processes start."""
 
-from .cli import main
+from .commands.cli import main
 
 main()

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from .budget import BEFORE, Schedule, Stage
-from .metrics import DecoderShape, Overhead
+from .core.budget import BEFORE, Schedule, Stage
+from .flops import DecoderShape, Overhead
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Report:
         return rows
 
     def _repr_html_(self) -> str:
-        from .viz.page import report_fragment
+        from .viz.html import report_fragment
 
         return report_fragment(self)
 

@@ -7,12 +7,12 @@ import torch
 
 from sparsesight import BudgetError, SparseSightError
 from sparsesight.bench.cases import make_cases, prompt_sizes
-from sparsesight.cost import REFERENCE, Prompt, cost
-from sparsesight.hf.families import anatomy
-from sparsesight.hf.shape import decoder_shape
+from sparsesight.equal_cost import REFERENCE, Prompt, cost
+from sparsesight.flops import DecoderShape
+from sparsesight.hf.decoder_shape import decoder_shape
+from sparsesight.hf.families import inspect_model
 from sparsesight.methods import SparseVLM, parse
-from sparsesight.metrics import DecoderShape
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
 
 VICUNA = DecoderShape.llama(32, 4096, 11008, 32)
@@ -25,7 +25,7 @@ def test_one_budget_is_one_cost() -> None:
     assert [(x.name, x.retain) for x in cases] == [(name, retain) for name in names for retain in (192, 0.25)]
     for case in cases:
         tokens = case.retain if case.retain == 192 else 144
-        target = cost(REFERENCE.fitted(tokens, 576, 32), VICUNA, PROMPT).flops
+        target = cost(REFERENCE.with_budget(tokens, 576, 32), VICUNA, PROMPT).flops
         found = cost(case.method, VICUNA, PROMPT).flops
         assert abs(found / target - 1) < 0.01
         assert case.deviation == pytest.approx(found / target - 1, abs=0.002)
@@ -70,6 +70,6 @@ def test_sizes_of_a_prompt(text: int) -> None:
     shape = Shape.parse(SMALL.replace("text=12", f"text={text}"))
     model, prompt = random_llava(shape, torch.float32, "cpu")
     assert prompt_sizes(model, prompt) == shape.prompt
-    assert decoder_shape(anatomy(model)) == shape.decoder
+    assert decoder_shape(inspect_model(model)) == shape.decoder
     with pytest.raises(SparseSightError, match="no visual tokens"):
         prompt_sizes(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})

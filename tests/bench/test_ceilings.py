@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsesight.bench import ceilings as module
 from sparsesight.bench.ceilings import Ceilings, ceilings, fastest, parameter_bytes
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
 
 CPU = torch.device("cpu")

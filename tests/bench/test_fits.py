@@ -9,7 +9,7 @@ import torch
 
 from sparsesight.bench.fits import Fit, fits, largest
 from sparsesight.bench.footprint import footprint
-from sparsesight.shapes import Shape, random_llava, repeat_prompt
+from sparsesight.random_models import Shape, random_llava, repeat_prompt
 from tests.bench.small import SMALL
 
 

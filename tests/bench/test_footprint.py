@@ -6,8 +6,8 @@ import torch
 
 from sparsesight import sparsify
 from sparsesight.bench.footprint import footprint
-from sparsesight.memory import Memory
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.profiling.peak_memory import Memory
+from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sparsesight.bench.ceilings import Ceilings
 from sparsesight.bench.roofline import Bound, bound, no_gain, roofline, token_ms
-from sparsesight.metrics import DecoderShape, LayerShape
+from sparsesight.flops import DecoderShape, LayerShape
 
 # Two layers of 1000 multiply-adds a token; 10 numbers cached and 8 of hidden state, of 2 bytes.
 SHAPE = DecoderShape(hidden=8, layers=(LayerShape(1000, 8, 10),) * 2, kv_bytes=2)

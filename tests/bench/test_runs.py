@@ -16,10 +16,10 @@ from sparsesight import SparseSightError, sparsify
 from sparsesight.bench import Case, bench, runs
 from sparsesight.bench.table import remarks, tables
 from sparsesight.bench.work import run_once
-from sparsesight.hf.clock import PARTS
-from sparsesight.hf.fast import Fast
+from sparsesight.hf.compiled.options import Fast
 from sparsesight.methods import make_method
-from sparsesight.shapes import Shape, random_llava, repeat_prompt
+from sparsesight.profiling.sections import PARTS
+from sparsesight.random_models import Shape, random_llava, repeat_prompt
 from tests.bench.small import SMALL
 
 Subject = tuple[Any, dict[str, Any]]

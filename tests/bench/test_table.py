@@ -16,7 +16,7 @@ from sparsesight.bench.slopes import exponent
 from sparsesight.bench.sweep import lines
 from sparsesight.bench.table import equality, markdown, remarks, tables
 from sparsesight.methods import make_method
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.random_models import Shape, random_llava
 
 CONFIG = {"subject": "tiny", "threads": 1}
 

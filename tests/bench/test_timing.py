@@ -23,7 +23,7 @@ from sparsesight.bench.timing import (
     timed_decoder,
 )
 from sparsesight.bench.work import run_once
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparsesight.bench.work import products, run_once, shortened
-from sparsesight.operations import Operations
-from sparsesight.shapes import Shape, random_llava
+from sparsesight.profiling.op_counter import Operations
+from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from benchmarks.probing.answering import ANSWER_TOKENS, Examiner, answer, some_examples
 from benchmarks.probing.controls import commonest, other_pictures
 from sparsesight import sparsify
-from sparsesight.bundled.dataset import Example
 from sparsesight.methods import SparseVLM
+from sparsesight.scenes.dataset import Example
 
 ASKED = some_examples("test", 2)
 

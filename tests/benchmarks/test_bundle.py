@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from sparsesight import bundled
-from sparsesight.bundled.scenes import KINDS, questions, render
+from sparsesight.scenes.scenes import KINDS, questions, render
 
 
 def test_only_right_answers_are_stored_one_of_a_kind(bundle: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.probing.intervals import ALL, GROUPS, SINGLE, by_group, difference, estimate, groups
-from sparsesight.bundled.dataset import examples
+from sparsesight.scenes.dataset import examples
 
 SCENE = np.arange(40)
 HALF = SCENE % 2 == 0

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.probing.saliency import blur, lab, patch_saliency
-from sparsesight.bundled.scenes import GRID, PATCH, SIDE
+from sparsesight.scenes.scenes import GRID, PATCH, SIDE
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.probing.answering import Batch, Examiner, some_examples
 from benchmarks.probing.raters import rated_words, sort_of
-from benchmarks.probing.scorers import SCORERS, Given, known_scores, method_maker, relevant
+from benchmarks.probing.scorers import SCORERS, VisualMaskSpec, known_scores, method_maker, relevant
 from sparsesight import SparseSightError, sparsify
 from sparsesight.methods import Method
 
@@ -80,7 +80,7 @@ def test_scores_must_fit_the_batch(examiner: Examiner) -> None:
     batch = examiner.own_pictures(ASKED).batches[0]
     for given in (None, KNOWN["random"][:0]):
         with pytest.raises(SparseSightError, match="given"):
-            pruned(examiner, batch, Given(retain=(64,), layers=(0,), given=given))
+            pruned(examiner, batch, VisualMaskSpec(retain=(64,), layers=(0,), given=given))
 
 
 def test_sorts_of_words() -> None:

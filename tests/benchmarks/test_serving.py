@@ -12,8 +12,8 @@ import pytest
 from benchmarks.serving import figures, presenting, traffic
 from benchmarks.serving.store import Store
 from sparsesight import SparseVLMPlus
-from sparsesight.cost import cost
-from sparsesight.shapes import Shape
+from sparsesight.equal_cost import cost
+from sparsesight.random_models import Shape
 
 SHAPE = Shape.parse("layers=24,hidden=1024,ffn=2816,visual=576,text=24")
 

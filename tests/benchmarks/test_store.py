@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.probing.store import Store
-from sparsesight.bundled.dataset import examples
+from sparsesight.scenes.dataset import examples
 
 ASKED = list(examples("test", 3))
 MARKS = np.arange(len(ASKED)) % 3 == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsesight.bundled.scenes import questions, render
+from sparsesight.scenes.scenes import questions, render
 
 
 def plan(train_bundled: Any) -> Any:

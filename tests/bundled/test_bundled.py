@@ -16,9 +16,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sparsesight import bundled, sparsify
-from sparsesight.bundled.asking import KINDS
-from sparsesight.bundled.dataset import examples
-from sparsesight.bundled.scenes import COLORS, SHAPES, VERSION, questions, render
+from sparsesight.scenes.dataset import examples
+from sparsesight.scenes.questions import KINDS
+from sparsesight.scenes.scenes import COLORS, SHAPES, VERSION, questions, render
 
 CATALOGUE = json.loads((Path(bundled.__file__).parent / "pictures" / "questions.json").read_text("utf-8"))
 
@@ -86,7 +86,7 @@ def test_importing_the_package_and_listing_pictures_leaves_transformers_alone() 
     # sparsesight itself may import transformers: a bare stand-in for it keeps this about the subpackage.
     program = (
         "import sys, types; package = types.ModuleType('sparsesight'); package.__path__ = [sys.argv[1]];"
-        "sys.modules['sparsesight'] = package; from sparsesight import bundled; import sparsesight.bundled.scenes;"
+        "sys.modules['sparsesight'] = package; from sparsesight import bundled; import sparsesight.scenes.scenes;"
         "bundled.pictures(); bundled.picture_questions();"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )

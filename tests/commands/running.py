@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import sparsesight
 from sparsesight import bundled
-from sparsesight.cli import app
+from sparsesight.commands.cli import app
 
 VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN", "USE_VERSION")
 PICTURE = bundled.default_picture()

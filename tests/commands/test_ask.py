@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import sparsesight
-from sparsesight import bundled, viz
-from sparsesight.commands import answering, loading
-from sparsesight.commands.showing import show
-from sparsesight.viz import layouts
+from sparsesight import bundled, compare, viz
+from sparsesight.commands.rendering import show
+from sparsesight.hf import loading
+from sparsesight.viz import token_layouts
 from tests.commands.running import (
     PICTURE,
     QUESTION,
@@ -139,8 +139,8 @@ def test_keeping_everything_agrees_and_says_so() -> None:
 
 def test_what_a_model_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     loaded = loading.load_model()
-    inputs = answering.prepare(loaded, Image.open(PICTURE), QUESTION)
-    result = answering.compare(loaded, inputs, sparsesight.SparseVLMPlus(), 1)
+    inputs = compare.prepare(loaded, Image.open(PICTURE), QUESTION)
+    result = compare.compare(loaded, inputs, sparsesight.SparseVLMPlus(), 1)
     result = replace(
         result,
         dense=replace(result.dense, answer="\x1b[2J [bold]loud[/bold] [/]"),
@@ -156,16 +156,16 @@ def test_what_a_model_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
 
 def test_the_model_is_left_as_it_was() -> None:
     loaded = loading.load_model()
-    inputs = answering.prepare(loaded, Image.open(PICTURE), QUESTION)
+    inputs = compare.prepare(loaded, Image.open(PICTURE), QUESTION)
 
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in loaded.model.modules())
 
     loaded.model.generate(**inputs, max_new_tokens=1)  # transformers adds hooks of its own
     before = hooks()
-    first = answering.compare(loaded, inputs, sparsesight.SparseVLMPlus(), 2)
+    first = compare.compare(loaded, inputs, sparsesight.SparseVLMPlus(), 2)
     assert hooks() == before
-    assert answering.compare(loaded, inputs, sparsesight.SparseVLMPlus(), 2).kept == first.kept
+    assert compare.compare(loaded, inputs, sparsesight.SparseVLMPlus(), 2).kept == first.kept
 
 
 def test_progress_goes_to_standard_error() -> None:
@@ -252,7 +252,7 @@ def test_a_model_of_tiles_has_its_picture_too(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_drawn_is_asked_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(layouts.RULES, "llava_next")
+    monkeypatch.delitem(token_layouts.RULES, "llava_next")
     tiny.model("llava_next").save_pretrained(tmp_path / "m")
     tiny.processor("llava_next").save_pretrained(tmp_path / "m")
     what = ("what is the red ring ?", "--model", str(tmp_path / "m"), "--retain", "50%", "--save", "kept.png")
@@ -302,5 +302,5 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nand more")
 
-    monkeypatch.setattr(answering, "_generate", full)
+    monkeypatch.setattr(compare, "_generate", full)
     assert "not enough memory on cpu" in refused(ask())

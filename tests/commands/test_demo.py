@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from sparsesight.commands import demo, loading
-from sparsesight.commands.loading import load_model
+from sparsesight.commands import demo
 from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
+from sparsesight.hf import loading
+from sparsesight.hf.loading import load_model
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
 
 

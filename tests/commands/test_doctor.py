@@ -14,8 +14,8 @@ import transformers
 from packaging.requirements import Requirement
 
 import sparsesight
-from sparsesight import diagnosis
-from sparsesight.commands import loading
+from sparsesight.commands import environment
+from sparsesight.hf import loading
 from tests.commands.running import plain_surroundings, run  # noqa: F401
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
@@ -31,12 +31,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: stated)
 
 
-def trial(*_: Any) -> diagnosis.Trial:
-    return diagnosis.Trial("What?", "this", "that", 1.0)
+def trial(*_: Any) -> environment.Trial:
+    return environment.Trial("What?", "this", "that", 1.0)
 
 
 def test_every_extra_has_its_use_told() -> None:
-    assert set(diagnosis.EXTRAS) == set(PROJECT["optional-dependencies"]) - FOR_DEVELOPERS
+    assert set(environment.EXTRAS) == set(PROJECT["optional-dependencies"]) - FOR_DEVELOPERS
 
 
 @pytest.mark.usefixtures("installed")
@@ -69,12 +69,12 @@ def test_what_a_missing_extra_would_give(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(metadata, "packages_distributions", dict)
-    monkeypatch.setattr(diagnosis, "try_bundled", trial)
+    monkeypatch.setattr(environment, "try_bundled", trial)
     result = run("doctor")
     assert result.exit_code == 0, result.stdout
     said = " ".join(result.stdout.split())
     for name in ("plots", "demo"):
-        assert f"{diagnosis.EXTRAS[name]}; pip install 'sparsesight[{name}]'" in said
+        assert f"{environment.EXTRAS[name]}; pip install 'sparsesight[{name}]'" in said
     assert "all well" in said and "sparse, 128 of 576 visual tokens: that" in said
 
 
@@ -91,8 +91,8 @@ def test_a_version_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_package_of_another_name() -> None:
     builds = metadata.packages_distributions()
-    assert diagnosis._version("PIL") == metadata.version(builds["PIL"][0])
-    assert diagnosis._version("no-such-package") is None
+    assert environment._version("PIL") == metadata.version(builds["PIL"][0])
+    assert environment._version("no-such-package") is None
 
 
 def test_run_from_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_run_from_source(monkeypatch: pytest.MonkeyPatch) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", requires)
-    assert diagnosis.requirements() == ([], {})
+    assert environment.requirements() == ([], {})
 
 
 @pytest.mark.usefixtures("installed")

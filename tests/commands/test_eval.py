@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sparsesight import SparseSightError, VisionZip, bundled, origin
+from sparsesight import SparseSightError, VisionZip, bundled, provenance
 from sparsesight.commands.options import choose_budgets, choose_methods, split_list
 from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
 
@@ -41,11 +41,11 @@ def test_a_sweep_and_its_folder(tmp_path: Path) -> None:
     assert session["torch"] and session["started"].endswith("Z") and session["processes"] == 1
     weights = hashlib.sha256((bundled.MODEL_PATH / "model.safetensors").read_bytes()).hexdigest()
     assert session["weights"] == f"sha256 {weights}"
-    head = origin.commit()
+    head = provenance.commit()
     assert session.get("commit") == head
     table = (out / "table.md").read_text()
     assert f"- weights: sha256 {weights}\n" in table
-    assert head is None or f"- commit: {origin.short(head)}\n" in table
+    assert head is None or f"- commit: {provenance.short(head)}\n" in table
 
     # Once more: refused without --resume, nothing changed with it, and a further method is added.
     assert "pass --resume" in refused(run("eval", *FEW, "--out", str(out)))
@@ -197,7 +197,7 @@ def test_budgets_and_methods_by_option_and_environment() -> None:
 
 def test_a_text_tower(tmp_path: Path) -> None:
     """It is loaded once, and asked what the prompts ask."""
-    from tests.hf.test_text_tower import clip_of, text_tokenizer
+    from tests.hf.vision.test_text_tower import clip_of, text_tokenizer
 
     clip_of(bundled.load()[0]).save_pretrained(tmp_path / "clip")
     text_tokenizer().save_pretrained(tmp_path / "clip")

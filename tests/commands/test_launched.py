@@ -14,7 +14,7 @@ import torch
 
 from sparsesight import SparseSightError
 from sparsesight.commands.evaluating import own_device, prepare_tasks
-from sparsesight.eval.ranks import Ranks
+from sparsesight.eval.distributed import Ranks
 
 SWEEP = ("eval", "--tasks", "scenes", "--limit", "14", "--batch-size", "3", "--device", "cpu")
 HOW = ("--methods", "random,sparsevlm+", "--retain", "64", "--out", "run")
@@ -88,7 +88,7 @@ def test_every_process_loads_on_a_gpu_of_its_own(
     monkeypatch.setattr("sparsesight.commands.evaluating.load_model", scenes)
     if task != "scenes":
         pytest.importorskip("lmms_eval", reason="needs lmms-eval: pip install sparsesight[eval]")
-        monkeypatch.setattr("sparsesight.eval.model.SparseSightModel", harness)
+        monkeypatch.setattr("sparsesight.eval.lmms.model.SparseSightModel", harness)
     plain: dict[str, Any] = {"batch_size": 1, "limit": None, "data": None, "setting": "auto"}
     plain |= {"latency": False, "trim_early_layers": False, "text_tower": None}
     for rank in (2, 3):  # of the second machine

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from sparsesight import bundled
-from sparsesight.commands.loading import load_model
 from sparsesight.demo import runs
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.uploads import MAX_BYTES
+from sparsesight.hf.loading import load_model
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
 api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")

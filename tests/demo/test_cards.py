@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparsesight.demo import cards
-from sparsesight.demo.engine import Speech
+from sparsesight.demo.engine import StreamedAnswer
 from sparsesight.viz import Word
 from sparsesight.viz.colours import KEPT, MERGED, SKY, web
 
@@ -42,10 +42,12 @@ def check(text: str) -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        cards.answer(EVIL, EVIL, Speech(EVIL, 3, 0.5, 2.0), EVIL),
+        cards.answer(EVIL, EVIL, StreamedAnswer(EVIL, 3, 0.5, 2.0), EVIL),
         cards.status(EVIL, 1, 2),
         cards.problem(EVIL),
-        cards.grid(EVIL, Speech(EVIL, done=True), [(EVIL, [cards.Cell(64, problem=EVIL), cards.Cell(32)])]),
+        cards.grid(
+            EVIL, StreamedAnswer(EVIL, done=True), [(EVIL, [cards.Cell(64, problem=EVIL), cards.Cell(32)])]
+        ),
         cards.figure(EVIL, EVIL, "data:image/jpeg;base64,", EVIL),
         cards.pair(cards.figure(EVIL, EVIL, ""), cards.figure(EVIL, EVIL, "")),
         cards.words([Word(EVIL, rates=True), Word(EVIL)]),
@@ -59,13 +61,13 @@ def test_what_was_written_is_escaped(made: str) -> None:
 def test_an_answer_while_it_is_written_and_after() -> None:
     waiting = cards.answer("Dense", "", None, "waiting")
     assert "waiting" in waiting and "ss-caret" in waiting and waiting.count(cards.NOTHING) == 3
-    writing = cards.answer("Dense", "", Speech("a red", 2, 0.25, 8.0), "writing")
+    writing = cards.answer("Dense", "", StreamedAnswer("a red", 2, 0.25, 8.0), "writing")
     assert "a red<span" in writing and "250 ms" in writing and "writing" in writing
     assert ">8.0<" not in writing and writing.count(cards.NOTHING) == 1  # two tokens tell no speed
-    assert ">8.0<" in cards.answer("Dense", "", Speech("a red ring in the", 5, 0.25, 8.0), "writing")
-    done = cards.answer("Dense", "", Speech("a red ring", 3, 0.25, 8.0, done=True), "writing")
+    assert ">8.0<" in cards.answer("Dense", "", StreamedAnswer("a red ring in the", 5, 0.25, 8.0), "writing")
+    done = cards.answer("Dense", "", StreamedAnswer("a red ring", 3, 0.25, 8.0, done=True), "writing")
     assert "a red ring" in done and "ss-caret" not in done and "writing" not in done
-    assert "(an empty answer)" in cards.answer("Dense", "", Speech("", 1, 0.1, done=True), "")
+    assert "(an empty answer)" in cards.answer("Dense", "", StreamedAnswer("", 1, 0.1, done=True), "")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from sparsesight import bundled
-from sparsesight.commands.loading import load_model
-from sparsesight.demo.engine import Engine, Speech, Streamer
+from sparsesight.demo.engine import Engine, StreamedAnswer, Streamer
 from sparsesight.demo.running import Stopped
 from sparsesight.errors import SparseSightError
+from sparsesight.hf.loading import load_model
 from sparsesight.methods import Method, make_method
 from tests.commands.running import PICTURE, QUESTION, independent
 
@@ -29,7 +29,7 @@ def engine() -> Iterator[Engine]:
 
 def answered(
     engine: Engine, question: str = QUESTION, method: Method | None = None, **more: int
-) -> list[Speech]:
+) -> list[StreamedAnswer]:
     return [x for x in engine.ask(IMAGE, question, method, Event(), **more) if x is not None]
 
 
@@ -101,7 +101,7 @@ def test_two_users_at_once_do_not_mix(engine: Engine) -> None:
         ("How many cards are there?", make_method("uniform", retain=64)),
     ]
     alone = [answered(engine, question, method)[-1] for question, method in asked]
-    together: dict[int, list[Speech]] = {}
+    together: dict[int, list[StreamedAnswer]] = {}
 
     def user(i: int) -> None:
         together[i] = [answered(engine, *asked[i])[-1] for _ in range(2)]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from sparsesight.demo.running import Desk, OneThread, Stopped, interruptible
+from sparsesight.demo.running import OneThread, SessionRegistry, Stopped, interruptible
 
 
 def test_a_page_that_asks_again_stops_what_it_asked_before() -> None:
-    desk = Desk()
+    desk = SessionRegistry()
     first, other = desk.open("a"), desk.open("b")
     running = desk.stop_of("a", first)
     assert not running.is_set()
@@ -25,7 +25,7 @@ def test_a_page_that_asks_again_stops_what_it_asked_before() -> None:
 
 def test_a_run_that_waited_is_over_if_the_page_asked_again() -> None:
     """Its turn comes after the second was opened: it must not begin by the event of that one."""
-    desk = Desk()
+    desk = SessionRegistry()
     first = desk.open("a")
     second = desk.open("a")
     assert desk.stop_of("a", first).is_set() and not desk.stop_of("a", second).is_set()
@@ -37,7 +37,7 @@ def test_a_run_that_waited_is_over_if_the_page_asked_again() -> None:
 
 
 def test_a_run_of_another_page_or_of_none_is_over() -> None:
-    desk = Desk()
+    desk = SessionRegistry()
     number = desk.open("a")
     assert desk.stop_of("b", number).is_set() and desk.stop_of("a", 0).is_set()
     desk.close("a")
@@ -48,7 +48,7 @@ def test_a_run_of_another_page_or_of_none_is_over() -> None:
 
 
 def test_stop_and_close_reach_one_page_only() -> None:
-    desk = Desk()
+    desk = SessionRegistry()
     runs = {page: desk.stop_of(page, desk.open(page)) for page in "abc"}
     desk.stop("a")
     desk.close("b")

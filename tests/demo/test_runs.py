@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from sparsesight import bundled
-from sparsesight.commands.loading import load_model
 from sparsesight.demo import runs
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.runs import Asked
 from sparsesight.errors import SparseSightError
+from sparsesight.hf.loading import load_model
 from tests.commands.running import PICTURE, QUESTION, independent
 
 LETTER = "What letter is on the white card?"

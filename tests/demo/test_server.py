@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from sparsesight.commands.loading import load_model
 from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
+from sparsesight.hf.loading import load_model
 from tests.commands.running import PICTURE, QUESTION
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
@@ -172,9 +172,9 @@ def test_errors_are_sentences() -> None:
 
 
 def test_a_page_that_is_gone_stops_its_run() -> None:
-    from sparsesight.demo.running import Desk
+    from sparsesight.demo.running import SessionRegistry
 
-    desk = Desk()
+    desk = SessionRegistry()
     stop = desk.stop_of("page", desk.open("page"))
     start = time.monotonic()
     desk.close("page")

@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from typer.testing import CliRunner
 
 from sparsesight import bundled
-from sparsesight.cli import app
+from sparsesight.commands.cli import app
 from sparsesight.commands.options import (
     choose_budgets,
     choose_methods,
@@ -24,10 +24,10 @@ from sparsesight.commands.options import (
     parse_layers,
     split_list,
 )
-from sparsesight.eval.benchmarks import BENCHMARKS
-from sparsesight.eval.scenes import SCENES
+from sparsesight.eval.lmms.benchmarks import BENCHMARKS
+from sparsesight.eval.scene_task import SCENES
 from sparsesight.methods import parse
-from sparsesight.shapes import Shape
+from sparsesight.random_models import Shape
 from sparsesight.vllm.config import KEY, method_of
 from tests.commands.running import plain_surroundings  # noqa: F401
 from tests.docs.blocks import PROGRAMS, ROOT, commands, pages, program

@@ -35,7 +35,7 @@ def hooks() -> Any:
         ("howto/video.md", "[a](../../AGENTS.md)", "[a](../project/AGENTS.md)"),
         ("project/benchmarks/README.md", "![p](results/x.png)", "![p](results/x.png)"),
         ("project/benchmarks/README.md", "[a](../docs/costs.md)", "[a](../../costs.md)"),
-        ("costs.md", "the [code](../src/sparsesight/cost.py)", "the code"),
+        ("costs.md", "the [code](../src/sparsesight/equal_cost.py)", "the code"),
         ("costs.md", "[a](https://x.org/y)", "[a](https://x.org/y)"),
         ("costs.md", "[a](#below)", "[a](#below)"),
         ("costs.md", "[a](nowhere.md)", "[a](nowhere.md)"),

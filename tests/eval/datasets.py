@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsesight.bundled.dataset import examples
-from sparsesight.eval.benchmarks import BENCHMARKS, Benchmark
+from sparsesight.eval.lmms.benchmarks import BENCHMARKS, Benchmark
+from sparsesight.scenes.dataset import examples
 
 from .fixtures import asked, write, write_json
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsesight.cost import Prompt
+from sparsesight.equal_cost import Prompt
 from sparsesight.eval.costs import Cost
 from sparsesight.eval.metrics import Mean, Metric
-from sparsesight.eval.samples import Answer, Answering, Item, Sample
+from sparsesight.eval.task import Answer, Answering, Item, Sample
 from sparsesight.methods import Method
 
 

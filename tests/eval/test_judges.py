@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("lmms_eval", reason="needs lmms-eval: pip install sparsesight[eval]")
 
 from sparsesight import SparseSightError
-from sparsesight.eval.benchmarks import BENCHMARKS
-from sparsesight.eval.harness import HarnessTask, harness_tasks
-from sparsesight.eval.samples import Answer, Sample
+from sparsesight.eval.lmms.benchmarks import BENCHMARKS
+from sparsesight.eval.lmms.task import HarnessTask, harness_tasks
+from sparsesight.eval.task import Answer, Sample
 from tests.eval.making import cost
 
 from .datasets import EXPECTED, JUDGED, VERDICTS, build
@@ -24,7 +24,7 @@ Tasks = dict[str, HarnessTask]
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tasks]:
-    from sparsesight.eval.model import SparseSightModel
+    from sparsesight.eval.lmms.model import SparseSightModel
 
     root = tmp_path_factory.mktemp("judged")
     before = dict(os.environ)

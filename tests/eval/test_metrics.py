@@ -11,7 +11,7 @@ import pytest
 
 from sparsesight import SparseSightError
 from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
-from sparsesight.eval.samples import Sample, check_items, check_join, fingerprint
+from sparsesight.eval.task import Sample, check_items, check_join, fingerprint
 from tests.eval.making import Made, marked, sample
 
 

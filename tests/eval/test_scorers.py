@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("lmms_eval", reason="needs lmms-eval: pip install sparsesight[eval]")
 
-from sparsesight.eval.benchmarks import BENCHMARKS
-from sparsesight.eval.tasks import Resolved, harness_arguments, resolve
+from sparsesight.eval.lmms.benchmarks import BENCHMARKS
+from sparsesight.eval.lmms.registry import Resolved, harness_arguments, resolve
 from sparsesight.methods import make_method
 
 from .datasets import EXPECTED, bare, build
@@ -39,7 +39,7 @@ def resolved(folder: Path) -> Resolved:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    from sparsesight.eval.model import SparseSightModel
+    from sparsesight.eval.lmms.model import SparseSightModel
 
     return SparseSightModel(batch_size="3", frames=1)
 

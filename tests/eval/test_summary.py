@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
-from sparsesight.cost import EQUAL
+from sparsesight.equal_cost import EQUAL
 from sparsesight.eval.metrics import AccuracyPlus, Mean
-from sparsesight.eval.samples import Sample
 from sparsesight.eval.summary import summarise
-from sparsesight.eval.sweep import Cell
+from sparsesight.eval.sweep import RunSpec
+from sparsesight.eval.task import Sample
 from sparsesight.methods import make_method
 from tests.eval.making import cost, marked, sample
 
 
-def cell(name: str, retain: int) -> Cell:
-    return Cell(name, retain, make_method(name, retain=retain))
+def cell(name: str, retain: int) -> RunSpec:
+    return RunSpec(name, retain, make_method(name, retain=retain))
 
 
-DENSE = Cell("dense", None, None)
+DENSE = RunSpec("dense", None, None)
 CELLS = [DENSE, cell("random", 64), cell("sparsevlm+", 64), cell("random", 192)]
 RIGHT = [1] * 60 + [0] * 20  # 75 % of 80
 

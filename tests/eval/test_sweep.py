@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
-from sparsesight.budget import Retain
-from sparsesight.cost import Prompt, cost
-from sparsesight.eval.folder import CellFile, Config, RunFolder
-from sparsesight.eval.ranks import Ranks
+from sparsesight.core.budget import Retain
+from sparsesight.equal_cost import Prompt, cost
+from sparsesight.eval.distributed import Ranks
 from sparsesight.eval.report import write_report
-from sparsesight.eval.samples import fingerprint
-from sparsesight.eval.sweep import Cell, cell_dict, equal_cost, make_cells, same_retain, sweep
+from sparsesight.eval.run_dir import CellFile, Config, RunFolder
+from sparsesight.eval.sweep import RunSpec, cell_dict, equal_cost, make_cells, same_retain, sweep
+from sparsesight.eval.task import fingerprint
+from sparsesight.flops import DecoderShape
 from sparsesight.methods import Method, make_method
-from sparsesight.metrics import DecoderShape
 from tests.eval.making import Made
 
 METHODS, BUDGETS = ("random", "sparsevlm+"), (192, 64)
@@ -32,7 +32,7 @@ BATCH = 3
 RESULTS = ("summary.json", "table.csv", "table.md")
 
 
-def cells() -> list[Cell]:
+def cells() -> list[RunSpec]:
     return make_cells(METHODS, BUDGETS, make_method, same_retain(576, 32))
 
 
@@ -133,7 +133,7 @@ def test_an_interrupted_sweep_goes_on_at_its_batch(tmp_path: Path, whole: Path, 
 PROGRAM = """
 import sys
 from pathlib import Path
-from sparsesight.eval.ranks import Ranks
+from sparsesight.eval.distributed import Ranks
 from tests.eval.making import Made
 from tests.eval.test_sweep import run
 run(Path(sys.argv[1]), Made(pause=float(sys.argv[2])), Made("second", count=10), ranks=Ranks.of(), resume=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsesight import Compose, Random, SparseSightError, SparseVLMPlus, sparsify
-from sparsesight.budget import BEFORE
+from sparsesight.core.budget import BEFORE
 from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.oracle import oracle_logits
@@ -51,7 +51,9 @@ def test_raters_are_of_what_enters_the_first_layer() -> None:
     assert not first.stage.rater.any() and first.stage.at is None
     visual = first.stage.features()[0][first.selection.keep[0]][None]
     text = first.stage.text_features()
-    chosen = BOTH.rate(visual, text, torch.ones(visual.shape[:2], dtype=torch.bool), first.stage.text)
+    chosen = BOTH.select_raters(
+        visual, text, torch.ones(visual.shape[:2], dtype=torch.bool), first.stage.text
+    )
     assert torch.equal(second.stage.rater, chosen)
     assert first.stage.last_text()[0].nonzero().tolist() == [[text.shape[1] - 1]]
 

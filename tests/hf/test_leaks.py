@@ -12,8 +12,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from sparsesight import sparsify
 from sparsesight.hf.cache import PrunedLayer
-from sparsesight.hf.forward import Forward
 from sparsesight.hf.hooks import Hooks
+from sparsesight.hf.state import ForwardState
 from tests.hf import tiny
 from tests.hf.slow import patience
 from tests.hf.test_invariants import batch, fingerprint
@@ -24,7 +24,7 @@ def census(built: Any) -> Counter[str]:
     gc.collect()
     found: Counter[str] = Counter()
     for thing in gc.get_objects():
-        for kind in (torch.Tensor, Forward, Hooks, PrunedLayer):
+        for kind in (torch.Tensor, ForwardState, Hooks, PrunedLayer):
             if type(thing) is kind or (kind is PrunedLayer and isinstance(thing, kind)):
                 found[kind.__name__] += 1
     found["hooks"] = sum(
@@ -62,7 +62,7 @@ def call_often(times: int) -> None:
     before = census(built)
     cycles(times // 10)
     assert census(built) == before
-    assert before["Hooks"] == before["PrunedLayer"] == before["Forward"] == 0
+    assert before["Hooks"] == before["PrunedLayer"] == before["ForwardState"] == 0
 
 
 def test_many_calls_leave_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsesight import METHODS, SparseVLM, sparsify
-from sparsesight.budget import BEFORE
+from sparsesight.core.budget import BEFORE
 from tests.hf.test_invariants import batch, generate, model
 from tests.host_reads import HostRead
 

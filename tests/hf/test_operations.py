@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from sparsesight import sparsify
-from sparsesight.hf.clock import PARTS
 from sparsesight.methods import make_method
-from sparsesight.operations import Count, Operations
-from sparsesight.shapes import Shape, random_llava, repeat_prompt
+from sparsesight.profiling.op_counter import Count, Operations
+from sparsesight.profiling.sections import PARTS
+from sparsesight.random_models import Shape, random_llava, repeat_prompt
 
 SHAPE = "layers=10,hidden=64,ffn=96,text=24,heads=4"
 RECORDED_WITH = "2.13"  # of torch; others may take a few operations apart in another way

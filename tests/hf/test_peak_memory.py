@@ -10,8 +10,8 @@ import torch
 from transformers import DynamicCache
 
 from sparsesight import sparsify
-from sparsesight.memory import Memory
-from sparsesight.shapes import Shape, random_llava, repeat_prompt
+from sparsesight.profiling.peak_memory import Memory
+from sparsesight.random_models import Shape, random_llava, repeat_prompt
 
 SHAPE = Shape.parse("layers=10,hidden=192,ffn=512,visual=100,text=24,heads=6")
 

@@ -15,10 +15,10 @@ import transformers
 from transformers import GenerationMixin
 
 from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, sparsify
-from sparsesight.budget import recycled_counts
-from sparsesight.hf.families import anatomy, visual_ids
-from sparsesight.hf.inputs import among
-from sparsesight.memory import Memory
+from sparsesight.core.budget import recycled_counts
+from sparsesight.hf.families import inspect_model, visual_ids
+from sparsesight.hf.prompt.inputs import among
+from sparsesight.profiling.peak_memory import Memory
 from tests.hf.families.base import CLIPS, SAMPLES, Family
 from tests.hf.hiding import hidden
 from tests.hf.test_sparsify import small_llama
@@ -77,7 +77,10 @@ def test_frames_are_known(name: str, how: str) -> None:
     module, expected, in_generate = FRAMES[name]
     made, model = family(name, module)
     # The clip in a batch, behind another prompt with a clip and one without any.
-    with sparsify(model, "random", layers=anatomy(model).prunable[:1], retain=0.7) as run, torch.no_grad():
+    with (
+        sparsify(model, "random", layers=inspect_model(model).prunable[:1], retain=0.7) as run,
+        torch.no_grad(),
+    ):
         prompt = made.prompts([CLIPS[0], SAMPLES[2], CLIPS[1]])
         generate(model, prompt) if how == "generate" else model(**prompt)
         samples, kept = run.report.samples, run.kept[0]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from sparsesight import Method, ops
-from sparsesight.budget import BEFORE, Schedule
-from sparsesight.methods.rows import Rows
-from sparsesight.methods.stage import Attention, StageInput, Vision, planned_counts
+from sparsesight.core.budget import BEFORE, Schedule
+from sparsesight.core.rows import Rows
+from sparsesight.core.stage import Attention, StageInput, Vision, planned_counts
 
 NUM_LAYERS = 32
 
@@ -149,13 +149,13 @@ def build(
         "rater": rows.rater.gather(1, row) & is_text,
         "at": None if layers[index] == BEFORE else Attention(**attention),
     }
-    if method.reads_vision:
+    if method.requires_vision:
         wide, seen = column.shape[1], [(s.looked_at, s.patch_key) for s in samples]
         relevance = None
-        if method.reads_text_tower:
+        if method.requires_text_tower:
             relevance = left([s.asked_for for s in samples if s.asked_for is not None], wide, 0.0)
         given["vision"] = Vision(*(left(list(x), wide, 0.0) for x in zip(*seen, strict=True)), relevance)  # type: ignore[arg-type]
-    if method.reads_frames or method.per_frame:
+    if method.requires_frames or method.per_frame:
         frames = [s.frame for s in samples if s.frame is not None]
         given["frame"] = left(frames, column.shape[1], 0)
         given["frame_tokens"] = left([x.bincount()[x] for x in frames], column.shape[1], 0)

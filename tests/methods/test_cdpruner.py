@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sparsesight.budget import StageSizes
+from sparsesight.core.budget import StageSizes
+from sparsesight.core.stage import StageInput
 from sparsesight.errors import SparseSightError
 from sparsesight.methods import CDPruner, Compose, from_dict, parse
-from sparsesight.methods.stage import StageInput
 
 from .choosing import check_any_batch, kept
 from .stages import Sample, build, normal
@@ -103,9 +103,9 @@ def test_the_text_tower_judges_in_place_of_the_words() -> None:
 def test_published() -> None:
     method = CDPruner.published(128)
     assert method == CDPruner(128, positions="compact", guide="text-tower", opposite=True)
-    assert method.reads_text_tower and method.reads_vision
-    assert not CDPruner().reads_text_tower and not CDPruner().reads_vision
-    assert Compose(method, CDPruner(0.5, (3,), positions="compact")).reads_text_tower
+    assert method.requires_text_tower and method.requires_vision
+    assert not CDPruner().requires_text_tower and not CDPruner().requires_vision
+    assert Compose(method, CDPruner(0.5, (3,), positions="compact")).requires_text_tower
     assert from_dict(json.loads(json.dumps(method.to_dict()))) == method == parse(str(method))
 
 

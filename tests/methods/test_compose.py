@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsesight import METHODS, Compose, FastV, Method, Random, SparseSightError, SparseVLM, SparseVLMPlus
-from sparsesight.budget import BEFORE, BudgetError, StageSizes
+from sparsesight.core.budget import BEFORE, BudgetError, StageSizes
 from sparsesight.methods import from_dict, make_method, parse
 from tests.methods.stages import NUM_LAYERS, Sample, build, normal
 
@@ -46,10 +46,14 @@ def test_each_stage_is_its_parts_own() -> None:
 
 def test_raters_are_those_of_the_part_that_goes_by_them() -> None:
     both = Compose(FastV(300), SparseVLMPlus(200, (5, 9)))
-    assert both.reads_raters and not FastV.reads_raters and not Compose(FIRST, FastV(100)).reads_raters
+    assert (
+        both.requires_raters and not FastV.requires_raters and not Compose(FIRST, FastV(100)).requires_raters
+    )
     visual, text = normal(0, 1, 8, 6), normal(1, 1, 5, 6)
     masks = torch.ones(1, 8, dtype=torch.bool), torch.ones(1, 5, dtype=torch.bool)
-    assert torch.equal(both.rate(visual, text, *masks), SparseVLMPlus().rate(visual, text, *masks))
+    assert torch.equal(
+        both.select_raters(visual, text, *masks), SparseVLMPlus().select_raters(visual, text, *masks)
+    )
 
 
 def test_what_does_not_compose() -> None:
@@ -66,9 +70,9 @@ def test_what_does_not_compose() -> None:
 
 
 def test_another_budget_goes_to_the_last_part() -> None:
-    assert BOTH.fitted(32, 576, NUM_LAYERS) == Compose(FIRST, SparseVLMPlus(32))
+    assert BOTH.with_budget(32, 576, NUM_LAYERS) == Compose(FIRST, SparseVLMPlus(32))
     with pytest.raises(BudgetError, match="tokens"):
-        BOTH.fitted(0.1, 576, NUM_LAYERS)
+        BOTH.with_budget(0.1, 576, NUM_LAYERS)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sparsesight import Pooling, Uniform
-from sparsesight.budget import BEFORE
-from sparsesight.methods.rows import advance
+from sparsesight.core.budget import BEFORE
+from sparsesight.core.rows import advance
 
 from .stages import Sample, build
 

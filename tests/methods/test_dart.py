@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsesight import SparseSightError
-from sparsesight.budget import StageSizes
+from sparsesight.core.budget import StageSizes
 from sparsesight.methods import DART
 
 from .choosing import check_any_batch, kept

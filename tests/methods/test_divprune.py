@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsesight.budget import StageSizes
+from sparsesight.core.budget import StageSizes
 from sparsesight.methods import DivPrune
 
 from .choosing import check_any_batch, kept

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsesight.budget import Stage, StageSizes
+from sparsesight.core.budget import Stage, StageSizes
 from sparsesight.methods import FastV, LastToken
 
 from .choosing import check_any_batch, kept

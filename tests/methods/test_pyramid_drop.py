@@ -54,7 +54,7 @@ def test_fitted_meets_every_budget(visual: int, num_layers: int, share: float) -
     retain = max(round(visual * share), 1)
     published = [PyramidDrop.published()] if num_layers >= 32 else []  # its layers are those of the paper
     for method in (PyramidDrop(), *published):
-        fitted = method.fitted(retain, visual, num_layers)
+        fitted = method.with_budget(retain, visual, num_layers)
         assert isinstance(fitted, PyramidDrop) and fitted.ratio is None and fitted.retain == retain
         assert fitted.positions == method.positions
         schedule = fitted.plan(visual, num_layers, fitted.stage_layers(num_layers))
@@ -67,13 +67,13 @@ def test_fitted_moves_the_stages_only_where_it_must() -> None:
     Stages of ``n`` layers that keep half come to 576 * (n - 1 + 1.5 + ...) tokens, such as 6: 5 + 3 + 1.5 + 15 / 8.
     """
     method = PyramidDrop()
-    assert method.fitted(288, 576, 32) == PyramidDrop(288)
-    assert method.fitted(0.5, 576, 32) == PyramidDrop(0.5)
-    assert method.fitted(255, 576, 32) == PyramidDrop(255)
-    assert method.fitted(253, 576, 32) == PyramidDrop(253, (6, 13, 20))
-    assert method.fitted(192, 576, 32) == PyramidDrop(192, (4, 9, 14))  # six would be 204.75
-    assert method.fitted(40, 576, 32) == PyramidDrop(40, (0, 1, 2))  # a half would be 81
-    assert method.fitted((300, 200, 100), 576, 32) == PyramidDrop((300, 200, 100))
+    assert method.with_budget(288, 576, 32) == PyramidDrop(288)
+    assert method.with_budget(0.5, 576, 32) == PyramidDrop(0.5)
+    assert method.with_budget(255, 576, 32) == PyramidDrop(255)
+    assert method.with_budget(253, 576, 32) == PyramidDrop(253, (6, 13, 20))
+    assert method.with_budget(192, 576, 32) == PyramidDrop(192, (4, 9, 14))  # six would be 204.75
+    assert method.with_budget(40, 576, 32) == PyramidDrop(40, (0, 1, 2))  # a half would be 81
+    assert method.with_budget((300, 200, 100), 576, 32) == PyramidDrop((300, 200, 100))
 
 
 def test_what_cannot_be_met_is_refused_with_what_is_possible() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sparsesight import SparseSightError, SparseVLM, ops
-from sparsesight.budget import recycled_counts
+from sparsesight.core.budget import recycled_counts
 
 from .stages import Sample, build
 

@@ -53,7 +53,7 @@ def test_only_heads_that_look_at_the_picture_vote() -> None:
         sample.key[head, 4 + decoy, 0], sample.key[head, 0, 0] = 6.4, 7.1
     method = SparseVLMPlus((4, 2, 1), heads=0.5)
     _, stage = build(method, [sample], inv_freq=torch.zeros(4))  # every weight alike
-    received = stage.attention.received(stage.rater, stage.attention.gravity())
+    received = stage.attention.received(stage.rater, stage.attention.rope_weight())
     heads, _ = ops.select_heads(received, stage.visual, method.head_count(4))
     assert heads[0].tolist() == [1, 3]
     assert method.select(stage).keep[0].nonzero()[:, 0].tolist() == wanted
@@ -71,8 +71,8 @@ def test_distance_is_divided_out() -> None:
     sample.query, sample.key = (ones.expand(2, -1, -1) for _ in range(2))
     _, stage = build(SparseVLMPlus((30, 20, 10)), [sample], inv_freq=frequencies(d))
     logit = stage.attention.query @ stage.attention.key.transpose(2, 3) * stage.attention.scale
-    torch.testing.assert_close(logit[:, 0], stage.attention.gravity(), rtol=1e-4, atol=1e-3)
-    flat = (logit / stage.attention.gravity()[:, None])[0, 0, :, 4:64]
+    torch.testing.assert_close(logit[:, 0], stage.attention.rope_weight(), rtol=1e-4, atol=1e-3)
+    flat = (logit / stage.attention.rope_weight()[:, None])[0, 0, :, 4:64]
     torch.testing.assert_close(flat, torch.ones_like(flat), rtol=1e-3, atol=1e-3)
     plain = stage.attention.received(stage.rater)[0, 0]
     assert plain[-10:].mean() > plain[:10].mean()
@@ -94,7 +94,7 @@ def test_uniform_attention_prefers_what_is_far() -> None:
 def test_the_floor_does_not_bite_on_llava() -> None:
     """Heads of width 128, base 1e4, distances up to 700: every weight is above the floor."""
     distance = torch.arange(701)[None]
-    weight = ops.rotary_gravity(distance[:, :1], distance, frequencies(128), 128)
+    weight = ops.rope_weight(distance[:, :1], distance, frequencies(128), 128)
     floor = SparseVLMPlus().gravity_floor
     assert floor is not None and weight.min() > floor * math.sqrt(128)
 
@@ -116,7 +116,7 @@ def test_the_floor_bites_where_the_weight_crosses_zero() -> None:
     where = {"inv_freq": frequencies(128), "key_position": position, "query_position": position[:, 60:]}
     bare, safe = SparseVLMPlus((9, 5, 2), gravity_floor=None), SparseVLMPlus((9, 5, 2))
     _, stage = build(safe, [sample], **where)
-    weight = stage.attention.gravity()[:, :, :60]
+    weight = stage.attention.rope_weight()[:, :, :60]
     assert (weight < 0).any() and (weight > 0).any()
     assert (bare.score(stage) < 0).any()
     score = safe.score(stage)
@@ -141,12 +141,13 @@ def test_a_layer_without_rotary_positions_has_nothing_to_divide_out() -> None:
     method = SparseVLMPlus((5, 3, 2))
     _, stage = build(method, [Sample.random(0, 2, 12, 4)], inv_freq=None)
     assert torch.equal(
-        stage.attention.gravity(), torch.ones(1, stage.attention.query.shape[2], stage.attention.key.shape[2])
+        stage.attention.rope_weight(),
+        torch.ones(1, stage.attention.query.shape[2], stage.attention.key.shape[2]),
     )
     _, still = build(
         method, [Sample.random(0, 2, 12, 4)], inv_freq=torch.zeros(stage.attention.query.shape[-1] // 2)
     )
-    weight = still.attention.gravity()[0, 0, 0]  # frequencies of zero: the same weight everywhere
+    weight = still.attention.rope_weight()[0, 0, 0]  # frequencies of zero: the same weight everywhere
     chosen, other = method.select(stage), method.select(still)
     assert torch.equal(chosen.keep, other.keep)
     torch.testing.assert_close(chosen.score, other.score * weight)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsesight import SparseSightError, ToMe
-from sparsesight.budget import BEFORE, StageSizes
-from sparsesight.methods.rows import advance
+from sparsesight.core.budget import BEFORE, StageSizes
+from sparsesight.core.rows import advance
 from tests.ops.test_matching import soft_matching
 
 from .stages import Sample, build

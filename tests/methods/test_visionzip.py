@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sparsesight import SparseSightError, VisionZip
-from sparsesight.budget import BEFORE
-from sparsesight.methods.rows import advance
+from sparsesight.core.budget import BEFORE
+from sparsesight.core.rows import advance
 
 from .stages import NUM_LAYERS, Sample, build, normal
 

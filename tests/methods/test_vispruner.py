@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsesight import FasterVLM, SparseSightError, VisPruner
-from sparsesight.budget import StageSizes
+from sparsesight.core.budget import StageSizes
 from tests.ops.test_matching import thinned
 
 from .stages import Sample, build, normal

@@ -33,11 +33,11 @@ def order(place: Tensor, keep: int) -> list[int]:
 
 
 def max_min(x: Tensor, keep: int) -> list[int]:
-    return order(ops.max_min_places(x, alone(x), torch.tensor([keep]), keep), keep)
+    return order(ops.farthest_point_ranks(x, alone(x), torch.tensor([keep]), keep), keep)
 
 
 def dpp(x: Tensor, quality: Tensor, keep: int) -> list[int]:
-    return order(ops.dpp_places(x, quality, alone(x), torch.tensor([keep]), keep), keep)
+    return order(ops.greedy_dpp_map(x, quality, alone(x), torch.tensor([keep]), keep), keep)
 
 
 # -- max-min --------------------------------------------------------------------------------------------------------
@@ -157,17 +157,17 @@ Choice = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def choose_max_min(x: Tensor, valid: Tensor, keep: Tensor, steps: int) -> Tensor:
-    return ops.max_min_places(x, valid, keep, steps)
+    return ops.farthest_point_ranks(x, valid, keep, steps)
 
 
 def choose_dpp(x: Tensor, valid: Tensor, keep: Tensor, steps: int) -> Tensor:
-    return ops.dpp_places(x, x[..., 0].abs() + 0.1, valid, keep, steps)
+    return ops.greedy_dpp_map(x, x[..., 0].abs() + 0.1, valid, keep, steps)
 
 
 def choose_least_similar(x: Tensor, valid: Tensor, keep: Tensor, steps: int) -> Tensor:
     held = (valid.cumsum(1) == 1) & valid & (keep > 0)[:, None]
     at = valid.int().argmax(1, keepdim=True)
-    pivot = ops.take(x, torch.cat((at, at + 1, at + 2), 1))
+    pivot = ops.gather_rows(x, torch.cat((at, at + 1, at + 2), 1))
     exists = torch.tensor([[True, True, False]]).expand(x.shape[0], -1)
     return ops.least_similar_places(x, valid, held, pivot, exists, keep)
 

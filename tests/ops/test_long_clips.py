@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, ops
-from sparsesight.memory import Memory
+from sparsesight.profiling.peak_memory import Memory
 from tests.methods.stages import Sample, build
 
 METHODS: list[Method] = [
@@ -29,7 +29,7 @@ def cost(method: Method, visual: int) -> tuple[int, int]:
     )
     x = sample.hidden[None]
     with Memory() as memory:
-        method.rate(x[:, sample.at_visual], x[:, sample.at_text], stage.visual, stage.rater | True)
+        method.select_raters(x[:, sample.at_visual], x[:, sample.at_text], stage.visual, stage.rater | True)
         method.select(stage)
     return memory.largest, memory.peak
 

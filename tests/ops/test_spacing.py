@@ -111,7 +111,7 @@ def test_shares_by_hand() -> None:
     weight = torch.tensor([[5.0, 3.0, 2.0], [8.0, 1.0, 1.0], [0.0, 0.0, 0.0], [9.0, 1.0, 0.0]])
     room = torch.tensor([[9, 9, 9], [3, 9, 9], [2, 2, 2], [2, 1, 2]])
     total = torch.tensor([8, 8, 4, 5])
-    made = ops.shares(weight, room, total)
+    made = ops.apportion(weight, room, total)
     # 4, 2.4, 1.6 leave one for the heaviest; 8 of which 3 find room, 5 are shared by equals; nothing tells apart.
     assert made.tolist() == [[5, 2, 1], [3, 3, 2], [2, 1, 1], [2, 1, 2]]
 
@@ -122,7 +122,7 @@ def test_shares_give_out_everything_and_no_more_than_there_is_room() -> None:
         weight = torch.rand(3, 16, generator=generator) ** 6
         room = torch.randint(0, 40, (3, 16), generator=generator)
         total = (room.sum(1) * torch.rand(3, generator=generator)).long()
-        made = ops.shares(weight, room, total)
+        made = ops.apportion(weight, room, total)
         assert torch.equal(made.sum(1), total) and (made <= room).all() and (made >= 0).all()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sparsesight import viz
 from sparsesight.viz.clips import FRAMED, ROWS_OF_PICTURES
-from sparsesight.viz.layouts import RULES, by_grid
+from sparsesight.viz.token_layouts import RULES, by_grid
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from sparsesight import SparseSightError, viz
 from sparsesight.viz.chart import svg
 from sparsesight.viz.colours import LINES
-from sparsesight.viz.signs import SIGNS
+from sparsesight.viz.legend import SIGNS
 from tests.viz.looks import look, report, smooth, stage
 
 WORDS = (

@@ -8,7 +8,7 @@ import pytest
 
 from sparsesight import FastV, PyramidDrop, SparseSightError, SparseVLMPlus
 from sparsesight.methods import Compose
-from sparsesight.vllm.config import Asked, asked_of, kv_groups_of, method_of
+from sparsesight.vllm.config import RequestBudget, asked_of, kv_groups_of, method_of
 
 STAGES = (0, 1, 3)
 
@@ -44,11 +44,11 @@ def test_a_server_is_told_what_is_wrong(entry: object, words: list[str]) -> None
 
 def test_a_request_asks_for_its_own_budget() -> None:
     method = SparseVLMPlus(64)
-    assert asked_of(method, STAGES, None) == Asked(method, named=False)
-    assert asked_of(method, STAGES, {"kv": 1}) == Asked(method, named=False)
-    assert asked_of(method, STAGES, {"sparsesight_retain": "none"}) == Asked(None, named=True)
+    assert asked_of(method, STAGES, None) == RequestBudget(method, named=False)
+    assert asked_of(method, STAGES, {"kv": 1}) == RequestBudget(method, named=False)
+    assert asked_of(method, STAGES, {"sparsesight_retain": "none"}) == RequestBudget(None, named=True)
     assert asked_of(method, STAGES, {"sparsesight_retain": 128}).method == SparseVLMPlus(128, STAGES)
-    assert asked_of(method, STAGES, {"sparsesight_retain": [3, 2, 1]}) == Asked(
+    assert asked_of(method, STAGES, {"sparsesight_retain": [3, 2, 1]}) == RequestBudget(
         SparseVLMPlus((3, 2, 1), STAGES), named=True
     )
     one, all_of_them = (asked_of(method, STAGES, {"sparsesight_retain": x}).method for x in (1, 1.0))

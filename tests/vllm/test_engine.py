@@ -12,7 +12,7 @@ import torch
 
 from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus, bundled, sparsify
 from sparsesight.methods import Method
-from sparsesight.vllm.tally import Tally
+from sparsesight.vllm.stats import Tally
 
 pytestmark = [
     pytest.mark.vllm,

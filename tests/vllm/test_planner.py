@@ -10,7 +10,7 @@ import pytest
 
 from sparsesight import BudgetError, FastV, PyramidDrop, SparseSightError, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Compose, Method
-from sparsesight.vllm.config import Asked
+from sparsesight.vllm.config import RequestBudget
 from sparsesight.vllm.planner import Step, StepPlan, check_room, plan_step, schedule_of
 from sparsesight.vllm.state import Removed
 
@@ -31,7 +31,7 @@ def mask(*spans: tuple[int, int, int]) -> Any:
 def plan(
     given: Step, visual: Any, removed: Removed | None = None, method: Method | None = METHOD
 ) -> StepPlan:
-    asked = Asked(method, named=True)
+    asked = RequestBudget(method, named=True)
     return plan_step(given, removed or Removed(len(STAGES)), visual, lambda r: asked, LAYERS, STAGES)
 
 
@@ -107,31 +107,33 @@ def test_a_default_that_the_pictures_cannot_meet_is_kept_after_every_pruning_lay
 ) -> None:
     stages = method.stage_layers(32)
     with pytest.raises(BudgetError, match=r"retain=64 of \d+ visual tokens cannot be met") as error:
-        schedule_of(Asked(method, named=True), visual, 9, 32, stages)
-    choice = schedule_of(Asked(method, named=False), visual, 9, 32, stages)
+        schedule_of(RequestBudget(method, named=True), visual, 9, 32, stages)
+    choice = schedule_of(RequestBudget(method, named=False), visual, 9, 32, stages)
     assert choice.schedule is not None and choice.lifted == str(error.value)
     assert choice.schedule == replace(method, retain=(64,) * len(stages)).plan(visual, 32, stages)
     assert choice.schedule.stages[-1].keep == 64 < choice.schedule.equal_tokens
-    ratio = schedule_of(Asked(replace(method, retain=64.5 / visual), named=False), visual, 9, 32, stages)
+    ratio = schedule_of(
+        RequestBudget(replace(method, retain=64.5 / visual), named=False), visual, 9, 32, stages
+    )
     assert ratio.schedule == choice.schedule and "cannot be met" in ratio.lifted
 
 
 def test_a_default_that_can_be_met_is_met() -> None:
     for method in (SparseVLMPlus(64), SparseVLMPlus((9, 5, 2)), SparseVLMPlus(0.2)):
-        choice = schedule_of(Asked(method, named=False), 576, 9, 32, PUBLISHED)
+        choice = schedule_of(RequestBudget(method, named=False), 576, 9, 32, PUBLISHED)
         assert choice.schedule == method.plan(576, 32, PUBLISHED) and not choice.lifted
 
 
 def test_a_composition_has_no_single_budget_to_lift() -> None:
     method = Compose(FastV(0.5, (2,)), SparseVLMPlus(64, (6, 15)))
     with pytest.raises(BudgetError, match="cannot be met"):
-        schedule_of(Asked(method, named=False), 2880, 9, 32, PUBLISHED)
+        schedule_of(RequestBudget(method, named=False), 2880, 9, 32, PUBLISHED)
 
 
 def test_a_step_says_of_which_prompts_the_budget_was_lifted() -> None:
     method = SparseVLMPlus(64)
     given, visual = step((1162, 0, 1162, 2), (586, 0, 586, 3)), mask((5, 1152, 5), (5, 576, 5))
-    found = plan_step(given, Removed(3), visual, lambda r: Asked(method, named=False), 32, PUBLISHED)
+    found = plan_step(given, Removed(3), visual, lambda r: RequestBudget(method, named=False), 32, PUBLISHED)
     assert ["retain=64 of 1152" in prompt.lifted for prompt in found.prompts] == [True, False]
     assert found.query[:, 0].tolist() == [74, 74, 74] and not found.unmet
 
@@ -139,7 +141,9 @@ def test_a_step_says_of_which_prompts_the_budget_was_lifted() -> None:
 def test_a_budget_that_cannot_be_met_says_why() -> None:
     method, given = SparseVLMPlus(64, (4, 5, 6)), step((60, 0, 60, 2), (1010, 0, 1010, 3))
     visual = mask((5, 50, 5), (5, 1000, 5))
-    found = plan_step(given, Removed(3), visual, lambda r: Asked(method, named=True), LAYERS, (4, 5, 6))
+    found = plan_step(
+        given, Removed(3), visual, lambda r: RequestBudget(method, named=True), LAYERS, (4, 5, 6)
+    )
     assert not found.changes and found.unmet[0][0] == 1 and "retain=64" in found.unmet[0][1]
 
 

@@ -39,7 +39,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_models_take_the_place_of_vllms_in_versions_that_were_tested(vllm: Any) -> None:
     vllm.__version__ = "0.32.1"
     register()
-    assert vllm.given == {name: f"sparsesight.vllm.models:{name}" for name in MODELS}
+    assert vllm.given == {name: f"sparsesight.vllm.model:{name}" for name in MODELS}
 
 
 @pytest.mark.parametrize("version", ["0.31.0", "0.33.0", "dev"])

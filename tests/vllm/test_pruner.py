@@ -22,7 +22,7 @@ from sparsesight import (
 from sparsesight.methods import Method
 from sparsesight.vllm.planner import Step
 from sparsesight.vllm.pruner import Pruner, check_layer
-from sparsesight.vllm.tally import Tally
+from sparsesight.vllm.stats import Tally
 
 from ..host_reads import HostRead
 from .test_metadata import BLOCKS, SIZE, common

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError, bundled
-from sparsesight.vllm.tally import Tally
+from sparsesight.vllm.stats import Tally
 
 pytestmark = [
     pytest.mark.vllm,

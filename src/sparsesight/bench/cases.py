@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..budget import Retain
-from ..cost import Prompt, cost, fit, reference_flops
+from ..core.budget import Retain
+from ..equal_cost import Prompt, cost, fit, reference_flops
 from ..errors import BudgetError, SparseSightError
-from ..hf.families import anatomy
-from ..hf.inputs import among
+from ..flops import DecoderShape
+from ..hf.families import inspect_model
+from ..hf.prompt.inputs import among
 from ..methods import Method, has_budget, is_published, make_method
-from ..metrics import DecoderShape
 
 
 class Case(NamedTuple):
@@ -38,7 +38,7 @@ def make_cases(
     allowed: tuple[int, ...] | None = None,
     same_retain: bool = False,
 ) -> list[Case]:
-    """Every method at every budget; a budget costs the same prefill FLOPs for all (:func:`sparsesight.cost.fit`).
+    """Every method at every budget; a budget costs the same prefill FLOPs for all (:func:`sparsesight.equal_cost.fit`).
 
     With ``same_retain`` it is the same average number of tokens for all, whatever that costs; a budget that the
     reference of costs cannot meet, as it prunes too late, then stands for what the first method costs at it. A
@@ -60,7 +60,7 @@ def make_cases(
                 if is_published(name):
                     chosen = make_method(name, retain=retain)
                 else:
-                    chosen = method.fitted(retain, prompt.visual, len(shape.layers))
+                    chosen = method.with_budget(retain, prompt.visual, len(shape.layers))
                 flops = cost(chosen, shape, prompt, allowed).flops
                 if retain not in targets:
                     targets[retain] = _target(retain, shape, prompt, allowed) or flops
@@ -86,7 +86,7 @@ def _target(
 
 def prompt_sizes(model: Any, prompt: Mapping[str, Any]) -> Prompt:
     """Sizes of the first prompt of a batch, which has no padding."""
-    visual = among(prompt["input_ids"][0], anatomy(model).visual_ids)
+    visual = among(prompt["input_ids"][0], inspect_model(model).visual_ids)
     places = visual.nonzero()[:, 0].tolist()
     if not places:
         raise SparseSightError("the prompt has no visual tokens, there is nothing to measure")

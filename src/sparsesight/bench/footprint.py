@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..operations import Count, Operations
+from ..profiling.op_counter import Count, Operations
 from .timing import peak_bytes
 from .work import run_once
 

@@ -14,7 +14,7 @@ def environment(device: str, dtype: torch.dtype) -> dict[str, Any]:
     import transformers
 
     from .. import __version__
-    from ..origin import commit
+    from ..provenance import commit
 
     known = commit()
     on_gpu = device.startswith("cuda")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..metrics import DecoderShape
+from ..flops import DecoderShape
 from .ceilings import Ceilings
 
 WORTH_IT = 1.1  # a speed-up below this is not promised to anybody

@@ -11,13 +11,13 @@ from typing import Any
 from torch import nn
 
 from ..errors import SparseSightError
-from ..hf.clock import LAYOUT, PARTS
-from ..hf.families import Anatomy, anatomy
-from ..hf.fast import Fast, FastUse
-from ..hf.shape import decoder_shape
+from ..hf.compiled.options import Fast, FastUse
+from ..hf.decoder_shape import decoder_shape
+from ..hf.families import ModelParts, inspect_model
 from ..hf.sparsify import Sparsified, sparsify
-from ..hf.text_tower import TextTower
+from ..hf.vision.text_tower import TextTower
 from ..methods import Method
+from ..profiling.sections import LAYOUT, PARTS
 from ..report import Report
 from .cases import Case
 from .ceilings import Ceilings, ceilings, matrices, parameter_bytes
@@ -72,7 +72,7 @@ def bench(
     Raises:
         SparseSightError: for a case that keeps every visual token.
     """
-    parts = anatomy(model)
+    parts = inspect_model(model)
     decoder = parts.decoder
     # What stays for good after a first run, such as cuBLAS's workspace, must not count for whoever comes first.
     run_once(model, prompt, 0)
@@ -136,7 +136,7 @@ def bench(
     return rows
 
 
-def _products_limits(parts: Anatomy, reports: Sequence[Report]) -> list[dict[str, float | None]]:
+def _products_limits(parts: ModelParts, reports: Sequence[Report]) -> list[dict[str, float | None]]:
     """Dense over sparse time of the layers' matrix products alone, of each case; None where there are none to time."""
     layers = list(parts.layers)
     if not all(matrices(layer) for layer in layers):
@@ -156,7 +156,12 @@ def _products_limits(parts: Anatomy, reports: Sequence[Report]) -> list[dict[str
 
 
 def _limits(
-    device: Ceilings, parts: Anatomy, report: Report, dense: Footprint, sparse: Footprint, row: dict[str, Any]
+    device: Ceilings,
+    parts: ModelParts,
+    report: Report,
+    dense: Footprint,
+    sparse: Footprint,
+    row: dict[str, Any],
 ) -> dict[str, Any]:
     """What was counted in a case, beside what arithmetic and this device allow."""
     shape, batch = decoder_shape(parts), len(report.samples)
@@ -233,7 +238,7 @@ def _fast(dense: Times, on_path: Times, sparse: Times, use: FastUse) -> dict[str
 
 
 def _sparse(model: Any, method: Method, text_tower: TextTower | None, fast: Fast | None = None) -> Sparsified:
-    tower: dict[str, Any] = {"text_tower": text_tower} if method.reads_text_tower else {}
+    tower: dict[str, Any] = {"text_tower": text_tower} if method.requires_text_tower else {}
     return sparsify(model, method, fast=fast or False, **tower)
 
 

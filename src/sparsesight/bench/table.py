@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..cost import EQUAL
-from ..hf.clock import PARTS
+from ..equal_cost import EQUAL
+from ..profiling.sections import PARTS
 from .roofline import no_gain
 from .sweep import AXES, Row, budget, label
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..memory import Memory
+from ..profiling.peak_memory import Memory
 
 FIRST = "first token"  # the whole call: vision tower, decoder, vocabulary, and the choice of the token
 PREFILL = "prefill"  # the decoder in that call, from before the first hook to after the last
@@ -107,7 +107,7 @@ def timed_decoder(decoder: nn.Module, times: Times) -> Iterator[Callable[[], Non
 def peak_bytes(device: torch.device, work: Callable[[], object]) -> int:
     """The most that tensors took at once while ``work`` ran, beyond what was there before.
 
-    On CUDA it is what the allocator gave out; elsewhere the storages are counted (:class:`sparsesight.memory.Memory`).
+    On CUDA it is what the allocator gave out; elsewhere the storages are counted (:class:`Memory`).
     """
     if device.type == "cuda":
         settle(device)

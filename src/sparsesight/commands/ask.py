@@ -18,7 +18,7 @@ from .options import METHOD, RETAIN, build_method, choose_method, given_retain, 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .answering import Comparison
+    from ..compare import Comparison
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PAGES = (".html", ".htm")
@@ -84,8 +84,8 @@ def ask(
     # Code that prints, such as a checkpoint's own, must not mix with the answer.
     with redirect_stdout(sys.stderr):
         with progress.status("starting"):
-            from .answering import compare, prepare
-            from .loading import load_model, quiet
+            from ..compare import compare, prepare
+            from ..hf.loading import load_model, quiet
 
             chosen = build_method(name, budget, pruning)
         with quiet(bars=download and progress.is_terminal):
@@ -120,7 +120,7 @@ def ask(
         if save is not None and saved is None:
             typer.echo(f"note: {result.why_not}", err=True)
         return
-    from .showing import show
+    from .rendering import show
 
     show(result, picture=str(path), question=question, model=loaded.name)
     if saved is not None:

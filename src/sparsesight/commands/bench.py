@@ -16,7 +16,7 @@ from .options import BUDGETS, METHOD, choose_budgets, choose_methods, parse_coun
 
 if TYPE_CHECKING:
     from ..methods import Method
-    from ..shapes import Shape
+    from ..random_models import Shape
 
 SHAPE_HELP = "Random LLaVA of this shape, such as layers=24,hidden=1024,ffn=2816,visual=576,text=64."
 
@@ -115,11 +115,11 @@ def bench(
     from ..bench import environment
     from ..bench.cases import make_cases, prompt_sizes
     from ..bench.growth import check_folder, save
-    from ..hf.families import anatomy
-    from ..hf.fast import parse_fast
-    from ..hf.shape import decoder_shape
-    from ..shapes import Shape, repeat_prompt
-    from .loading import check_attention, check_text_tower, out_of_memory
+    from ..hf.compiled.options import parse_fast
+    from ..hf.decoder_shape import decoder_shape
+    from ..hf.families import inspect_model
+    from ..hf.loading import check_attention, check_text_tower, out_of_memory
+    from ..random_models import Shape, repeat_prompt
 
     # What is wrong with an option fails before a model is loaded.
     how_fast = None if fast is None else parse_fast(fast == "auto" or fast)
@@ -149,7 +149,7 @@ def bench(
         weights = next(built.parameters())
         if weights.device.type not in ("cpu", "cuda"):
             raise SparseSightError(f"--device {device!r}: this device has no clock here, use cpu or cuda")
-        parts = anatomy(built)
+        parts = inspect_model(built)
         cases = make_cases(
             chosen,
             budgets,
@@ -213,18 +213,18 @@ def _subject(
     """The model to measure, its prompt, what to call it, and the text tower if one was named."""
     import torch
 
-    from .loading import check_dtype, load_model, pick_device
+    from ..hf.loading import check_dtype, load_model, pick_device
 
     if sizes is not None:
-        from ..shapes import random_llava
+        from ..random_models import random_llava
 
         where = pick_device(device)
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
         return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes), None
     from .. import bundled
+    from ..compare import prepare
     from ..images import open_image
-    from .answering import prepare
 
     loaded = load_model(model, device, dtype, text_tower=text_tower)
     picture = bundled.default_picture()

@@ -25,7 +25,7 @@ def demo(
     model: str | None = typer.Option(
         None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
     ),
-    method: str | None = typer.Option(None, help="Chosen at first.", show_default=METHOD),
+    method: str | None = typer.Option(None, help="StageRecord at first.", show_default=METHOD),
     retain: str | None = typer.Option(
         None,
         help="Visual tokens to keep, chosen at first: on average over the layers (64), or as a ratio (0.33 or 33%).",
@@ -65,8 +65,8 @@ def demo(
     progress = Console(stderr=True)
     download = model is not None and not Path(model).expanduser().exists()
     with progress.status("starting"):
+        from ..hf.loading import load_model, quiet
         from ..methods import make_method
-        from .loading import load_model, quiet
 
         make_method(name, retain=budget)
     with quiet(bars=download and progress.is_terminal):

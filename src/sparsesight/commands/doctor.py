@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ..diagnosis import Diagnosis
+    from .environment import Diagnosis
 
 
 def doctor(
@@ -20,7 +20,7 @@ def doctor(
 
     Ends with code 1 if something keeps SparseSight from working; a missing extra does not.
     """
-    from ..diagnosis import diagnose
+    from .environment import diagnose
 
     with redirect_stdout(sys.stderr):  # what is imported may print
         found = diagnose()

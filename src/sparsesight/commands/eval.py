@@ -82,9 +82,9 @@ def evaluate(
     """
     names = split_list(tasks, "--tasks")
     budgets, wanted = choose_budgets(retain), choose_methods(methods)
-    from ..eval.folder import check_usable
-    from ..eval.ranks import Ranks
-    from .loading import check_text_tower
+    from ..eval.distributed import Ranks
+    from ..eval.run_dir import check_usable
+    from ..hf.loading import check_text_tower
 
     ranks = Ranks.of()
     check_text_tower(wanted, text_tower)
@@ -95,7 +95,7 @@ def evaluate(
     check_tasks(names, model)
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
     with redirect_stdout(sys.stderr):
-        from .loading import quiet
+        from ..hf.loading import quiet
 
         with quiet(bars=ranks.rank == 0 and sys.stderr.isatty()):
             prepared = prepare_tasks(
@@ -147,21 +147,21 @@ def _run(
     """Fill the folder; the first process returns the summary."""
     from importlib.util import find_spec
 
-    from ..eval.folder import Config, RunFolder
     from ..eval.prompt_sizes import LOOKED_AT, typical
     from ..eval.report import write_report
-    from ..eval.samples import check_items, fingerprint
+    from ..eval.run_dir import Config, RunFolder
     from ..eval.sweep import cell_dict, equal_cost, make_cells, same_retain, sweep
-    from ..hf.families import anatomy
-    from ..hf.shape import decoder_shape
+    from ..eval.task import check_items, fingerprint
+    from ..hf.decoder_shape import decoder_shape
+    from ..hf.families import inspect_model
     from ..methods import is_published, parse
-    from ..origin import short
+    from ..provenance import short
 
     tasks = prepared.tasks
     for task in tasks:
         check_items(task)
     prompt = typical([size for task in tasks for size in task.sizes(task.items[:LOOKED_AT])])
-    parts = anatomy(prepared.loaded.model)
+    parts = inspect_model(prepared.loaded.model)
     if settings["budgets_are"] == "retain":
         fitted = same_retain(prompt.visual, len(parts.layers))
     else:

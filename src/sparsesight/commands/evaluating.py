@@ -15,14 +15,14 @@ from typing import Any
 from .. import __version__
 from ..bench import environment
 from ..errors import SparseSightError
+from ..eval.distributed import Ranks, one_process
+from ..eval.lmms.registry import check_task
 from ..eval.prompts import Prompts, choose_setting
-from ..eval.ranks import Ranks, one_process
-from ..eval.samples import Task
-from ..eval.scenes import SCENES, scene_items
-from ..eval.tasks import check_task
-from ..nearest import did_you_mean
-from ..origin import fingerprint, weights
-from .loading import Loaded, load_model
+from ..eval.scene_task import SCENES, scene_items
+from ..eval.task import Task
+from ..hf.loading import Loaded, load_model
+from ..provenance import fingerprint, weights
+from ..suggestions import did_you_mean
 
 PACKAGES = ("torch", "transformers", "lmms-eval")
 BUNDLED = "bundled"  # what --model may say for the model of the package
@@ -87,16 +87,16 @@ def prepare_tasks(
     Raises:
         SparseSightError: whatever is wrong with either, in one sentence.
     """
-    from ..eval.pictures import PictureQuestions
-    from ..eval.scenes import SceneQuestions
+    from ..eval.image_task import PictureQuestions
+    from ..eval.scene_task import SceneQuestions
 
     device = own_device(device, ranks)
     model = None if model == BUNDLED else model
     theirs = [name for name in names if name not in SCENES]
     found: dict[str, Task] = {}
     if theirs:
-        from ..eval.harness import harness_tasks
-        from ..eval.model import SparseSightModel
+        from ..eval.lmms.model import SparseSightModel
+        from ..eval.lmms.task import harness_tasks
 
         with one_process():
             host = SparseSightModel(

@@ -8,7 +8,7 @@ from html import escape
 
 from ..report import si, staircase
 from ..viz import Word
-from .engine import Speech
+from .engine import StreamedAnswer
 
 NOTHING = "—"
 RATED = 5  # tokens; the speed of a shorter answer is the chance of one or two steps
@@ -26,7 +26,7 @@ MARKS = {
 }
 
 
-def answer(title: str, subtitle: str, speech: Speech | None, state: str) -> str:
+def answer(title: str, subtitle: str, speech: StreamedAnswer | None, state: str) -> str:
     """One way to answer, with the answer so far.
 
     Args:
@@ -52,23 +52,23 @@ def answer(title: str, subtitle: str, speech: Speech | None, state: str) -> str:
     )
 
 
-def _milliseconds(speech: Speech | None) -> str:
+def _milliseconds(speech: StreamedAnswer | None) -> str:
     if speech is None or speech.first_token is None:
         return NOTHING
     return f"{1e3 * speech.first_token:,.0f} ms"
 
 
-def _speed(speech: Speech | None) -> float | None:
+def _speed(speech: StreamedAnswer | None) -> float | None:
     """Tokens per second of an answer that is long enough to tell."""
     return None if speech is None or speech.tokens < RATED else speech.per_second
 
 
-def _rate(speech: Speech | None) -> str:
+def _rate(speech: StreamedAnswer | None) -> str:
     speed = _speed(speech)
     return NOTHING if speed is None else f"{speed:,.1f}"
 
 
-def costs(dense: Speech, sparse: Speech) -> str:
+def costs(dense: StreamedAnswer, sparse: StreamedAnswer) -> str:
     """What both complete answers cost, side by side."""
     found = sparse.pruned
     assert found is not None
@@ -168,14 +168,14 @@ class Cell:
     """
 
     budget: int
-    speech: Speech | None = None
+    speech: StreamedAnswer | None = None
     same: bool = False
     overlay: str = ""
     problem: str = ""
     marks: tuple[str, ...] = ()
 
 
-def grid(question: str, dense: Speech | None, rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
+def grid(question: str, dense: StreamedAnswer | None, rows: Sequence[tuple[str, Sequence[Cell]]]) -> str:
     """Methods one below the other, budgets side by side."""
     said = _milliseconds(dense)
     text = escape(dense.text) or "(an empty answer)" if dense is not None and dense.done else "…"

@@ -14,10 +14,10 @@ from transformers.generation.streamers import BaseStreamer
 
 from ..bench.cases import make_cases, prompt_sizes
 from ..bench.timing import settle
-from ..commands.answering import Pruned, prepare, pruned
-from ..commands.loading import Loaded, out_of_memory
-from ..hf.families import anatomy
-from ..hf.shape import decoder_shape
+from ..compare import Pruned, prepare, pruned
+from ..hf.decoder_shape import decoder_shape
+from ..hf.families import inspect_model
+from ..hf.loading import Loaded, out_of_memory
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .running import OneThread, Put, interruptible
@@ -30,7 +30,7 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a character reads as while some
 
 
 @dataclass(frozen=True)
-class Speech:
+class StreamedAnswer:
     """What a model has said so far.
 
     Attributes:
@@ -62,7 +62,7 @@ class Engine:
 
     def __init__(self, loaded: Loaded, max_new_tokens: int = 64) -> None:
         self.loaded, self.max_new_tokens = loaded, max_new_tokens
-        self._parts = anatomy(loaded.model)
+        self._parts = inspect_model(loaded.model)
         self._shape = decoder_shape(self._parts)
         self._thread = OneThread()
         self._warm: set[tuple[str, tuple[int, ...]]] = set()
@@ -74,7 +74,7 @@ class Engine:
         method: Method | None,
         stop: Event,
         equal_to: int | None = None,
-    ) -> Iterator[Speech | None]:
+    ) -> Iterator[StreamedAnswer | None]:
         """Answer greedily, and tell what has been said whenever there is more of it; None when a while has passed.
 
         Args:
@@ -82,15 +82,15 @@ class Engine:
             method: None asks the dense model.
             stop: ends it.
             equal_to: the method is given the budget whose prefill costs what SparseVLM+ costs at ``retain=equal_to``
-                (:func:`sparsesight.cost.fit`), in place of its own.
+                (:func:`sparsesight.equal_cost.fit`), in place of its own.
 
         Raises:
             Stopped: if it was stopped.
-            SparseSightError: as :func:`~sparsesight.commands.answering.prepare`, and what
+            SparseSightError: as :func:`~sparsesight.compare.prepare`, and what
                 :func:`sparsesight.sparsify` refuses.
         """
 
-        def work(put: Put[Speech]) -> None:
+        def work(put: Put[StreamedAnswer]) -> None:
             self._answer(picture, question, method, equal_to, stop, put)
 
         return self._thread.stream(work, stop)
@@ -117,7 +117,7 @@ class Engine:
         method: Method | None,
         equal_to: int | None,
         stop: Event,
-        put: Put[Speech],
+        put: Put[StreamedAnswer],
     ) -> None:
         model = self.loaded.model
         with ExitStack() as stack:
@@ -163,7 +163,7 @@ class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
     ``generate()`` gives it the prompt first, then every token, once it is on the host.
     """
 
-    def __init__(self, processor: Any, tell: Callable[[Speech], None]) -> None:
+    def __init__(self, processor: Any, tell: Callable[[StreamedAnswer], None]) -> None:
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._tell = tell
         self._ids: list[int] | None = None
@@ -181,12 +181,12 @@ class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
     def end(self) -> None:
         pass
 
-    def speech(self, complete: bool = False) -> Speech:
+    def speech(self, complete: bool = False) -> StreamedAnswer:
         """What has been said so far."""
         text = self._tokenizer.decode(self._ids or [], skip_special_tokens=True)
         times = self._times
         span = times[-1] - times[0] if len(times) > 1 else 0.0
-        return Speech(
+        return StreamedAnswer(
             text=text.strip() if complete else text.lstrip().rstrip(INCOMPLETE),
             tokens=len(times),
             first_token=times[0] - self.start if times else None,

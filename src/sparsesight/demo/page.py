@@ -15,7 +15,7 @@ from ..methods import METHODS
 from . import cards, runs
 from .engine import Engine
 from .pictures import Panel
-from .running import Desk
+from .running import SessionRegistry
 from .uploads import read_upload
 from .wiring import AT_ONCE, connect, path_of, sentences
 
@@ -51,7 +51,7 @@ class Inputs:
     retain: Any
 
 
-def build(engine: Engine, desk: Desk, choices: Choices) -> gr.Blocks:
+def build(engine: Engine, desk: SessionRegistry, choices: Choices) -> gr.Blocks:
     """The page of a model; :func:`.server.serving` launches it."""
     with gr.Blocks(title="SparseSight", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(_header(engine.loaded.name, choices.visual))
@@ -155,7 +155,7 @@ def _suggestions(picture: Path) -> list[list[str]]:
     return [[asked[kind]] for kind in ("color", "letter", "neighbor", "compare")]
 
 
-def _buttons(desk: Desk, name: str, run: str) -> Any:
+def _buttons(desk: SessionRegistry, name: str, run: str) -> Any:
     """A button that begins, beside one that stops."""
 
     def stop(request: gr.Request) -> None:
@@ -168,7 +168,7 @@ def _buttons(desk: Desk, name: str, run: str) -> Any:
     return begin
 
 
-def _ask_tab(engine: Engine, desk: Desk, inputs: Inputs) -> None:
+def _ask_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs) -> None:
     begin = _buttons(desk, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
     with gr.Row(elem_id="ss-answers"):
@@ -253,7 +253,7 @@ def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
     return _caption(panel.caption) + cards.key(marks), panel.kept if scores is None else scores
 
 
-def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -> None:
+def _compare_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
     gr.HTML(
         '<p class="ss-lead">The same question, answered by every method at every budget. A budget costs the same '
@@ -287,7 +287,7 @@ def _compare_tab(engine: Engine, desk: Desk, inputs: Inputs, choices: Choices) -
     )
 
 
-def _watch_tab(engine: Engine, desk: Desk, inputs: Inputs, live: bool) -> None:
+def _watch_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, live: bool) -> None:
     how = "as you type" if live else "when you press Enter"
     gr.HTML(
         f'<p class="ss-lead">Ask something else of the same picture, and see {how} which patches are kept instead.</p>'

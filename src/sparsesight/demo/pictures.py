@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..commands.answering import Pruned
+from ..compare import Pruned
 from ..viz import Stage, heatmap
 from ..viz.draw import signed
-from ..viz.signs import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
+from ..viz.legend import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .cards import MARKS
 
 if TYPE_CHECKING:

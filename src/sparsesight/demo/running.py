@@ -20,7 +20,7 @@ class Stopped(Exception):
     """Somebody pressed Stop, asked for something else, or closed the page."""
 
 
-class Desk:
+class SessionRegistry:
     """Which run belongs to which open page. A page has one run at a time: beginning another stops the one before.
 
     Runs are numbered. Whoever waits for a turn holds the number of its own run, never the page's latest.

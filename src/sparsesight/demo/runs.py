@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..errors import SparseSightError
 from ..methods import Method, make_method
 from . import cards
-from .engine import Engine, Speech
+from .engine import Engine, StreamedAnswer
 from .pictures import Panel, last_stage, panels
 from .running import Stopped
 from .uploads import read_upload
@@ -81,7 +81,7 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
     """
     method, picture = asked.chosen(), read_upload(asked.path)
     titles = ("Dense", "all visual tokens"), ("Sparse", f"{asked.method}, retain {method.retain}")
-    said: list[Speech | None] = [None, None]
+    said: list[StreamedAnswer | None] = [None, None]
     states = ["reading", "waits for the dense answer"]
 
     def view(status: str, done: int) -> AskView:
@@ -136,7 +136,7 @@ def compare(
     chosen = {name: make_method(name) for name in methods}
     rows = {name: [cards.Cell(budget) for budget in budgets] for name in methods}
     total, done = len(rows) * len(budgets) + 1, 0
-    dense: Speech | None = None
+    dense: StreamedAnswer | None = None
 
     def view() -> str:
         return cards.grid(asked.question, dense, list(rows.items()))
@@ -191,7 +191,7 @@ def check_grid(methods: Any, budgets: Any) -> None:
         )
 
 
-def _finished(cell: cards.Cell, dense: Speech) -> cards.Cell:
+def _finished(cell: cards.Cell, dense: StreamedAnswer) -> cards.Cell:
     assert cell.speech is not None and cell.speech.pruned is not None
     overlay, marks = last_stage(cell.speech.pruned, CELL)
     return replace(cell, same=cell.speech.text == dense.text, overlay=overlay, marks=marks)
@@ -253,7 +253,7 @@ def watch(
 
 def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -> Generator[T, None, Looked]:
     """One sparse answer, with a view now and then if it takes long."""
-    speech: Speech | None = None
+    speech: StreamedAnswer | None = None
     for latest, seconds in _timed(engine.ask(read_upload(asked.path), asked.question, asked.chosen(), stop)):
         speech = latest
         if seconds > 1:
@@ -276,7 +276,7 @@ def sentence(error: Exception) -> str:
     return f"{said[:1].upper()}{said[1:]}."
 
 
-def _timed(speeches: Iterator[Speech | None]) -> Iterator[tuple[Speech | None, float]]:
+def _timed(speeches: Iterator[StreamedAnswer | None]) -> Iterator[tuple[StreamedAnswer | None, float]]:
     """The last that was said whenever there is more of it or a while has passed, with the seconds since the start."""
     last, start = None, time.monotonic()
     for speech in speeches:

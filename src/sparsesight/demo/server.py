@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ..errors import SparseSightError
-from .running import Desk
+from .running import SessionRegistry
 from .uploads import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def serving(
         from .page import build
         from .theme import theme
 
-        desk = Desk()
+        desk = SessionRegistry()
         page = build(engine, desk, choices).queue(max_size=MAX_WAITING)
         try:
             _, url, _ = page.launch(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from ..hf.inputs import among
+from ..flops import DecoderShape
+from ..hf.prompt.inputs import among
 from ..hf.sparsify import Sparsified
-from ..metrics import DecoderShape
 from ..report import Report, SampleReport
 
 
@@ -15,7 +15,7 @@ class Cost(TypedDict):
     """One sample's prefill, counted as if it were alone: the padding of its batch is not in it.
 
     ``kept`` are the visual tokens, merged ones included, that leave each stage; it is empty, and ``note`` says why, if
-    the sample ran dense although a method was in use. FLOPs count a multiply-add as one (``sparsesight.metrics``).
+    the sample ran dense although a method was in use. FLOPs count a multiply-add as one (``sparsesight.flops``).
     """
 
     visual_tokens: int

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..cost import Prompt
-from ..hf.inputs import among
+from ..equal_cost import Prompt
+from ..hf.prompt.inputs import among
 
 LOOKED_AT = 16  # items of a task
 

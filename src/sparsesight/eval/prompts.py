@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..commands.answering import PLAIN_PROMPT
+from ..compare import PLAIN_PROMPT
 from ..errors import SparseSightError
-from ..nearest import did_you_mean
+from ..suggestions import did_you_mean
 from .clips import sample_frames
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .folder import SUMMARY, RunFolder, replace_file, to_json
 from .plot import plot
-from .samples import Task
+from .run_dir import SUMMARY, RunFolder, replace_file, to_json
 from .summary import summarise
-from .sweep import Cell
+from .sweep import RunSpec
 from .tables import comma_separated, markdown
+from .task import Task
 
 
 def write_report(
     folder: RunFolder,
     tasks: Sequence[Task],
-    cells: Sequence[Cell],
+    cells: Sequence[RunSpec],
     about: Mapping[str, Any],
     *,
     solved: bool = False,

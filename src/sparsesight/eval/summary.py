@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from ..cost import EQUAL
+from ..equal_cost import EQUAL
 from .metrics import Metric
-from .samples import Sample, check_join
 from .statistics import DRAWS, SEED, Array, Estimate, estimate, mcnemar, resample
-from .sweep import DENSE, Cell, budget_text
+from .sweep import DENSE, RunSpec, budget_text
+from .task import Sample, check_join
 
 Runs = Mapping[str, Sequence[Sample]]  # samples by the label of their cell
 
 
 def summarise(
-    tasks: Mapping[str, tuple[Metric, Runs]], cells: Sequence[Cell], *, solved: bool = False
+    tasks: Mapping[str, tuple[Metric, Runs]], cells: Sequence[RunSpec], *, solved: bool = False
 ) -> dict[str, Any]:
     """The summary of a sweep.
 
@@ -49,7 +49,7 @@ def summarise(
 
 
 def _task(
-    task: str, metric: Metric, runs: Runs, cells: Sequence[Cell]
+    task: str, metric: Metric, runs: Runs, cells: Sequence[RunSpec]
 ) -> tuple[dict[str, Any], dict[str, tuple[float, Array]]]:
     """A task's part of the summary, and each cell's score as % of dense, now and in every draw."""
     ordered = {cell.label: sorted(runs[cell.label], key=lambda s: s.id) for cell in cells}
@@ -159,7 +159,7 @@ def _mean_cost(samples: Sequence[Sample]) -> dict[str, float]:
     return {**means, "ran_dense": sum(bool(cost["note"]) for cost in costs)}
 
 
-def _costs(tasks: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+def _costs(tasks: Mapping[str, Any], cells: Sequence[RunSpec]) -> dict[str, Any]:
     """By how much the mean prefill FLOPs of the methods at one budget differ, at most over the tasks; a budget of one
     method has nothing to differ from."""
     spread: dict[str, float] = {}

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..budget import Retain
-from ..cost import Prompt, fit
+from ..core.budget import Retain
+from ..equal_cost import Prompt, fit
 from ..errors import SparseSightError
+from ..flops import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
-from ..metrics import DecoderShape
-from .folder import CellFile, RunFolder
-from .ranks import Ranks
-from .samples import Answer, Item, Sample, Task, check_items
+from .distributed import Ranks
+from .run_dir import CellFile, RunFolder
+from .task import Answer, Item, Sample, Task, check_items
 
 DENSE = "dense"
 POLL = 1.0  # seconds between looks at what other processes have answered
@@ -23,7 +23,7 @@ Fit = Callable[[Method, Retain], Method]
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """A column of a sweep: a method at a budget.
 
     Attributes:
@@ -43,7 +43,7 @@ class Cell:
 
 
 def equal_cost(shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...]) -> Fit:
-    """Budgets at which every method's prefill costs the same; see :func:`sparsesight.cost.fit`."""
+    """Budgets at which every method's prefill costs the same; see :func:`sparsesight.equal_cost.fit`."""
 
     def fitted(method: Method, retain: Retain) -> Method:
         if isinstance(retain, tuple):
@@ -58,12 +58,12 @@ def equal_cost(shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...]) ->
 
 def same_retain(visual: int, num_layers: int) -> Fit:
     """The methods with the ``retain`` that was asked for, whatever that costs."""
-    return lambda method, retain: method.fitted(retain, visual, num_layers)
+    return lambda method, retain: method.with_budget(retain, visual, num_layers)
 
 
 def make_cells(
     names: Sequence[str], budgets: Sequence[Retain], parse: Callable[[str], Method], fitted: Fit
-) -> list[Cell]:
+) -> list[RunSpec]:
     """The dense model once, then every method that takes no budget, then the others at every budget.
 
     No budget is for a method that decides its counts from data, and for a published setting that has one or is the only
@@ -88,19 +88,19 @@ def make_cells(
         raise SparseSightError("--retain: give at least one budget")
     parsed = {name: parse(name) for name in wanted}
     varied = [name for name in wanted if has_budget(name, parsed[name])]
-    alone = [Cell(name, None, parsed[name]) for name in wanted if name not in varied]
+    alone = [RunSpec(name, None, parsed[name]) for name in wanted if name not in varied]
 
     def at(name: str, retain: Retain) -> Method:
         return make_method(name, retain=retain) if is_published(name) else fitted(parsed[name], retain)
 
     return [
-        Cell(DENSE, None, None),
+        RunSpec(DENSE, None, None),
         *alone,
-        *(Cell(name, retain, at(name, retain)) for retain in budgets for name in varied),
+        *(RunSpec(name, retain, at(name, retain)) for retain in budgets for name in varied),
     ]
 
 
-def cell_dict(cell: Cell) -> dict[str, Any] | None:
+def cell_dict(cell: RunSpec) -> dict[str, Any] | None:
     """What is compared when a sweep goes on."""
     return None if cell.method is None else cell.method.to_dict()
 
@@ -113,7 +113,7 @@ def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 def sweep(
     tasks: Sequence[Task],
-    cells: Sequence[Cell],
+    cells: Sequence[RunSpec],
     folder: RunFolder,
     *,
     batch_size: int,
@@ -143,7 +143,7 @@ def sweep(
         for cell in cells:
             with task.answering(cell.method):
                 pass  # what the model refuses, it refuses before hours have gone by
-    open_ends: list[tuple[Task, Cell]] = []
+    open_ends: list[tuple[Task, RunSpec]] = []
     for task in tasks:
         for cell in cells:
             file = folder.cell(task.name, cell.label)
@@ -162,7 +162,7 @@ def sweep(
 
 def _answer(
     task: Task,
-    cell: Cell,
+    cell: RunSpec,
     file: CellFile,
     batch_size: int,
     ranks: Ranks,

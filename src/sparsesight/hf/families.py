@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ..budget import BEFORE
+from ..core.budget import BEFORE
 from ..errors import UnsupportedModelError
-from . import refused
+from . import unsupported
 
 # Config attributes under which transformers' families store the placeholder id of a visual token.
 VISUAL_ID_KEYS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -34,7 +34,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelParts:
     """The parts of a model that sparsification touches."""
 
     given: nn.Module  # by the user
@@ -53,7 +53,7 @@ class Anatomy:
         return found
 
 
-def anatomy(model: nn.Module) -> Anatomy:
+def inspect_model(model: nn.Module) -> ModelParts:
     """Find decoder, layers and visual token ids.
 
     Raises:
@@ -62,8 +62,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     name = f"model={type(model).__name__}"
     given, model = model, _without_adapters(model)
     kind = getattr(getattr(model, "config", None), "model_type", "")
-    if kind in refused.FAMILIES:
-        raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {refused.FAMILIES[kind]}")
+    if kind in unsupported.FAMILIES:
+        raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {unsupported.FAMILIES[kind]}")
     if not isinstance(model, nn.Module) or not hasattr(model, "get_decoder") or not hasattr(model, "config"):
         raise UnsupportedModelError(
             f"{name}: expected a transformers model with get_decoder(), such as "
@@ -78,7 +78,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     kinds = layer_kinds(decoder.config, len(layers))
     strange = sorted({x.kind for x in kinds} - {"full_attention", *WINDOWED, *KEYLESS})
     if strange:
-        why = refused.LAYERS.get(strange[0], "it is not known how they see what is left")
+        why = unsupported.LAYERS.get(strange[0], "it is not known how they see what is left")
         raise UnsupportedModelError(f"{name}: decoder layers of type {strange} cannot be pruned: {why}")
     check_implementation(decoder, kinds)
     blind = [i for i, layer in enumerate(layers) if kinds[i].attends and attention_of(layer) is None]
@@ -90,7 +90,7 @@ def anatomy(model: nn.Module) -> Anatomy:
             f"{name}: there is no decoder layer after which every later one can do with less"
         )
     base = getattr(model, "base_model", model)
-    return Anatomy(
+    return ModelParts(
         given=given,
         model=model,
         base=model if base is decoder else base,

@@ -4,7 +4,7 @@ A forward passes them in this order: the model's entrance (token ids, before the
 entrance, the first layer's entrance (embeddings: a stage before it acts, then raters are chosen), the attention of
 pruning layers (the probe), the entrance of every layer after the first stage, the last layer's exit, the decoder's
 exit. What one forward knows is in
-:class:`Forward`, one per thread; it is gone when the decoder returns or raises.
+:class:`ForwardState`, one per thread; it is gone when the decoder returns or raises.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..budget import BEFORE
+from ..core.budget import BEFORE
 from ..errors import SparseSightError
-from .additions import Additions
+from ..profiling.sections import LAYOUT
 from .cache import cached_length, check_cache, was_pruned
-from .clock import LAYOUT
-from .families import Anatomy, attention_implementation, check_implementation
-from .fast import Fast
-from .fast_path import FastPath
-from .forward import Forward
-from .frames import FrameRule, Frames
-from .generation import Generating
-from .inputs import among, asks_for_outputs, check_labels, is_checkpointed, valid_rows
-from .layout import Layout, Plan, Record
+from .compiled.dispatch import FastPath
+from .compiled.options import Fast
+from .families import ModelParts, attention_implementation, check_implementation
+from .install import Installation
 from .outputs import widen_outputs
 from .probe import Probe
-from .prompt import VisualMask, layout_as_given
-from .text_tower import TextTower, questions_of
-from .vision import VisionReader
+from .prompt.frames import FrameRule, Frames
+from .prompt.generation import Generating
+from .prompt.inputs import among, asks_for_outputs, check_labels, is_checkpointed, valid_rows
+from .prompt.layout import Layout, Plan, Record
+from .prompt.visual_mask import VisualMask, layout_as_given
+from .state import ForwardState
+from .vision.reader import VisionReader
+from .vision.text_tower import TextTower, questions_of
 
 REST = "rest"  # see `clock.PARTS`
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
@@ -57,7 +57,7 @@ class Hooks:
 
     def __init__(
         self,
-        parts: Anatomy,
+        parts: ModelParts,
         plan: Plan,
         visual_mask: VisualMask | None,
         done: Callable[[Record | None, float | None], None],
@@ -74,10 +74,10 @@ class Hooks:
         self.done, self.timing = done, timing
         self.local = threading.local()
         self.generating = Generating()
-        self.added = Additions()
+        self.added = Installation()
         self.probes: list[Probe] = []
         self.vision, self.text_tower = None, text_tower
-        if plan.method.reads_vision:
+        if plan.method.requires_vision:
             self.vision = VisionReader(parts, str(plan.method), text_tower)
         self.how_fast = fast
         self.fast: FastPath | None = None
@@ -145,7 +145,7 @@ class Hooks:
         return among(ids, self.parts.visual_ids)
 
     @property
-    def forward(self) -> Forward | None:
+    def forward(self) -> ForwardState | None:
         """The forward in flight in this thread."""
         return getattr(self.local, "forward", None)
 
@@ -200,7 +200,7 @@ class Hooks:
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
             prompt = self.generating.prompt_columns(past, length)
             layout = layout_as_given(given, self.visual_mask, x, kwargs.get("attention_mask"), past, prompt)
-        forward = Forward(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
+        forward = ForwardState(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         forward.asked = getattr(self.local, "asked", False) or asks_for_outputs(module, kwargs)
         if layout is not None:
             forward.activate(layout)
@@ -243,7 +243,7 @@ class Hooks:
             with self.plan.clock(REST):
                 return entered(forward, args, kwargs)
 
-        def entered(forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def entered(forward: ForwardState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             more = {str(i): arg for i, arg in enumerate(args[1:])}
             given = {**more, **kwargs}
             changed = forward.enter(index, args[0] if args else given.pop("hidden_states"), given)

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
-from .forward import Forward
+from .state import ForwardState
 
 
-def widen_outputs(output: Any, forward: Forward) -> None:
+def widen_outputs(output: Any, forward: ForwardState) -> None:
     """Replace short ``hidden_states`` and ``attentions`` of a decoder's output (a mapping) in place.
 
     Raises:
@@ -48,7 +48,7 @@ def widen_outputs(output: Any, forward: Forward) -> None:
         )
 
 
-def widen(hidden: Tensor, forward: Forward, layer: int) -> Tensor:
+def widen(hidden: Tensor, forward: ForwardState, layer: int) -> Tensor:
     """Hidden states [b, m, c] of the rows that ``layer`` computed on as [b, n, c]."""
     rows = forward.rows_of(layer)
     if rows is None:
@@ -56,7 +56,7 @@ def widen(hidden: Tensor, forward: Forward, layer: int) -> Tensor:
     return _spread(hidden, 1, rows.source, rows.valid, forward.length)
 
 
-def widen_attention(weights: Tensor, forward: Forward, layer: int) -> Tensor:
+def widen_attention(weights: Tensor, forward: ForwardState, layer: int) -> Tensor:
     """Attention [b, h, m, k] of ``layer`` as [b, h, n, past + n]."""
     rows, keys = forward.rows_of(layer), forward.keys_of(layer)
     if keys is not None:

@@ -17,8 +17,8 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedModelError
-from .additions import Additions, uncompiled
-from .segment import SEEN
+from .compiled.segment import SEEN
+from .install import Installation, uncompiled
 
 Listener = Callable[[int, Tensor, Tensor, Any, dict[str, Any]], None]
 PREFIX = "sparsesight|"
@@ -64,7 +64,7 @@ class Probe:
     ``layer`` is the listener's own number for it. What it puts on the module is ``added``, and goes with it.
     """
 
-    def __init__(self, attention: nn.Module, layer: int, listener: Listener, added: Additions) -> None:
+    def __init__(self, attention: nn.Module, layer: int, listener: Listener, added: Installation) -> None:
         if getattr(attention, "config", None) is None:
             raise UnsupportedModelError(
                 f"layer {layer}: its attention {type(attention).__name__} has no config, so it cannot be read"

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..methods.rows import Rows
-from ..methods.stage import Attention
+from ..core.rows import Rows
+from ..core.stage import Attention
 from .families import Layer
 from .masks import mask_of_rows
-from .rotary import axes, axis_of_frequencies, frequencies
+from .rope import axes, axis_of_frequencies, frequencies
 from .shorten import pick
 
 
 @dataclass(frozen=True)
-class Seen:
+class CapturedAttention:
     """One attention call of a pruning layer."""
 
     query: Tensor  # [b, h, r, d] of the text rows
@@ -28,7 +28,7 @@ class Seen:
     @classmethod
     def of(
         cls, row: Tensor, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any], device: torch.device
-    ) -> Seen:
+    ) -> CapturedAttention:
         """Of all queries [b, h, n, d] those of ``row`` [b, r].
 
         A model may lie on several devices; everything is chosen on the one that its decoder starts on.

@@ -64,7 +64,7 @@ def take_rows(value: Any, source: Tensor, length: int) -> Any:
         return value
     b = source.shape[0]
     if value.ndim >= 2 and value.shape[1] == length and value.shape[0] in (1, b):
-        return ops.take(value.expand(b, *value.shape[1:]), source)
+        return ops.gather_rows(value.expand(b, *value.shape[1:]), source)
     if value.ndim >= 3 and value.shape[2] == length and value.shape[1] in (1, b):
         return torch.stack([take_rows(x, source, length) for x in value])
     return value

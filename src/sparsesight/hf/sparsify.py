@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
-from ..operations import Operations
+from ..profiling.op_counter import Operations
+from ..profiling.sections import SectionTimer
 from ..report import Latency, Report, batch_report
-from .choices import Choice, choices
-from .clock import Clock
-from .families import anatomy
-from .fast import Fast, FastUse, parse_fast
+from .compiled.options import Fast, FastUse, parse_fast
+from .decoder_shape import decoder_shape
+from .families import inspect_model
 from .hooks import Hooks
-from .layout import Plan, Record, Trace
-from .prompt import PER_CALL, Given, VisualMask
-from .rotary import is_plain
-from .shape import decoder_shape
-from .text_tower import TextTower
+from .prompt.layout import Plan, Record, Trace
+from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
+from .record import Choice, choices
+from .rope import is_plain
+from .vision.text_tower import TextTower
 
 
 def sparsify(
@@ -110,21 +110,21 @@ class Sparsified:
         trace: bool = False,
         fast: Fast | bool | str = False,
     ) -> None:
-        if method.reads_text_tower != (text_tower is not None):
+        if method.requires_text_tower != (text_tower is not None):
             raise SparseSightError(
                 f"method={method} compares the question with patches, for which a vision-language model has no text "
                 "tower: give the one its vision tower was trained with, text_tower=TextTower.from_pretrained(...)"
-                if method.reads_text_tower
+                if method.requires_text_tower
                 else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
             )
         how_fast = parse_fast(fast)
-        parts = anatomy(model)
+        parts = inspect_model(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
                 f"visual_mask={visual_mask!r}: the only word that is known is {PER_CALL!r}"
             )
         if visual_mask is not None and not callable(visual_mask) and not isinstance(visual_mask, str):
-            Given.of(visual_mask)
+            VisualMaskSpec.of(visual_mask)
         if not parts.visual_ids and visual_mask is None:
             raise UnsupportedModelError(
                 f"model={type(model).__name__} has no visual tokens: pass a vision-language model, or "
@@ -142,7 +142,7 @@ class Sparsified:
         self._shape = decoder_shape(parts)
         self._last: Record | None = None
         self._latency = Latency()
-        self._clock = Clock(next(parts.decoder.parameters()).device)
+        self._clock = SectionTimer(next(parts.decoder.parameters()).device)
         plan = Plan(
             method=method,
             decoder=parts.decoder,

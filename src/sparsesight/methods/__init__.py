@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from ..core.method import Method, plain_value
 from ..errors import SparseSightError
-from ..nearest import did_you_mean
-from .base import Method, plain_value
+from ..suggestions import did_you_mean
 from .cdpruner import CDPruner
 from .compose import Compose
 from .dart import DART

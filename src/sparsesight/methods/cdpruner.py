@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, StageSizes
+from ..core.budget import Retain, StageSizes
+from ..core.method import PreDecoderMethod
+from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .base import BeforeDecoder
-from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True)
-class CDPruner(BeforeDecoder):
+class CDPruner(PreDecoderMethod):
     """Before the language model, the most probable subset of a determinantal point process, found greedily.
 
     Its kernel is ``diag(r) S diag(r)``: ``S`` the cosine similarity of the projected visual tokens, ``r`` their
@@ -64,23 +64,23 @@ class CDPruner(BeforeDecoder):
         return cls(retain, positions="compact", guide="text-tower", opposite=True)
 
     @property
-    def reads_text_tower(self) -> bool:  # type: ignore[override]
+    def requires_text_tower(self) -> bool:  # type: ignore[override]
         return self.guide == "text-tower"
 
     @property
-    def reads_vision(self) -> bool:  # type: ignore[override]
-        return self.reads_text_tower
+    def requires_vision(self) -> bool:  # type: ignore[override]
+        return self.requires_text_tower
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
-        place = ops.dpp_places(
+        place = ops.greedy_dpp_map(
             stage.features(), self.relevance(stage), stage.visual, counts.keep, max(counts.tokens_out)
         )
         return -place.float()
 
     def relevance(self, stage: StageInput) -> Float[Tensor, "b v"]:
         """Of every visual token to the question, between 0 and 1; all ones where it is the same for all."""
-        if self.reads_text_tower:
+        if self.requires_text_tower:
             likeness = stage.question_relevance
             known = stage.visual & likeness.isfinite()  # no patch stands behind the others
         else:
@@ -92,7 +92,7 @@ class CDPruner(BeforeDecoder):
 
     def overhead(self, sizes: StageSizes) -> int:
         """Relevance in the language model's space, likenesses and factor; not what a text tower computes."""
-        relevance = 0 if self.reads_text_tower else (sizes.tokens_in + sizes.text) * sizes.hidden
+        relevance = 0 if self.requires_text_tower else (sizes.tokens_in + sizes.text) * sizes.hidden
         factor = sizes.keep * (sizes.keep + 1) // 2 * sizes.tokens_in
         return relevance + sizes.keep * sizes.tokens_in * sizes.hidden + factor
 

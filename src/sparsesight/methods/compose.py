@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from ..budget import Retain, Schedule, Stage, StageSizes
+from ..core.budget import Retain, Schedule, Stage, StageSizes
+from ..core.method import Method
+from ..core.stage import Selection, StageInput
 from ..errors import BudgetError, SparseSightError
-from .base import Method
-from .stage import Selection, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -36,7 +36,7 @@ class Compose(Method):
     parts: tuple[Method, ...] = ()
 
     name: ClassVar[str] = "compose"
-    reads_attention: ClassVar[bool] = False  # each part checks its own layers
+    requires_attention: ClassVar[bool] = False  # each part checks its own layers
 
     def __init__(self, *parts: Method) -> None:
         for part in parts:
@@ -61,20 +61,20 @@ class Compose(Method):
             object.__setattr__(self, name, value)
 
     @property
-    def reads_raters(self) -> bool:  # type: ignore[override]
-        return any(part.reads_raters for part in self.parts)
+    def requires_raters(self) -> bool:  # type: ignore[override]
+        return any(part.requires_raters for part in self.parts)
 
     @property
-    def reads_vision(self) -> bool:  # type: ignore[override]
-        return any(part.reads_vision for part in self.parts)
+    def requires_vision(self) -> bool:  # type: ignore[override]
+        return any(part.requires_vision for part in self.parts)
 
     @property
-    def reads_text_tower(self) -> bool:  # type: ignore[override]
-        return any(part.reads_text_tower for part in self.parts)
+    def requires_text_tower(self) -> bool:  # type: ignore[override]
+        return any(part.requires_text_tower for part in self.parts)
 
     @property
-    def reads_frames(self) -> bool:  # type: ignore[override]
-        return any(part.reads_frames for part in self.parts)
+    def requires_frames(self) -> bool:  # type: ignore[override]
+        return any(part.requires_frames for part in self.parts)
 
     @property
     def recycled_fraction(self) -> float:
@@ -110,29 +110,29 @@ class Compose(Method):
             index -= own
         raise AssertionError("no such stage")
 
-    def rate(
+    def select_raters(
         self,
         visual: Float[Tensor, "b v c"],
         text: Float[Tensor, "b t c"],
         visual_mask: Bool[Tensor, "b v"],
         text_mask: Bool[Tensor, "b t"],
     ) -> Bool[Tensor, "b t"]:
-        first = next(part for part in self.parts if part.reads_raters)
-        return first.rate(visual, text, visual_mask, text_mask)
+        first = next(part for part in self.parts if part.requires_raters)
+        return first.select_raters(visual, text, visual_mask, text_mask)
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         part, index = self._part(stage.index)
         return part.score(dataclasses.replace(stage, index=index))
 
-    def choose(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
+    def select_from_scores(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
         part, index = self._part(stage.index)
-        return part.choose(dataclasses.replace(stage, index=index), score)
+        return part.select_from_scores(dataclasses.replace(stage, index=index), score)
 
     def overhead(self, sizes: StageSizes) -> int:
         part, index = self._part(sizes.index)
         return part.overhead(dataclasses.replace(sizes, index=index))
 
-    def fitted(self, retain: Retain, visual: int, num_layers: int) -> Method:
+    def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
         """The last part at another budget; the parts before stay as they are."""
         if isinstance(retain, float):
             raise BudgetError(
@@ -141,7 +141,7 @@ class Compose(Method):
         left = visual
         for part in self.parts[:-1]:
             left = part.plan(left, num_layers, part.stage_layers(num_layers)).entering[-1]
-        return Compose(*self.parts[:-1], self.parts[-1].fitted(retain, left, num_layers))
+        return Compose(*self.parts[:-1], self.parts[-1].with_budget(retain, left, num_layers))
 
     def __str__(self) -> str:
         return " > ".join(map(str, self.parts))

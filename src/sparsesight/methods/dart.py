@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, StageSizes
+from ..core.budget import Retain, StageSizes
+from ..core.method import Method
+from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .base import Method
-from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -47,7 +47,7 @@ class DART(Method):
 
     name: ClassVar[str] = "dart"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
-    reads_raters: ClassVar[bool] = False
+    requires_raters: ClassVar[bool] = False
     depths: ClassVar[tuple[int, ...]] = (1,)
 
     def __post_init__(self) -> None:
@@ -82,7 +82,13 @@ class DART(Method):
             stage.features(),
             stage.visual,
             by_norm < held[:, None],
-            torch.cat((ops.take(stage.features(), pivot), ops.take(stage.text_features(), text_pivot)), 1),
+            torch.cat(
+                (
+                    ops.gather_rows(stage.features(), pivot),
+                    ops.gather_rows(stage.text_features(), text_pivot),
+                ),
+                1,
+            ),
             torch.cat((exists, text_exists), 1),
             keep,
         )

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import BEFORE, Retain, StageSizes
-from .base import BeforeDecoder
-from .stage import StageInput
+from ..core.budget import BEFORE, Retain, StageSizes
+from ..core.method import PreDecoderMethod
+from ..core.stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True)
-class DivPrune(BeforeDecoder):
+class DivPrune(PreDecoderMethod):
     """Before the language model, greedily enlarge the smallest cosine distance between kept tokens.
 
     The first is the token whose nearest neighbour is farthest, then always the one whose nearest chosen token is.
@@ -41,7 +41,7 @@ class DivPrune(BeforeDecoder):
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
-        place = ops.max_min_places(stage.features(), stage.visual, counts.keep, max(counts.tokens_out))
+        place = ops.farthest_point_ranks(stage.features(), stage.visual, counts.keep, max(counts.tokens_out))
         return -place.float()
 
     def overhead(self, sizes: StageSizes) -> int:

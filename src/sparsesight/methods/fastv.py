@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..budget import Retain
+from ..core.budget import Retain
 from .last_token import LastToken
 
 

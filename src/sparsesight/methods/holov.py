@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, StageSizes
+from ..core.budget import Retain, StageSizes
+from ..core.method import ANY_PICTURE, PreDecoderMethod, is_number
+from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .base import ANY_PICTURE, BeforeDecoder, is_number
-from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True)
-class HoloV(BeforeDecoder):
+class HoloV(PreDecoderMethod):
     """Cut the visual tokens into crops; a crop's share of the budget is in proportion to its mean score.
 
     Zou et al., "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
@@ -47,7 +47,7 @@ class HoloV(BeforeDecoder):
 
     name: ClassVar[str] = "holov"
     published_at: ClassVar[Sequence[Retain]] = range(1, ANY_PICTURE)
-    reads_vision: ClassVar[bool] = True
+    requires_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,9 +66,11 @@ class HoloV(BeforeDecoder):
         b, v = valid.shape
         crops = ops.even_runs(valid, self.crops)
         inside, size = crops.exists.flatten(0, 1), crops.exists.sum(2)
-        given = ops.take(given, crops.column.flatten(1)).view(inside.shape)
+        given = ops.gather_rows(given, crops.column.flatten(1)).view(inside.shape)
         attention = given.clamp(min=0)
-        features = ops.take(stage.features(), crops.column.flatten(1)).unflatten(1, crops.exists.shape[1:])
+        features = ops.gather_rows(stage.features(), crops.column.flatten(1)).unflatten(
+            1, crops.exists.shape[1:]
+        )
         variance = ops.likeness_variance(features.flatten(0, 1), inside)
         count = size.flatten()[:, None].clamp(min=1)
 
@@ -77,7 +79,7 @@ class HoloV(BeforeDecoder):
 
         scale = mean(attention) / mean(variance).clamp(min=torch.finfo(torch.float32).tiny)
         score = attention + self.balance * scale * variance
-        share = ops.shares(mean(score).view(size.shape), size, self.counts(stage).keep)
+        share = ops.apportion(mean(score).view(size.shape), size, self.counts(stage).keep)
         score = attention if self.by_attention else score
         score = score.masked_fill(given.isneginf(), -math.inf)
         chosen = inside & (ops.ranks(score, inside) < share.flatten()[:, None])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
-from .base import Method
-from .stage import StageInput
+from ..core.budget import StageSizes
+from ..core.method import Method
+from ..core.stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +25,7 @@ class LastToken(Method):
     """
 
     name: ClassVar[str] = "last-token"
-    reads_raters: ClassVar[bool] = False
+    requires_raters: ClassVar[bool] = False
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention = stage.attention

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Schedule, Stage, plan
-from .base import BeforeDecoder, Method
-from .stage import StageInput
+from ..core.budget import Schedule, Stage, plan
+from ..core.method import Method, PreDecoderMethod
+from ..core.stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ def plan_merged(
 ) -> Schedule:
     """The method's schedule in which ``share`` of what leaves a stage is merged, out of all that is not kept.
 
-    The totals are those of :func:`sparsesight.budget.plan`; a stage that drops nothing merges nothing.
+    The totals are those of :func:`sparsesight.core.budget.plan`; a stage that drops nothing merges nothing.
     """
     total = plan(method.retain, visual, num_layers, layers, always_drop=method.always_drop)
     stages = []
@@ -48,7 +48,7 @@ def merge_in_order(
 
 
 @dataclass(frozen=True)
-class MergesAll(BeforeDecoder):
+class MergesAll(PreDecoderMethod):
     """A method that keeps no token as it is: all are merged, into as many as the budget has."""
 
     @property

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
+from ..core.budget import StageSizes
+from ..core.stage import Counts, StageInput
 from .merged import MergesAll, merge_in_order
-from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -31,7 +31,7 @@ class Pooling(MergesAll):
     """
 
     name: ClassVar[str] = "pooling"
-    reads_frames: ClassVar[bool] = True
+    requires_frames: ClassVar[bool] = True
 
     def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
         assert stage.frame is not None
@@ -39,7 +39,9 @@ class Pooling(MergesAll):
 
         def merge(column: Tensor) -> ops.Merge:
             group = frame.gather(1, column)
-            return ops.grid_pool(ops.take(stage.features(), column), group, counts.recycled, counts.merged)
+            return ops.grid_pool(
+                ops.gather_rows(stage.features(), column), group, counts.recycled, counts.merged
+            )
 
         return merge_in_order(recycled, counts.recycled, merge)
 

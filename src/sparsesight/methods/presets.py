@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..budget import Retain
+from ..core.budget import Retain
+from ..core.method import Method
 from ..errors import BudgetError, SparseSightError
-from .base import Method
 
 SUFFIX = ":published"
 

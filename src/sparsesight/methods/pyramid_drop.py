@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
-from ..budget import Retain, Schedule, plan, pruning_layers
+from ..core.budget import Retain, Schedule, plan, pruning_layers
+from ..core.method import Method, is_number
 from ..errors import SparseSightError
-from .base import Method, is_number
 from .last_token import LastToken
 
 
@@ -31,7 +31,7 @@ class PyramidDrop(LastToken):
     (published: compact, which :meth:`published` restores).
 
     With the published layers and ratio 576 tokens of LLaVA-1.5 come to 254 on average. Much less cannot be met there,
-    as the first quarter of the decoder sees every token; :meth:`fitted` moves the prunings forward.
+    as the first quarter of the decoder sees every token; :meth:`with_budget` moves the prunings forward.
     """
 
     ratio: float | None = None
@@ -70,7 +70,7 @@ class PyramidDrop(LastToken):
             tuple(max(count, 1) for count in counts), visual, num_layers, layers, always_drop=self.always_drop
         )
 
-    def fitted(self, retain: Retain, visual: int, num_layers: int) -> Method:
+    def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
         """The latest stages of equal depth that meet the budget while they keep half or more of their tokens.
 
         From the published quarter of the decoder down to one layer each; a budget that is too small even then gets

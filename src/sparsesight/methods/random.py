@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from ..budget import StageSizes
+from ..core.budget import StageSizes
+from ..core.method import Method
+from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .base import Method
-from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,8 +31,8 @@ class Random(Method):
     seed: int = 0
 
     name: ClassVar[str] = "random"
-    reads_attention: ClassVar[bool] = False
-    reads_raters: ClassVar[bool] = False
+    requires_attention: ClassVar[bool] = False
+    requires_raters: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

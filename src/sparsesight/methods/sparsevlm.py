@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, recycled_counts
+from ..core.budget import Retain, recycled_counts
+from ..core.method import Method, is_number
+from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
-from .base import Method, is_number
-from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain
+from ..core.budget import Retain
+from ..core.method import Method, is_number
+from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .base import Method, is_number
-from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -66,7 +66,7 @@ class SparseVLMPlus(Method):
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention = stage.attention
-        weight = attention.gravity()
+        weight = attention.rope_weight()
         if self.gravity_floor is not None:
             weight = weight.clamp(min=self.gravity_floor * math.sqrt(attention.query.shape[-1]))
         received = attention.received(stage.rater, weight)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
+from ..core.budget import StageSizes
+from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
 from .merged import MergesAll, merge_in_order
-from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -43,7 +43,9 @@ class ToMe(MergesAll):
 
     def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
         def merge(column: Tensor) -> ops.Merge:
-            return ops.bipartite_merge(ops.take(stage.features(), column), counts.recycled, counts.merged)
+            return ops.bipartite_merge(
+                ops.gather_rows(stage.features(), column), counts.recycled, counts.merged
+            )
 
         return merge_in_order(recycled, counts.recycled, merge)
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import StageSizes
-from .base import BeforeDecoder
-from .stage import StageInput
+from ..core.budget import StageSizes
+from ..core.method import PreDecoderMethod
+from ..core.stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True)
-class Uniform(BeforeDecoder):
+class Uniform(PreDecoderMethod):
     """Keep every ``n/k``-th token of each picture (or frame) in raster order, the middles of ``k`` equal parts.
 
     Every picture has its share of the budget, to within rounding (:func:`ops.group_ranks`), so ``per_frame`` changes
@@ -27,7 +27,7 @@ class Uniform(BeforeDecoder):
     """
 
     name: ClassVar[str] = "uniform"
-    reads_frames: ClassVar[bool] = True
+    requires_frames: ClassVar[bool] = True
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         assert stage.frame is not None

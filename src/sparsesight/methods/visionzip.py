@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, Schedule, StageSizes
+from ..core.budget import Retain, Schedule, StageSizes
+from ..core.method import PreDecoderMethod, is_number
+from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
-from .base import BeforeDecoder, is_number
 from .merged import merge_in_order, plan_merged
-from .stage import Counts, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
-class VisionZip(BeforeDecoder):
+class VisionZip(PreDecoderMethod):
     """Keep the dominant tokens, by attention of the class token; merge all others into a few contextual ones.
 
     Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv:2412.04467, sections
@@ -45,7 +45,7 @@ class VisionZip(BeforeDecoder):
 
     name: ClassVar[str] = "visionzip"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
-    reads_vision: ClassVar[bool] = True
+    requires_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,8 +72,8 @@ class VisionZip(BeforeDecoder):
             recycled,
             counts.recycled,
             lambda column: ops.even_target_merge(
-                ops.take(stage.features(), column),
-                ops.take(stage.tower.key, column),
+                ops.gather_rows(stage.features(), column),
+                ops.gather_rows(stage.tower.key, column),
                 counts.recycled,
                 counts.merged,
                 self.add,

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..budget import Retain, StageSizes
+from ..core.budget import Retain, StageSizes
+from ..core.method import ANY_PICTURE, PreDecoderMethod, is_number
+from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .base import ANY_PICTURE, BeforeDecoder, is_number
-from .stage import StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True)
-class VisPruner(BeforeDecoder):
+class VisPruner(PreDecoderMethod):
     """Keep the tokens with most attention of the class token, and of the rest those that are no duplicates.
 
     Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs",
@@ -45,7 +45,7 @@ class VisPruner(BeforeDecoder):
 
     name: ClassVar[str] = "vispruner"
     published_at: ClassVar[Sequence[Retain]] = range(1, ANY_PICTURE)  # its scripts take the number
-    reads_vision: ClassVar[bool] = True
+    requires_vision: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

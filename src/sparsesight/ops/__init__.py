@@ -15,29 +15,32 @@ from .attention import (
     head_mean,
     head_sums,
     rank_rule,
-    rotary_gravity,
+    rope_weight,
     select_heads,
     text_raters,
 )
-from .diversity import dpp_places, least_similar_places, max_min_places, unit_vectors
+from .diversity import farthest_point_ranks, greedy_dpp_map, least_similar_places, unit_vectors
 from .matching import bipartite_merge, even_target_merge, likeness_variance, thinned_places
 from .merging import Merge, density_peaks_merge
-from .rows import causal_rows, compact, first_ranked, group_ranks, ranks, take
-from .spacing import even_runs, evenly_spaced, grid_pool, group_seats, shares
+from .rows import causal_rows, compact, first_ranked, gather_rows, group_ranks, ranks
+from .spacing import apportion, even_runs, evenly_spaced, grid_pool, group_seats
 
 __all__ = [
     "Merge",
+    "apportion",
     "attention_rank",
     "attention_rows",
     "bipartite_merge",
     "causal_rows",
     "compact",
     "density_peaks_merge",
-    "dpp_places",
     "even_runs",
     "even_target_merge",
     "evenly_spaced",
+    "farthest_point_ranks",
     "first_ranked",
+    "gather_rows",
+    "greedy_dpp_map",
     "grid_pool",
     "group_ranks",
     "group_seats",
@@ -45,13 +48,10 @@ __all__ = [
     "head_sums",
     "least_similar_places",
     "likeness_variance",
-    "max_min_places",
     "rank_rule",
     "ranks",
-    "rotary_gravity",
+    "rope_weight",
     "select_heads",
-    "shares",
-    "take",
     "text_raters",
     "thinned_places",
     "unit_vectors",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .rows import chunks, take
+from .rows import chunks, gather_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Num
@@ -29,7 +29,7 @@ def text_raters(
     """
     # The softmax ignores what all text tokens have in common: without it, equal tokens tie exactly, not up to rounding.
     text = text.float()
-    text = text - take(text, text_mask.int().argmax(1, keepdim=True))
+    text = text - gather_rows(text, text_mask.int().argmax(1, keepdim=True))
     logits = text @ visual.float().transpose(1, 2)  # votes of one visual token stand in a column
     share = logits.masked_fill(~text_mask[..., None], -math.inf).softmax(1)
     share = share.masked_fill(~visual_mask[:, None], 0).sum(2)
@@ -123,10 +123,10 @@ def select_heads(
     """
     received = received.masked_fill(~visual[:, None], 0)
     heads = received.sum(2).argsort(dim=1, descending=True, stable=True)[:, :count]
-    return heads, take(received, heads).mean(1)
+    return heads, gather_rows(received, heads).mean(1)
 
 
-def rotary_gravity(
+def rope_weight(
     query_position: Num[Tensor, "... r"],
     key_position: Num[Tensor, "... k"],
     inv_freq: Float[Tensor, " f"],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .rows import chunks, distances, ranks, take
+from .rows import chunks, distances, gather_rows, ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -30,7 +30,7 @@ def unit_vectors(x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"]) -> Float
     return torch.nn.functional.normalize(x.float().masked_fill(~valid[..., None], 0), dim=-1)
 
 
-def max_min_places(
+def farthest_point_ranks(
     x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"], steps: int
 ) -> Int[Tensor, "b v"]:
     """Greedy max-min diversity: always the token whose nearest chosen one is farthest, by cosine distance.
@@ -61,13 +61,13 @@ def max_min_places(
         pick = nearest.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
         new = (at == pick) & free
         place, taken = torch.where(new, step, place), taken | new
-        distance = distances(unit, take(unit, pick))[..., 0]
+        distance = distances(unit, gather_rows(unit, pick))[..., 0]
         closer = distance if step == 0 else torch.minimum(nearest, distance)
         nearest = torch.where(new.any(1, keepdim=True), closer, nearest)
     return _with_rest(place, taken, nearest, valid)
 
 
-def dpp_places(
+def greedy_dpp_map(
     x: Float[Tensor, "b v c"],
     quality: Float[Tensor, "b v"],
     valid: Bool[Tensor, "b v"],
@@ -83,7 +83,7 @@ def dpp_places(
     Args:
         x: what is compared.
         quality: of every token, not negative.
-        valid, keep, steps: as :func:`max_min_places`.
+        valid, keep, steps: as :func:`farthest_point_ranks`.
     """
     unit = unit_vectors(x, valid)
     quality = quality.float().masked_fill(~valid, 0)
@@ -97,7 +97,7 @@ def dpp_places(
         pick = gain.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
         new = (at == pick) & free
         place, taken = torch.where(new, step, place), taken | new
-        alike = 1 - distances(unit, take(unit, pick))[..., 0].square() / 2
+        alike = 1 - distances(unit, gather_rows(unit, pick))[..., 0].square() / 2
         known = (factor[:step] * factor[:step].gather(2, pick.expand(step, -1, -1))).sum(0)
         rest = alike * quality * quality.gather(1, pick) - known
         rest = rest / gain.gather(1, pick).clamp(min=torch.finfo(torch.float32).tiny).sqrt()

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .diversity import unit_vectors
 from .merging import Merge
-from .rows import chunks, ranks, take
+from .rows import chunks, gather_rows, ranks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
-def likeness(a: Float[Tensor, "b m c"], b: Float[Tensor, "b n c"]) -> Float[Tensor, "b m n"]:
+def cosine_similarity(a: Float[Tensor, "b m c"], b: Float[Tensor, "b n c"]) -> Float[Tensor, "b m n"]:
     """Cosines of unit vectors (or zeros)."""
     return (a.double() @ b.double().transpose(1, 2)).float()
 
@@ -63,9 +63,10 @@ def even_target_merge(
     centre = (own * (size // count.clamp(min=1))).masked_fill(~exists, 0)
     with torch.no_grad():
         unit = unit_vectors(key, valid)
-        target = take(unit, centre)
+        target = gather_rows(unit, centre)
         alike = [
-            likeness(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf) for rows in chunks(m)
+            cosine_similarity(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf)
+            for rows in chunks(m)
         ]
         assign = torch.cat([some.argmax(-1) for some in alike], 1)
         scratch = torch.cat((assign, assign[:, :1]), 1)  # targets are of their own cluster, also among equals
@@ -74,7 +75,7 @@ def even_target_merge(
         is_target = torch.zeros(b, m + 1, dtype=torch.bool, device=device)
         is_target = is_target.scatter_(1, centre.masked_fill(~exists, m), True)[:, :m]
         joined = group_means(x, assign, valid & ~is_target, width)
-        tokens = joined + take(x.float(), centre).masked_fill(~exists[..., None], 0)
+        tokens = joined + gather_rows(x.float(), centre).masked_fill(~exists[..., None], 0)
     else:
         tokens = group_means(x, assign, valid, width)
     return Merge(tokens, centre, assign, exists)
@@ -105,19 +106,19 @@ def bipartite_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], clusters: S
             is_left = at[: max(left)] < count
             (a, into), (is_a, is_b) = ((y[:, 0::2], y[:, 1::2]) for y in (order, is_left))
             unit = unit_vectors(total, alive)  # a sum points where its mean does
-            near, other = take(unit, a), take(unit, into)
+            near, other = gather_rows(unit, a), gather_rows(unit, into)
             drawn = [
-                likeness(near[:, rows], other).masked_fill(~is_b[:, None], -math.inf).max(-1)
+                cosine_similarity(near[:, rows], other).masked_fill(~is_b[:, None], -math.inf).max(-1)
                 for rows in chunks(a.shape[1])
             ]
             best, to = (torch.cat(part, 1) for part in zip(*drawn, strict=True))
             goes = is_a & (ranks(best, is_a) < r)
-            given = take(total, a)
+            given = gather_rows(total, a)
             gains = [
                 (goes[:, None] & (to[:, None] == at[: into.shape[1]][some, None])).float() @ given
                 for some in chunks(into.shape[1])
             ]
-            grown = take(total, into) + torch.cat(gains, 1)
+            grown = gather_rows(total, into) + torch.cat(gains, 1)
             total = total.scatter(1, into[..., None].expand_as(grown), grown)
             move = torch.cat((at, at[:1])).expand(b, -1)
             move = move.scatter(1, a.masked_fill(~goes, m), into.gather(1, to))[:, :m]
@@ -160,8 +161,8 @@ def thinned_places(
     is_held = valid & (place < held[:, None])
     left, wanted = (valid & ~is_held).sum(1), keep - is_held.sum(1)
     order = place.masked_fill(~valid | is_held, width).argsort(dim=1, stable=True)
-    unit = take(unit_vectors(x, valid), order)
-    alike = likeness(unit, unit).flatten(1)
+    unit = gather_rows(unit_vectors(x, valid), order)
+    alike = cosine_similarity(unit, unit).flatten(1)
     now = at.expand_as(order)  # which of `order` is where: what is left, and behind it what has gone
     for _ in range(rounds):
         (a, b), is_left = (now[:, 0::2], now[:, 1::2]), at < left[:, None]
@@ -185,7 +186,7 @@ def likeness_variance(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> 
     """
     unit = unit_vectors(x, valid)
     other = valid[:, :, None] & valid[:, None] & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-    alike = likeness(unit, unit).double()
+    alike = cosine_similarity(unit, unit).double()
     count = other.sum(2).clamp(min=1)
     mean = alike.masked_fill(~other, 0).sum(2) / count
     return ((alike - mean[..., None]).square().masked_fill(~other, 0).sum(2) / count).float()

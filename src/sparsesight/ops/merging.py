@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .rows import chunks, distances, take
+from .rows import chunks, distances, gather_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -67,7 +67,7 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
         delta = torch.cat(separation, 1)
         delta = torch.where(delta.isinf(), largest[:, None], delta)
         centre = _peaks(log_density + delta.log(), sizes, clusters, width)
-        centres = take(x, centre)
+        centres = gather_rows(x, centre)
         nearest_centre = [
             _distance(x[:, rows], centres).masked_fill(~exists[:, None], math.inf).argmin(-1)
             for rows in chunks(m)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROW_CHUNK = 128
 
 
-def take(x: Tensor, index: Int[Tensor, "b m"]) -> Tensor:
+def gather_rows(x: Tensor, index: Int[Tensor, "b m"]) -> Tensor:
     """Gather rows: ``x`` [b, n, ...] at ``index`` [b, m] gives [b, m, ...]."""
     if x.device.type == "cpu" and x.ndim == 3 and x.is_contiguous() and index.numel() * x.shape[2] > 2**16:
         # `gather` copies number by number there, which takes more than twice as long as copying rows.

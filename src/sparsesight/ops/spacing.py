@@ -118,7 +118,7 @@ def _middle(part: Tensor, length: Tensor, parts: Tensor) -> Tensor:
     return (_up(part * length, parts) + _up((part + 1) * length, parts) - 1) // 2
 
 
-def shares(
+def apportion(
     weight: Float[Tensor, "b p"], room: Int[Tensor, "b p"], total: Int[Tensor, " b"]
 ) -> Int[Tensor, "b p"]:
     """Give out ``total`` in proportion to ``weight``, to none more than it has ``room`` for.

@@ -13,11 +13,11 @@ itself.
 
 from .chart import staircase
 from .draw import animate, heatmap, overlay, raters, side_by_side, stages
-from .look import Look, Picture, Stage, look
-from .page import page
+from .html import page
+from .patch_grid import View
+from .prompt_tokens import Word
+from .record import Look, Picture, Stage, look
 from .text import text
-from .views import View
-from .words import Word
 
 __all__ = [
     "Look",

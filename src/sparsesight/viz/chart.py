@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SparseSightError
 from ..report import Report
 from .colours import LINES, web
-from .look import Look, by_name
+from .record import Look, by_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

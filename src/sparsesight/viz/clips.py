@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SparseSightError
-from .layouts import RULES, by_grid, patch_of
-from .measure import measure
-from .views import View
+from .patch_grid import View
+from .pixel_map import measure
+from .token_layouts import RULES, by_grid, patch_of
 
 if TYPE_CHECKING:
     from ..hf.sparsify import Sparsified

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import SparseSightError
-from .look import Look, Stage, by_name, checked
+from .legend import RATER, Sign
 from .paint import paint_kept, paint_scores
+from .patch_grid import View
+from .record import Look, Stage, by_name, checked
 from .sheet import Panel, arrange, legend, letters, painted, question, scale, stack
-from .signs import RATER, Sign
-from .views import View
 
 SIZE = 480  # pixels of a panel's longer side
 

@@ -19,9 +19,9 @@ from .colours import (
     SKY,
     heat,
 )
-from .look import Stage
-from .signs import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
-from .views import View
+from .legend import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
+from .patch_grid import View
+from .record import Stage
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .colours import INK, PAPER, QUIET, RATES, heat
-from .look import Look
-from .signs import Sign, in_order
-from .views import View
-from .words import Word
+from .legend import Sign, in_order
+from .patch_grid import View
+from .prompt_tokens import Word
+from .record import Look
 
 GAP = 12
 Painter = Callable[[Image.Image, View, int], Image.Image]

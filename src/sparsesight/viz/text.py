@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .look import Look, checked
+from .record import Look, checked
 
 
 def text(look: Look, *, width: int = 80, ascii_only: bool = False) -> str:

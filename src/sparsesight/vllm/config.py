@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..budget import Retain
+from ..core.budget import Retain
 from ..errors import SparseSightError
 from ..methods import Compose, Method, SparseVLMPlus, from_dict
 
@@ -62,14 +62,14 @@ def kv_groups_of(additional_config: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestBudget:
     """What a request is to be answered with."""
 
     method: Method | None  # None: every token is kept
     named: bool  # whether the request says so itself, and not the server
 
 
-def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Asked:
+def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> RequestBudget:
     """The server's method, at the budget that a request names if it does.
 
     Args:
@@ -82,12 +82,12 @@ def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Asked:
     """
     asked = extra_args.get(REQUEST_KEY) if isinstance(extra_args, Mapping) else None
     if asked is None:
-        return Asked(method, named=False)
+        return RequestBudget(method, named=False)
     if asked == DENSE:
-        return Asked(None, named=True)
+        return RequestBudget(None, named=True)
     retain = tuple(asked) if isinstance(asked, list) else asked
     try:
-        return Asked(_at(method, stages, retain), named=True)
+        return RequestBudget(_at(method, stages, retain), named=True)
     except TypeError:  # no key of a cache, such as a list within a list
         raise SparseSightError(
             f'{REQUEST_KEY}={asked!r}: use an int, a ratio in (0, 1], a list of counts or "{DENSE}"'

@@ -15,9 +15,9 @@ from ..errors import BudgetError, SparseSightError
 from ..hf.families import layer_kinds, prunable
 from ..methods import Method
 from .config import REQUEST_KEY, asked_of, kv_groups_of, logger, method_of
-from .guards import check_config, check_kv_groups, check_method, check_version
 from .planner import schedule_of
 from .settings import complete, records_graphs
+from .validation import check_config, check_kv_groups, check_method, check_version
 
 
 def install() -> None:

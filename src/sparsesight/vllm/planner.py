@@ -9,10 +9,10 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
-from ..budget import Schedule
+from ..core.budget import Schedule
 from ..errors import BudgetError, SparseSightError
 from ..methods import Compose, Method
-from .config import Asked
+from .config import RequestBudget
 from .state import Counts, Removed
 
 
@@ -70,7 +70,9 @@ class Choice:
     lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
 
 
-def schedule_of(asked: Asked, visual: int, text: int, num_layers: int, stages: tuple[int, ...]) -> Choice:
+def schedule_of(
+    asked: RequestBudget, visual: int, text: int, num_layers: int, stages: tuple[int, ...]
+) -> Choice:
     """What is kept of a prompt that is computed at once.
 
     Front end, scheduler and worker all go by it, so it may depend on nothing else. A request that names no budget is
@@ -128,7 +130,7 @@ def plan_step(
     step: Step,
     removed: Removed,
     visual: NDArray[np.bool_] | None,
-    asked_of: Callable[[int], Asked],
+    asked_of: Callable[[int], RequestBudget],
     num_layers: int,
     stages: tuple[int, ...],
 ) -> StepPlan:

@@ -25,4 +25,4 @@ def register() -> None:
         return
 
     for architecture in MODELS:
-        ModelRegistry.register_model(architecture, f"sparsesight.vllm.models:{architecture}")
+        ModelRegistry.register_model(architecture, f"sparsesight.vllm.model:{architecture}")

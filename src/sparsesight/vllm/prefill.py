@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..methods.rows import Rows, advance
-from ..methods.stage import Attention, Counts, StageInput, planned_counts
+from ..core.rows import Rows, advance
+from ..core.stage import Attention, Counts, StageInput, planned_counts
 from .planner import Prompt
 
 if TYPE_CHECKING:
@@ -96,13 +96,15 @@ class Prefill:
 
     def rate(self, hidden: Float[Tensor, "n c"]) -> None:
         """Choose the raters, from what enters the first layer."""
-        if not self.prompt.method.reads_raters:
+        if not self.prompt.method.requires_raters:
             return
         with torch.no_grad():
             visual_at, is_visual = ops.compact(self.rows.visual, self.prompt.schedule.visual)
             text_at, is_text = self._text()
             x = hidden[None]
-            chosen = self.prompt.method.rate(ops.take(x, visual_at), ops.take(x, text_at), is_visual, is_text)
+            chosen = self.prompt.method.select_raters(
+                ops.gather_rows(x, visual_at), ops.gather_rows(x, text_at), is_visual, is_text
+            )
             self.rows = replace(self.rows, rater=torch.zeros_like(self.rows.text).scatter(1, text_at, chosen))
 
     def select(

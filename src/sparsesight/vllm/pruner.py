@@ -14,12 +14,12 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
-from .config import Asked, asked_of, logger
+from .config import RequestBudget, asked_of, logger
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
 from .state import Removed
-from .tally import Tally
+from .stats import Tally
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
@@ -134,13 +134,13 @@ class Pruner:
         mask, self.mask = self.mask, None
         visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
 
-        def asked(r: int) -> Asked:
+        def asked(r: int) -> RequestBudget:
             try:
                 return asked_of(self.method, self.stages, extra_args(r))
             except SparseSightError as error:
                 self.tally.refused += 1
                 logger.warning("request %s is answered without pruning: %s", names(r), error)
-                return Asked(None, named=True)
+                return RequestBudget(None, named=True)
 
         plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
         check_room(step, plan, names)

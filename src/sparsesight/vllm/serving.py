@@ -13,8 +13,8 @@ from typing import Any
 from ..errors import SparseSightError
 from ..methods import Method
 from .config import KEY, method_of
-from .guards import check_version
 from .settings import settings
+from .validation import check_version
 
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 PLUGINS = "VLLM_PLUGINS"

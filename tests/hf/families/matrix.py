@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsesight import sparsify
-from sparsesight.budget import BEFORE
-from sparsesight.hf.families import anatomy
+from sparsesight.core.budget import BEFORE
+from sparsesight.hf.families import inspect_model
 
 from .base import CLIPS, SAMPLES, Family, Sample
 from .oracle import blinded
@@ -27,7 +27,7 @@ class Case:
     def __init__(self, family: Family) -> None:
         self.family = family
         self.models = {attention: family.build(attention) for attention in ATTENTION}
-        self.parts = anatomy(self.models["eager"])
+        self.parts = inspect_model(self.models["eager"])
         self.samples: tuple[Sample, ...] = (*SAMPLES, *(CLIPS if "video" in family.visual else ()))
         self._prompts: dict[tuple[int, ...], dict[str, Any]] = {}
         self._oracles: dict[Any, tuple[Tensor, Tensor]] = {}
@@ -190,7 +190,7 @@ def rotation(case: Case, attention: str) -> None:
     prompt = case.prompt(1)
     model = case.models[attention]
     with sparsify(model, trace=True, **case.budget()) as run:
-        with rotated_ones(anatomy(model), run.layers) as ones:
+        with rotated_ones(inspect_model(model), run.layers) as ones:
             model.generate(**prompt, max_new_tokens=1, do_sample=False)
         trace = run.trace
     for step, layer in zip(trace, run.layers, strict=True):
@@ -202,7 +202,7 @@ def rotation(case: Case, attention: str) -> None:
         query, key = (_rows(x, keys) for x in ones[layer][:2])
         rest = stage.attention.query.shape[-1] - query.shape[-1]
         weight = (query[-rows:] @ key.T + rest) / stage.attention.query.shape[-1] ** 0.5
-        case.close(stage.attention.gravity()[0], weight, f"layer {layer}")
+        case.close(stage.attention.rope_weight()[0], weight, f"layer {layer}")
 
 
 def fast(case: Case, attention: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesight.hf.families import Anatomy
+from sparsesight.hf.families import ModelParts
 
 
 @contextmanager
-def blinded(parts: Anatomy, gone: dict[int, Tensor], length: int) -> Iterator[None]:
+def blinded(parts: ModelParts, gone: dict[int, Tensor], length: int) -> Iterator[None]:
     """Within it, layer `i` does not see the tokens `gone[i]` (int64 [k], places in the unpadded prompt of
     `length` tokens).
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sparsesight.hf import refused
+from sparsesight.hf import unsupported
 
 from . import base, encoder_decoders, glm_like, llava_more, qwen_like, rest_moe, rest_sparse
 from .encoder_decoders import GROUPED, HIDDEN, IDS, PATCH, SIDE, SIZES, TEXT, VISION, VOCABULARY, made
@@ -30,7 +30,7 @@ class Refused:
     @property
     def why(self) -> str:
         """The library's own reason."""
-        return refused.LAYERS[self.layers] if self.layers else refused.FAMILIES[self.name]
+        return unsupported.LAYERS[self.layers] if self.layers else unsupported.FAMILIES[self.name]
 
     @property
     def missing(self) -> str:

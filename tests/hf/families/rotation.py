@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsesight.hf.families import Anatomy
+from sparsesight.hf.families import ModelParts
 
 UNTURNED = ("cos", "sin", "freqs_cis")  # arguments of such functions that are tensors, but no queries or keys
 
 
 @contextmanager
-def rotated_ones(parts: Anatomy, layers: tuple[int, ...]) -> Iterator[dict[int, list[Tensor]]]:
+def rotated_ones(parts: ModelParts, layers: tuple[int, ...]) -> Iterator[dict[int, list[Tensor]]]:
     """Within it, collect what the rotation of each layer's queries and keys makes of ones, as the layer has them.
 
     A layer without rotation collects nothing. Results are those of the model all the same.

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmms_eval.tasks.mmbench import cn_utils
 
-from sparsesight.eval.wording import mmbench_cn_prompt as doc_to_text
+from sparsesight.eval.lmms.prompt_templates import mmbench_cn_prompt as doc_to_text
 
 doc_to_visual = cn_utils.mmbench_doc_to_visual
 process_results = cn_utils.mmbench_process_results

@@ -1,0 +1,122 @@
+"""``sparsesight``, the command line. Subcommands are in :mod:`sparsesight.commands`.
+
+A user's mistake ends in one line on standard error and exit code 2. Whatever else goes wrong is a bug, and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import SparseSightError
+from .ask import ask
+from .bench import bench
+from .demo import demo
+from .doctor import doctor
+from .eval import evaluate
+from .examples import epilog, unwrapped
+from .methods import methods
+from .serve import PASS_ON, serve
+
+# Of what typer raises for a wrong option or argument. It was click's class, and in newer typers is one of their own.
+WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class OneLineErrors(TyperGroup):
+    """A group of commands that reports a user's mistake, and only that, in one line."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; in standalone mode, leave the process with its exit code."""
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+            if not standalone_mode:
+                return code
+        except (SparseSightError, WrongUse) as error:
+            if not standalone_mode:
+                raise
+            _fail(error)
+        except typer.Abort:  # how older typers report an interruption
+            if not standalone_mode:
+                raise
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Any) -> NoReturn:
+    message = str(error)
+    if isinstance(error, WrongUse):
+        message = error.format_message().rstrip(".")
+        if near := getattr(error, "possibilities", None):
+            message = f"{error.message.rstrip('.')}. Did you mean {near[0]!r}?"
+        if error.ctx is not None:
+            message += f" (see {error.ctx.command_path} --help)"
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    epilog=epilog(""),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("ask")(ask)
+app.command("methods")(methods)
+app.command("bench")(bench)
+app.command("eval")(evaluate)
+app.command("demo")(demo)
+app.command("serve", context_settings=PASS_ON)(serve)
+app.command("doctor")(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"sparsesight {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _sparsesight(
+    context: typer.Context,
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Vision-language models that look only where the question points."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _command in app.registered_commands:
+    _command.help = unwrapped(_command.callback)
+    _command.epilog = epilog(_command.name or "")
+
+
+def main() -> None:
+    """The ``sparsesight`` program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a sign that the terminal does not know is no reason to stop
+            stream.reconfigure(errors="replace")
+    app(prog_name="sparsesight")
+
+
+if __name__ == "__main__":
+    main()

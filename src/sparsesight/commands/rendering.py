@@ -1,0 +1,86 @@
+"""What ``sparsesight ask`` found, on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..report import staircase, where
+from ..viz import text
+
+if TYPE_CHECKING:
+    from ..compare import Answer, Comparison
+
+
+def show(result: Comparison, *, picture: str, question: str, model: str) -> None:
+    """Print the two answers, the report and what each stage kept.
+
+    Args:
+        result: of :func:`sparsesight.compare.compare`; without a look it is said why there is none.
+        picture, question, model: what was asked, of what.
+    """
+    console = Console(highlight=False)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    retain = result.report.method["retain"]
+    method = f"{result.report.method['method']}, retain {retain}"
+    if result.layers:
+        method += f", {where(result.layers)}"
+    for name, value in (("picture", picture), ("model", model), ("method", method), ("question", question)):
+        facts.add_row(name, Text(_plain(value)))
+    facts.add_row()
+    facts.add_row("dense", _answer(result.dense))
+    verdict = ("the same answer", "green") if result.agree else ("another answer", "yellow")
+    facts.add_row("sparse", Text.assemble(_answer(result.sparse), "  (", verdict, ")"))
+    console.print(facts)
+    console.print(_report(result))
+    sample = result.report.samples[0]
+    per_layer = f"visual tokens entering each layer: {staircase(sample.visual_per_layer)}"
+    console.print(Text(f"{per_layer} ({sample.note})" if sample.note else per_layer))
+    if result.look is None:
+        console.print()
+        console.print(Text(result.why_not), soft_wrap=True)
+        return
+    if not result.kept:
+        return
+    merged = result.merged[-1]
+    if merged and not any(result.kept):
+        console.print()
+        console.print(
+            Text(f"no token was kept as it is: {merged} merged ones stand for the {sample.visual_tokens}")
+        )
+        return
+    console.print()
+    added = " (66+8: 66 kept, 8 merged)" if any(result.merged) else ""
+    console.print(Text(f"kept after each stage{added}", "dim"))
+    ascii_only = not console.encoding.lower().startswith("utf")
+    lines = text(result.look, width=console.width, ascii_only=ascii_only)
+    console.print(Text(lines), soft_wrap=True)
+
+
+def _report(result: Comparison) -> Table:
+    """The report's rows, with the dense run's measurements where the report cannot know them."""
+    dense = result.dense
+    measured = {"prefill ms": dense.prefill_ms, "decode ms per token": dense.decode_ms}
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column()
+    table.add_column("dense", justify="right")
+    table.add_column("sparse", justify="right")
+    for name, before, after in result.report.rows():
+        known = measured.get(name)
+        table.add_row(name, before or ("" if known is None else f"{known:.2f}"), after)
+    return table
+
+
+def _answer(answer: Answer) -> Text:
+    return Text(_plain(answer.answer) or "(nothing)", "bold")
+
+
+def _plain(text: str) -> str:
+    """Without characters that would steer the terminal; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

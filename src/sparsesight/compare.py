@@ -1,0 +1,162 @@
+"""One question about one picture, put to a model as it is and sparsified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from .errors import SparseSightError
+from .hf.loading import Loaded, out_of_memory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .hf.sparsify import Sparsified
+    from .methods import Method
+    from .report import Report
+    from .viz import Look
+
+PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for processors without a chat template
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and how long its decoder took."""
+
+    answer: str
+    tokens: int  # of the answer, the end token included
+    prefill_ms: float | None
+    decode_ms: float | None  # median per further token; None if there was none
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What the prefill of one prompt kept, and what it cost.
+
+    Attributes:
+        kept: per stage, indices of the kept visual tokens.
+        merged: per stage, merged tokens that went on beside them.
+        layers: per stage, the layer after which it pruned. All three are empty if the prefill ran dense.
+        look: for pictures; None if there was no picture, or if this model's tokens cannot be placed on it.
+        why_not: why there is no look.
+    """
+
+    report: Report
+    kept: list[list[int]]
+    merged: list[int]
+    layers: list[int]
+    look: Look | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Pruned):
+    """The same question with and without sparsification."""
+
+    dense: Answer
+    sparse: Answer
+
+    @property
+    def agree(self) -> bool:
+        return self.dense.answer == self.sparse.answer
+
+
+def prepare(loaded: Loaded, image: Image, question: str) -> Any:
+    """Model inputs for one picture and one question, on the model's device.
+
+    Raises:
+        SparseSightError: if the question is empty or contains the model's picture placeholder, or if the checkpoint's
+            chat template or processor cannot make a prompt of it.
+    """
+    processor = loaded.processor
+    placeholder = getattr(processor, "image_token", None) or "<image>"
+    if not question.strip():
+        raise SparseSightError("the question is empty: ask something about the picture")
+    if placeholder in question:
+        raise SparseSightError(
+            f"the question contains {placeholder!r}, which stands for the picture: leave it out"
+        )
+    try:
+        if getattr(processor, "chat_template", None):
+            content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+            inputs = processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        else:
+            text = PLAIN_PROMPT.format(image=placeholder, question=question)
+            inputs = processor(text=text, images=image, return_tensors="pt")
+    except Exception as error:  # a template is a program that came with the checkpoint
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        raise SparseSightError(
+            f"the processor of model {loaded.name!r} cannot make a prompt of this question and picture ({why})"
+        ) from error
+    return inputs.to(loaded.model.device, loaded.model.dtype)
+
+
+def compare(
+    loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int, picture: Image | None = None
+) -> Comparison:
+    """Answer greedily, dense and sparse; each way once unmeasured before, so that neither pays for a first run.
+
+    With the ``picture`` the result has a look at it.
+
+    Raises:
+        SparseSightError: what :func:`sparsesight.sparsify` refuses, a budget that this picture cannot meet, too
+            little memory.
+    """
+    from . import sparsify
+    from .bench import DECODE, PREFILL, Times, timed_decoder
+
+    model = loaded.model
+    with out_of_memory(model.device):
+        with sparsify(model, method):
+            _generate(loaded, inputs, 2)  # a prefill and a decoding step
+        _generate(loaded, inputs, 2)
+        with sparsify(model, method, timing=True) as run:
+            text, tokens = _generate(loaded, inputs, max_new_tokens)
+        report = run.report
+        sparse = Answer(text, tokens, report.prefill_ms, report.decode_ms)
+        times = Times()
+        with timed_decoder(model.get_decoder(), times):
+            text, tokens = _generate(loaded, inputs, max_new_tokens)
+    further = times.wall[DECODE]
+    dense = Answer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
+    found = pruned(run, picture, loaded, inputs)
+    return Comparison(**vars(found), dense=dense, sparse=sparse)
+
+
+def pruned(
+    run: Sparsified, picture: Image | None = None, loaded: Loaded | None = None, inputs: Any = None
+) -> Pruned:
+    """What the last prefill of one prompt kept; with a look at it if the picture and what made the prompt are given."""
+    report = run.report
+    kept = [stage[0].tolist() for stage in run.kept]
+    layers = list(run.layers[: len(kept)])
+    entering = report.samples[0].visual_per_layer
+    merged = [entering[layer + 1] - len(stage) for layer, stage in zip(layers, kept, strict=True)]
+    look, why_not = (None, "no picture was given") if picture is None else _look(run, picture, loaded, inputs)
+    return Pruned(report, kept, merged, layers, look, why_not)
+
+
+def _look(run: Sparsified, picture: Image, loaded: Loaded | None, inputs: Any) -> tuple[Look | None, str]:
+    from . import viz
+
+    try:
+        return viz.look(run, picture, None if loaded is None else loaded.processor, inputs), ""
+    except SparseSightError as error:
+        return None, str(error)
+
+
+def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, int]:
+    """The greedy answer and its number of tokens."""
+    import torch
+
+    with torch.inference_mode():
+        output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return loaded.processor.decode(new, skip_special_tokens=True).strip(), len(new)

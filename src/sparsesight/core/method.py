@@ -1,0 +1,269 @@
+"""The contract between a token-reduction method and whatever runs the model.
+
+A host (the transformers integration, the vLLM plugin) builds a :class:`StageInput` at every stage, before the first
+decoder layer or after any, and gets a :class:`Selection` back. A method says which text tokens judge
+(``select_raters``), how much each visual token matters (``score``), how many stay (``plan``, or ``counts`` where the
+data decide) and what becomes of the others (``merge``). Everything that must hold for every method, exact counts,
+stable ties, order, recycling, lives in :meth:`Method.select` and is written once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..errors import BudgetError, SparseSightError
+from .budget import (
+    BEFORE,
+    PUBLISHED_LAYERS,
+    Retain,
+    Schedule,
+    StageSizes,
+    as_published,
+    check_layers,
+    check_retain,
+    plan,
+    pruning_layers,
+)
+from .stage import Counts, Selection, StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+# More visual tokens than any picture has: what cannot be met with these cannot be met.
+ANY_PICTURE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A token-reduction method as plain data: frozen, comparable, JSON-serialisable.
+
+    Attributes:
+        retain: average visual tokens per layer (int), a ratio in (0, 1], or kept counts per stage (tuple); see
+            :mod:`sparsesight.core.budget`.
+        layers: 0-based decoder layers after which to prune, -1 for before the first; by default the published relative
+            depths.
+        positions: ``"original"`` keeps every token's rotary position; ``"compact"`` renumbers the tokens of each
+            stage from zero and places merged tokens after the kept ones, as SparseVLM v1.x does.
+        always_drop: the published clamp, every stage drops at least one token. Off by default: a budget that the
+            picture already meets leaves it alone.
+        per_frame: spread what is kept over the frames of clips, and over pictures: each keeps the same share, to
+            within rounding (:func:`ops.group_ranks`), instead of competing for the budget of the whole prompt. How
+            many tokens a stage keeps in all is the same.
+
+    Raises:
+        BudgetError: if ``retain`` or ``layers`` cannot be a budget.
+        SparseSightError: if another field has no meaning.
+    """
+
+    retain: Retain = 64
+    layers: tuple[int, ...] | None = None
+    positions: Literal["original", "compact"] = "original"
+    always_drop: bool = False
+    per_frame: bool = False
+
+    name: ClassVar[str]
+    depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
+    published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
+    # Budgets of `published()`; a range where the release takes any number, () where it is one setting without a budget.
+    published_at: ClassVar[Sequence[Retain] | None] = None  # None: nobody published a setting
+    requires_attention: ClassVar[bool] = True  # False: it can act before the first layer as well
+    requires_raters: ClassVar[bool] = True  # False: `select_raters` is not called, and nothing is a rater
+    requires_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
+    # Whether it needs `StageInput.question_relevance`, for which the user gives a text tower; it reads vision as well.
+    requires_text_tower: ClassVar[bool] = False
+    requires_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, plain_value(value))
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise SparseSightError(f"{field.name}={value!r}: use True or False")
+        check_retain(self.retain)
+        if self.layers is not None:
+            check_layers(self.layers)
+        if self.positions not in ("original", "compact"):
+            raise SparseSightError(f"positions={self.positions!r}: use 'original' or 'compact'")
+
+    # -- the three things a method decides ---------------------------------------------------------------------
+
+    def select_raters(
+        self,
+        visual: Float[Tensor, "b v c"],
+        text: Float[Tensor, "b t c"],
+        visual_mask: Bool[Tensor, "b v"],
+        text_mask: Bool[Tensor, "b t"],
+    ) -> Bool[Tensor, "b t"]:
+        """Which text tokens judge, from the embeddings entering layer 0, of the visual tokens that do enter it.
+
+        Default: :func:`ops.text_raters`.
+        """
+        return ops.text_raters(visual, text, visual_mask, text_mask)
+
+    @abstractmethod
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        """How much each visual token matters; larger is better."""
+
+    def counts(self, stage: StageInput) -> Counts:
+        """How many tokens stay. Default: the schedule's counts, known before any tensor exists."""
+        assert stage.planned is not None
+        return stage.planned
+
+    def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
+        """What the recycled visual tokens (columns, best score first) become.
+
+        Default: :func:`ops.density_peaks_merge` of their hidden states.
+        """
+        tokens = ops.gather_rows(stage.hidden, stage.column.gather(1, recycled))
+        return ops.density_peaks_merge(tokens, counts.recycled, counts.merged)
+
+    def overhead(self, sizes: StageSizes) -> int:
+        """Multiply-adds of the method itself at one stage, for one sample.
+
+        Default: the raters (once), one row of attention for every text token, and the distances of recycled tokens.
+        """
+        raters = sizes.tokens_in * sizes.text * sizes.hidden if sizes.index == 0 else 0
+        return raters + sizes.text * sizes.keys * sizes.width + sizes.recycled**2 * sizes.hidden
+
+    def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
+        """This method at another budget, for prompts of ``visual`` tokens in a decoder of ``num_layers``.
+
+        A method whose published layers cannot meet every budget moves them here.
+        """
+        return dataclasses.replace(self, retain=retain)
+
+    # -- written once for all methods -------------------------------------------------------------------------
+
+    @property
+    def data_dependent(self) -> bool:
+        """Whether counts depend on the data (then there is no schedule and a stage costs one device sync)."""
+        return False
+
+    @property
+    def recycled_fraction(self) -> float:
+        """Fraction of the dropped tokens that is merged and kept."""
+        return 0.0
+
+    def stage_layers(self, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """The pruning layers in a decoder of ``num_layers``.
+
+        Raises:
+            BudgetError: if they do not fit, or no picture could meet the budget with them.
+            SparseSightError: if one is not ``allowed``.
+        """
+        layers = self._layers(num_layers, allowed)
+        if not self.data_dependent and not isinstance(self.retain, int):
+            # A ratio or counts that no picture could meet fail now.
+            self.plan(ANY_PICTURE, num_layers, layers)
+        return layers
+
+    def _layers(self, num_layers: int, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
+        if self.layers is None:
+            depths = self.depths
+            if isinstance(self.retain, tuple) and not self.data_dependent:
+                depths = depths[: len(self.retain)]
+            return pruning_layers(depths, num_layers, allowed)
+        try:
+            check_layers(self.layers, num_layers)
+        except BudgetError as error:
+            if self.layers != self.depths:
+                raise
+            raise BudgetError(
+                f"{error}; they are the published ones, for a decoder of {PUBLISHED_LAYERS} layers: without layers "
+                f"({self.name!r} in place of '{self.name}:published') the same relative depths are taken"
+            ) from None
+        if self.requires_attention and self.layers[0] == BEFORE:
+            raise SparseSightError(
+                f"layers={self.layers!r}: {self.name!r} goes by the attention of decoder layers, of which there is "
+                "none before the first; give layers from 0 on"
+            )
+        bad = [] if allowed is None else [x for x in self.layers if x not in allowed]
+        if bad:
+            raise SparseSightError(
+                f"layers={self.layers!r}: this model cannot prune after {bad}; possible: {allowed}"
+            )
+        return self.layers
+
+    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
+        """The schedule for ``visual`` tokens (see :func:`sparsesight.core.budget.plan`)."""
+        table = self.published_budgets if layers == self.depths else {}
+        return plan(
+            self.retain,
+            visual,
+            num_layers,
+            layers,
+            recycle=self.recycled_fraction,
+            always_drop=self.always_drop,
+            published=as_published(table),
+        )
+
+    def select(self, stage: StageInput) -> Selection:
+        """Score, keep exactly the counted tokens (ties to the earlier one), and merge what is recycled."""
+        with torch.no_grad():
+            score = self.score(stage)
+        return self.select_from_scores(stage, score)
+
+    def select_from_scores(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
+        """The second half of :meth:`select`, from scores: hosts that measure call the halves one by one."""
+        with torch.no_grad():
+            counts = self.counts(stage)
+            place = ops.ranks(score, stage.visual)
+            if self.per_frame:
+                if stage.frame is None or stage.frame_tokens is None:
+                    raise SparseSightError(
+                        "per_frame=True: it is not known which frames the visual tokens are of"
+                    )
+                place = ops.group_ranks(place, stage.frame, stage.frame_tokens, stage.visual)
+            keep = (place < counts.keep[:, None]) & stage.visual
+            if not any(counts.merged):
+                return Selection(keep, score, counts)
+            behind = place - counts.keep[:, None]
+            recycled, _ = ops.first_ranked(behind, stage.visual & ~keep, counts.recycle, max(counts.recycled))
+        return Selection(keep, score, counts, recycled, self.merge(stage, recycled, counts))
+
+    def __str__(self) -> str:
+        """As :func:`sparsesight.methods.parse` reads it: ``sparsevlm+(retain=192)``; defaults are left out."""
+        said = [
+            f"{f.name}={value!r}"
+            for f in dataclasses.fields(self)
+            if (value := getattr(self, f.name)) != f.default or type(value) is not type(f.default)
+        ]
+        return f"{self.name}({', '.join(said)})" if said else self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """This method as JSON-ready data; :func:`sparsesight.methods.from_dict` reads it back."""
+        return {"method": self.name, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class PreDecoderMethod(Method):
+    """A method that acts on the projected visual tokens, before the first decoder layer: nothing has attended yet."""
+
+    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
+    requires_attention: ClassVar[bool] = False
+    requires_raters: ClassVar[bool] = False
+
+
+def is_number(value: object) -> bool:
+    """Whether a field holds a finite number; ``True`` is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def plain_value(value: Any) -> Any:
+    """The JSON-ready equal of a field: lists (JSON, the command line) become tuples, numpy's numbers Python's."""
+    if isinstance(value, list | tuple):
+        return tuple(plain_value(x) for x in value)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)

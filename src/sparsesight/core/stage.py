@@ -1,0 +1,172 @@
+"""What a method may see of a stage, and what it gives back: plain data between methods and hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .budget import Schedule
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Num
+
+
+class Counts(NamedTuple):
+    """Per-sample counts of one stage: on the device what selects, on the host what fixes shapes."""
+
+    keep: Int[Tensor, " b"]
+    recycle: Int[Tensor, " b"]
+    recycled: tuple[int, ...]
+    merged: tuple[int, ...]
+    tokens_out: tuple[int, ...]  # kept and merged together
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of the pruning layer: queries of the text rows after the picture, over all its keys."""
+
+    query: Float[Tensor, "b h r d"]  # after the rotary embedding
+    key: Float[Tensor, "b g k d"]  # cached ones included, after the rotary embedding
+    mask: Tensor  # which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive
+    key_column: Int[Tensor, "b v"]  # key of each visual token
+    query_position: Num[Tensor, "... b r"]  # rotary positions of the text rows; some have fractions
+    key_position: Num[Tensor, "... b k"]  # rotary positions of all keys
+    inv_freq: Float[Tensor, " f"] | None  # rotary frequencies; None if the layer has no rotary embedding
+    scale: float  # of the attention logits
+    softcap: float | None = None
+    rotary_axis: Int[Tensor, " f"] | None = None
+
+    def received(self, rows: Bool[Tensor, "b r"], divisor: Tensor | None = None) -> Float[Tensor, "b h v"]:
+        """Attention every visual token receives per head, averaged over ``rows`` (see :func:`ops.head_sums`)."""
+        sums = ops.head_sums(self.query, self.key, self.mask, rows, self.scale, self.softcap, divisor)
+        sums = sums.gather(2, self.key_column[:, None].expand(-1, sums.shape[1], -1))
+        return sums / rows.sum(1).clamp(min=1)[:, None, None]
+
+    def mean_attention(self) -> Float[Tensor, "b r v"]:
+        """Head-averaged attention from every text row to every visual token."""
+        mean = ops.head_mean(self.query, self.key, self.mask, self.scale, self.softcap)
+        return mean.gather(2, self.key_column[:, None].expand(-1, mean.shape[1], -1))
+
+    def rope_weight(self) -> Float[Tensor, "b r k"]:
+        """Rotary weight of every (text row, key) pair (see :func:`ops.rope_weight`).
+
+        It is 1 in a layer without rotary positions, where there is nothing to divide out.
+        """
+        if self.inv_freq is None:
+            return self.key.new_ones(*self.query.shape[::2], self.key.shape[2], dtype=torch.float32)
+        d = self.query.shape[-1]
+        return ops.rope_weight(self.query_position, self.key_position, self.inv_freq, d, self.rotary_axis)
+
+
+@dataclass(frozen=True)
+class Vision:
+    """What the vision tower says of the visual tokens, at the layer whose output the language model is given."""
+
+    # What the class token gives to each token's patch (without a class token: what the patch receives from all
+    # patches), averaged over heads; -inf where no patch stands behind a token, 0 on padding.
+    attention: Float[Tensor, "b v"]
+    key: Float[Tensor, "b v d"]  # averaged over heads; zero where there is no patch
+    # Cosine of each token's patch and the sample's question in the space of a text tower; -inf where there is no patch,
+    # 0 on padding. Only where the method asks.
+    relevance: Float[Tensor, "b v"] | None = None
+
+    def at(self, row: Int[Tensor, "b v"], visual: Bool[Tensor, "b v"]) -> Vision:
+        """Of the rows ``row``, where ``visual`` is False on padding; a merged token has its cluster centre's."""
+        attention, key = (ops.gather_rows(x, row) for x in (self.attention, self.key))
+        relevance = self.relevance
+        if relevance is not None:
+            relevance = ops.gather_rows(relevance, row).masked_fill(~visual, 0)
+        return Vision(attention.masked_fill(~visual, 0), key.masked_fill(~visual[..., None], 0), relevance)
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """What a method may see at a stage. ``v`` columns are visual tokens, ``r`` columns text tokens after them.
+
+    Before the first layer (``layer`` is -1) there is no attention yet, and ``hidden`` is what enters that layer.
+    """
+
+    index: int  # which stage, from 0
+    layer: int  # decoder layer after which it prunes, -1 before the first
+    planned: Counts | None  # counts of the schedule; None for a method that decides from data
+    visual: Bool[Tensor, "b v"]  # False on padding
+    prunable: Bool[Tensor, " b"]  # False: keep all of this sample (no text follows its visual tokens)
+    origin: Int[Tensor, "b v"]  # index among the sample's visual tokens, -1 for a merged token
+    hidden: Float[Tensor, "b n c"]  # all rows that would enter the next layer
+    column: Int[Tensor, "b v"]  # row of `hidden` of each visual token
+    text: Bool[Tensor, "b r"]  # False on padding
+    text_column: Int[Tensor, "b r"]  # row of `hidden` of each text token
+    rater: Bool[Tensor, "b r"]  # which text tokens judge; none has been chosen before the first layer
+    at: Attention | None  # of layer `layer`
+    vision: Vision | None = None  # only where the method asks
+    frame: Int[Tensor, "b v"] | None = None  # number of each visual token's frame; only where the method asks
+    frame_tokens: Int[Tensor, "b v"] | None = None  # how many tokens that frame had in the prompt
+
+    @property
+    def attention(self) -> Attention:
+        """The pruning layer's attention; methods that act before the first layer have none."""
+        assert self.at is not None, "there is no attention before the first layer"
+        return self.at
+
+    @property
+    def tower(self) -> Vision:
+        """What the vision tower says; only for methods that ask for it (``requires_vision``)."""
+        assert self.vision is not None, "the host gave nothing of the vision tower"
+        return self.vision
+
+    @property
+    def question_relevance(self) -> Float[Tensor, "b v"]:
+        """See :attr:`Vision.relevance`; only for methods that ask for it (``requires_text_tower``)."""
+        assert self.tower.relevance is not None, "the host gave nothing of a text tower"
+        return self.tower.relevance
+
+    def features(self) -> Float[Tensor, "b v c"]:
+        """Hidden states of the visual tokens; padding is some other row's."""
+        return ops.gather_rows(self.hidden, self.column)
+
+    def text_features(self) -> Float[Tensor, "b r c"]:
+        """Hidden states of the text tokens; padding is some other row's."""
+        return ops.gather_rows(self.hidden, self.text_column)
+
+    def last_text(self) -> Bool[Tensor, "b r"]:
+        """The last text token of the prompt alone."""
+        at = torch.arange(self.text.shape[1], device=self.text.device)
+        return at == torch.where(self.text, at, -1).amax(1, keepdim=True)
+
+
+class Selection(NamedTuple):
+    """What a method returns: which visual tokens stay, and what the merged ones became."""
+
+    keep: Bool[Tensor, "b v"]
+    score: Float[Tensor, "b v"]
+    counts: Counts
+    recycled: Int[Tensor, "b m"] | None = None  # visual columns that are merged, best score first
+    merge: ops.Merge | None = None
+
+
+def planned_counts(schedules: Sequence[Schedule], stages: int, device: torch.device) -> tuple[Counts, ...]:
+    """The counts of every stage for a batch, moved to the device in one copy.
+
+    ``schedules`` holds one entry per sample; a schedule without stages keeps everything.
+    """
+    table: list[tuple[list[int], list[int], list[int]]] = []
+    for i in range(stages):
+        row = [s.stages[i] if s.stages else None for s in schedules]
+        keep = [x.keep if x else s.visual for x, s in zip(row, schedules, strict=True)]
+        table.append((keep, [x.recycled if x else 0 for x in row], [x.merged if x else 0 for x in row]))
+    on_device = torch.tensor([(keep, recycled) for keep, recycled, _ in table]).to(device, non_blocking=True)
+    return tuple(
+        Counts(
+            keep=on_device[i, 0],
+            recycle=on_device[i, 1],
+            recycled=tuple(recycled),
+            merged=tuple(merged),
+            tokens_out=tuple(k + q for k, q in zip(keep, merged, strict=True)),
+        )
+        for i, (keep, recycled, merged) in enumerate(table)
+    )

@@ -1,0 +1,148 @@
+"""The scenes of the bundled model as tasks of a sweep: the benchmark that needs no download.
+
+Splits are those of :mod:`sparsesight.scenes.dataset`; their names and the version of the scenes say exactly what is
+asked. A scene is drawn as a whole when intervals are made, since its questions share a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..hf.loading import Loaded
+from ..methods import Method
+from ..scenes.dataset import Example, examples
+from ..scenes.scenes import KINDS, SINGLE_OBJECT, VERSION
+from .image_task import PictureQuestions
+from .prompts import Prompts
+from .task import Answering, Item
+
+# Names of tasks and the splits they are.
+SCENES = {"scenes": "test", "scenes-b": "test-b", "scenes-occluded": "occluded", "scenes-clutter": "clutter"}
+
+ANSWER_TOKENS = 3  # two words and the end
+
+ALL, SINGLE = "all", "single-object"
+NO_OBJECT = "no object"
+GROUPS = (ALL, SINGLE, *KINDS, "small", "large", NO_OBJECT)
+
+
+def groups(example: Example) -> tuple[str, ...]:
+    """The groups that an example counts in, of `GROUPS`: its kind, the size of the object it is about, ..."""
+    kind = example.question.kind
+    single = (SINGLE,) if kind in SINGLE_OBJECT else ()
+    return (ALL, *single, kind, NO_OBJECT if example.size == "none" else example.size)
+
+
+def rests_on(example: Example) -> str:
+    """How many objects the answer rests on."""
+    count = len(example.question.objects)
+    return (
+        f"rests on {('none', 'one object', 'two objects')[count] if count < 3 else 'three objects or more'}"
+    )
+
+
+def _tags(example: Example) -> tuple[str, ...]:
+    """The groups that a question is reported in."""
+    own = [name for name in groups(example) if name != ALL]
+    alone = [f"one {example.size} object"] if SINGLE in own else []
+    return (*own, *alone, rests_on(example))
+
+
+def scene_items(task: str, limit: int | None = None) -> list[Item]:
+    """The questions of a task of :data:`SCENES`; those about one scene are a unit.
+
+    Args:
+        task: its name.
+        limit: only the first so many questions.
+    """
+    found: list[Item] = []
+    for example in examples(SCENES[task]):
+        if limit is not None and len(found) >= limit:
+            break
+        found.append(
+            Item(
+                id=example.id,
+                question=example.question.text,
+                target=example.question.answer,
+                unit=f"{VERSION}/{example.scene.seed}",
+                tags=_tags(example),
+                request=example.image,
+            )
+        )
+    return found
+
+
+class SceneQuestions(PictureQuestions):
+    """Questions about scenes for a LLaVA; a :class:`~.samples.Task` with right or wrong answers.
+
+    Every picture is encoded once, however many questions and methods there are; where a method looks at the vision
+    tower, once for each batch of its own. Arguments are those of :class:`~.pictures.PictureQuestions`.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        items: Sequence[Item],
+        loaded: Loaded,
+        prompts: Prompts,
+        *,
+        latency: bool = False,
+        trim_early_layers: bool = False,
+    ) -> None:
+        super().__init__(
+            task,
+            items,
+            loaded,
+            prompts,
+            max_new_tokens=ANSWER_TOKENS,
+            latency=latency,
+            trim_early_layers=trim_early_layers,
+        )
+        self._processor = loaded.processor
+        self._features: dict[int, Any] = {}  # of each picture, what the decoder is given
+        self._reuse = True
+
+    @staticmethod
+    def suits(loaded: Loaded, prompts: Prompts) -> bool:
+        """Whether pictures can be encoded apart from questions: a LLaVA whose processor has a prompt of its own."""
+        own = prompts.setting.name == "own" and getattr(loaded.processor, "chat_template", None)
+        return bool(own) and loaded.model.config.model_type == "llava"
+
+    @contextmanager
+    def answering(self, method: Method | None) -> Iterator[Answering]:
+        """See :class:`~.samples.Task`."""
+        self._reuse = method is None or not method.requires_vision
+        with super().answering(method) as answer:
+            yield answer
+
+    def _inputs(self, items: Sequence[Item]) -> Any:
+        import torch
+        from transformers import BatchFeature
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        with torch.inference_mode():
+            features: Any = self._encoded([item.request for item in items])
+        image = self._processor.image_token * len(features[0])
+        texts = [self._text(item.question).replace(self._processor.image_token, image) for item in items]
+        ids = self._processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        # What the decoder would have got from pixel values.
+        encoded = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        return BatchFeature({**ids, "mm_encoder_outputs": encoded})
+
+    def _text(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        turns = [{"role": "user", "content": content}]
+        return str(self._processor.apply_chat_template(turns, add_generation_prompt=True))
+
+    def _encoded(self, pictures: Sequence[Any]) -> list[Any]:
+        """What the decoder is given of each picture; a method that looks at the tower must see it run."""
+        known = self._features if self._reuse else {}
+        new = list({id(p): p for p in pictures if id(p) not in known}.values())
+        if new:
+            pixels = self._processor.image_processor(new, return_tensors="pt")["pixel_values"]
+            pixels = pixels.to(self._model.device, self._model.dtype)
+            encoded = self._model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+            known.update(zip(map(id, new), encoded, strict=True))
+        return [known[id(picture)] for picture in pictures]

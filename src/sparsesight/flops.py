@@ -1,0 +1,136 @@
+"""What a prefill costs: arithmetic and KV memory, from counts and sizes alone.
+
+Conventions, stated once: *FLOPs* count a multiply-add as one, as SparseVLM's tables do; attention counts the full
+``queries x keys`` rectangle (no causal halving); the vocabulary projection and the vision tower are left out, since
+sparsification does not change them. With ordinary multi-head attention and a gated MLP this is the published
+``sum_l (4 n d^2 + 2 n^2 d + 3 n d m)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from .core.budget import Schedule, StageSizes
+
+Overhead = Callable[[StageSizes], int]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Sizes of a decoder layer that fix its cost.
+
+    Attributes:
+        linear: multiply-adds per token of its projections, convolutions, MLP and active experts.
+        width: of all attention heads together; 0 if it does not attend (a recurrence itself is not counted).
+        cached: numbers that it caches per token, keys and values; 0 if it reads another layer's or none.
+        window: tokens that a sliding window sees, the newest included: its cache keeps one less.
+    """
+
+    linear: int
+    width: int
+    cached: int
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a decoder that fix its cost.
+
+    Attributes:
+        hidden: model width.
+        layers: its layers.
+        kv_bytes: bytes of one cached number.
+    """
+
+    hidden: int
+    layers: tuple[LayerShape, ...]
+    kv_bytes: int = 2
+
+    @classmethod
+    def llama(
+        cls, layers: int, hidden: int, ffn: int, heads: int, kv_heads: int | None = None, kv_bytes: int = 2
+    ) -> DecoderShape:
+        """A Llama-style decoder: q, k, v, o projections and a gated MLP of width ``ffn``."""
+        kv_heads = kv_heads or heads
+        head_dim = hidden // heads
+        projections = 2 * hidden * head_dim * (heads + kv_heads)
+        layer = LayerShape(projections + 3 * hidden * ffn, heads * head_dim, 2 * kv_heads * head_dim)
+        return cls(hidden, (layer,) * layers, kv_bytes)
+
+    def caching(self, cached: Sequence[int]) -> DecoderShape:
+        """The same with numbers cached per token as measured, per layer."""
+        layers = tuple(replace(x, cached=c) for x, c in zip(self.layers, cached, strict=True))
+        return replace(self, layers=layers)
+
+    def prefill_flops(self, entering: Sequence[int], past: Sequence[int] | None = None) -> int:
+        """Multiply-adds of one sample's prefill.
+
+        Args:
+            entering: tokens (text included) entering each layer.
+            past: keys cached before, per layer; default none.
+        """
+        past = past or [0] * len(self.layers)
+        return sum(
+            n * x.linear + 2 * n * (n + p) * x.width
+            for x, n, p in zip(self.layers, entering, past, strict=True)
+        )
+
+    def overhead_flops(
+        self,
+        schedule: Schedule,
+        others: int,
+        text: int,
+        overhead: Overhead,
+        past: Sequence[int] | None = None,
+    ) -> int:
+        """Multiply-adds of a method itself in one sample's prefill.
+
+        Args:
+            schedule: of the sample's visual tokens.
+            others: its tokens that are not visual, ``text`` of them after the visual ones.
+            overhead: of the method, at one stage.
+            past: keys cached before, per layer; default none.
+        """
+        total = 0
+        for index, stage in enumerate(schedule.stages):
+            layer = max(stage.layer, 0)
+            sizes = StageSizes(
+                index=index,
+                tokens_in=stage.tokens_in,
+                keep=stage.keep,
+                recycled=stage.recycled,
+                merged=stage.merged,
+                text=text,
+                keys=others + stage.tokens_in + (past[layer] if past else 0),
+                width=self.layers[layer].width,
+                hidden=self.hidden,
+            )
+            total += overhead(sizes)
+        return total
+
+    def kv_lengths(self, entering: Sequence[int], past: Sequence[int]) -> tuple[int, ...]:
+        """Keys held by each layer after tokens entered it, ``past`` of them before."""
+
+        def held(layer: LayerShape, keys: int) -> int:
+            if not layer.cached:
+                return 0
+            return keys if layer.window is None else min(keys, layer.window - 1)
+
+        return tuple(held(x, n + p) for x, n, p in zip(self.layers, entering, past, strict=True))
+
+    def least_peak_bytes(self, entering: Sequence[int]) -> int:
+        """Bytes below which no prefill of a sample peaks: keys and values of the layers so far, and the hidden states.
+
+        Args:
+            entering: tokens (text included) entering each layer.
+        """
+        most = held = 0
+        for layer, n in zip(self.layers, entering, strict=True):
+            held += n * layer.cached
+            most = max(most, held + n * self.hidden)
+        return self.kv_bytes * most
+
+    def kv_cache_bytes(self, lengths: Sequence[int]) -> int:
+        """Bytes of keys and values of one sample, from the keys held by each layer."""
+        return self.kv_bytes * sum(n * x.cached for x, n in zip(self.layers, lengths, strict=True))

@@ -1,0 +1,74 @@
+"""How the fast path of a prefill runs, as a user says it, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...errors import SparseSightError
+
+RUNNERS = ("graph", "compile", "plain")
+
+
+@dataclass(frozen=True)
+class Fast:
+    """How the fast path runs.
+
+    Attributes:
+        runner: ``"graph"`` replays CUDA graphs of the model's own kernels, ``"compile"`` fuses them by
+            ``torch.compile`` (slow to build), ``"plain"`` only arranges the work the same way; None: graphs on CUDA,
+            the compiler elsewhere.
+        bucket: programs have lengths that are multiples of this, of twice as much from 16 buckets on, and so forth.
+        programs: most that are kept per thread; the one that was used longest ago goes first.
+    """
+
+    runner: Literal["graph", "compile", "plain"] | None = None
+    bucket: int = 64
+    programs: int = 32
+
+    def __post_init__(self) -> None:
+        if self.runner not in (*RUNNERS, None):
+            raise SparseSightError(f"fast: runner={self.runner!r} is none of {', '.join(RUNNERS)}")
+        if self.bucket < 1 or self.programs < 1:
+            raise SparseSightError(
+                f"fast: bucket={self.bucket} and programs={self.programs} have to be 1 or more"
+            )
+
+    def length(self, rows: int) -> int:
+        """Rows of the program for so many: at most an eighth more, above 16 buckets."""
+        step = self.bucket
+        while rows > 16 * step:
+            step *= 2
+        return -(-rows // step) * step
+
+
+@dataclass(frozen=True)
+class FastUse:
+    """What became of the fast path in the last prefill.
+
+    Attributes:
+        segments: first and last layer of every segment of it.
+        ran: whether each was a program.
+        why_not: of those that ran the ordinary way, in the same order.
+        programs: how many were built so far by this thread.
+    """
+
+    segments: tuple[tuple[int, int], ...] = ()
+    ran: tuple[bool, ...] = ()
+    why_not: tuple[str, ...] = ()
+    programs: int = 0
+
+
+def parse_fast(fast: Fast | bool | str) -> Fast | None:
+    """What the user means by ``fast=``; None: the ordinary way.
+
+    Raises:
+        SparseSightError: for a word that is no runner.
+    """
+    if isinstance(fast, Fast):
+        return fast
+    if isinstance(fast, str):
+        return Fast(fast)  # type: ignore[arg-type]  # checked there
+    if not isinstance(fast, bool):
+        raise SparseSightError(f"fast={fast!r}: pass True, False, one of {', '.join(RUNNERS)}, or Fast(...)")
+    return Fast() if fast else None

@@ -1,0 +1,83 @@
+"""Reading the sizes that fix a decoder's cost off its modules and its cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers.cache_utils import Cache
+
+from ..flops import DecoderShape, LayerShape
+from .families import Layer, ModelParts, attention_of, layer_config
+
+# Names under which configs keep how many experts a token goes to.
+ACTIVE_EXPERTS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def decoder_shape(parts: ModelParts) -> DecoderShape:
+    """The shape of a model's decoder: linear layers, convolutions and experts are counted as they are."""
+    decoder: Any = parts.decoder
+    layers = zip(parts.layers, parts.kinds, strict=True)
+    return DecoderShape(
+        hidden=decoder.config.hidden_size,
+        layers=tuple(_layer_shape(layer, kind, decoder.config) for layer, kind in layers),
+        kv_bytes=next(decoder.parameters()).element_size(),
+    )
+
+
+def _layer_shape(module: nn.Module, kind: Layer, config: Any) -> LayerShape:
+    config = layer_config(config, kind.index)
+    linear = sum(_linear(m, config) for m in module.modules())
+    if not kind.attends:
+        return LayerShape(linear, 0, 0)
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    query = getattr(config, "qk_head_dim", None) or head_dim
+    value = getattr(config, "v_head_dim", None) or head_dim
+    own = kind.source == kind.index
+    return LayerShape(
+        linear,
+        width=heads * (query + value) // 2,
+        cached=_cached(attention_of(module), config, query + value) if own else 0,
+        window=kind.window,
+    )
+
+
+def _linear(module: nn.Module, config: Any) -> int:
+    """Multiply-adds per token of one module's own weights."""
+    if isinstance(module, nn.Linear):
+        return module.in_features * module.out_features
+    if isinstance(module, CONVOLUTIONS):
+        return module.weight.numel()
+    experts = [p for p in module.parameters(recurse=False) if p.ndim == 3]
+    active = next((n for n in (getattr(config, key, None) for key in ACTIVE_EXPERTS) if n), None)
+    return sum(p[0].numel() * (active or len(p)) for p in experts)
+
+
+def _cached(attention: nn.Module | None, config: Any, both: int) -> int:
+    """Numbers cached per token, before a cache shows them."""
+    projections = [getattr(attention, name, None) for name in ("k_proj", "v_proj")]
+    if all(isinstance(p, nn.Linear) for p in projections):
+        return sum(p.out_features for p in projections if isinstance(p, nn.Linear))
+    return (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * both
+
+
+def cached_numbers(cache: Cache | None, num_layers: int) -> tuple[int, ...] | None:
+    """Numbers that each layer of a filled cache stores per token, keys and values; None without a cache."""
+    layers = getattr(cache, "layers", None)
+    if not layers:
+        return None
+    counts = []
+    for layer in layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        held = [x for x in (keys, values) if x is not None and x.numel()]
+        counts.append(sum(x.shape[1] * x.shape[3] for x in held))
+    return tuple((counts + [0] * num_layers)[:num_layers])

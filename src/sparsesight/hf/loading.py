@@ -1,0 +1,287 @@
+"""Load a vision-language model for a command; whatever is wrong with it becomes one sentence."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SparseSightError
+from ..suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from ..methods import Method
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode, its processor, what the user calls it, and the text tower of its vision tower if given."""
+
+    model: Any
+    processor: Any
+    name: str
+    text_tower: Any = None
+
+    def tower_for(self, method: Method) -> Any:
+        """The text tower for a method that reads one."""
+        return self.text_tower if method.requires_text_tower else None
+
+
+def load_model(
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    text_tower: str | None = None,
+) -> Loaded:
+    """Load a model from a folder or the Hugging Face Hub; weights come from safetensors files only.
+
+    Args:
+        name: folder or Hub id; None is the bundled model.
+        device: as torch writes it; ``auto`` is CUDA where there is one, else the CPU.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: float32 on a CPU, elsewhere the checkpoint's own.
+        trust_remote_code: whether code that comes with the checkpoint may run.
+        text_tower: folder or Hub id of the CLIP that the vision tower is from; it reads questions off the prompts.
+
+    Raises:
+        SparseSightError: no such model, not a vision-language model, weights missing or only pickled, a device that
+            is not there; one sentence that names the model, the problem and what to do.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    from .. import bundled
+
+    target = pick_device(device)
+    check_dtype(dtype)
+    if dtype == "auto" and target.type == "cpu":
+        dtype = "float32"
+    where: str | Path = bundled.MODEL_PATH if name is None else name
+    title = "the bundled model" if name is None else f"model {name!r}"
+    local = Path(where).expanduser()
+    if local.exists():
+        _check_folder(local, title)
+        where = local
+    elif _is_path(str(where)):
+        raise SparseSightError(
+            f"{title} does not exist: give a folder with a model, or a Hugging Face Hub id"
+        )
+    with _one_sentence(title, local.exists()):
+        config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        own_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+        if type(config) not in AutoModelForImageTextToText._model_mapping and not own_code:
+            raise SparseSightError(
+                f"{title} is a {config.model_type!r}, which is no vision-language model: give one that "
+                "AutoModelForImageTextToText loads, such as LLaVA"
+            )
+        processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
+        if not hasattr(processor, "image_processor"):
+            raise SparseSightError(
+                f"{title} comes without an image processor: add its preprocessor_config.json"
+            )
+        both: Any = AutoModelForImageTextToText.from_pretrained(
+            where,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+        model, found = both
+        missing = sorted(found["missing_keys"])
+        if missing:  # transformers would go on with random numbers in their place
+            raise SparseSightError(
+                f"{title} lacks weights ({len(missing)}, the first is {missing[0]}): it is incomplete, or its "
+                "config.json belongs to another model"
+            )
+    tower = None
+    if text_tower is not None:
+        from .vision.text_tower import TextTower
+
+        with _one_sentence(f"text tower {text_tower!r}", Path(text_tower).expanduser().exists()):
+            tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
+    return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
+
+
+def check_text_tower(methods: Sequence[str], text_tower: str | None) -> None:
+    """Reject a ``--text-tower`` that none of ``methods`` reads, and one that reads it without it.
+
+    Raises:
+        SparseSightError: naming the method or the text tower.
+    """
+    from ..methods import parse
+
+    reads = [name for name in methods if name != "dense" and parse(name).requires_text_tower]
+    if bool(reads) != (text_tower is not None):
+        raise SparseSightError(
+            f"--methods {reads[0]!r} reads a text tower: give the CLIP that the model's vision tower is from, such as "
+            "--text-tower openai/clip-vit-large-patch14-336 for LLaVA-1.5"
+            if reads
+            else f"--text-tower {text_tower!r}: none of --methods reads one; leave it out, or name such as "
+            "cdpruner:published"
+        )
+
+
+def check_dtype(dtype: str) -> None:
+    """Reject a ``--dtype`` that is none.
+
+    Raises:
+        SparseSightError: naming the value and what is possible.
+    """
+    if dtype not in DTYPES:
+        raise SparseSightError(
+            f"--dtype {dtype!r} is unknown: use auto, float32, bfloat16 or float16{did_you_mean(dtype, DTYPES)}"
+        )
+
+
+def check_attention(name: str) -> None:
+    """Reject an ``--attention`` that transformers does not know.
+
+    Raises:
+        SparseSightError: naming the value and what is possible.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    known = ("eager", *sorted(n for n in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in n))
+    if name not in known:
+        raise SparseSightError(
+            f"--attention {name!r} is unknown: use eager, sdpa, flex_attention or another of transformers'"
+            f"{did_you_mean(name, known)}"
+        )
+
+
+@contextmanager
+def out_of_memory(device: Any) -> Iterator[None]:
+    """Turn a device that is too small into one sentence.
+
+    Raises:
+        SparseSightError: in place of torch's error.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise SparseSightError(
+            f"there is not enough memory on {device}: try --dtype bfloat16, --device cpu or a smaller model"
+        ) from None
+
+
+@contextmanager
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Silence transformers and the Hub client, whose retries and warnings would bury the one sentence that matters.
+
+    Args:
+        bars: leave the progress bars of a download.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    hide = transformers_logging.is_progress_bar_enabled() and not bars
+    if hide:
+        transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if hide:
+            transformers_logging.enable_progress_bar()
+
+
+def pick_device(device: str) -> Any:
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        if chosen.type == "meta":
+            raise RuntimeError("holds no numbers")
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):  # torch's three ways to say so
+        others = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        there = ["auto", "cpu", *(kind for kind, found in others.items() if found)]
+        raise SparseSightError(
+            f"--device {device!r} is not available here: use {' or '.join(there)}"
+        ) from None
+    return chosen
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: a Hub id is ``name`` or ``owner/name``."""
+    return not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", name, re.ASCII)
+
+
+def _check_folder(folder: Path, title: str) -> None:
+    """Say what a local folder lacks, before transformers says it at length."""
+    if not folder.is_dir():
+        raise SparseSightError(f"{title} is a file: give the folder that holds config.json and the weights")
+    if not (folder / "config.json").is_file():
+        raise SparseSightError(
+            f"{title} has no config.json: give a folder that save_pretrained wrote"
+            if any(folder.iterdir())
+            else f"{title} is an empty folder: download the model into it"
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    raise SparseSightError(
+        f"{title} has its weights only as pickle ({pickled[0]}), which can run any code when loaded: convert them to "
+        "safetensors"
+        if pickled
+        else f"{title} has no weights: add its *.safetensors files"
+    )
+
+
+@contextmanager
+def _one_sentence(title: str, local: bool) -> Iterator[None]:
+    """Loading fails in many ways, all of them about the user's files, machine or connection."""
+    from safetensors import SafetensorError
+
+    try:
+        with out_of_memory("the device"):
+            yield
+    except SparseSightError:
+        raise
+    except ImportError as error:
+        raise SparseSightError(f"{title} needs a package that is not installed ({_gist(error)})") from None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        said = str(error)
+        if "trust_remote_code" in said:
+            problem = "brings its own code: read it, then pass --trust-remote-code"
+        elif "couldn't connect" in said.lower():
+            problem = (
+                "is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached: check the "
+                "name and the connection"
+            )
+        elif "not a valid model identifier" in said:
+            problem = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
+        elif "does not recognize this architecture" in said:
+            problem = "is of a type that the installed transformers does not know: upgrade transformers"
+        elif "Can't load image processor" in said:
+            problem = "comes without an image processor: add its preprocessor_config.json"
+        elif "ignore_mismatched_sizes" in said:
+            problem = "has weights of other shapes than its config.json says: use files that belong together"
+        elif not local and "does not appear to have a file" in said and "safetensors" in said:
+            problem = "has no safetensors weights on the Hub: convert them, pickled ones are not loaded"
+        elif isinstance(error, SafetensorError):
+            problem = f"has damaged weights ({_gist(error)}): download them again"
+        else:
+            problem = f"cannot be loaded ({_gist(error)})"
+        raise SparseSightError(f"{title} {problem}") from error
+
+
+def _gist(error: Exception) -> str:
+    """The first sentence of a message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text.partition(". ")[0].rstrip(".")
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,134 @@
+"""Plain data around a forward: the prompt's layout, what was planned, what is remembered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...core.method import Method
+from ...core.rows import Rows
+from ...core.stage import Selection, StageInput
+from ...profiling.sections import SectionTimer
+from ..families import Layer, attention_implementation
+from .frames import Frames
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
+
+    rows: Rows | None  # until a forward takes them over
+    visual: tuple[int, ...]  # visual tokens per sample
+    text: tuple[int, ...]  # text tokens after the last visual one, per sample
+    length: tuple[int, ...]  # all tokens per sample
+    frames: Frames
+
+    @classmethod
+    def of(cls, valid: Tensor, frames: Frames, prompt: int | None = None) -> Layout:
+        """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once.
+
+        What was generated begins at column ``prompt``.
+        """
+        rows = Rows.start(valid, frames.visual, prompt)
+        counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
+        visual, text, length = (tuple(x) for x in counts.tolist())
+        return cls(rows, visual, text, length, frames)
+
+    @property
+    def prunable(self) -> tuple[bool, ...]:
+        """Which samples have visual tokens and text after them to judge them."""
+        return tuple(v > 0 and t > 0 for v, t in zip(self.visual, self.text, strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What sparsification does to one model: fixed at installation."""
+
+    method: Method
+    decoder: nn.Module
+    kinds: tuple[Layer, ...]
+    stages: tuple[int, ...]  # pruning layers
+    clock: SectionTimer
+    keep_trace: bool = False
+    trim_early: bool = (
+        False  # whether the layers before the first stage forget its dropped tokens after the prefill
+    )
+
+    @property
+    def first_pruned(self) -> int:
+        """The first layer whose cache may hold fewer tokens than its logical length."""
+        return 0 if self.trim_early else self.stages[0] + 1
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def flash(self) -> bool:
+        """Whether attention takes 2D masks; the implementation may change between forwards."""
+        return "flash" in attention_implementation(self.decoder)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of a prefill when it is over; no cache, no hidden states."""
+
+    layout: Layout
+    width: int  # padded length of the batch
+    past: tuple[int, ...]  # keys each layer had cached before, or the one it borrows from
+    cached: tuple[int, ...] | None  # numbers each layer caches per token; None without a cache
+    tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
+    recycled: tuple[tuple[int, ...], ...]
+    merged: tuple[tuple[int, ...], ...]
+    chosen: tuple[StageRecord, ...]  # per stage
+    raters: Tensor | None  # boolean [b, n] over the rows of the input; None if none were chosen
+    trace: list[Trace]
+
+
+VISUAL, OLD, KEPT = 1, 2, 4  # flags of a stage's tokens: no padding, merged at an earlier stage, kept
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What one stage decided, on the device, small: 9 bytes per visual token, 4 more where tokens are merged."""
+
+    source: Tensor  # int32 [b, v]: row of the input (of a merged token: its cluster centre's)
+    flags: Tensor  # uint8 [b, v]
+    score: Tensor  # float32 [b, v]
+    into: Tensor | None  # int32 [b, v]: row of the centre of the merged token it became part of here, or -1
+
+    @classmethod
+    def of(cls, stage: StageInput, source: Tensor, selection: Selection) -> StageRecord:
+        old = stage.visual & (stage.origin < 0)
+        flags = stage.visual * VISUAL + old * OLD + selection.keep * KEPT
+        return cls(
+            source.to(torch.int32),
+            flags.to(torch.uint8),
+            selection.score.to(torch.float32, copy=True),
+            _into(source, selection),
+        )
+
+
+def _into(source: Tensor, selection: Selection) -> Tensor | None:
+    recycled, merge = selection.recycled, selection.merge
+    if recycled is None or merge is None:
+        return None
+    cluster = merge.assign.clamp(0, merge.centre.shape[1] - 1)  # that of filler may be no cluster
+    centre = source.gather(1, recycled.gather(1, merge.centre.gather(1, cluster)))
+    place = torch.arange(recycled.shape[1], device=source.device)
+    count = torch.tensor(selection.counts.recycled).to(source.device, non_blocking=True)[:, None]
+    # What is no recycled token but filler is written to a scratch column.
+    column = recycled.masked_fill(place >= count, source.shape[1])
+    into = source.new_full((source.shape[0], source.shape[1] + 1), -1, dtype=torch.int32)
+    return into.scatter_(1, column, centre.to(torch.int32))[:, :-1]
+
+
+@dataclass
+class Trace:
+    """Everything one stage saw and decided."""
+
+    stage: StageInput
+    selection: Selection
+    rows: Rows  # after the stage

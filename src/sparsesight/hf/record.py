@@ -1,0 +1,62 @@
+"""What every stage of a prefill did with every visual token, told of one sample, on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .prompt.layout import KEPT, OLD, VISUAL, Record
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One stage, one sample; ``v`` are the visual tokens that came to it, in the order of the prompt.
+
+    Attributes:
+        layer: it pruned after this layer, -1: before the first.
+        token: int64, index among the sample's visual tokens, all its pictures counted through; of a token that was
+            merged at an earlier stage, that of its cluster's centre.
+        merged: whether it was merged at an earlier stage.
+        score: float32, larger is better; what it means is the method's business.
+        kept: whether it went on as it was.
+        into: int64, the ``token`` of the centre of the merged token that it became part of here; -1: of none.
+    """
+
+    layer: int
+    token: Int[Tensor, " v"]
+    merged: Bool[Tensor, " v"]
+    score: Float[Tensor, " v"]
+    kept: Bool[Tensor, " v"]
+    into: Int[Tensor, " v"]
+
+
+def choices(record: Record, layers: tuple[int, ...], sample: int) -> list[Choice]:
+    """Per stage that ran, for one sample; copies the stages' tensors from the device."""
+    visual = record.layout.frames.visual[sample].cpu()
+    number = visual.long().cumsum(0) - 1  # of every row of the input
+    told = []
+    for layer, stage in zip(layers, record.chosen, strict=False):
+        flags = stage.flags[sample].cpu()
+        real = (flags & VISUAL) > 0
+        token = number[stage.source[sample].cpu().long()[real]]
+        into = torch.full_like(token, -1)
+        if stage.into is not None:
+            row = stage.into[sample].cpu().long()[real]
+            into = torch.where(row >= 0, number[row.clamp(min=0)], -1)
+        told.append(
+            Choice(
+                layer=layer,
+                token=token,
+                merged=(flags[real] & OLD) > 0,
+                score=stage.score[sample].cpu()[real],
+                kept=(flags[real] & KEPT) > 0,
+                into=into,
+            )
+        )
+    return told

@@ -1,0 +1,162 @@
+"""The text tower that a vision tower was trained with: what a question is about, in the space of the patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...errors import SparseSightError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """What a vision-language model leaves out of the CLIP whose vision tower it took.
+
+    For LLaVA-1.5 that is ``openai/clip-vit-large-patch14-336``::
+
+        tower = TextTower.from_pretrained("openai/clip-vit-large-patch14-336", processor.tokenizer)
+        with sparsify(model, CDPruner.published(64), text_tower=tower) as run:
+            model.generate(**inputs)
+
+    Without ``processor.tokenizer`` every call says its questions itself, by :func:`sparsesight.questions`. The patches
+    are those of the model's own vision tower: nothing is encoded twice, and only the text tower, a normalisation and
+    two projections are held in memory.
+
+    Attributes:
+        texts: embeds questions, n strings -> [n, p].
+        patches: embeds rows of the layer whose output the language model is given, [n, c] -> [n, p].
+        width: c, of the vision tower.
+        decode: token ids of a prompt's text -> the question in it; None if every call says its questions.
+    """
+
+    texts: Callable[[Sequence[str]], Float[Tensor, "n p"]]
+    patches: Callable[[Float[Tensor, "n c"]], Float[Tensor, "n p"]]
+    width: int
+    decode: Callable[[list[int]], str] | None = None
+
+    @classmethod
+    def from_clip(cls, clip: Any, tokenizer: Any, prompt_tokenizer: Any = None) -> TextTower:
+        """Of a ``CLIPModel``.
+
+        A question embeds as its projected text embedding of length one; a longer one than the tower reads (75 tokens
+        for CLIP) is read in parts, whose embeddings are averaged. A patch embeds as CLIP would embed its class token:
+        normalised by the vision tower's last normalisation, then projected.
+
+        Args:
+            clip: a ``transformers.CLIPModel``; it runs where its weights are, in their dtype.
+            tokenizer: of the text tower.
+            prompt_tokenizer: of the vision-language model. With it the question is the text after the last picture of
+                each prompt, special tokens left out; what a chat template writes after the question stays in it.
+
+        Raises:
+            SparseSightError: if ``clip`` has no text tower or no projections.
+        """
+        needed = ("text_model", "text_projection", "vision_model", "visual_projection")
+        missing = [name for name in needed if not hasattr(clip, name)]
+        if missing:
+            raise SparseSightError(
+                f"clip={type(clip).__name__} has no {missing[0]}: give a CLIPModel, with both towers and projections"
+            )
+        # Not the model itself: its vision tower need not stay in memory.
+        text, text_projection = clip.text_model.eval(), clip.text_projection
+        norm, visual_projection = clip.vision_model.post_layernorm, clip.visual_projection
+        longest = clip.config.text_config.max_position_embeddings - 2
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+        def parts(question: str) -> list[list[int]]:
+            ids = tokenizer(question, add_special_tokens=False)["input_ids"]
+            starts = range(0, max(len(ids), 1), longest)
+            return [[begin, *ids[start : start + longest], end] for start in starts]
+
+        def texts(questions: Sequence[str]) -> Tensor:
+            cut = [parts(question) for question in questions]
+            rows = [part for each in cut for part in each]
+            width = max(map(len, rows))
+            ids = [row + [padding] * (width - len(row)) for row in rows]
+            mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+            device = text_projection.weight.device
+            with torch.no_grad():
+                pooled = text(
+                    torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+                ).pooler_output
+                unit = torch.nn.functional.normalize(text_projection(pooled).float(), dim=-1)
+            return torch.stack([x.mean(0) for x in unit.split([len(each) for each in cut])])
+
+        def patches(rows: Tensor) -> Tensor:
+            weight = visual_projection.weight
+            with torch.no_grad():
+                embedded: Tensor = visual_projection(
+                    norm(rows.to(weight.device, norm.weight.dtype)).to(weight.dtype)
+                )
+            return embedded.to(rows.device)
+
+        def decode(ids: list[int]) -> str:
+            return str(prompt_tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+        width = clip.config.vision_config.hidden_size
+        return cls(texts, patches, width, None if prompt_tokenizer is None else decode)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, prompt_tokenizer: Any = None, device: torch.device | str = "cpu", **options: Any
+    ) -> TextTower:
+        """Of a CLIP checkpoint, a folder or a Hub id, on a device; ``options`` go to ``CLIPModel.from_pretrained``.
+
+        Raises:
+            SparseSightError: if it is the checkpoint of another kind of model.
+        """
+        from transformers import AutoConfig, AutoTokenizer, CLIPModel
+
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind != "clip":
+            raise SparseSightError(
+                f"text tower {name!r} is a {kind!r}: give the CLIP that the model's vision tower was taken from, such "
+                "as openai/clip-vit-large-patch14-336 for LLaVA-1.5"
+            )
+        clip: Any = CLIPModel.from_pretrained(name, **options)
+        return cls.from_clip(clip.to(device), AutoTokenizer.from_pretrained(name), prompt_tokenizer)
+
+
+def questions_of(
+    tower: TextTower,
+    given: Sequence[str] | None,
+    ids: object,
+    text: Tensor,
+    samples: int | None,
+    method: str,
+) -> list[str]:
+    """The question of each sample of a prompt, whose ``text`` [b, n] comes after its last picture.
+
+    Args:
+        tower: that is to embed them.
+        given: by the caller, for each sample in front of beams.
+        ids: token ids of the prompt [b, n], if there are any.
+        text: boolean.
+        samples: in front of beams, if ``generate()`` is known to run.
+        method: that asks, for the message.
+
+    Raises:
+        SparseSightError: if a question is not known, or if there are more or fewer questions than samples.
+    """
+    batch = len(text)
+    if given is None and tower.decode is not None and isinstance(ids, Tensor) and ids.shape == text.shape:
+        return [tower.decode(row[mask].tolist()) for row, mask in zip(ids, text.to(ids.device), strict=True)]
+    if given is None:
+        raise SparseSightError(
+            f"method={method}: its text tower was told no question; put `with questions(model, [...])` "
+            "around the call, or give TextTower the model's tokenizer as prompt_tokenizer"
+        )
+    samples = samples or batch
+    if len(given) != samples:
+        raise SparseSightError(
+            f"questions: {len(given)} for {samples} samples; give one for each, in their order"
+        )
+    return [question for question in given for _ in range(batch // samples)]  # beams follow one another

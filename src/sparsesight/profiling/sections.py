@@ -1,0 +1,57 @@
+"""Measuring where the time goes, when somebody asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+# The parts of the mechanism: where visual tokens are (before the decoder); what the vision and text towers said; which
+# text rates; scores; which tokens stay and what the others become; shortening and restoring rows; masks and positions;
+# what caches note; what hooks do beside that.
+LAYOUT = "layout"
+PARTS = (LAYOUT, "vision", "raters", "scoring", "selection", "gather", "masks", "cache", "rest")
+NOTHING = nullcontext()
+
+
+class SectionTimer:
+    """Collects seconds per named section while ``sections`` is a dict; costs next to nothing while it is None.
+
+    A section within another counts for itself alone, so that all sections add up to what they take together.
+
+    Attributes:
+        open: the sections that are running, the innermost last.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.sections: dict[str, float] | None = None
+        self.processor = False  # sections count processor time of all threads instead of the wall clock
+        self.open: list[str] = []
+        self._inner: list[float] = []  # seconds of the sections within each that is running
+
+    def __call__(self, section: str) -> AbstractContextManager[None]:
+        return NOTHING if self.sections is None else self._timed(section, self.sections)
+
+    @contextmanager
+    def _timed(self, section: str, sections: dict[str, float]) -> Iterator[None]:
+        read = time.process_time if self.processor else self.now
+        self.open.append(section)
+        self._inner.append(0.0)
+        start = read()
+        try:
+            yield
+        finally:
+            took = read() - start
+            self.open.pop()
+            sections[section] = sections.get(section, 0.0) + took - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += took
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -1,0 +1,182 @@
+"""What the plugin does not work with, refused before a model is loaded: one sentence with the fix for each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..core.budget import BEFORE
+from ..errors import SparseSightError, UnsupportedModelError
+from ..methods import Method
+from .families import MODELS
+
+# Minor versions whose model runner and attention metadata the plugin was tested with.
+VERSIONS = ("0.32",)
+
+# What of vLLM's config is refused: is it so?, and what to say.
+_REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
+    (
+        lambda c: getattr(c.model_config, "runner_type", "generate") != "generate",
+        "pooling would take in the rows of dropped tokens, which are zero: use --runner generate",
+    ),
+    (
+        lambda c: c.cache_config.enable_prefix_caching,
+        "prefix caching would reuse keys of a prompt that was pruned for another question: pass "
+        "--no-enable-prefix-caching",
+    ),
+    (
+        lambda c: c.parallel_config.pipeline_parallel_size > 1,
+        "pipeline parallelism passes on tensors of the unpruned length: use --pipeline-parallel-size 1",
+    ),
+    (
+        lambda c: c.parallel_config.data_parallel_size > 1 and c.model_config.is_moe,
+        "data parallelism of a mixture of experts pads steps across ranks: use --data-parallel-size 1 and run one "
+        "server for each replica",
+    ),
+    (
+        lambda c: (
+            max(
+                getattr(c.parallel_config, "decode_context_parallel_size", 1),
+                getattr(c.parallel_config, "prefill_context_parallel_size", 1),
+            )
+            > 1
+        ),
+        "context parallelism spreads the keys of a prompt over ranks: use --decode-context-parallel-size 1 and "
+        "--prefill-context-parallel-size 1",
+    ),
+    (
+        lambda c: c.parallel_config.use_ubatching,
+        "microbatching splits the metadata of a step: leave out --enable-dbo and --ubatch-size",
+    ),
+    (
+        lambda c: c.kv_transfer_config is not None,
+        "KV connectors move blocks as if every layer held every token: leave out --kv-transfer-config",
+    ),
+    (
+        lambda c: c.speculative_config is not None,
+        "speculative decoding rolls back tokens that are not counted here: leave out --speculative-config",
+    ),
+    (
+        lambda c: c.lora_config is not None,
+        "LoRA maps rows that are gone to adapters: leave out --enable-lora",
+    ),
+    (
+        lambda c: getattr(c.cache_config, "kv_sharing_fast_prefill", False),
+        "fast prefill with shared keys shortens the last layers itself: leave out --kv-sharing-fast-prefill",
+    ),
+    (
+        lambda c: getattr(getattr(c.model_config, "multimodal_config", None), "video_pruning_rate", None),
+        "video pruning renumbers the positions of what it leaves of a clip: leave out --video-pruning-rate",
+    ),
+    (
+        lambda c: "FULL" in _graphs(c),
+        "full CUDA graphs replay the attention metadata of a dense step: pass "
+        '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\'',
+    ),
+    (
+        lambda c: _graphs(c) and os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH", "0") not in ("", "0"),
+        "breakable CUDA graphs replay a dense step: set VLLM_USE_BREAKABLE_CUDAGRAPH=0",
+    ),
+    (
+        lambda c: getattr(c.model_config, "enable_prompt_embeds", False),
+        "embeddings given as a prompt could not be told from visual tokens: leave out --enable-prompt-embeds",
+    ),
+)
+
+
+def check_version(version: str) -> None:
+    """Refuse a vLLM that the plugin was not tested with.
+
+    Raises:
+        SparseSightError: naming the version and the ones that work.
+    """
+    found = re.match(r"\d+\.\d+(?=$|[.+\-a-z])", version)
+    if found is None or found[0] not in VERSIONS:
+        raise SparseSightError(
+            f"vLLM {version}: sparsesight works with {', '.join(f'{v}.*' for v in VERSIONS)}; install one of these, "
+            'or leave "sparsesight" out of --additional-config'
+        )
+
+
+def check_config(config: Any) -> None:
+    """Refuse what cannot work in a ``VllmConfig``; it may also be any object with the same attributes.
+
+    Raises:
+        UnsupportedModelError: the model's architecture is not supported.
+        SparseSightError: another part of it is not.
+    """
+    names = list(getattr(config.model_config, "architectures", None) or ())
+    if not set(names) & set(MODELS):
+        raise UnsupportedModelError(
+            f"architecture {', '.join(map(repr, names))}: inside vLLM sparsesight works with "
+            f"{', '.join(MODELS)}; use sparsesight.sparsify on transformers for other models"
+        )
+    for refused, sentence in _REFUSED:
+        if refused(config):
+            raise SparseSightError(f"sparsesight in vLLM: {sentence}")
+
+
+def check_kv_groups(config: Any) -> None:
+    """Refuse what cannot work with blocks for each stage.
+
+    Raises:
+        SparseSightError: naming it and the fix.
+    """
+    scheduler = config.scheduler_config
+    if scheduler.disable_hybrid_kv_cache_manager:
+        raise SparseSightError(
+            "kv_groups: vLLM's hybrid KV cache manager allocates them, and it is off: leave out "
+            "--disable-hybrid-kv-cache-manager"
+        )
+    if scheduler.scheduler_cls is not None:
+        raise SparseSightError(
+            f"kv_groups: needs a scheduler of its own, but --scheduler-cls is {scheduler.scheduler_cls!r}: leave it out"
+        )
+
+
+def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """The pruning layers of a method in a decoder of ``num_layers``; refuses methods that the plugin cannot serve.
+
+    Args:
+        allowed: layers after which the model can do with less; by default all but the last.
+
+    Raises:
+        SparseSightError: naming the method and the fix.
+        BudgetError: as :meth:`Method.stage_layers`.
+    """
+    name = f"method {str(method)!r}"
+    if method.data_dependent:
+        raise SparseSightError(
+            f"{name} decides from the data how many tokens stay, but vLLM's scheduler must know it from sizes alone: "
+            'use fixed counts, such as {"method": "sparsevlm", "retain": 64}'
+        )
+    if method.requires_vision:
+        raise SparseSightError(
+            f"{name} reads the vision tower, which is not supported in vLLM yet: use one that goes by the attention "
+            "of the language model, such as 'sparsevlm+'"
+        )
+    if method.per_frame or method.requires_frames:
+        raise SparseSightError(
+            f"{name} goes by frames, which are not supported in vLLM yet: leave out per_frame, or use 'sparsevlm+'"
+        )
+    if method.positions != "original":
+        raise SparseSightError(
+            f"{name}: positions={method.positions!r} renumbers tokens, but vLLM goes on counting from the prompt's "
+            "length: use positions='original'"
+        )
+    stages = method.stage_layers(num_layers, allowed)
+    if stages[0] == BEFORE:
+        raise SparseSightError(
+            f"{name} acts before the language model, which is not supported in vLLM yet: give layers=(...) from 0 "
+            "on where the method can, or use 'sparsevlm+'"
+        )
+    return stages
+
+
+def _graphs(config: Any) -> str:
+    """The name of the CUDA graph mode, empty where there is none (eager, CPU)."""
+    mode = getattr(config.compilation_config, "cudagraph_mode", None)
+    name = "" if mode is None or config.model_config.enforce_eager else getattr(mode, "name", str(mode))
+    return "" if name == "NONE" else name

@@ -1,0 +1,161 @@
+"""Models that load, and the sentence for each that does not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sparsesight import bundled
+from sparsesight.hf import loading
+from tests.commands.running import (
+    ask,
+    asked,
+    plain_surroundings,  # noqa: F401
+    refused,
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the bundled model, to be damaged."""
+    return Path(shutil.copytree(bundled.MODEL_PATH, tmp_path / "model"))
+
+
+def refused_model(name: str | Path, *args: str) -> str:
+    message = refused(ask("--model", str(name), *args))
+    assert repr(str(name)) in message
+    return message
+
+
+def test_a_local_model_is_loaded_in_the_dtype_asked_for(checkpoint: Path) -> None:
+    assert asked("--model", str(checkpoint))["model"] == str(checkpoint)
+    assert loading.load_model(str(checkpoint)).model.dtype == torch.float32
+    assert loading.load_model(str(checkpoint), dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "name", ["./no/model", "no/such/model", "/no/model", "a b", "~/no-model", "C:\\model"]
+)
+def test_a_model_that_does_not_exist(name: str) -> None:
+    assert "does not exist" in refused_model(name)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert "empty folder" in refused_model(tmp_path / "model")
+    (tmp_path / "model" / "a.txt").touch()
+    assert "no config.json" in refused_model(tmp_path / "model")
+    assert "is a file" in refused_model(tmp_path / "model" / "a.txt")
+
+
+def test_a_language_model_is_refused(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config["text_config"]))
+    assert "no vision-language model" in refused_model(checkpoint)
+
+
+def test_pickled_weights_are_refused(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    assert "no weights" in refused_model(checkpoint)
+    (checkpoint / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    message = refused_model(checkpoint)
+    assert "pickle" in message and "pytorch_model.bin" in message
+    assert not Path("ran").exists()
+
+
+def test_damaged_weights(checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    assert "damaged weights" in refused_model(checkpoint)
+
+
+def test_missing_and_misshapen_weights(checkpoint: Path) -> None:
+    """Transformers would go on with random numbers in place of a missing weight."""
+    weights = load_file(checkpoint / "model.safetensors")
+    name = next(key for key in weights if key.endswith("o_proj.weight"))
+    whole = weights.pop(name)
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    assert "o_proj.weight" in refused_model(checkpoint)
+    save_file({**weights, name: whole[:5].clone()}, checkpoint / "model.safetensors", {"format": "pt"})
+    assert "other shapes" in refused_model(checkpoint)
+
+
+def test_a_configuration_that_cannot_be_read(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text("{")
+    assert "not a valid JSON file" in refused_model(checkpoint)
+    (checkpoint / "config.json").write_text('{"model_type": "florb"}')
+    assert "upgrade transformers" in refused_model(checkpoint)
+
+
+def test_a_model_without_a_processor(checkpoint: Path) -> None:
+    (checkpoint / "processor_config.json").unlink()
+    assert "image processor" in refused_model(checkpoint)
+
+
+def test_a_broken_chat_template(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text("{{ messages[0].content.florb.florb }}")
+    assert "cannot make a prompt" in refused_model(checkpoint)
+
+
+def test_a_models_own_code_does_not_run_unasked(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    own = {"AutoConfig": "own.Config", "AutoModelForImageTextToText": "own.Model"}
+    (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+    (checkpoint / "own.py").write_text("open('ran', 'w')\n")
+    assert "--trust-remote-code" in refused_model(checkpoint)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_what_is_asked_of_transformers(trusted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    asked_for: dict[str, dict[str, Any]] = {}
+
+    def spy(kind: Any, answer: Any = None) -> None:
+        def from_pretrained(where: Any, **options: Any) -> Any:
+            asked_for[kind.__name__] = options
+            if answer is None:
+                raise OSError("far enough")
+            return answer
+
+        monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
+
+    spy(AutoConfig, AutoConfig.from_pretrained(bundled.MODEL_PATH))
+    spy(AutoProcessor, AutoProcessor.from_pretrained(bundled.MODEL_PATH))
+    spy(AutoModelForImageTextToText)
+    assert "far enough" in refused_model("owner/model", *["--trust-remote-code"] * trusted)
+    assert len(asked_for) == 3
+    assert {options["trust_remote_code"] for options in asked_for.values()} == {trusted}
+    assert asked_for["AutoModelForImageTextToText"]["use_safetensors"] is True
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "cannot be reached" in refused_model("no-such-owner/no-such-model")
+
+
+@pytest.mark.parametrize("name", ["transformers.modeling_utils", "huggingface_hub.utils._http"])
+def test_retries_and_warnings_do_not_bury_the_line(name: str) -> None:
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        with loading.quiet():
+            logger.warning("retrying")
+        assert said == []
+        logger.error("after")
+        assert said == ["after"]
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,175 @@
+"""What is refused, and that it says what to do instead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsesight import FastV, SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError, VisionZip
+from sparsesight.methods import METHODS, Method
+from sparsesight.vllm.validation import check_config, check_kv_groups, check_method, check_version
+
+
+class Graphs(Enum):
+    """As vLLM's modes are named."""
+
+    NONE = 0
+    PIECEWISE = 1
+    FULL = 2
+    FULL_DECODE_ONLY = 3
+    FULL_AND_PIECEWISE = 4
+
+
+def config(**changes: Any) -> Any:
+    """A config that works, but for ``changes``: ``part__field=value``."""
+    made = SimpleNamespace(
+        model_config=SimpleNamespace(
+            architectures=["LlavaForConditionalGeneration"],
+            enforce_eager=False,
+            is_moe=False,
+            multimodal_config=SimpleNamespace(video_pruning_rate=None),
+        ),
+        cache_config=SimpleNamespace(enable_prefix_caching=False, kv_sharing_fast_prefill=False),
+        parallel_config=SimpleNamespace(
+            pipeline_parallel_size=1,
+            tensor_parallel_size=1,
+            data_parallel_size=1,
+            decode_context_parallel_size=1,
+            prefill_context_parallel_size=1,
+            use_ubatching=False,
+        ),
+        compilation_config=SimpleNamespace(cudagraph_mode=Graphs.PIECEWISE),
+        kv_transfer_config=None,
+        speculative_config=None,
+        lora_config=None,
+        use_v2_model_runner=False,
+    )
+    for path, value in changes.items():
+        *parts, field = path.split("__")
+        at = made
+        for part in parts:
+            at = getattr(at, part)
+        setattr(at, field, value)
+    return made
+
+
+def test_an_ordinary_config_is_fine() -> None:
+    check_config(config())
+    check_config(config(parallel_config__tensor_parallel_size=2))
+    check_config(config(use_v2_model_runner=True))
+    check_config(config(parallel_config__data_parallel_size=2))
+    check_config(config(compilation_config__cudagraph_mode=None))
+    check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cache_config__enable_prefix_caching": True}, "--no-enable-prefix-caching"),
+        ({"parallel_config__pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
+        ({"parallel_config__data_parallel_size": 2, "model_config__is_moe": True}, "--data-parallel-size 1"),
+        ({"parallel_config__decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
+        ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),
+        ({"parallel_config__use_ubatching": True}, "--enable-dbo"),
+        ({"kv_transfer_config": object()}, "--kv-transfer-config"),
+        ({"speculative_config": object()}, "--speculative-config"),
+        ({"lora_config": object()}, "--enable-lora"),
+        ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
+        ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
+        ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),
+        ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
+        ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
+        ({"model_config__enable_prompt_embeds": True}, "--enable-prompt-embeds"),
+        ({"model_config__runner_type": "pooling"}, "--runner generate"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SparseSightError) as error:
+        check_config(config(**changes))
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_breakable_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    with pytest.raises(SparseSightError, match="VLLM_USE_BREAKABLE_CUDAGRAPH=0"):
+        check_config(config())
+    check_config(config(compilation_config__cudagraph_mode=Graphs.NONE))  # there are none
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "0")
+    check_config(config())
+
+
+def test_another_architecture_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'Gemma3ForConditionalGeneration'.*LlavaFor"):
+        check_config(config(model_config__architectures=["Gemma3ForConditionalGeneration"]))
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.32"])
+def test_versions_that_work(version: str) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["0.31.0", "0.33.0", "0.3.2", "0.320.0", "1.0.32", "dev"])
+def test_other_versions_are_refused(version: str) -> None:
+    with pytest.raises(SparseSightError, match=r"0\.32\.\*"):
+        check_version(version)
+
+
+def test_methods_that_work_and_their_layers() -> None:
+    assert check_method(SparseVLMPlus(64), 8) == SparseVLMPlus(64).stage_layers(8)
+    assert check_method(SparseVLM(64), 8) == SparseVLM(64).stage_layers(8)
+    assert check_method(FastV(0.5, (1,)), 8) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        (SparseVLM(adaptive=True), "sizes alone"),
+        (VisionZip(64), "vision tower"),
+        (SparseVLMPlus(64, per_frame=True), "per_frame"),
+        (SparseVLMPlus(64, positions="compact"), "positions='original'"),
+        (METHODS["divprune"](), "before the language model"),
+        (METHODS["random"](64, (-1,)), "before the language model"),
+    ],
+)
+def test_methods_that_do_not(method: Method, words: str) -> None:
+    with pytest.raises(SparseSightError) as error:
+        check_method(method, 8)
+    assert words in str(error.value) and repr(str(method)) in str(error.value)
+
+
+def test_every_method_is_served_or_refused_in_words() -> None:
+    served = set()
+    for name, kind in METHODS.items():
+        try:
+            check_method(kind(), 32)
+        except SparseSightError:
+            continue
+        served.add(name)
+    assert {"sparsevlm", "sparsevlm+", "fastv", "random"} <= served
+
+
+def test_nobody_imports_vllm_by_importing_sparsesight() -> None:
+    code = (
+        "import sys, sparsesight, sparsesight.vllm.plugin, sparsesight.vllm.config, sparsesight.vllm.validation, "
+        "sparsesight.vllm.pruner, sparsesight.vllm.runner; sparsesight.sparsify; "
+        "assert not any(m.split('.')[0] == 'vllm' for m in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_blocks_for_each_stage_do_not_work_with() -> None:
+    def scheduler(off: bool | None, cls: str | None) -> Any:
+        return SimpleNamespace(
+            scheduler_config=SimpleNamespace(disable_hybrid_kv_cache_manager=off, scheduler_cls=cls)
+        )
+
+    check_kv_groups(scheduler(False, None))
+    with pytest.raises(SparseSightError, match="--disable-hybrid-kv-cache-manager"):
+        check_kv_groups(scheduler(True, None))
+    with pytest.raises(SparseSightError, match=r"'my\.Scheduler'"):
+        check_kv_groups(scheduler(False, "my.Scheduler"))
