@@ -4,10 +4,12 @@
 # TORCH_INDEX  a package index for torch alone, such as PyTorch's own index of CPU builds
 # PIP_FLAGS    how much pip says; empty for its usual progress bars
 # PYTEST_ARGS  further arguments for pytest, such as "-k ops -x"
+# WORKERS      how many processes run the tests; 0 runs them in pytest's own
 PYTHON ?= python3
 TORCH_INDEX ?=
 PIP_FLAGS ?= -qq
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,12 +20,11 @@ PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/python -m pip --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 # Touched last: a failed or interrupted installation leaves no stamp and is taken up again by the next call.
 # torch goes first and alone, so that nothing else can choose its build. lmms-eval goes last and alone: most of what it
@@ -51,9 +52,20 @@ demo: $(STAMP) ## ask the bundled model about a bundled picture
 # What pytest counted, in files, so that one line at the very end can say it for both environments.
 RESULTS := .pytest_cache/results
 
+# One file's tests stay in one process, as they share models and engines. Each process computes with one thread.
+PYTEST = -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+pytest test-vllm: export OMP_NUM_THREADS = 1
+
 .PHONY: test
-test: lint docs pytest test-vllm ## lint, the documentation, the whole test suite, then the vLLM plugin's in its own environment
+test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin's in its own environment
+	@$(MAKE) --no-print-directory -j 2 lint docs
+	@$(MAKE) --no-print-directory -j 1 pytest test-vllm
 	@$(BIN)/python -m tests.count $(RESULTS)
+
+# pyproject.toml leaves out the tests marked "slow"; an empty expression selects all.
+.PHONY: test-all
+test-all: ## make test with the tests marked "slow": every combination, and what takes minutes
+	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "" $(PYTEST_ARGS)'
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy
@@ -69,7 +81,7 @@ docs: $(STAMP) ## build the documentation into outputs/site, strictly
 .PHONY: pytest
 pytest: $(STAMP) ## the test suite alone
 	@rm -rf $(RESULTS)
-	$(BIN)/python -m pytest --junit-xml=$(RESULTS)/suite.xml $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) --junit-xml=$(RESULTS)/suite.xml
 
 .PHONY: test-browser
 test-browser: $(STAMP) ## the web demo in a real browser; make test does it too where there is Chromium
@@ -102,7 +114,7 @@ $(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS) tests/vllm/torchvision_schemas.py
 .PHONY: test-vllm
 ifeq ($(shell $(PYTHON) -c "import sys; print(sys.platform == 'linux' and sys.version_info >= (3, 11))"),True)
 test-vllm: $(VLLM_STAMP) ## the vLLM plugin's tests, in .venv-vllm
-	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python -m pytest tests/vllm --junit-xml=$(RESULTS)/vllm.xml $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python $(PYTEST) tests/vllm --junit-xml=$(RESULTS)/vllm.xml
 else
 test-vllm: ## the vLLM plugin's tests, in .venv-vllm
 	@echo "==> the tests with vLLM are left out: it has no CPU build for this system and $$($(PYTHON) --version)"

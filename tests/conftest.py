@@ -12,11 +12,10 @@ import inspect
 import sys
 import typing
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tests.host_reads import forbid_reads_in_layers  # noqa: F401 - a fixture
+if TYPE_CHECKING:
+    import pytest
 
 try:
     import jaxtyping
@@ -27,7 +26,12 @@ except ImportError:  # a machine without the development tools runs the same tes
 NAMES = ("Bool", "Float", "Int", "Num")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # pytest-xdist's own process runs no test, and the imports take seconds
+    import torch
+
+    config.pluginmanager.import_plugin("tests.host_reads")  # its fixture
     torch.set_num_threads(1)  # tensors are small: threads gain little, and on a busy machine they mostly wait
     if jaxtyping is not None:
         for module in annotated_modules():

@@ -20,7 +20,7 @@ from sparsesight.eval.sweep import make_cells, same_retain
 from sparsesight.methods import is_published
 from sparsesight.methods import parse as parse_method
 from tests.docs.blocks import python_blocks
-from tests.hf import splicing, tiny
+from tests.hf import spliced_llama, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,12 +64,12 @@ def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None
     names: dict[str, Any] = {
         "torch": torch,
         "visual_tokens": visual_tokens,
-        "IGNORE_INDEX": splicing.IGNORE_INDEX,
+        "IGNORE_INDEX": spliced_llama.IGNORE_INDEX,
     }
     exec(generate + forward, names)
-    kind = type("Llama", (names["WithPictures"], splicing.SplicedLlama), {})
-    model = names["model"] = splicing.spliced_llama(kind)
-    names["ids"], names["attention_mask"], names["images"] = splicing.prompt()
+    kind = type("Llama", (names["WithPictures"], spliced_llama.SplicedLlama), {})
+    model = names["model"] = spliced_llama.spliced_llama(kind)
+    names["ids"], names["attention_mask"], names["images"] = spliced_llama.prompt()
     exec(use, names)
     assert [s.visual_tokens for s in names["run"].report.samples] == [36, 72, 0]
     assert len(names["run"].kept) == 3 and names["output"].shape == (3, 4)
@@ -80,7 +80,7 @@ def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None
         assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
     assert torch.equal(logits[:, -1].argmax(-1), names["output"][:, 0])
     names["before"], names["after"] = torch.randn(3, 32), torch.randn(6, 32)
-    names["language_model"] = splicing.spliced_llama()
+    names["language_model"] = spliced_llama.spliced_llama()
     names["clip"] = torch.randn(4, 9, 32)
     exec(pieces + clip, names)
     said = capsys.readouterr().out

@@ -12,7 +12,7 @@ from sparsesight.methods import make_method
 from sparsesight.random_models import Shape
 from sparsesight.scenes.dataset import examples
 from sparsesight.suggestions import did_you_mean
-from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
+from tests.commands.command_line import plain_surroundings, refused, run  # noqa: F401
 
 
 def test_the_nearest_name() -> None:

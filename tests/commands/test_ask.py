@@ -16,7 +16,7 @@ from sparsesight import bundled, compare, viz
 from sparsesight.commands.rendering import show
 from sparsesight.hf import loading
 from sparsesight.viz import token_layouts
-from tests.commands.running import (
+from tests.commands.command_line import (
     PICTURE,
     QUESTION,
     ask,

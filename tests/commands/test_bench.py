@@ -14,7 +14,7 @@ from sparsesight.bench import runs
 from sparsesight.bench.fits import fits
 from sparsesight.bench.table import tables
 from tests.bench.small import SMALL
-from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
+from tests.commands.command_line import plain_surroundings, refused, run  # noqa: F401
 
 LLAVA_LIKE = "layers=32,hidden=32,ffn=32,heads=2,text=8"  # its depth and visual tokens
 QUICK = ("--layers", "0,1", "--repeats", "1", "--steps", "1")

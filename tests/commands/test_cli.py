@@ -21,7 +21,7 @@ import sparsesight
 from sparsesight import METHODS, SparseSightError, compare
 from sparsesight.commands.cli import app, main
 from sparsesight.commands.examples import EXAMPLES, WIDTH
-from tests.commands.running import (
+from tests.commands.command_line import (
     PICTURE,
     QUESTION,
     VARIABLES,

@@ -11,7 +11,7 @@ from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
 from sparsesight.hf import loading
 from sparsesight.hf.loading import load_model
-from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
+from tests.commands.command_line import plain_surroundings, refused, run  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

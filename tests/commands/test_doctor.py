@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 import sparsesight
 from sparsesight.commands import environment
 from sparsesight.hf import loading
-from tests.commands.running import plain_surroundings, run  # noqa: F401
+from tests.commands.command_line import plain_surroundings, run  # noqa: F401
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
 FOR_DEVELOPERS = {"dev", "docs", "harness"}

@@ -13,7 +13,7 @@ import pytest
 
 from sparsesight import SparseSightError, VisionZip, bundled, provenance
 from sparsesight.commands.options import choose_budgets, choose_methods, split_list
-from tests.commands.running import plain_surroundings, refused, run  # noqa: F401
+from tests.commands.command_line import plain_surroundings, refused, run  # noqa: F401
 
 FEW = ("--tasks", "scenes", "--limit", "6", "--batch-size", "3")
 

@@ -18,7 +18,7 @@ from sparsesight.commands.options import (
     parse_retain,
 )
 from sparsesight.methods import make_method, parse
-from tests.commands.running import (
+from tests.commands.command_line import (
     ask,
     asked,
     plain_surroundings,  # noqa: F401

@@ -11,7 +11,7 @@ import pytest
 
 from sparsesight import SparseSightError, bundled
 from sparsesight.vllm import serving, settings
-from tests.commands.running import (
+from tests.commands.command_line import (
     plain_surroundings,  # noqa: F401
     refused,
     run,

@@ -15,7 +15,7 @@ from sparsesight.demo.running import Stopped
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
 from sparsesight.methods import Method, make_method
-from tests.commands.running import PICTURE, QUESTION, independent
+from tests.commands.command_line import PICTURE, QUESTION, independent
 
 IMAGE = Image.open(PICTURE).convert("RGB")
 

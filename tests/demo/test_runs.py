@@ -17,7 +17,7 @@ from sparsesight.demo.engine import Engine
 from sparsesight.demo.runs import Asked
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
-from tests.commands.running import PICTURE, QUESTION, independent
+from tests.commands.command_line import PICTURE, QUESTION, independent
 
 LETTER = "What letter is on the white card?"
 

@@ -19,7 +19,7 @@ import pytest
 from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
-from tests.commands.running import PICTURE, QUESTION
+from tests.commands.command_line import PICTURE, QUESTION
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
 

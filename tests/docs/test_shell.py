@@ -29,7 +29,7 @@ from sparsesight.eval.scene_task import SCENES
 from sparsesight.methods import parse
 from sparsesight.random_models import Shape
 from sparsesight.vllm.config import KEY, method_of
-from tests.commands.running import plain_surroundings  # noqa: F401
+from tests.commands.command_line import plain_surroundings  # noqa: F401
 from tests.docs.blocks import PROGRAMS, ROOT, commands, pages, program
 
 RUN = {

@@ -15,7 +15,7 @@ from sparsesight import SparseSightError
 from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.lmms.task import HarnessTask, harness_tasks
 from sparsesight.eval.task import Answer, Sample
-from tests.eval.making import cost
+from tests.eval.made_samples import cost
 
 from .datasets import EXPECTED, JUDGED, VERDICTS, build
 

@@ -12,7 +12,7 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
 from sparsesight.eval.task import Sample, check_items, check_join, fingerprint
-from tests.eval.making import Made, marked, sample
+from tests.eval.made_samples import Made, marked, sample
 
 
 def test_ratio() -> None:

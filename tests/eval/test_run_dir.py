@@ -11,7 +11,7 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.eval.run_dir import CellFile, Config, RunFolder
 from sparsesight.eval.task import Answer
-from tests.eval.making import cost, marked
+from tests.eval.made_samples import cost, marked
 
 CONFIG = Config(
     {"batch_size": 4, "model": "tiny"}, {"made": "abc"}, {"dense": None, "random@64": {"retain": 64}}

@@ -14,7 +14,7 @@ from sparsesight.eval.summary import summarise
 from sparsesight.eval.sweep import RunSpec
 from sparsesight.eval.task import Sample
 from sparsesight.methods import make_method
-from tests.eval.making import cost, marked, sample
+from tests.eval.made_samples import cost, marked, sample
 
 
 def cell(name: str, retain: int) -> RunSpec:

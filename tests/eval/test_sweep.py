@@ -25,7 +25,7 @@ from sparsesight.eval.sweep import RunSpec, cell_dict, equal_cost, make_cells, s
 from sparsesight.eval.task import fingerprint
 from sparsesight.flops import DecoderShape
 from sparsesight.methods import Method, make_method
-from tests.eval.making import Made
+from tests.eval.made_samples import Made
 
 METHODS, BUDGETS = ("random", "sparsevlm+"), (192, 64)
 BATCH = 3
@@ -134,7 +134,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from sparsesight.eval.distributed import Ranks
-from tests.eval.making import Made
+from tests.eval.made_samples import Made
 from tests.eval.test_sweep import run
 run(Path(sys.argv[1]), Made(pause=float(sys.argv[2])), Made("second", count=10), ranks=Ranks.of(), resume=True)
 """

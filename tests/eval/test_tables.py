@@ -16,7 +16,7 @@ from sparsesight.eval.plot import curves, plot
 from sparsesight.eval.summary import summarise
 from sparsesight.eval.tables import comma_separated, markdown, title
 from sparsesight.eval.task import Sample
-from tests.eval.making import marked
+from tests.eval.made_samples import marked
 from tests.eval.test_summary import CELLS, RIGHT, priced, runs, summary
 
 

@@ -9,7 +9,6 @@ import torch
 
 from sparsesight import sparsify
 from tests.hf import tiny
-from tests.hf.slow import patience
 from tests.hf.test_invariants import batch
 
 HOW: dict[str, Any] = {
@@ -67,7 +66,7 @@ def test_compiled_layers_that_ran_before() -> None:
     check("layers", "run before")
 
 
-@patience
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["layers", "forward", "model"])
 @pytest.mark.parametrize("when", ["run before", "inside"])
 def test_compiled(what: str, when: str) -> None:

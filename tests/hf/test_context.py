@@ -18,7 +18,7 @@ from sparsesight import (
     visual_tokens,
 )
 from sparsesight import sparsify as install
-from tests.hf.splicing import IGNORE_INDEX, SplicedLlama, prompt, spliced_llama
+from tests.hf.spliced_llama import IGNORE_INDEX, SplicedLlama, prompt, spliced_llama
 from tests.hf.threads import wrong_in_threads
 
 METHODS = [SparseVLMPlus(0.4), SparseVLM(0.4), SparseVLM(0.4, recycle=0.0), Random(0.4)]

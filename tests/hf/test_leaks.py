@@ -15,7 +15,6 @@ from sparsesight.hf.cache import PrunedLayer
 from sparsesight.hf.hooks import Hooks
 from sparsesight.hf.state import ForwardState
 from tests.hf import tiny
-from tests.hf.slow import patience
 from tests.hf.test_invariants import batch, fingerprint
 
 
@@ -69,7 +68,7 @@ def test_many_calls_leave_nothing() -> None:
     call_often(100)
 
 
-@patience
+@pytest.mark.slow
 def test_a_thousand_calls_leave_nothing() -> None:
     call_often(1000)
 

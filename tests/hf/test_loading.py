@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsesight import bundled
 from sparsesight.hf import loading
-from tests.commands.running import (
+from tests.commands.command_line import (
     ask,
     asked,
     plain_surroundings,  # noqa: F401

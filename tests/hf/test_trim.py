@@ -14,7 +14,7 @@ from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, UnsupportedMod
 from tests.hf import tiny
 from tests.hf.families import llava_like
 from tests.hf.families.base import SAMPLES
-from tests.hf.hiding import hidden
+from tests.hf.masked_keys import hidden
 from tests.hf.test_invariants import NEW, batch, close, generate, model, processor
 
 METHODS: list[Method] = [

@@ -20,7 +20,7 @@ from sparsesight.hf.families import inspect_model, visual_ids
 from sparsesight.hf.prompt.inputs import among
 from sparsesight.profiling.peak_memory import Memory
 from tests.hf.families.base import CLIPS, SAMPLES, Family
-from tests.hf.hiding import hidden
+from tests.hf.masked_keys import hidden
 from tests.hf.test_sparsify import small_llama
 
 # A prompt with a picture and a clip: tokens of each frame of the clip, and whether they are known inside generate().

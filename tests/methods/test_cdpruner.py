@@ -13,7 +13,7 @@ from sparsesight.core.stage import StageInput
 from sparsesight.errors import SparseSightError
 from sparsesight.methods import CDPruner, Compose, from_dict, parse
 
-from .choosing import check_any_batch, kept
+from .kept_tokens import check_any_batch, kept
 from .stages import Sample, build, normal
 
 

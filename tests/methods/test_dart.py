@@ -12,7 +12,7 @@ from sparsesight import SparseSightError
 from sparsesight.core.budget import StageSizes
 from sparsesight.methods import DART
 
-from .choosing import check_any_batch, kept
+from .kept_tokens import check_any_batch, kept
 from .stages import Sample, normal
 
 

@@ -11,7 +11,7 @@ import torch
 from sparsesight.core.budget import StageSizes
 from sparsesight.methods import DivPrune
 
-from .choosing import check_any_batch, kept
+from .kept_tokens import check_any_batch, kept
 from .stages import Sample, normal
 
 

@@ -9,7 +9,7 @@ import torch
 from sparsesight.core.budget import Stage, StageSizes
 from sparsesight.methods import FastV, LastToken
 
-from .choosing import check_any_batch, kept
+from .kept_tokens import check_any_batch, kept
 from .stages import Sample, build
 from .test_sparsevlm import attention
 

@@ -11,7 +11,7 @@ from sparsesight import SparseSightError
 from sparsesight.errors import BudgetError
 from sparsesight.methods import FastV, PyramidDrop
 
-from .choosing import check_any_batch, kept
+from .kept_tokens import check_any_batch, kept
 from .stages import Sample
 
 

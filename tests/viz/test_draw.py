@@ -17,7 +17,7 @@ from sparsesight import SparseSightError, viz
 from sparsesight.viz.chart import svg
 from sparsesight.viz.colours import LINES
 from sparsesight.viz.legend import SIGNS
-from tests.viz.looks import look, report, smooth, stage
+from tests.viz.made_records import look, report, smooth, stage
 
 WORDS = (
     viz.Word("USER:"),

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from sparsesight import viz
-from tests.viz.marking import CASES, Case, Eye, ground, inner, marked, places
+from tests.viz.marked_pictures import CASES, Case, Eye, ground, inner, marked, places
 
 SIZES = [(97, 150), (200, 90)]
 

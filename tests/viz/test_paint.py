@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
 from sparsesight.viz.colours import CROPPED_CONTRAST, KEPT, MERGED, heat
-from tests.viz.looks import look, smooth, stage
+from tests.viz.made_records import look, smooth, stage
 
 SIZE = 320
 

@@ -15,7 +15,7 @@ from sparsesight import METHODS, Compose, SparseSightError, SparseVLM, SparseVLM
 from sparsesight.viz.clips import _shown
 from sparsesight.viz.colours import KEPT
 from tests.hf import tiny
-from tests.viz.marking import CASES, Case, Eye, ground, inner, marked
+from tests.viz.marked_pictures import CASES, Case, Eye, ground, inner, marked
 
 VISUAL = (tiny.SIDE // tiny.PATCH) ** 2
 TEXT = "USER: <image> what is the red star ? ASSISTANT:"

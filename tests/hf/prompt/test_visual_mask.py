@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sparsesight import METHODS, BudgetError, sparsify
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
-from tests.hf.slow import patience
 from tests.hf.test_installed import plain_state
 from tests.hf.test_invariants import model
 
@@ -122,7 +121,7 @@ def test_any_prompt(**drawn: Any) -> None:
     check_prompts(**drawn)
 
 
-@patience
+@pytest.mark.slow
 @torch.no_grad()
 @settings(max_examples=600, **quietly)
 @anything

@@ -16,7 +16,7 @@ from sparsesight.hf.families import inspect_model
 from sparsesight.hf.install import Installation
 from sparsesight.hf.vision.reader import VisionReader, patch_attention
 
-from .. import seeing
+from .. import tower_attention
 from ..families import ALL
 from ..families.base import CLIPS, SAMPLES
 from ..threads import wrong_in_threads
@@ -24,27 +24,27 @@ from ..threads import wrong_in_threads
 FAMILIES = {family.name: family for family in ALL}
 PICTURES = (SAMPLES[0], SAMPLES[1], SAMPLES[3])  # one, two of other sizes, one
 # family: where its tower is, what is the attention of the layer that is used, class token?, layout
-CASES: dict[str, tuple[str, bool, seeing.Layout]] = {
-    "llava": ("model.vision_tower.encoder.layers.1.self_attn", True, seeing.in_order),
-    "llava-siglip": ("model.vision_tower.encoder.layers.1.self_attn", False, seeing.in_order),
-    "llava-pixtral": ("model.vision_tower.transformer.layers.1.attention", False, seeing.in_order),
-    "vipllava": ("model.vision_tower.encoder.layers.1.self_attn", True, seeing.in_order),
-    "llava_next": ("model.vision_tower.encoder.layers.1.self_attn", True, seeing.packed),
-    "llava_onevision": ("model.vision_tower.encoder.layers.1.self_attn", False, seeing.packed),
-    "paligemma": ("model.vision_tower.encoder.layers.1.self_attn", False, seeing.in_order),
-    "gemma3": ("model.vision_tower.encoder.layers.1.self_attn", False, seeing.blocks(2)),
-    "aya_vision": ("model.vision_tower.encoder.layers.1.self_attn", False, seeing.blocks(2)),
-    "internvl": ("model.vision_tower.encoder.layer.1.attention", True, seeing.blocks(2)),
-    "idefics3": ("model.vision_model.encoder.layers.1.self_attn", False, seeing.blocks(2)),
-    "mistral3": ("model.vision_tower.transformer.layers.1.attention", False, seeing.sheets),
-    "qwen2_vl": ("model.visual.blocks.2.attn", False, seeing.neighbours),
-    "qwen2_5_vl": ("model.visual.blocks.2.attn", False, seeing.windows),
-    "qwen3_vl": ("model.visual.blocks.2.attn", False, seeing.neighbours),
-    "glm4v": ("model.visual.blocks.1.attn", False, seeing.neighbours),
-    "ernie4_5_vl_moe": ("model.vision_tower.blocks.1.attn", False, seeing.neighbours),
-    "granite_docling": ("model.vision_model.encoder.layers.1.self_attn", False, seeing.blocks(2)),
-    "perception_lm": ("model.vision_tower.encoder.layers.1.self_attn", True, seeing.blocks(2)),
-    "deepseek_vl": ("model.vision_model.encoder.layers.1.self_attn", False, seeing.in_order),
+CASES: dict[str, tuple[str, bool, tower_attention.Layout]] = {
+    "llava": ("model.vision_tower.encoder.layers.1.self_attn", True, tower_attention.in_order),
+    "llava-siglip": ("model.vision_tower.encoder.layers.1.self_attn", False, tower_attention.in_order),
+    "llava-pixtral": ("model.vision_tower.transformer.layers.1.attention", False, tower_attention.in_order),
+    "vipllava": ("model.vision_tower.encoder.layers.1.self_attn", True, tower_attention.in_order),
+    "llava_next": ("model.vision_tower.encoder.layers.1.self_attn", True, tower_attention.packed),
+    "llava_onevision": ("model.vision_tower.encoder.layers.1.self_attn", False, tower_attention.packed),
+    "paligemma": ("model.vision_tower.encoder.layers.1.self_attn", False, tower_attention.in_order),
+    "gemma3": ("model.vision_tower.encoder.layers.1.self_attn", False, tower_attention.blocks(2)),
+    "aya_vision": ("model.vision_tower.encoder.layers.1.self_attn", False, tower_attention.blocks(2)),
+    "internvl": ("model.vision_tower.encoder.layer.1.attention", True, tower_attention.blocks(2)),
+    "idefics3": ("model.vision_model.encoder.layers.1.self_attn", False, tower_attention.blocks(2)),
+    "mistral3": ("model.vision_tower.transformer.layers.1.attention", False, tower_attention.sheets),
+    "qwen2_vl": ("model.visual.blocks.2.attn", False, tower_attention.neighbours),
+    "qwen2_5_vl": ("model.visual.blocks.2.attn", False, tower_attention.windows),
+    "qwen3_vl": ("model.visual.blocks.2.attn", False, tower_attention.neighbours),
+    "glm4v": ("model.visual.blocks.1.attn", False, tower_attention.neighbours),
+    "ernie4_5_vl_moe": ("model.vision_tower.blocks.1.attn", False, tower_attention.neighbours),
+    "granite_docling": ("model.vision_model.encoder.layers.1.self_attn", False, tower_attention.blocks(2)),
+    "perception_lm": ("model.vision_tower.encoder.layers.1.self_attn", True, tower_attention.blocks(2)),
+    "deepseek_vl": ("model.vision_model.encoder.layers.1.self_attn", False, tower_attention.in_order),
 }
 
 
@@ -101,9 +101,9 @@ def flat(vision: Vision, visual: Tensor) -> tuple[Tensor, Tensor]:
 def test_tokens_get_what_their_patches_received(name: str) -> None:
     path, class_token, layout = CASES[name]
     model, prompt = built(name), FAMILIES[name].prompts(PICTURES)
-    with seeing.recorded(model.get_submodule(path)) as seen, torch.no_grad():
+    with tower_attention.recorded(model.get_submodule(path)) as seen, torch.no_grad():
         model(**prompt)
-    attention, keys = seeing.received(seen, class_token)
+    attention, keys = tower_attention.received(seen, class_token)
     wanted = layout(model, prompt, attention, float("-inf"))[:, 0]
     wanted_key = layout(model, prompt, keys, 0.0)
     for implementation in ("eager", "sdpa"):
@@ -119,16 +119,16 @@ def test_tokens_get_what_their_patches_received(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "path", "class_token", "layout"),
     [
-        ("llava_next_video", "model.vision_tower.encoder.layers.1.self_attn", True, seeing.blocks(2)),
-        ("internvl", "model.vision_tower.encoder.layer.1.attention", True, seeing.blocks(2)),
-        ("qwen2_vl", "model.visual.blocks.2.attn", False, seeing.neighbours),
+        ("llava_next_video", "model.vision_tower.encoder.layers.1.self_attn", True, tower_attention.blocks(2)),
+        ("internvl", "model.vision_tower.encoder.layer.1.attention", True, tower_attention.blocks(2)),
+        ("qwen2_vl", "model.visual.blocks.2.attn", False, tower_attention.neighbours),
     ],
 )
-def test_frames_of_a_clip(name: str, path: str, class_token: bool, layout: seeing.Layout) -> None:
+def test_frames_of_a_clip(name: str, path: str, class_token: bool, layout: tower_attention.Layout) -> None:
     model, prompt = built(name), FAMILIES[name].prompts(CLIPS[:1])
-    with seeing.recorded(model.get_submodule(path)) as seen, torch.no_grad():
+    with tower_attention.recorded(model.get_submodule(path)) as seen, torch.no_grad():
         model(**prompt)
-    attention, keys = seeing.received(seen, class_token)
+    attention, keys = tower_attention.received(seen, class_token)
     got, key = flat(seen_by(model, prompt), visual_of(model, prompt))
     torch.testing.assert_close(got, layout(model, prompt, attention, 0.0)[:, 0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(key, layout(model, prompt, keys, 0.0), rtol=1e-4, atol=1e-5)
@@ -155,11 +155,11 @@ def test_read_is_the_layer_whose_output_is_used_the_deepest_of_several(layer: An
     )
     prompt = FAMILIES["llava"].prompts(PICTURES)
     with (
-        seeing.recorded(model.model.vision_tower.encoder.layers[used].self_attn) as seen,
+        tower_attention.recorded(model.model.vision_tower.encoder.layers[used].self_attn) as seen,
         torch.no_grad(),
     ):
         model(**prompt)
-    attention, keys = seeing.received(seen, class_token=True)
+    attention, keys = tower_attention.received(seen, class_token=True)
     got, key = flat(seen_by(model, prompt), visual_of(model, prompt))
     torch.testing.assert_close(got, torch.cat(attention)[:, 0], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(key, torch.cat(keys), rtol=1e-4, atol=1e-5)
