@@ -119,7 +119,12 @@ def test_tokens_get_what_their_patches_received(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "path", "class_token", "layout"),
     [
-        ("llava_next_video", "model.vision_tower.encoder.layers.1.self_attn", True, tower_attention.blocks(2)),
+        (
+            "llava_next_video",
+            "model.vision_tower.encoder.layers.1.self_attn",
+            True,
+            tower_attention.blocks(2),
+        ),
         ("internvl", "model.vision_tower.encoder.layer.1.attention", True, tower_attention.blocks(2)),
         ("qwen2_vl", "model.visual.blocks.2.attn", False, tower_attention.neighbours),
     ],
