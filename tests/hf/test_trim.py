@@ -15,7 +15,8 @@ from tests.hf import tiny
 from tests.hf.families import llava_like
 from tests.hf.families.base import SAMPLES
 from tests.hf.masked_keys import hidden
-from tests.hf.test_invariants import NEW, batch, close, generate, model, processor
+from tests.hf.test_invariants import BACKENDS, NEW, batch, close, generate, model, processor
+from tests.in_turn import in_turn
 
 METHODS: list[Method] = [
     SparseVLMPlus(0.4),
@@ -26,12 +27,14 @@ METHODS: list[Method] = [
     SparseVLM(0.4, positions="compact"),
     SparseVLM(1.0, (1, 3), "compact", adaptive=True, scale=3.0),
 ]
+WITHOUT_MERGING = [m for m in METHODS if m.positions == "original" and m != METHODS[2]]
 
 
-def label(method: Method) -> str:
-    return (
-        f"{method.name}-{method.positions}-{method.recycled_fraction}-{method.data_dependent}-{method.layers}"
-    )
+def label(value: Any) -> str:
+    if not isinstance(value, Method):
+        return str(value)
+    parts = value.name, value.positions, value.recycled_fraction, value.data_dependent, value.layers
+    return "-".join(map(str, parts))
 
 
 def without(ids: Tensor, stay: Tensor) -> Tensor:
@@ -74,11 +77,9 @@ def dense_logits(
             hook.remove()
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
 @pytest.mark.parametrize(
-    "method", [m for m in METHODS if m.positions == "original" and m != METHODS[2]], ids=label
+    ("attention", "method", "sample"), in_turn(BACKENDS, WITHOUT_MERGING, [0, 1]), ids=label
 )
-@pytest.mark.parametrize("sample", [0, 1])
 def test_oracle(attention: str, method: Method, sample: int) -> None:
     """Decoding equals dense decoding in which those layers' keys of dropped tokens are hidden after the prefill."""
     built, prompt = model("llava", attention), batch("llava", (sample,))
@@ -95,8 +96,7 @@ def test_oracle(attention: str, method: Method, sample: int) -> None:
     close(logits[0], expected[-NEW - 1 : -1])
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
-@pytest.mark.parametrize("method", METHODS, ids=label)
+@pytest.mark.parametrize(("attention", "method"), in_turn(BACKENDS, METHODS), ids=label)
 def test_batch_equals_alone(attention: str, method: Method) -> None:
     built = model("llava", attention)
     with sparsify(built, method, trim_early_layers=True):
@@ -107,8 +107,7 @@ def test_batch_equals_alone(attention: str, method: Method) -> None:
             assert torch.equal(tokens[i], own_tokens[0])
 
 
-@pytest.mark.parametrize("method", METHODS, ids=label)
-@pytest.mark.parametrize("which", [(0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize(("method", "which"), in_turn(METHODS, [(0,), (0, 1, 2, 3)]), ids=label)
 def test_lengths_and_bytes_are_those_of_the_report(method: Method, which: tuple[int, ...]) -> None:
     built, prompt = model("llava"), batch("llava", which)
     positions: list[list[int]] = []

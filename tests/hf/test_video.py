@@ -22,6 +22,7 @@ from sparsesight.profiling.peak_memory import Memory
 from tests.hf.families.base import CLIPS, SAMPLES, Family
 from tests.hf.masked_keys import hidden
 from tests.hf.test_sparsify import small_llama
+from tests.in_turn import in_turn
 
 # A prompt with a picture and a clip: tokens of each frame of the clip, and whether they are known inside generate().
 FRAMES: dict[str, tuple[str, tuple[int, ...], bool]] = {
@@ -110,12 +111,13 @@ METHODS: list[Method] = [
 DRIVEN = ("video_llava", "qwen2_vl", "llava_onevision")
 
 
-def name_of(method: Method) -> str:
-    return f"{method.name}-{method.recycled_fraction}-{method.data_dependent}"
+def name_of(value: Any) -> str:
+    if not isinstance(value, Method):
+        return str(value)
+    return f"{value.name}-{value.recycled_fraction}-{value.data_dependent}"
 
 
-@pytest.mark.parametrize("name", DRIVEN)
-@pytest.mark.parametrize("method", METHODS, ids=name_of)
+@pytest.mark.parametrize(("name", "method"), in_turn(DRIVEN, METHODS), ids=name_of)
 def test_every_frame_keeps_the_same_share(name: str, method: Method) -> None:
     made, model = family(name, FRAMES[name][0])
     if method.positions == "compact" and name == "qwen2_vl":
@@ -148,8 +150,7 @@ def test_counts_of_frames_follow_from_sizes(name: str) -> None:
     assert len(counts) == 1 and len(chosen) == 3
 
 
-@pytest.mark.parametrize("name", DRIVEN)
-@pytest.mark.parametrize("method", METHODS[:4], ids=name_of)
+@pytest.mark.parametrize(("name", "method"), in_turn(DRIVEN, METHODS[:4]), ids=name_of)
 def test_invariants_frame_by_frame(name: str, method: Method) -> None:
     """Batch equals alone; without merging, the oracle; retain=1.0 is the dense model."""
     made, model = family(name, FRAMES[name][0])

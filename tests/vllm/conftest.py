@@ -12,9 +12,13 @@ import pytest
 
 @pytest.fixture(scope="package", autouse=True)
 def engines_in_this_process() -> Iterator[None]:
-    """The engine here, where its model can be asked, and a KV cache of 1 GiB unless the user names another."""
+    """The engine here, where its model can be asked, and a KV cache of 1 GiB unless the user names another.
+
+    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("VLLM_CPU_CI_ENV", "1")
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         yield

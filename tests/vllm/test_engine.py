@@ -285,12 +285,16 @@ def test_pictures_that_cannot_meet_the_servers_budget_keep_it_after_every_stage(
         llm.generate([two], sampling(extra_args={"sparsesight_retain": 100}), use_tqdm=False)
 
 
-@pytest.mark.slow
-def test_compiled_steps_beside_pruning_ones(opened: Any) -> None:
+@pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiled_steps_beside_pruning_ones(
+    opened: Any, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and, in the slow case, generated code: which step is compiled is decided before either."""
     prompts: list[Any] = [prompt(*x) for x in questions()]
     text = {"prompt": "USER: what color is it? ASSISTANT:"}
     llm = opened(SparseVLMPlus(64))
     eager = staggered(llm, [text, *prompts])
+    monkeypatch.setenv("VLLM_CPU_CI_ENV", str(int(not kernels)))
     llm = opened(SparseVLMPlus(64), enforce_eager=False)
     assert llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
     # The engine is warm, and the decoder compiled: layers are called by their names only in steps that are not.

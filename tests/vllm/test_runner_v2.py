@@ -175,21 +175,25 @@ def test_vllm_has_what_is_relied_on() -> None:
     assert source.index("if not dummy_run:") < places[0]
 
 
-# What runs on V2 as well: of the engine's tests those of answers, and one family with positions on three axes.
-ON_V2 = {
-    "test_engine.py": "alone_and_in_a_batch or staggered or in_parts or preempted or aborted or counts_of_everything "
-    "or two_pictures",
-    "test_families.py": "qwen2_vl",
-}
+# What runs on V2 as well: requests that come and go beside others; then all of the engine's tests of answers, and one
+# family with positions on three axes.
+ON_V2 = [
+    ("test_engine.py", "staggered"),
+    pytest.param(
+        "test_engine.py",
+        "alone_and_in_a_batch or in_parts or preempted or aborted or counts_of_everything or two_pictures",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param("test_families.py", "qwen2_vl", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton, which the V2 runner needs, is not installed")
-@pytest.mark.parametrize("file", ON_V2)
-def test_the_same_tests_pass_on_the_v2_runner(file: str) -> None:
+@pytest.mark.parametrize(("file", "tests"), ON_V2)
+def test_the_same_tests_pass_on_the_v2_runner(file: str, tests: str) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "pytest", "-p", "tests.vllm.v2_on_cpu", "-p", "no:cacheprovider"]
-    command += [f"tests/vllm/{file}", "-x", "-s", "-k", ON_V2[file]]
+    command += [f"tests/vllm/{file}", "-x", "-s", "-k", tests]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, "TRITON_INTERPRET": "1"}
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     said = ran.stdout + ran.stderr

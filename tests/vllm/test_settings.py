@@ -94,7 +94,6 @@ def test_without_an_entry_nothing_is_set(said: Any, graphs: None) -> None:
     assert not said.messages
 
 
-@pytest.mark.slow  # it is compiled
 def test_an_engine_of_a_model_and_an_entry_alone_answers() -> None:
     from vllm import LLM
 

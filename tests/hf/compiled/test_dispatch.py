@@ -15,6 +15,7 @@ from sparsesight.hf.compiled.options import Fast
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, generate, model
 from tests.hf.threads import wrong_in_threads
+from tests.in_turn import in_turn
 
 METHODS: list[Method] = [
     SparseVLMPlus(0.4),
@@ -57,8 +58,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment.Program, "__init__", init)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("family", "method"), in_turn(tiny.FAMILIES, METHODS), ids=str)
 def test_the_same_answers(family: str, method: Method, graphs: None) -> None:
     """Prompts of several lengths in turn, so that buffers hold what an earlier one left there."""
     built = model(family)

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from sparsesight import SparseVLM, UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, generate, model, processor
+from tests.in_turn import in_turn
 
 # Its end repeats its beginning, so that looking up the prompt finds candidates in the very first forward.
 REPEATING = (
@@ -46,8 +47,9 @@ def lengths_of_forwards(built: Any, seen: list[tuple[int, bool]]) -> Any:
     return built.model.register_forward_pre_hook(note, with_kwargs=True)
 
 
-@pytest.mark.parametrize("method", ["sparsevlm+", "sparsevlm", "random"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("method", "attention"), in_turn(["sparsevlm+", "sparsevlm", "random"], ["eager", "sdpa"])
+)
 def test_prompt_lookup_decoding_is_greedy_decoding(method: str, attention: str) -> None:
     built, prompt = model("llava", attention), repeating()
     with sparsify(built, method, retain=0.4) as run:
@@ -144,9 +146,10 @@ def test_leaving_the_decoder_early_is_refused() -> None:
         assert torch.equal(built.generate(ids, **how), plain)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize(
-    "method", [SparseVLM(0.4), SparseVLM(0.4, positions="compact"), "sparsevlm+"], ids=lambda m: str(m)[:40]
+    ("family", "method"),
+    in_turn(tiny.FAMILIES, [SparseVLM(0.4), SparseVLM(0.4, positions="compact"), "sparsevlm+"]),
+    ids=lambda value: str(value)[:40],
 )
 def test_without_a_cache_as_with_one(family: str, method: Any) -> None:
     """Every step is a prefill of prompt and answer so far; the answer does not rate."""
