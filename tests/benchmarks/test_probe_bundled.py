@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,19 @@ ROOT = Path(__file__).parents[2]
 PARTS = ["accuracy", "controls", "raters", "depth"]
 
 
-def probe(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/probe_bundled.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Gives the command as a module that has been given arguments."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # where it finds its parts
+
+    def given(*arguments: str) -> Any:
+        monkeypatch.setattr(sys, "argv", ["probe_bundled.py", *arguments])
+        return importlib.import_module("probe_bundled")
+
+    return given
 
 
-@pytest.mark.slow
-def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
+def test_all_parts(probe: Callable[..., Any], examiner: Examiner, tmp_path: Path) -> None:
     model = build_model(width=64, layers=4, tower_layers=1, seed=0)  # the methods have three stages
     model.save_pretrained(tmp_path / "model")
     examiner.processor.save_pretrained(tmp_path / "model")
@@ -40,8 +47,7 @@ def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
         "--depths",
         "2",
     ]
-    first = probe(*how)
-    assert first.returncode == 0, first.stderr
+    probe(*how).main()
     data = json.loads((out / "probes.json").read_text(encoding="utf-8"))
     assert sorted(data["parts"]) == sorted(PARTS) and data["subject"]["decoder_layers"] == 4
     assert data["parts"]["depth"]["grid"]["depths"] == [2]
@@ -53,8 +59,7 @@ def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
     # What is finished is not done again: a mark that no run would give stays.
     data["cells"]["dense/test"] = data["cells"]["dense/test"].replace("0", "1")
     (out / "probes.json").write_text(json.dumps(data), encoding="utf-8")
-    again = probe(*how, "--parts", "accuracy")
-    assert again.returncode == 0, again.stderr
+    probe(*how, "--parts", "accuracy").main()
     data = json.loads((out / "probes.json").read_text(encoding="utf-8"))
     assert data["parts"]["accuracy"]["splits"]["test"]["all"]["share"] == 1
     assert sorted(data["parts"]) == sorted(PARTS)
@@ -70,10 +75,8 @@ def test_all_parts(examiner: Examiner, tmp_path: Path) -> None:
     ],
 )
 def test_refusals(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    probe: Callable[..., Any], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # where the command finds its parts
-    monkeypatch.setattr(sys, "argv", ["probe_bundled.py", "--out", "nowhere", *arguments])
     with pytest.raises(SystemExit):
-        importlib.import_module("probe_bundled").parse()
+        probe("--out", "nowhere", *arguments).parse()
     assert message in capsys.readouterr().err

@@ -11,23 +11,25 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sparsesight import SparseSightError
+from sparsesight.commands.cli import app
 from sparsesight.commands.evaluating import own_device, prepare_tasks
 from sparsesight.eval.distributed import Ranks
 
 SWEEP = ("eval", "--tasks", "scenes", "--limit", "14", "--batch-size", "3", "--device", "cpu")
 HOW = ("--methods", "random,sparsevlm+", "--retain", "64", "--out", "run")
+TORCHRUN, ACCELERATE = "torch.distributed.run", "accelerate.commands.launch"
 LAUNCHERS = {
-    "torch.distributed.run": ("--standalone", "--nproc_per_node", "2"),
+    TORCHRUN: ("--standalone", "--nproc_per_node", "2"),
     # The name means no GPU: it is accelerate's only way to number processes of one machine.
-    "accelerate.commands.launch": ("--multi_gpu", "--num_processes", "2"),
+    ACCELERATE: ("--multi_gpu", "--num_processes", "2"),
 }
 
 
-def launched(folder: Path, *launcher: str) -> dict[str, bytes]:
-    """What a sweep leaves in its folder, without what tells of sessions."""
-    folder.mkdir()
+def launched(folder: Path, *launcher: str) -> None:
+    """Runs the sweep in two processes."""
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])
     numbering = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
@@ -38,24 +40,34 @@ def launched(folder: Path, *launcher: str) -> dict[str, bytes]:
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def left(folder: Path, processes: int) -> dict[str, bytes]:
+    """What a sweep leaves in its folder, without what tells of sessions."""
     own = ("rank0.lock", "rank1.lock", "run.json", "table.md")
     files = [x for x in folder.rglob("*") if x.is_file() and x.name not in own]
-    assert (folder / "run" / "rank1.lock").exists() == (len(launcher) > 1)
-    assert f'"processes": {2 if len(launcher) > 1 else 1},' in (folder / "run" / "run.json").read_text()
+    assert (folder / "run" / "rank1.lock").exists() == (processes > 1)
+    assert f'"processes": {processes},' in (folder / "run" / "run.json").read_text()
     return {str(x.relative_to(folder)): x.read_bytes() for x in files}
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return launched(tmp_path_factory.mktemp("single") / "one", "sparsesight")
+    folder = tmp_path_factory.mktemp("single")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = CliRunner().invoke(app, [*SWEEP, *HOW])
+    assert result.exit_code == 0, result.stderr
+    return left(folder, 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+# Both number their processes by the same variables, which is all that is read of them.
+@pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
 def test_two_processes_leave_what_one_does(launcher: str, single: dict[str, bytes], tmp_path: Path) -> None:
     if importlib.util.find_spec(launcher.split(".")[0]) is None:
         pytest.skip(f"needs {launcher}")
-    found = launched(tmp_path / "two", launcher, *LAUNCHERS[launcher], "-m", "sparsesight")
+    launched(tmp_path, launcher, *LAUNCHERS[launcher], "-m", "sparsesight")
+    found = left(tmp_path, 2)
     assert "run/summary.json" in found and "run/samples/scenes/random@64.jsonl" in found
     assert set(found) == set(single)
     assert all(found[name] == single[name] for name in single)
