@@ -29,6 +29,7 @@ from tests.hf.test_invariants import batch, close, generate, model
 from tests.hf.test_training import HOOKS_RUN_AGAIN
 from tests.hf.threads import wrong_in_threads
 from tests.hf.vision.test_reader import seen_by, visual_of
+from tests.in_turn import in_turn
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ def left(run: Any) -> int:
     return len(local.tokens) + len(local.patches) + len(local.read)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("family", "attention"), in_turn(tiny.FAMILIES, ["eager", "sdpa", "flex_attention"]))
 def test_what_the_tower_looks_at_is_kept_of_every_sample(family: str, attention: str) -> None:
     built, prompt = model(family, attention), batch(family)
     with sparsify(built, METHOD) as run:
