@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -50,20 +51,26 @@ def close(llm: Any) -> None:
     cleanup_dist_env_and_memory()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened() -> Iterator[Callable[..., Any]]:
-    """Opens one engine after another; each is closed before the next one."""
-    engines: list[Any] = []
+    """Opens one engine after another. Each is closed before the next one, unless that is to be the same."""
+    engines: dict[str, Any] = {}
 
     def open_(method: Method | None, **arguments: Any) -> Any:
+        asked = repr((method, arguments, os.environ.get("VLLM_CPU_CI_ENV")))
+        if asked not in engines:
+            close_all()
+            engines[asked] = engine(method, **arguments)
+        elif method is not None:
+            pruner(engines[asked]).tally = Tally()
+        return engines[asked]
+
+    def close_all() -> None:
         while engines:
-            close(engines.pop())
-        engines.append(engine(method, **arguments))
-        return engines[-1]
+            close(engines.popitem()[1])
 
     yield open_
-    while engines:
-        close(engines.pop())
+    close_all()
 
 
 def pruner(llm: Any) -> Any:
@@ -137,6 +144,23 @@ def generated(model: Any, inputs: Any, method: Method | None) -> tuple[list[int]
     return ids, logits[torch.arange(len(ids)), ids].tolist()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "method", "words"),
+    [
+        ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
+        (
+            {"hf_overrides": {"architectures": ["LlavaNextVideoForConditionalGeneration"]}},
+            SparseVLMPlus(64),
+            "LlavaNextVideo",
+        ),
+        ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
+    ],
+)
+def test_what_cannot_work_is_refused(arguments: dict[str, Any], method: Method, words: str) -> None:
+    with pytest.raises(SparseSightError, match=words):
+        engine(method, **arguments)
+
+
 def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(opened: Any) -> None:
     asked = questions()
     prompts = [prompt(*x) for x in asked]
@@ -160,23 +184,6 @@ def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(o
         same([one], answers(llm, [prompts[i]], params[i]), 1e-4)
         if kinds[i % 4] in ("none", 1.0):
             same([one], [dense[i]], 1e-4)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=str)
-def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, method: Method) -> None:
-    asked = questions()
-    prompts = [prompt(*x) for x in asked]
-    llm = opened(method)
-    batched = answers(llm, prompts, sampling())
-    assert pruner(llm).tally.pruned == len(prompts)
-    same(batched, by_transformers(method, asked), 1e-3)
-    dense = by_transformers(None, asked)
-    changed = max(
-        abs(x - y) for (_, a), (_, b) in zip(batched, dense, strict=True) for x, y in zip(a, b, strict=True)
-    )
-    assert changed > 0.1  # far more than the tolerance: what is compared is pruned
-    alone = [answers(llm, [one], sampling())[0] for one in prompts]
-    same(batched, alone, 1e-4)
 
 
 def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]]]:
@@ -207,6 +214,23 @@ def test_staggered_arrivals_with_texts_between(opened: Any) -> None:
     prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
     alone = [answers(llm, [one], sampling())[0] for one in prompts]
     same(staggered(llm, prompts), alone, 1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, method: Method) -> None:
+    asked = questions()
+    prompts = [prompt(*x) for x in asked]
+    llm = opened(method)
+    batched = answers(llm, prompts, sampling())
+    assert pruner(llm).tally.pruned == len(prompts)
+    same(batched, by_transformers(method, asked), 1e-3)
+    dense = by_transformers(None, asked)
+    changed = max(
+        abs(x - y) for (_, a), (_, b) in zip(batched, dense, strict=True) for x, y in zip(a, b, strict=True)
+    )
+    assert changed > 0.1  # far more than the tolerance: what is compared is pruned
+    alone = [answers(llm, [one], sampling())[0] for one in prompts]
+    same(batched, alone, 1e-4)
 
 
 def test_prompts_in_parts_are_answered_dense_and_counted(opened: Any) -> None:
@@ -334,20 +358,3 @@ def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> N
         llm.generate([one], deep, use_tqdm=False)
     answers(llm, [one], sampling())
     assert pruner(llm).tally == Tally(pruned=2)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "method", "words"),
-    [
-        ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
-        (
-            {"hf_overrides": {"architectures": ["LlavaNextVideoForConditionalGeneration"]}},
-            SparseVLMPlus(64),
-            "LlavaNextVideo",
-        ),
-        ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
-    ],
-)
-def test_what_cannot_work_is_refused(arguments: dict[str, Any], method: Method, words: str) -> None:
-    with pytest.raises(SparseSightError, match=words):
-        engine(method, **arguments)
