@@ -1,11 +1,12 @@
-"""What vLLM reads from the environment, for as long as its tests run: no other test may see it."""
+"""What vLLM reads from the environment, for as long as its tests run (no other test may see it), and its engines."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -40,3 +41,29 @@ def said(
     with caplog.filtering(lambda record: record.name == logger.name), caplog.at_level("INFO", logger.name):
         yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Callable[..., Any]]:
+    """Opens one engine after another. Each is closed before the next one, unless that is to be the same."""
+    from sparsesight.vllm.stats import Tally
+
+    from .engines import close, engine, pruner
+
+    engines: dict[str, Any] = {}
+
+    def open_(method: Any, **arguments: Any) -> Any:
+        asked = repr((method, arguments, os.environ.get("VLLM_CPU_CI_ENV")))
+        if asked not in engines:
+            close_all()
+            engines[asked] = engine(method, **arguments)
+        elif method is not None:
+            pruner(engines[asked]).tally = Tally()
+        return engines[asked]
+
+    def close_all() -> None:
+        while engines:
+            close(engines.popitem()[1])
+
+    yield open_
+    close_all()

@@ -22,7 +22,7 @@ from sparsesight import FastV, Random, SparseVLM, SparseVLMPlus  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
 from sparsesight.vllm.families import MODELS  # noqa: E402
 
-from .test_engine import answers, close, engine, generated, pruner, same, sampling  # noqa: E402
+from .engines import answers, close, engine, generated, pruner, same, sampling  # noqa: E402
 from .tiny import FAMILIES, Tiny, spoken  # noqa: E402
 
 KEEP = (9, 6, 3)

@@ -17,7 +17,7 @@ pytestmark = [
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
 
-from .test_engine import answers, opened, prompt, pruner, questions, same, sampling  # noqa: E402, F401
+from .engines import answers, prompt, pruner, questions, same, sampling  # noqa: E402
 
 SIZE = 32
 SMALL = {"block_size": SIZE, "max_model_len": 700}
@@ -56,7 +56,7 @@ def needed(llm: Any, one: Any, method: Method) -> list[int]:
 
 
 @pytest.mark.parametrize("method", [SparseVLMPlus(64), SparseVLM(64)], ids=str)
-def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None:  # noqa: F811
+def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None:
     prompts: list[Any] = [prompt(*x) for x in questions()]
     prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
     kinds = [None, {"sparsesight_retain": "none"}, None, {"sparsesight_retain": [200, 100, 50]}]
@@ -77,7 +77,7 @@ def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None
         assert not manager.removed and not manager.req_to_blocks
 
 
-def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> None:  # noqa: F811
+def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> None:
     method = SparseVLMPlus(64)
     prompts = [prompt(*x) for x in questions()]
     llm = opened(None, **SMALL)
@@ -104,7 +104,7 @@ def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> Non
 
 
 def test_a_scheduler_that_does_not_agree_is_noticed(
-    opened: Any,  # noqa: F811
+    opened: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from sparsesight.vllm import kv_groups

@@ -97,7 +97,7 @@ def test_without_an_entry_nothing_is_set(said: Any, graphs: None) -> None:
 def test_an_engine_of_a_model_and_an_entry_alone_answers() -> None:
     from vllm import LLM
 
-    from .test_engine import answers, close, prompt, pruner, questions, sampling
+    from .engines import answers, close, prompt, pruner, questions, sampling
 
     asked = questions()[:2]
     llm = LLM(MODEL, additional_config=ENTRY)

@@ -15,7 +15,7 @@ pytestmark = [
 from sparsesight import FastV, SparseVLMPlus  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
 
-from .test_engine import answers, opened, prompt, pruner, questions, same, sampling  # noqa: E402, F401
+from .engines import answers, prompt, pruner, questions, same, sampling  # noqa: E402
 
 TWO = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
 
@@ -37,7 +37,7 @@ def keep_trace(worker: Any) -> None:
     [SparseVLMPlus(64), pytest.param(FastV(0.25), marks=pytest.mark.slow)],
     ids=str,
 )
-def test_two_ranks_answer_as_one(opened: Any, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_two_ranks_answer_as_one(opened: Any, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # to ask the ranks by a function of ours
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")

@@ -1,0 +1,110 @@
+"""Engines of the bundled model, what they are asked, and what transformers answers to the same."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from sparsesight import bundled, sparsify
+from sparsesight.methods import Method
+
+TOKENS = 8
+
+
+def engine(method: Method | None, **arguments: Any) -> Any:
+    from vllm import LLM
+
+    given: dict[str, Any] = {
+        "model": str(bundled.MODEL_PATH),
+        "dtype": "float32",
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "max_model_len": 1024,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 8192,
+        "limit_mm_per_prompt": {"image": 1},
+        "seed": 0,
+        "additional_config": {} if method is None else {"sparsesight": method.to_dict()},
+    }
+    return LLM(**{**given, **arguments})
+
+
+def close(llm: Any) -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+
+
+def pruner(llm: Any) -> Any:
+    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    return runner.get_model().pruner
+
+
+def questions() -> list[tuple[Any, str]]:
+    """Pictures and questions about them, of different lengths."""
+    from PIL import Image
+
+    asked = bundled.picture_questions()
+    found = []
+    for path in bundled.pictures():
+        picture = Image.open(path).convert("RGB")
+        found += [(picture, entry["question"]) for entry in asked[path.name][:2]]
+    return found[:6]
+
+
+def prompt(picture: Any, question: str) -> dict[str, Any]:
+    return {"prompt": f"USER: <image>\n{question} ASSISTANT:", "multi_modal_data": {"image": picture}}
+
+
+def sampling(tokens: int = TOKENS, **more: Any) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0, max_tokens=tokens, min_tokens=tokens, logprobs=1, **more)
+
+
+def answers(llm: Any, prompts: list[Any], params: Any) -> list[tuple[list[int], list[float]]]:
+    """Tokens and their log-probabilities."""
+    found = []
+    for request in llm.generate(prompts, params, use_tqdm=False):
+        output = request.outputs[0]
+        ids = list(output.token_ids)
+        found.append((ids, [step[t].logprob for step, t in zip(output.logprobs, ids, strict=True)]))
+    return found
+
+
+def same(
+    a: list[tuple[list[int], list[float]]], b: list[tuple[list[int], list[float]]], tolerance: float
+) -> None:
+    assert [ids for ids, _ in a] == [ids for ids, _ in b]
+    for (_, x), (_, y) in zip(a, b, strict=True):
+        torch.testing.assert_close(torch.tensor(x), torch.tensor(y), rtol=0, atol=tolerance)
+
+
+def by_transformers(
+    method: Method | None, asked: list[tuple[Any, str]]
+) -> list[tuple[list[int], list[float]]]:
+    model, processor = bundled.load()
+    found = []
+    for picture, question in asked:
+        inputs = processor(text=prompt(picture, question)["prompt"], images=picture, return_tensors="pt")
+        found.append(generated(model, inputs, method))
+    return found
+
+
+def generated(model: Any, inputs: Any, method: Method | None) -> tuple[list[int], list[float]]:
+    with nullcontext() if method is None else sparsify(model, method), torch.no_grad():
+        out = model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    ids = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    logits = torch.cat(out.logits).float().log_softmax(-1)
+    return ids, logits[torch.arange(len(ids)), ids].tolist()
