@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from .hf.context import questions, visual_tokens
+    from .hf.context import prompt_ends, questions, visual_tokens
     from .hf.sparsify import Sparsified, sparsify
     from .hf.vision.text_tower import TextTower
     from .methods import (
@@ -59,6 +59,7 @@ __all__ = [
     "UnsupportedModelError",
     "VisPruner",
     "VisionZip",
+    "prompt_ends",
     "questions",
     "sparsify",
     "visual_tokens",
@@ -74,6 +75,7 @@ def __getattr__(name: str) -> Any:
     homes = {
         "Sparsified": ".hf.sparsify",
         "TextTower": ".hf.vision.text_tower",
+        "prompt_ends": ".hf.context",
         "questions": ".hf.context",
         "sparsify": ".hf.sparsify",
         "visual_tokens": ".hf.context",

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sparsesight import SparseSightError, UnsupportedModelError, sparsify
+from sparsesight import UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, model
 
@@ -58,29 +58,43 @@ def test_gradients_flow() -> None:
         assert all(bool(g.isfinite().all()) for g in grads.values())
 
 
+@pytest.mark.parametrize("method", ["sparsevlm+", "sparsevlm", "divprune"])
 @pytest.mark.parametrize("labels", ["all", "text"])
-def test_labels_predicted_from_visual_tokens_are_refused(labels: str) -> None:
+def test_labels_predicted_from_dropped_tokens_are_ignored(labels: str, method: str) -> None:
     """Their loss would be that of a hidden state of zeros: the same constant whatever the weights are."""
     built, prompt = model("llava"), batch("llava")
-    answers = torch.where(prompt["attention_mask"].bool(), prompt["input_ids"], -100)
+    visual = prompt["input_ids"] == built.config.image_token_id
+    given = torch.where(prompt["attention_mask"].bool(), prompt["input_ids"], -100)
     if labels == "text":
-        answers[prompt["input_ids"] == built.config.image_token_id] = -100
+        given[visual] = -100
+    before = given.clone()
     with torch.no_grad():
-        dense = built(**prompt, labels=answers).loss
-        with sparsify(built, retain=0.4):
-            calls: list[int] = []
-            hook = built.get_decoder().layers[0].register_forward_pre_hook(lambda *a: calls.append(1))
-            with pytest.raises(SparseSightError, match=r"labels: in samples \[0, 1, 3\]"):
-                built(**prompt, labels=answers)
-            hook.remove()
-            assert not calls
-            assert built(**prompt, labels=after_pictures(built, prompt)).loss.isfinite()
-            logits = built(**prompt).logits  # the refused labels are forgotten
-            assert bool(logits.isfinite().all())
-            text = batch("llava", (2,))
-            built(**text, labels=text["input_ids"])
+        dense = built(**prompt, labels=given).loss
+        with sparsify(built, method, retain=0.4) as run:
+            with pytest.warns(UserWarning, match=r"labels: \d+ of \d+ would be predicted") as said:
+                out = built(**prompt, labels=given)
+                again = built(**prompt, labels=given)
+            assert len(said) == 1  # in both calls
+            kept, logits = run.kept[-1], built(**prompt).logits
+        assert torch.equal(given, before) and torch.equal(out.loss, again.loss)
+        gone = torch.zeros_like(visual)
+        for i, stay in enumerate(kept):
+            places = visual[i].nonzero()[:, 0]
+            gone[i, places] = True
+            gone[i, places[stay]] = False
+        wanted = given.clone()
+        wanted[:, 1:][gone[:, :-1]] = -100
+        counted, ignored = int((given != -100).sum()), int(((given != -100) & (wanted == -100)).sum())
+        assert ignored and f"labels: {ignored} of {counted} " in str(said[0].message)
+        close(
+            out.loss, torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), wanted[:, 1:].flatten())
+        )
+        close(out.logits, logits)  # labels on everything are no answer
+        shifted = torch.nn.functional.pad(given[:, 1:], (0, 1), value=-100)
+        with sparsify(built, method, retain=0.4), pytest.warns(UserWarning, match=f"labels: {ignored} of"):
+            close(built(**prompt, labels=given, shift_labels=shifted).loss, out.loss)
         with sparsify(built, retain=1.0):  # nothing is dropped
-            assert torch.equal(built(**prompt, labels=answers).loss, dense)
+            assert torch.equal(built(**prompt, labels=given).loss, dense)
 
 
 def test_labels_of_a_language_model() -> None:
@@ -90,13 +104,13 @@ def test_labels_of_a_language_model() -> None:
     built = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50)).eval()
     ids, visual = torch.randint(5, 50, (1, 30)), torch.zeros(1, 30, dtype=torch.bool)
     visual[:, 2:20] = True
-    with sparsify(built, visual_mask=visual, retain=0.4, layers=(0, 1)), torch.no_grad():
+    with sparsify(built, visual_mask=visual, retain=0.4, layers=(0, 1)) as run, torch.no_grad():
         answers = ids.clone()
-        answers[:, :20] = -100
-        with pytest.raises(SparseSightError, match=r"labels: in samples \[0\]"):
-            built(ids, labels=answers)
-        answers[:, 20] = -100
+        with pytest.warns(UserWarning, match=r"labels: \d+ of 30"):
+            assert built(ids, labels=answers).loss.isfinite()
+        answers[:, :25] = -100
         assert built(ids, labels=answers).loss.isfinite()
+        assert not run.raters()[25:].any() and run.raters()[20:25].any()
 
 
 def loss_and_gradients(

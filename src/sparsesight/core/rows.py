@@ -34,14 +34,19 @@ class Rows:
 
     @classmethod
     def start(
-        cls, valid: Bool[Tensor, "b n"], visual: Bool[Tensor, "b n"], prompt: int | None = None
+        cls,
+        valid: Bool[Tensor, "b n"],
+        visual: Bool[Tensor, "b n"],
+        prompt: int | Int[Tensor, " b"] | None = None,
     ) -> Rows:
         """All rows of a forward; ``visual`` must lie within ``valid``. Nothing rates yet.
 
-        Rows from column ``prompt`` on do not belong to the prompt: they are neither visual nor text that may rate.
+        Rows from column ``prompt`` on (of all samples, or of each) do not belong to the prompt: they are neither visual
+        nor text that may rate.
         """
+        end = valid.shape[1] if prompt is None else prompt
         asked = torch.arange(valid.shape[1], device=valid.device) < (
-            valid.shape[1] if prompt is None else prompt
+            end[:, None] if isinstance(end, Tensor) else end
         )
         visual = visual & asked
         row = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)

@@ -1,5 +1,5 @@
 """What callers say prompt by prompt: which tokens are visual, for models that put pictures into ``inputs_embeds``
-themselves, and what is asked, for methods that read a text tower."""
+themselves; what is asked, for methods that read a text tower; where the prompt ends, for plain forwards."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import SparseSightError
 from .hooks import MARK
+from .prompt.answers import PromptEnds
 from .prompt.visual_mask import VisualMaskSpec
 
 
@@ -65,6 +66,32 @@ def questions(model: nn.Module, texts: str | Sequence[str]) -> Iterator[None]:
     if wrong is not None:
         raise SparseSightError(f"questions: {wrong!r} is no text; give one string for each sample")
     with _said(model, "questions", texts):
+        yield
+
+
+@contextmanager
+def prompt_ends(model: nn.Module, ends: int | Sequence[int] | Tensor) -> Iterator[None]:
+    """Within it, and in this thread alone, plain forwards of ``model`` have their answers where ``ends`` says.
+
+    A forward over prompt and answer then keeps what it keeps for the prompt alone: the answer judges nothing. Labels
+    say the same, and are overruled by this; ``generate()`` knows its prompt, and takes no notice. For losses and scores
+    that are computed from logits::
+
+        with prompt_ends(model, completion_mask.int().argmax(1)):
+            logits = model(**inputs).logits
+
+    It does nothing to a model that is not sparsified. Where several are nested the innermost counts.
+
+    Args:
+        model: the model that was given to :func:`sparsify`, or one that contains its decoder.
+        ends: column of the input at which the answer begins, padding counted: int64 [b], or one number for all samples;
+            a negative one counts from the end, such as ``-answer.shape[1]``.
+
+    Raises:
+        SparseSightError: something else than whole numbers; at the forward, one that is not a column of its input, or
+            another number of them than of samples.
+    """
+    with _said(model, "ends", PromptEnds.of(ends)):
         yield
 
 

@@ -25,11 +25,12 @@ from .families import ModelParts, attention_implementation, check_implementation
 from .install import Installation
 from .outputs import widen_outputs
 from .probe import Probe
+from .prompt.answers import IgnoredLabels, Labels, prompt_end
 from .prompt.frames import FrameRule, Frames
 from .prompt.generation import Generating
-from .prompt.inputs import among, asks_for_outputs, check_labels, is_checkpointed, valid_rows
+from .prompt.inputs import among, asks_for_outputs, is_checkpointed, valid_rows
 from .prompt.layout import Layout, Plan, Record
-from .prompt.visual_mask import VisualMask, layout_as_given
+from .prompt.visual_mask import VisualMask, cannot_tell, layout_as_given
 from .state import ForwardState
 from .vision.reader import VisionReader
 from .vision.text_tower import TextTower, questions_of
@@ -74,6 +75,7 @@ class Hooks:
         self.done, self.timing = done, timing
         self.local = threading.local()
         self.generating = Generating()
+        self.ignored_labels = IgnoredLabels()
         self.added = Installation()
         self.probes: list[Probe] = []
         self.vision, self.text_tower = None, text_tower
@@ -151,17 +153,20 @@ class Hooks:
 
     # -- in the order of a forward ----------------------------------------------------------------------------
 
-    def see_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Labels stay with the outermost model; what they are predicted from is decided inside."""
-        self.local.labels = kwargs.get("labels")
+    def see_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Labels stay with the outermost model; which of them count is decided inside."""
         self.local.asked = getattr(self.local, "asked", None) or asks_for_outputs(module, kwargs)
+        self.local.labels = labels = Labels.of(kwargs)
+        return None if labels is None else (args, {**kwargs, **labels.given})
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         ids = kwargs.get("input_ids", args[0] if args else None)
+        past = cached_length(kwargs.get("past_key_values"))
+        if ids is None and isinstance(kwargs.get("inputs_embeds"), Tensor):
+            ids = self.generating.ids_of(past, kwargs["inputs_embeds"])
         self.local.layout, self.local.ids = None, ids
         if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
-            past = cached_length(kwargs.get("past_key_values"))
             prompt = self.generating.prompt_columns(past, ids.shape[1])
             if not prompt:
                 return
@@ -170,7 +175,12 @@ class Hooks:
                 visual = self.is_visual(ids) & valid
                 video = among(ids, self.frame_rule.video_ids) & visual
                 frames = Frames.of(visual, video, self.frame_rule, kwargs)
-                self.local.layout = Layout.of(valid, frames, prompt)
+                self.local.layout = Layout.of(valid, frames, self.prompt_end(visual, prompt))
+
+    def prompt_end(self, visual: Tensor, prompt: int) -> int | Tensor:
+        """The column at which the prompt ends: ``prompt``, as far as ``generate()`` knows."""
+        said, labels = getattr(self.local, "ends", None), getattr(self.local, "labels", None)
+        return prompt if self.generating.within else prompt_end(visual, said, labels)
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
@@ -191,15 +201,18 @@ class Hooks:
                 return None
         cache = kwargs.get("past_key_values")
         batch, length = x.shape[:2]
-        layout = getattr(self.local, "layout", None)
-        self.local.layout = None
-        past = cached_length(cache)
-        given = getattr(self.local, "given", None)
+        layout, ids = getattr(self.local, "layout", None), getattr(self.local, "ids", None)
+        self.local.layout, given = None, getattr(self.local, "given", None)
+        past, mask = cached_length(cache), kwargs.get("attention_mask")
+        prompt = self.generating.prompt_columns(past, length)
         if length > 1 and (self.visual_mask is not None or given is not None):
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            prompt = self.generating.prompt_columns(past, length)
-            layout = layout_as_given(given, self.visual_mask, x, kwargs.get("attention_mask"), past, prompt)
+            layout = layout_as_given(given, self.visual_mask, x, mask, past, prompt, self.prompt_end)
+        elif length > 1 and not past and prompt and ids is None and x.is_floating_point():
+            raise cannot_tell(self.parts.model)
+        if layout is None and prompt and (length > 1 or not past) and not (past and given is not None):
+            layout = Layout.dense(valid_rows(mask, x[..., 0] if x.is_floating_point() else x))
         forward = ForwardState(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         forward.asked = getattr(self.local, "asked", False) or asks_for_outputs(module, kwargs)
         if layout is not None:
@@ -208,7 +221,6 @@ class Hooks:
                 # Continuous batching gives its cache another name.
                 check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
                 forward.checkpointed = is_checkpointed(module)
-                check_labels(getattr(self.local, "labels", None), layout.frames.visual)
                 if self.vision is not None and forward.rows is not None:
                     with self.plan.clock("vision"):
                         asked = () if self.text_tower is None else self.questions(forward.rows.text)
@@ -273,6 +285,7 @@ class Hooks:
             record = forward.finish() if forward is not None else None
             if forward is not None:
                 widen_outputs(output, forward)
+                self.ignored_labels.apply(getattr(self.local, "labels", None), forward.dropped)
         self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -46,8 +46,10 @@ def sparsify(
             output = model.generate(**inputs)
         print(run.report)
 
-    Every way of ``generate()`` knows where its prompt ends. A plain forward does not: there, all text after the picture
-    is the question. Labels that would be predicted from visual tokens are refused, as those may be dropped.
+    Every way of ``generate()`` knows where its prompt ends. In a plain forward it ends where :func:`prompt_ends` says,
+    or where labels begin behind the sample's last picture; without either, and where labels are on everything, all text
+    after the picture is the question. Labels that would be predicted from dropped tokens are ignored, with a warning
+    that counts them.
 
     Args:
         model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),

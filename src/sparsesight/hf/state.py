@@ -174,6 +174,16 @@ class ForwardState:
             full = full.scatter_(1, target[..., None].expand_as(flat), flat)[:, :-1]
             return unfold(full, hidden)
 
+    def dropped(self) -> Tensor | None:
+        """Which rows of the input [b, n] are of visual tokens that did not reach the last layer as themselves."""
+        if self.rows is None or self.layout is None or not self.done:
+            return None
+        rows, visual = self.rows, self.layout.frames.visual
+        stays = rows.valid & ~(rows.visual & (rows.origin < 0))
+        there = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
+        there.scatter_(1, rows.source.masked_fill(~stays, self.length), True)
+        return visual.to(self.device) & ~there[:, :-1]
+
     def rows_of(self, layer: int) -> Rows | None:
         """The rows that ``layer`` computed on; None if it was all of the input."""
         return next((rows for first, rows in reversed(self.spans) if layer >= first), None)

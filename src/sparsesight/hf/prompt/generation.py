@@ -22,6 +22,7 @@ class Generating(threading.local):
     prompt: int | None = None
     samples: int | None = None  # before beams and returned sequences repeat them
     within: bool = False  # whether there is one
+    ids: Tensor | None = None  # of the prompt, where it is given as embeddings too
 
     def watch(
         self, generate: Callable[..., Any], has_pictures: Callable[[Any], bool], over: Callable[[], None]
@@ -34,15 +35,15 @@ class Generating(threading.local):
 
         @wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            outer = self.prompt, self.samples, self.within  # an assistant may be the same model
+            outer = self.prompt, self.samples, self.within, self.ids  # an assistant may be the same model
             refuse(generate, args, kwargs, has_pictures)
             size = prompt_size(args, kwargs)
             self.samples, self.prompt = (None, None) if size is None else size
-            self.within = True
+            self.within, self.ids = True, ids_beside_embeddings(args, kwargs)
             try:
                 return generate(*args, **kwargs)
             finally:
-                self.prompt, self.samples, self.within = outer
+                self.prompt, self.samples, self.within, self.ids = outer
                 if not self.within:
                     over()
 
@@ -51,6 +52,21 @@ class Generating(threading.local):
     def prompt_columns(self, past: int, length: int) -> int:
         """How many of a forward's ``length`` tokens belong to the prompt, if ``past`` are cached."""
         return length if self.prompt is None else min(max(self.prompt - past, 0), length)
+
+    def ids_of(self, past: int, embeds: Tensor) -> Tensor | None:
+        """Token ids [b, n] of a forward's embeddings [b, n, c], if ``past`` tokens are cached; None if not known."""
+        ids, (batch, length) = self.ids, embeds.shape[:2]
+        if ids is None or batch % ids.shape[0] or ids.shape[1] not in (length, past + length):
+            return None
+        # Beams of a sample follow one another.
+        return ids[:, -length:].repeat_interleave(batch // ids.shape[0], 0)
+
+
+def ids_beside_embeddings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Token ids [b, n] of a prompt that ``generate(*args, **kwargs)`` is given as ``inputs_embeds``, too."""
+    ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+    both = isinstance(kwargs.get("inputs_embeds"), Tensor) and isinstance(ids, Tensor) and ids.ndim == 2
+    return ids if both else None
 
 
 def prompt_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int] | None:

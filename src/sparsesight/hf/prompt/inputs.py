@@ -1,4 +1,4 @@
-"""What the arguments of a model tell before it runs: which tokens are pictures, padding or labels; what is refused."""
+"""What the arguments of a model tell before it runs: which tokens are pictures or padding; what is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ...errors import SparseSightError, UnsupportedModelError
+from ...errors import UnsupportedModelError
 
 
 def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
@@ -26,23 +26,6 @@ def asks_for_outputs(module: nn.Module, kwargs: dict[str, Any]) -> bool:
         kwargs.get(name) or getattr(config, name, None)
         for name in ("output_hidden_states", "output_attentions")
     )
-
-
-def check_labels(labels: Any, visual: Tensor) -> None:
-    """Refuse labels that are predicted from visual tokens [b, n]: those may be dropped, and predict nothing then.
-
-    Raises:
-        SparseSightError: naming a sample.
-    """
-    if not isinstance(labels, Tensor) or labels.shape != visual.shape:
-        return
-    wrong = (labels.to(visual.device)[:, 1:] != -100) & visual[:, :-1]
-    samples = wrong.any(1).nonzero()[:, 0].tolist()
-    if samples:
-        raise SparseSightError(
-            f"labels: in samples {samples} some are predicted from visual tokens, which may be dropped: set labels to "
-            "-100 on visual tokens and on the token after each picture"
-        )
 
 
 def is_checkpointed(decoder: nn.Module) -> bool:

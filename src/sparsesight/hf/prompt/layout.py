@@ -26,15 +26,20 @@ class Layout:
     frames: Frames
 
     @classmethod
-    def of(cls, valid: Tensor, frames: Frames, prompt: int | None = None) -> Layout:
+    def of(cls, valid: Tensor, frames: Frames, prompt: int | Tensor | None = None) -> Layout:
         """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once.
 
-        What was generated begins at column ``prompt``.
+        What was generated, or an answer, begins at column ``prompt``: of all samples, or of each [b].
         """
         rows = Rows.start(valid, frames.visual, prompt)
         counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
         visual, text, length = (tuple(x) for x in counts.tolist())
         return cls(rows, visual, text, length, frames)
+
+    @classmethod
+    def dense(cls, valid: Tensor) -> Layout:
+        """Of a prompt without visual tokens, or without any that are known."""
+        return cls.of(valid, Frames.given(torch.zeros_like(valid), None))
 
     @property
     def prunable(self) -> tuple[bool, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import SparseSightError
 from .frames import Frames
@@ -98,6 +98,7 @@ def layout_as_given(
     attention_mask: object,
     past: int,
     prompt: int,
+    prompt_end: Callable[[Tensor, int], int | Tensor],
 ) -> Layout | None:
     """The layout by the caller's own mask; None if these tokens are not the prompt it is about.
 
@@ -108,6 +109,7 @@ def layout_as_given(
         attention_mask: of the call.
         past: tokens cached before.
         prompt: how many of the tokens are the prompt's, as far as ``generate()`` knows.
+        prompt_end: tells from visual tokens [b, n] and that number where the prompt ends.
 
     Raises:
         SparseSightError: if there is no mask for a prompt, or one of another kind or size.
@@ -130,4 +132,14 @@ def layout_as_given(
     prompt = min(end, prompt) if callable(visual_mask) and not given.once else end
     mask, frames = mask.to(x.device), None if frames is None else frames.to(x.device)
     valid = valid_rows(attention_mask, mask)
-    return Layout.of(valid, Frames.given(mask & valid, frames), prompt)
+    visual = mask & valid
+    return Layout.of(valid, Frames.given(visual, frames), prompt_end(visual, prompt))
+
+
+def cannot_tell(model: nn.Module) -> SparseSightError:
+    """Of a prompt of embeddings alone."""
+    return SparseSightError(
+        f"inputs_embeds: in embeddings alone, no token of {type(model).__name__} can be told to be visual; put `with "
+        "visual_tokens(model, mask)` around the call, with mask=None for a prompt without pictures, or give generate() "
+        "the input_ids too"
+    )
