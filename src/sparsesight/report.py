@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from statistics import median
 from typing import Any
 
@@ -123,9 +124,12 @@ class Report:
         return rows
 
     def _repr_html_(self) -> str:
-        from .viz.html import report_fragment
-
-        return report_fragment(self)
+        samples = "".join(
+            f"<p>sample {i}, visual tokens per layer: {escape(staircase(sample.visual_per_layer))} "
+            f"{escape(sample.note)}</p>"
+            for i, sample in enumerate(self.samples)
+        )
+        return f"<div>{html_summary(self)}{html_table(self)}{samples}</div>"
 
     def __str__(self) -> str:
         lines = [f"{_name(self.method)}, pruning {where(self.layers)}"]
@@ -138,6 +142,21 @@ class Report:
             if any(clip.kind == "video" for clip in sample.clips):
                 lines += [f"    {clip}" for clip in sample.clips]
         return "\n".join(lines)
+
+
+def html_summary(report: Report) -> str:
+    """Method, budget and pruning layers as one HTML paragraph."""
+    parts = report.method.get("parts") or [report.method]
+    name = " > ".join(f"{part['method']}, retain {part['retain']}" for part in parts)
+    return f"<p>{escape(name)}, pruning {escape(where(report.layers))}</p>"
+
+
+def html_table(report: Report) -> str:
+    """:meth:`Report.rows` as an HTML table."""
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in report.rows())
+    return (
+        f"<table><thead><tr><th></th><th>dense</th><th>sparse</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
 
 
 def where(layers: Sequence[int]) -> str:

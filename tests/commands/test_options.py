@@ -15,8 +15,8 @@ from sparsesight.commands.options import (
     choose_retain,
     parse_counts,
     parse_layers,
-    parse_retain,
 )
+from sparsesight.core.retain import parse_retain
 from sparsesight.methods import make_method, parse
 from tests.commands.command_line import (
     ask,

@@ -11,7 +11,8 @@ from typing import Any
 from sparsesight.equal_cost import Prompt
 from sparsesight.eval.costs import Cost
 from sparsesight.eval.metrics import Mean, Metric
-from sparsesight.eval.task import Answer, Answering, Item, Sample
+from sparsesight.eval.records import Answer, Item, Sample
+from sparsesight.eval.task import Answering
 from sparsesight.methods import Method
 
 

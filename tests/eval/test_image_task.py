@@ -16,10 +16,11 @@ from sparsesight.compare import prepare
 from sparsesight.equal_cost import Prompt
 from sparsesight.eval.image_task import PictureQuestions
 from sparsesight.eval.prompts import Prompts, choose_setting
+from sparsesight.eval.records import Item
 from sparsesight.eval.report import write_report
 from sparsesight.eval.run_dir import Config, RunFolder
 from sparsesight.eval.sweep import RunSpec, cell_dict, sweep
-from sparsesight.eval.task import Answering, Item
+from sparsesight.eval.task import Answering
 from sparsesight.hf.loading import Loaded, load_model
 from sparsesight.images import open_image
 from sparsesight.methods import Method, make_method

@@ -14,7 +14,7 @@ pytest.importorskip("lmms_eval", reason="needs lmms-eval: pip install sparsesigh
 from sparsesight import SparseSightError
 from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.lmms.task import HarnessTask, harness_tasks
-from sparsesight.eval.task import Answer, Sample
+from sparsesight.eval.records import Answer, Sample
 from tests.eval.made_samples import cost
 
 from .datasets import EXPECTED, JUDGED, VERDICTS, build

@@ -11,7 +11,8 @@ import pytest
 
 from sparsesight import SparseSightError
 from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
-from sparsesight.eval.task import Sample, check_items, check_join, fingerprint
+from sparsesight.eval.records import Sample
+from sparsesight.eval.task import check_items, check_join, fingerprint
 from tests.eval.made_samples import Made, marked, sample
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
+from sparsesight.eval.records import Answer
 from sparsesight.eval.run_dir import CellFile, Config, RunFolder
-from sparsesight.eval.task import Answer
 from tests.eval.made_samples import cost, marked
 
 CONFIG = Config(

@@ -10,8 +10,8 @@ import pytest
 
 from sparsesight.eval.image_task import PictureQuestions
 from sparsesight.eval.prompts import Prompts, choose_setting
+from sparsesight.eval.records import Item
 from sparsesight.eval.scene_task import SCENES, SceneQuestions, scene_items
-from sparsesight.eval.task import Item
 from sparsesight.hf.loading import Loaded, load_model
 from sparsesight.methods import make_method
 

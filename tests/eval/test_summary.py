@@ -10,9 +10,9 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.equal_cost import EQUAL
 from sparsesight.eval.metrics import AccuracyPlus, Mean
+from sparsesight.eval.records import Sample
 from sparsesight.eval.summary import summarise
 from sparsesight.eval.sweep import RunSpec
-from sparsesight.eval.task import Sample
 from sparsesight.methods import make_method
 from tests.eval.made_samples import cost, marked, sample
 

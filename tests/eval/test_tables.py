@@ -13,9 +13,9 @@ from PIL import Image
 
 from sparsesight.eval.metrics import Mean
 from sparsesight.eval.plot import curves, plot
+from sparsesight.eval.records import Sample
 from sparsesight.eval.summary import summarise
 from sparsesight.eval.tables import comma_separated, markdown, title
-from sparsesight.eval.task import Sample
 from tests.eval.made_samples import marked
 from tests.eval.test_summary import CELLS, RIGHT, priced, runs, summary
 

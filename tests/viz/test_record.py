@@ -83,7 +83,7 @@ def test_a_merged_token_that_is_merged_again_takes_its_patches_along() -> None:
             into=np.array([into.get(t, -1) for t in token]),
         )
 
-    from sparsesight.viz.record import _stages
+    from sparsesight.viz.look import _stages
 
     first = choice([0, 1, 2, 3, 4, 5], [], [0, 1], {2: 3, 3: 3, 4: 5, 5: 5})
     second = choice([0, 1, 3, 5], [3, 5], [0, 5], {1: 1, 3: 1})

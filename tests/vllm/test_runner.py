@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsesight.vllm.runner import Backends, room_of
+from sparsesight.vllm.runner import Backends
+from sparsesight.vllm.step import room_of
 
 
 class Inner:

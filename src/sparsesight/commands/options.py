@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..core.retain import parse_retain
 from ..errors import SparseSightError
 
 if TYPE_CHECKING:
@@ -21,33 +22,6 @@ VERSION_VARIABLE = "USE_VERSION"
 SUFFIX = ":published"  # as in `methods.presets`, which takes seconds to import
 # SparseVLM's code runs the rules of v1.5 under "1_0", its default, and has no other name for them.
 VERSIONS = {"1_0": "sparsevlm:published", "1_5": "sparsevlm:published", "2_0": "sparsevlm+:published"}
-
-
-def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int, ...]:
-    """``64`` -> 64 tokens on average, ``0.33`` or ``33%`` -> a ratio, ``300,200,110`` -> counts per stage.
-
-    Args:
-        text: what was written.
-        source: the option or variable it was written in, for messages.
-
-    Raises:
-        SparseSightError: if it is none of these; the message names the source and the text.
-    """
-    value = text.strip()
-    if re.fullmatch(r"\d+", value, re.ASCII):
-        if int(value) < 1:
-            raise SparseSightError(f"{source} {text!r}: keep at least 1 token")
-        return int(value)
-    if re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*%|\d*\.\d+|\d+\.", value, re.ASCII):
-        ratio = float(value.rstrip("% ")) / (100 if value.endswith("%") else 1)
-        if not 0 < ratio <= 1:
-            raise SparseSightError(f"{source} {text!r}: a ratio lies above 0 and goes up to 1 (100%)")
-        return ratio
-    if re.fullmatch(r"\d+(\s*,\s*\d+)*\s*,?", value, re.ASCII):
-        return tuple(int(count) for count in value.rstrip(", ").split(","))
-    raise SparseSightError(
-        f"{source} {text!r} is no budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (300,200,110)"
-    )
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ from .costs import batch_costs
 from .metrics import Mean, Metric
 from .prompt_sizes import batch_sizes
 from .prompts import Prompts
-from .task import Answer, Answering, Item
+from .records import Answer, Item
+from .task import Answering
 
 Scorer = Callable[[str, Any], float]
 

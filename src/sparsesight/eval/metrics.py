@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .records import Sample
 from .statistics import Array
-from .task import Sample
 
 Marks = NDArray[np.bool_]
 

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 
 from ..errors import SparseSightError
-from .task import Answer, Sample
+from .records import Answer, Sample
 
 CONFIG = "config.json"
 RUN = "run.json"

@@ -16,7 +16,8 @@ from ..scenes.dataset import Example, examples
 from ..scenes.scenes import KINDS, SINGLE_OBJECT, VERSION
 from .image_task import PictureQuestions
 from .prompts import Prompts
-from .task import Answering, Item
+from .records import Item
+from .task import Answering
 
 # Names of tasks and the splits they are.
 SCENES = {"scenes": "test", "scenes-b": "test-b", "scenes-occluded": "occluded", "scenes-clutter": "clutter"}

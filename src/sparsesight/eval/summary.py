@@ -13,9 +13,10 @@ import numpy as np
 
 from ..equal_cost import EQUAL
 from .metrics import Metric
+from .records import Sample
 from .statistics import DRAWS, SEED, Array, Estimate, estimate, mcnemar, resample
 from .sweep import DENSE, RunSpec, budget_text
-from .task import Sample, check_join
+from .task import check_join
 
 Runs = Mapping[str, Sequence[Sample]]  # samples by the label of their cell
 

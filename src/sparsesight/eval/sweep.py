@@ -13,8 +13,9 @@ from ..errors import SparseSightError
 from ..flops import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
 from .distributed import Ranks
+from .records import Answer, Item, Sample
 from .run_dir import CellFile, RunFolder
-from .task import Answer, Item, Sample, Task, check_items
+from .task import Task, check_items
 
 DENSE = "dense"
 POLL = 1.0  # seconds between looks at what other processes have answered

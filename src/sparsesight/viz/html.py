@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, features
 
 from ..errors import SparseSightError
-from ..report import Report, where
+from ..report import html_summary, html_table
 from ..report import staircase as counted
 from .chart import staircase, svg
 from .colours import KEPT, RATES, web
@@ -93,18 +93,9 @@ def fragment(look: Look) -> str:
     return f'<div class="sparsesight"><style>{STYLE}</style>{_prompt(look.words)}{_body(look, "", alone=True)}</div>'
 
 
-def report_fragment(report: Report) -> str:
-    """A report as a notebook shows it."""
-    stairs = "".join(
-        f"<p>sample {i}, visual tokens per layer: {escape(counted(sample.visual_per_layer))} {escape(sample.note)}</p>"
-        for i, sample in enumerate(report.samples)
-    )
-    return f'<div class="sparsesight"><style>{STYLE}</style>{_said(report)}{_table(report)}{stairs}</div>'
-
-
 def _body(look: Look, name: str, *, alone: bool) -> str:
     heading = f"<h2>{escape(name.splitlines()[0])}</h2>" if name else ""
-    parts = [heading, _said(look.report), _stages(look)]
+    parts = [heading, html_summary(look.report), _stages(look)]
     scored = [
         i for i, stage in enumerate(look.stages) if len(np.unique(stage.score[np.isfinite(stage.score)])) > 1
     ]
@@ -117,7 +108,7 @@ def _body(look: Look, name: str, *, alone: bool) -> str:
         parts.append(f'<h2>Scores</h2><div class="row">{maps}</div>')
     if alone:
         parts.append("<h2>Visual tokens entering each layer</h2>" + _stairs({"": look}))
-    return "\n".join([*parts, _table(look.report)])
+    return "\n".join([*parts, html_table(look.report)])
 
 
 def _stages(look: Look) -> str:
@@ -168,22 +159,6 @@ def _answers(answers: Mapping[str, str]) -> str:
         for who, said in answers.items()
     )
     return f"<table>{rows}</table>" if rows else ""
-
-
-def _said(report: Report) -> str:
-    parts = report.method.get("parts") or [report.method]
-    name = " > ".join(f"{part['method']}, retain {part['retain']}" for part in parts)
-    return f"<p>{escape(name)}, pruning {escape(where(report.layers))}</p>"
-
-
-def _table(report: Report) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(dense)}</td><td>{escape(sparse)}</td></tr>"
-        for name, dense, sparse in report.rows()
-    )
-    return (
-        f"<table><thead><tr><th></th><th>dense</th><th>sparse</th></tr></thead><tbody>{rows}</tbody></table>"
-    )
 
 
 def _stairs(looks: Mapping[str, Look]) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from .planner import Step
-from .runner import begin_step, room_of
+from .step import begin_step, room_of
 
 
 class SparseModelState(DefaultModelState):

@@ -10,7 +10,7 @@ import pytest
 from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.lmms.prompt_templates import mmbench_prompt
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "benchmarks.md"
 
 
 def rows() -> dict[str, str]:

@@ -25,7 +25,7 @@ class Benchmark:
     Attributes:
         name: what a user writes.
         title: what tables call it.
-        tasks: tasks of lmms-eval, or of ours (``lmms_tasks/``), that make it up.
+        tasks: tasks of lmms-eval, or of ours (``tasks/``), that make it up.
         metrics: metrics whose values, over all tasks, are combined into the score. None: the task's first.
         combine: their mean or their sum.
         scale: factor from lmms-eval's unit to the published one.

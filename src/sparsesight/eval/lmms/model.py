@@ -14,7 +14,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from ... import sparsify
-from ...commands.options import parse_retain
+from ...core.retain import parse_retain
 from ...errors import SparseSightError
 from ...hf.decoder_shape import decoder_shape
 from ...hf.families import inspect_model

@@ -15,7 +15,7 @@ from ...suggestions import did_you_mean
 from .benchmarks import BENCHMARKS, Benchmark
 from .local_data import local_settings
 
-OUR_TASKS = Path(__file__).parent / "lmms_tasks"
+OUR_TASKS = Path(__file__).parent / "tasks"
 OURS = {path.stem for path in OUR_TASKS.glob("*/*.yaml")}
 
 

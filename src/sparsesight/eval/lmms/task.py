@@ -23,7 +23,8 @@ from ..distributed import one_process
 from ..image_task import prefill_clock
 from ..metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
 from ..prompt_sizes import batch_sizes
-from ..task import Answer, Answering, Item, Sample
+from ..records import Answer, Item, Sample
+from ..task import Answering
 from .benchmarks import Benchmark
 from .model import SparseSightModel
 from .registry import Resolved, harness_arguments, resolve
