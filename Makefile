@@ -129,7 +129,7 @@ format: $(STAMP) ## let ruff mend imports and layout
 	$(BIN)/python -m ruff format .
 
 .PHONY: families
-families: $(STAMP) ## write the README's table of model families
+families: $(STAMP) ## write the guide's table of model families
 	$(BIN)/python -m tests.hf.families.table
 
 # Every method at equal cost on the rendered scenes, by two processes of one thread; a run that was stopped goes on.

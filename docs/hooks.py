@@ -23,7 +23,6 @@ PAGES = (
     "src/sparsesight/bundled/README.md",
     *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("benchmarks/results/**/*.md")),
 )
-FAMILIES = "reference/families.md"  # what the README's chapter on models has folded
 PICTURES = tuple(sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("benchmarks/results/**/*.png")))
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 ELSEWHERE = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
@@ -35,15 +34,7 @@ def on_files(files: Files, config: Any) -> Files:
     for path in (*PAGES, *PICTURES):
         files.append(File.generated(config, f"project/{path}", abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "reference/commands.md", content=commands()))
-    files.append(File.generated(config, FAMILIES, content=families()))
     return files
-
-
-def families() -> str:
-    """The README's table of families, and what its checks are."""
-    chapter = (ROOT / "README.md").read_text("utf-8").split("## Models\n", 1)[1].split("\n## ", 1)[0]
-    folded = chapter.split("</summary>", 1)[1].split("</details>", 1)[0]
-    return f"# Model families\n\n{folded.strip()}\n"
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
@@ -57,8 +48,6 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
             return found[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         place = path.removeprefix("docs/") if path.startswith("docs/") else f"project/{path}"
-        if (path, anchor) == ("README.md", "#models"):
-            place, anchor = FAMILIES, ""
         if files.get_file_from_path(place) is None:
             if (ROOT / path).exists() and not path.startswith("docs/"):
                 return text

@@ -1,4 +1,4 @@
-"""The README's table of families says what the matrix tries."""
+"""The guide's table of families says what the matrix tries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.hf.families.refused import REFUSED
 from tests.hf.families.table import around, table
 
 
-def test_readme_has_the_table_of_the_matrix() -> None:
+def test_the_page_has_the_table_of_the_matrix() -> None:
     assert around()[1] == table(), "run `make families`"
 
 

@@ -1,4 +1,4 @@
-"""Every family of vision-language models as a tiny random model, for the test matrix and the README's table."""
+"""Every family of vision-language models as a tiny random model, for the test matrix and the guide's table."""
 
 from . import (
     gemma3n_like,

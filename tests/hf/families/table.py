@@ -1,4 +1,4 @@
-"""The README's table of model families, from the matrix. `python -m tests.hf.families.table` writes it there."""
+"""The guide's table of model families, from the matrix. `python -m tests.hf.families.table` writes it there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .base import Family
 from .matrix import CHECKS
 from .refused import REFUSED
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs/reference/families.md"
 BEGIN, END = "<!-- families: begin (make families) -->", "<!-- families: end -->"
 SEEN = {"image": "pictures", "image, video": "pictures, clips"}
 INPUTS = {"processor": "its processor", "tensors": "tensors"}
@@ -44,12 +44,12 @@ def _which(layers: str) -> str:
 
 
 def around() -> tuple[str, str, str]:
-    """The README before the table, the table it has, and the rest.
+    """The page before the table, the table it has, and the rest.
 
     Raises:
         ValueError: if it has no place for one.
     """
-    text = README.read_text()
+    text = PAGE.read_text()
     start = text.index(BEGIN) + len(BEGIN)
     end = text.index(END, start)
     return text[:start], text[start:end].strip(), text[end:]
@@ -57,7 +57,7 @@ def around() -> tuple[str, str, str]:
 
 def main() -> None:
     before, _, after = around()
-    README.write_text(f"{before}\n{table()}\n{after}")
+    PAGE.write_text(f"{before}\n{table()}\n{after}")
 
 
 if __name__ == "__main__":
