@@ -191,7 +191,7 @@ def bench(
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
     """A method as written, pruning after ``layers``."""
-    from ..methods import Compose, is_published, parse
+    from ..methods import is_published, parse
 
     method = parse(name)
     if layers is None:
@@ -200,7 +200,7 @@ def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
         raise SparseSightError(
             f"--layers: those of {name!r} are part of the published setting, leave them out"
         )
-    if isinstance(method, Compose):
+    if not method.one_budget:
         raise SparseSightError(
             f"--layers: the parts of {name!r} have layers of their own, write them in brackets"
         )

@@ -98,7 +98,7 @@ def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Meth
     Raises:
         SparseSightError: if there is none such, or an option says again what stands in brackets.
     """
-    from ..methods import Compose, is_published, make_method, parse
+    from ..methods import is_published, make_method, parse
 
     given: dict[str, Any] = {} if layers is None else {"layers": layers}
     if not {"(", ">"} & set(name):
@@ -106,7 +106,7 @@ def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Meth
         return make_method(name, **({} if budget is None else {"retain": budget}), **given)
     method = parse(name)
     said = name.replace(" ", "")
-    whole = isinstance(method, Compose) or is_published(name)
+    whole = not method.one_budget or is_published(name)
     for option, value in (("retain", retain), ("layers", layers)):
         if value is not None and (whole or f"{option}=" in said):
             raise SparseSightError(f"--{option} {value!r}: it belongs into the brackets of --method {name!r}")

@@ -88,10 +88,10 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
     Raises:
         SparseSightError: if there is none such.
     """
-    from ..methods import Compose, parse
+    from ..methods import parse
 
     method = parse(name)
-    if isinstance(method, Compose):
+    if not method.one_budget:
         raise SparseSightError(
             f"--method {name!r}: several methods after one another are not supported in vLLM"
         )

@@ -151,6 +151,11 @@ class Method(ABC):
         return False
 
     @property
+    def one_budget(self) -> bool:
+        """Whether another ``retain`` or ``layers`` can take the place of its own; a composition's parts have theirs."""
+        return True
+
+    @property
     def recycled_fraction(self) -> float:
         """Fraction of the dropped tokens that is merged and kept."""
         return 0.0

@@ -77,6 +77,10 @@ class Compose(Method):
         return any(part.requires_frames for part in self.parts)
 
     @property
+    def one_budget(self) -> bool:
+        return False
+
+    @property
     def recycled_fraction(self) -> float:
         return max(part.recycled_fraction for part in self.parts)
 

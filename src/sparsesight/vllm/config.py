@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.budget import Retain
 from ..errors import SparseSightError
-from ..methods import Compose, Method, SparseVLMPlus, from_dict
+from ..methods import Method, SparseVLMPlus, from_dict
 
 # Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
 logger = logging.getLogger("vllm.sparsesight")
@@ -97,7 +97,7 @@ def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Reques
 @lru_cache(maxsize=256, typed=True)  # typed: one token (1) is not every token (1.0)
 def _at(method: Method, stages: tuple[int, ...], retain: Retain) -> Method:
     try:
-        if isinstance(method, Compose) or getattr(method, "ratio", None) is not None:
+        if not method.one_budget or getattr(method, "ratio", None) is not None:
             raise SparseSightError(f"the server's method {str(method)!r} has no budget to change")
         if isinstance(retain, tuple) and len(retain) != len(stages):
             raise SparseSightError(f"give one count for each of the {len(stages)} pruning layers {stages}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..core.budget import Schedule
 from ..errors import BudgetError, SparseSightError
-from ..methods import Compose, Method
+from ..methods import Method
 from .config import RequestBudget
 from .state import Counts, Removed
 
@@ -96,7 +96,7 @@ def schedule_of(
     try:
         schedule = method.plan(visual, num_layers, stages)
     except BudgetError as error:
-        if asked.named or isinstance(method, Compose):
+        if asked.named or not method.one_budget:
             raise
         retain = method.retain
         assert not isinstance(retain, tuple)  # counts are always met
