@@ -7,7 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .errors import SparseSightError
-from .hf.loading import Loaded, out_of_memory
+from .hf.loading import GREEDY, Loaded, out_of_memory
+from .hf.prompt.limits import apply_template
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,9 +81,9 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
     try:
         if getattr(processor, "chat_template", None):
             content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-            inputs = processor.apply_chat_template(
+            inputs = apply_template(
+                processor,
                 [{"role": "user", "content": content}],
-                add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
@@ -91,7 +92,7 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
             text = PLAIN_PROMPT.format(image=placeholder, question=question)
             inputs = processor(text=text, images=image, return_tensors="pt")
     except Exception as error:  # a template is a program that came with the checkpoint
-        why = " ".join(str(error).split())[:160] or type(error).__name__
+        why = " ".join(str(error)[:4000].split())[:160] or type(error).__name__
         raise SparseSightError(
             f"the processor of model {loaded.name!r} cannot make a prompt of this question and picture ({why})"
         ) from error
@@ -157,6 +158,6 @@ def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, in
     import torch
 
     with torch.inference_mode():
-        output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, **GREEDY)
     new = output[0, inputs["input_ids"].shape[1] :]
     return loaded.processor.decode(new, skip_special_tokens=True).strip(), len(new)

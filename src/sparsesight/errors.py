@@ -1,5 +1,9 @@
 """The errors a user can cause. Their messages name the argument, the value and the fix."""
 
+from __future__ import annotations
+
+from reprlib import Repr
+
 
 class SparseSightError(ValueError):
     """Something asked of SparseSight cannot be done; nothing was changed."""
@@ -11,3 +15,17 @@ class BudgetError(SparseSightError):
 
 class UnsupportedModelError(SparseSightError):
     """A model, cache or option that sparsification does not work with."""
+
+
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = 120
+_REPR.maxlong = 40
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 64
+
+
+def brief(value: object) -> str:
+    """``repr`` of a value that came from outside, for a message: of bounded length and depth, whatever it is."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # Python refuses to write out an int of more than 4,300 digits
+        return f"a {type(value).__name__} of too many digits"

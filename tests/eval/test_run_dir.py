@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError
+from sparsesight.eval.cell_file import CellFile
 from sparsesight.eval.records import Answer
-from sparsesight.eval.run_dir import CellFile, Config, RunFolder
+from sparsesight.eval.run_dir import Config, RunFolder
 from tests.eval.made_samples import cost, marked
 
 CONFIG = Config(

@@ -18,9 +18,10 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.core.budget import Retain
 from sparsesight.equal_cost import Prompt, cost
+from sparsesight.eval.cell_file import CellFile
 from sparsesight.eval.distributed import Ranks
 from sparsesight.eval.report import write_report
-from sparsesight.eval.run_dir import CellFile, Config, RunFolder
+from sparsesight.eval.run_dir import Config, RunFolder
 from sparsesight.eval.sweep import RunSpec, cell_dict, equal_cost, make_cells, same_retain, sweep
 from sparsesight.eval.task import fingerprint
 from sparsesight.flops import DecoderShape

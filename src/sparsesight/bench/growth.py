@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SparseSightError
+from ..files import replace_file
 from .fits import fits
 from .slopes import exponent, slopes
 from .sweep import AXES, Line, Row, label, lines
@@ -61,7 +63,10 @@ def check_folder(folder: Path, plots: bool) -> None:
             ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bench.json").touch()
+        if not (folder / "bench.json").exists():
+            replace_file(folder / "bench.json", "")
+    except SparseSightError as error:
+        raise SparseSightError(f"--out {str(folder)!r}: {error}: choose another folder") from None
     except OSError as error:
         raise SparseSightError(
             f"--out {str(folder)!r} cannot be written ({error.strerror}): choose another folder"
@@ -81,14 +86,16 @@ def save(
     Where others are varied as well, there is a drawing for each of their values, which its name has.
     ``processor`` is for :func:`panels`, ``memory`` for :func:`.fits.fits`.
     """
-    (folder / "bench.json").write_text(json.dumps({"config": config, "rows": rows}, indent=1) + "\n")
+    replace_file(folder / "bench.json", json.dumps({"config": config, "rows": rows}, indent=1) + "\n")
     page = markdown(config, rows, sweep_tables(rows, memory))
-    (folder / "bench.md").write_text(page, encoding="utf-8")
+    replace_file(folder / "bench.md", page)
     written = [folder / "bench.json", folder / "bench.md"]
     for axis in AXES:
         for name, alike in _drawings(rows, axis).items():
             path = folder / f"growth-{name}.png"
-            draw(alike, axis, processor).savefig(path, dpi=130)
+            drawn = BytesIO()
+            draw(alike, axis, processor).savefig(drawn, format="png", dpi=130)
+            replace_file(path, drawn.getvalue())
             written.append(path)
     return written
 

@@ -7,12 +7,15 @@ import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import SparseSightError
+from ..files import replace_file
+from ..terminal import echo, rich_text
 from .options import METHOD, RETAIN, build_method, choose_method, given_retain, parse_layers
 
 if TYPE_CHECKING:
@@ -90,12 +93,10 @@ def ask(
             chosen = build_method(name, budget, pruning)
         with quiet(bars=download and progress.is_terminal):
             if download and progress.is_terminal:
-                progress.print(
-                    f"loading {title}", markup=False
-                )  # a spinner would fight with the progress bars
+                progress.print(rich_text(f"loading {title}"))  # a spinner would fight with the progress bars
                 loaded = load_model(model, device, dtype, trust_remote_code)
             else:
-                with progress.status(f"loading {title}"):
+                with progress.status(rich_text(f"loading {title}")):
                     loaded = load_model(model, device, dtype, trust_remote_code)
             with progress.status("asking, with all visual tokens and with few"):
                 result = compare(loaded, prepare(loaded, picture, question), chosen, max_new_tokens, picture)
@@ -118,13 +119,13 @@ def ask(
         }
         typer.echo(json.dumps(facts))
         if save is not None and saved is None:
-            typer.echo(f"note: {result.why_not}", err=True)
+            echo(f"note: {result.why_not}", err=True)
         return
     from .rendering import show
 
     show(result, picture=str(path), question=question, model=loaded.name)
     if saved is not None:
-        typer.echo(f"\nsaved {saved}")
+        echo(f"\nsaved {saved}")
 
 
 def _picture_and_question(image: str | None, question: str | None) -> tuple[Path, Image, str]:
@@ -170,6 +171,10 @@ def _check_target(save: Path) -> None:
         raise SparseSightError(
             f"--save {str(save)!r}: end the file name in .html, .gif or a picture format such as .png"
         )
+    if save.is_symlink() or (save.exists() and not save.is_file()):
+        raise SparseSightError(
+            f"--save {str(save)!r} is a link or no regular file, nothing is written through those: name another file"
+        )
     if not save.parent.is_dir():
         raise SparseSightError(f"--save {str(save)!r}: the directory does not exist, create it first")
     if not os.access(save if save.exists() else save.parent, os.W_OK):
@@ -177,16 +182,23 @@ def _check_target(save: Path) -> None:
 
 
 def _save(save: Path, result: Comparison, question: str) -> None:
+    from PIL import Image
+
     from .. import viz
 
-    assert result.look is not None
+    if result.look is None:
+        raise SparseSightError(f"--save {str(save)!r}: {result.why_not}")
     answers = {"dense": result.dense.answer, "sparse": result.sparse.answer}
     try:
         if save.suffix.lower() in PAGES:
-            save.write_text(viz.page(result.look, title=question, answers=answers), encoding="utf-8")
+            data: str | bytes = viz.page(result.look, title=question, answers=answers)
         elif save.suffix.lower() == ".gif":
-            save.write_bytes(viz.animate(result.look))
+            data = viz.animate(result.look)
         else:
-            viz.stages(result.look).save(save)
-    except OSError as error:
+            drawn = BytesIO()
+            kind = Image.registered_extensions()[save.suffix.lower()]
+            viz.stages(result.look).save(drawn, format=kind)
+            data = drawn.getvalue()
+        replace_file(save, data)
+    except (SparseSightError, OSError) as error:
         raise SparseSightError(f"--save {str(save)!r} cannot be written: {error}") from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
+from ..terminal import rich_text
 from .options import BUDGETS, METHOD, choose_budgets, choose_methods, parse_counts, parse_layers
 
 if TYPE_CHECKING:
@@ -253,20 +254,22 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | No
     from ..bench.table import equality, remarks, tables
 
     console = Console()
-    console.print(", ".join(f"{k} {v}" for k, v in config.items()), soft_wrap=True, highlight=False)
-    console.print(equality(rows), highlight=False)
+    console.print(
+        rich_text(", ".join(f"{k} {v}" for k, v in config.items())), soft_wrap=True, highlight=False
+    )
+    console.print(rich_text(equality(rows)), highlight=False)
     for made in (*tables(rows), *sweep_tables(rows, memory)):
-        table = Table(title=made.title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table = Table(title=rich_text(made.title), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True
         ):  # words stay whole, "0.97 (0.98)" may break
             words = [word for text in (head, *cells) for word in text.split()]
-            table.add_column(head, min_width=min(max(map(len, words)), 16), overflow="fold")
+            table.add_column(rich_text(head), min_width=min(max(map(len, words)), 16), overflow="fold")
         for cells in made.cells:
-            table.add_row(*cells)
+            table.add_row(*map(rich_text, cells))
         narrowest = Measurement.get(console, console.options.update_width(1000), table).minimum
         console.print(
             table, width=max(console.width, narrowest), crop=False
         )  # no column is lost on a narrow screen
     for text in remarks(rows):
-        console.print(text, highlight=False)
+        console.print(rich_text(text), highlight=False)

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import SparseSightError
+from ..terminal import one_line
 from .ask import ask
 from .bench import bench
 from .demo import demo
@@ -64,7 +65,7 @@ def _fail(error: Any) -> NoReturn:
             message = f"{error.message.rstrip('.')}. Did you mean {near[0]!r}?"
         if error.ctx is not None:
             message += f" (see {error.ctx.command_path} --help)"
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {one_line(message)}", err=True)
     sys.exit(2)
 
 

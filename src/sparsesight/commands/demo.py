@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
+from ..terminal import echo, rich_text
 from .options import METHOD, RETAIN, choose_plain_method, choose_retain
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def demo(
 
         make_method(name, retain=budget)
     with quiet(bars=download and progress.is_terminal):
-        progress.print(f"loading {'the bundled model' if model is None else model}", markup=False)
+        progress.print(rich_text(f"loading {'the bundled model' if model is None else model}"))
         loaded = load_model(model, device, dtype, trust_remote_code)
         from ..demo.engine import Engine
 
@@ -81,9 +82,9 @@ def demo(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the temporary folder goes
     try:
         with serving(engine, choices, host, port) as url:
-            typer.echo(f"SparseSight is at {url} (Ctrl+C ends it)")
+            echo(f"SparseSight is at {url} (Ctrl+C ends it)")
             if host not in LOOPBACK:
-                typer.echo(
+                echo(
                     f"note: whoever reaches {host}:{url.rstrip('/').rpartition(':')[2]} can use it", err=True
                 )
             while True:

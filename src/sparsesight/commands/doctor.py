@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..terminal import rich_text
+
 if TYPE_CHECKING:
     from .environment import Diagnosis
 
@@ -35,7 +37,6 @@ def doctor(
 def _show(found: Diagnosis) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     console = Console(highlight=False)
     good, bad, absent = ("yes", "green"), ("no", "red"), ("-", "dim")
@@ -44,9 +45,9 @@ def _show(found: Diagnosis) -> None:
     def part(title: str, rows: list[tuple[tuple[str, str], str, str]]) -> None:
         if table.row_count:
             table.add_row()
-        table.add_row("", Text(title, "bold"))
+        table.add_row("", rich_text(title, "bold"))
         for (sign, style), name, said in rows:
-            table.add_row(Text(sign, style), Text(name), Text(said))
+            table.add_row(rich_text(sign, style), rich_text(name), rich_text(said))
 
     part(
         f"Python {found.python} on {found.system}",
@@ -80,9 +81,9 @@ def _show(found: Diagnosis) -> None:
     console.print(table)
     console.print()
     console.print(
-        Text(f"does not work: {'; '.join(found.problems)}", "red")
+        rich_text(f"does not work: {'; '.join(found.problems)}", "red")
         if found.problems
-        else Text("all well", "green")
+        else rich_text("all well", "green")
     )
 
 

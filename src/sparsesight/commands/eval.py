@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from ..files import read_text
+from ..terminal import echo, plain
 from .options import BUDGETS, choose_budgets, choose_methods, split_list
 
 TASKS_HELP = (
@@ -129,8 +131,8 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        typer.echo((out / "table.md").read_text("utf-8"))
-        typer.echo(f"written to {out}")
+        echo(read_text(out / "table.md"))
+        echo(f"written to {out}")
 
 
 def _run(
@@ -214,10 +216,16 @@ def _progress(total: int, shown: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+    )
     console = Console(stderr=True)
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown
     ) as progress:
         bar = progress.add_task("", total=total)
-        yield lambda task, label, count: progress.update(bar, advance=count, description=f"{task} {label}")
+        yield lambda task, label, count: progress.update(
+            bar, advance=count, description=plain(f"{task} {label}")
+        )

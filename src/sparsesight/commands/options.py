@@ -30,7 +30,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
     Raises:
         SparseSightError: if it is not a list of numbers.
     """
-    if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", text, re.ASCII):
+    if not re.fullmatch(r"\s*\d{1,10}(\s*,\s*\d{1,10})*\s*", text, re.ASCII):
         raise SparseSightError(f"--layers {text!r} are no layers: write 0-based numbers such as 2,6,15")
     return tuple(int(layer) for layer in text.split(","))
 
@@ -42,7 +42,7 @@ def parse_counts(text: str, option: str) -> tuple[int, ...]:
         SparseSightError: if it is not a list of numbers of at least 1, none of them twice.
     """
     parts = text.split(",")
-    counts = tuple(int(x) if re.fullmatch(r"\s*\d+\s*", x, re.ASCII) else 0 for x in parts)
+    counts = tuple(int(x) if re.fullmatch(r"\s*\d{1,10}\s*", x, re.ASCII) else 0 for x in parts)
     if min(counts) < 1 or len(set(counts)) < len(counts):
         raise SparseSightError(f"{option} {text!r}: write different numbers of at least 1, such as 1,4")
     return counts

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report import staircase, where
+from ..terminal import rich_text
 from ..viz import text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     if result.layers:
         method += f", {where(result.layers)}"
     for name, value in (("picture", picture), ("model", model), ("method", method), ("question", question)):
-        facts.add_row(name, Text(_plain(value)))
+        facts.add_row(name, rich_text(value))
     facts.add_row()
     facts.add_row("dense", _answer(result.dense))
     verdict = ("the same answer", "green") if result.agree else ("another answer", "yellow")
@@ -41,10 +42,10 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     console.print(_report(result))
     sample = result.report.samples[0]
     per_layer = f"visual tokens entering each layer: {staircase(sample.visual_per_layer)}"
-    console.print(Text(f"{per_layer} ({sample.note})" if sample.note else per_layer))
+    console.print(rich_text(f"{per_layer} ({sample.note})" if sample.note else per_layer))
     if result.look is None:
         console.print()
-        console.print(Text(result.why_not), soft_wrap=True)
+        console.print(rich_text(result.why_not), soft_wrap=True)
         return
     if not result.kept:
         return
@@ -60,7 +61,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     console.print(Text(f"kept after each stage{added}", "dim"))
     ascii_only = not console.encoding.lower().startswith("utf")
     lines = text(result.look, width=console.width, ascii_only=ascii_only)
-    console.print(Text(lines), soft_wrap=True)
+    console.print(rich_text(lines), soft_wrap=True)
 
 
 def _report(result: Comparison) -> Table:
@@ -73,14 +74,9 @@ def _report(result: Comparison) -> Table:
     table.add_column("sparse", justify="right")
     for name, before, after in result.report.rows():
         known = measured.get(name)
-        table.add_row(name, before or ("" if known is None else f"{known:.2f}"), after)
+        table.add_row(*map(rich_text, (name, before or ("" if known is None else f"{known:.2f}"), after)))
     return table
 
 
 def _answer(answer: Answer) -> Text:
-    return Text(_plain(answer.answer) or "(nothing)", "bold")
-
-
-def _plain(text: str) -> str:
-    """Without characters that would steer the terminal; line breaks stay."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return rich_text(answer.answer or "(nothing)", "bold")

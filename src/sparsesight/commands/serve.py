@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import SparseSightError
+from ..terminal import echo
 from .options import METHOD, RETAIN, choose_plain_method, choose_retain, parse_layers
 
 if TYPE_CHECKING:
@@ -67,14 +68,12 @@ def serve(
 
     version = installed_version()
     arguments, variables, added = _complete(model, chosen, context.args)
-    typer.echo(f"sparsesight serves {model} with {chosen} by vLLM {version}, and sets", err=True)
+    echo(f"sparsesight serves {model} with {chosen} by vLLM {version}, and sets", err=True)
     for addition in added:
         words = "=".join(addition.words) if addition.is_variable else shlex.join(addition.words)
-        typer.echo(f"  {words}\n      {addition.why}", err=True)
+        echo(f"  {words}\n      {addition.why}", err=True)
     if dry_run:
-        typer.echo(
-            shlex.join([*(f"{k}={v}" for k, v in variables.items()), "python", "-m", SERVER, *arguments])
-        )
+        echo(shlex.join([*(f"{k}={v}" for k, v in variables.items()), "python", "-m", SERVER, *arguments]))
         return
     sys.stdout.flush()
     sys.stderr.flush()

@@ -20,7 +20,7 @@ from functools import lru_cache
 from itertools import pairwise
 from numbers import Integral, Real
 
-from ..errors import BudgetError
+from ..errors import BudgetError, brief
 
 Retain = int | float | tuple[int, ...]
 
@@ -29,6 +29,8 @@ PUBLISHED_LAYERS = 32
 PUBLISHED_VISUAL = 576
 # The "layer" of a stage that acts before the first decoder layer.
 BEFORE = -1
+MAX_TOKENS = 2**31 - 1  # what a budget may name; more than any prompt has
+MAX_STAGES = 1024
 
 
 @dataclass(frozen=True)
@@ -143,21 +145,27 @@ def check_retain(retain: Retain) -> None:
     """
     if isinstance(retain, bool) or not isinstance(retain, Real | tuple):
         raise BudgetError(
-            f"retain={retain!r}: use an int (average tokens), a ratio in (0, 1] or a tuple of counts"
+            f"retain={brief(retain)}: use an int (average tokens), a ratio in (0, 1] or a tuple of counts"
         )
     if isinstance(retain, tuple):
         if not retain or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 0 for k in retain):
-            raise BudgetError(f"retain={retain!r}: give one count >= 0 for each pruning layer")
+            raise BudgetError(f"retain={brief(retain)}: give one count >= 0 for each pruning layer")
+        if len(retain) > MAX_STAGES or max(retain) > MAX_TOKENS:
+            raise BudgetError(
+                f"retain={brief(retain)}: give at most {MAX_STAGES:,} counts, none above {MAX_TOKENS:,}"
+            )
         if any(a < b for a, b in pairwise(retain)):
-            raise BudgetError(f"retain={retain!r}: counts cannot grow from one stage to the next")
+            raise BudgetError(f"retain={brief(retain)}: counts cannot grow from one stage to the next")
     elif isinstance(retain, Integral):
         if retain < 1:
-            raise BudgetError(f"retain={retain!r}: at least 1 token")
+            raise BudgetError(f"retain={brief(retain)}: at least 1 token")
+        if retain > MAX_TOKENS:
+            raise BudgetError(f"retain={brief(retain)}: at most {MAX_TOKENS:,} tokens")
     elif not 0 < float(retain) <= 1:
         raise BudgetError(
-            f"retain={retain!r}: a ratio lies in (0, 1]; write {round(float(retain))} for tokens"
+            f"retain={brief(retain)}: a ratio lies in (0, 1]; write {round(float(retain))} for tokens"
             if 1 < float(retain) < math.inf
-            else f"retain={retain!r}: a ratio lies in (0, 1]"
+            else f"retain={brief(retain)}: a ratio lies in (0, 1]"
         )
 
 
@@ -233,7 +241,8 @@ def check_layers(layers: tuple[int, ...], num_layers: int | None = None) -> None
     if not fits or not layers or any(a >= b for a, b in pairwise(layers)):
         possible = "0 on" if num_layers is None else f"0 to {num_layers - 2} (of {num_layers})"
         raise BudgetError(
-            f"layers={layers!r}: give a tuple of ascending 0-based layers from {possible}; {BEFORE}: before the first"
+            f"layers={brief(layers)}: give a tuple of ascending 0-based layers from {possible}; {BEFORE}: before "
+            "the first"
         )
 
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..errors import BudgetError, SparseSightError
+from ..errors import BudgetError, SparseSightError, brief
 from .budget import (
     BEFORE,
+    MAX_STAGES,
     PUBLISHED_LAYERS,
     Retain,
     Schedule,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 # More visual tokens than any picture has: what cannot be met with these cannot be met.
 ANY_PICTURE = 1_000_000
+MAX_TEXT = 4096  # characters of a method as it is written
+MAX_WORD = 256  # ... and of a field of it
+MAX_NUMBER = 2**63 - 1  # of a field; larger ones do not even fit a tensor
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,13 @@ class Method(ABC):
     requires_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
 
     def __post_init__(self) -> None:
+        check_retain(tuple(self.retain) if isinstance(self.retain, list) else self.retain)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            object.__setattr__(self, field.name, plain_value(value))
             if isinstance(field.default, bool) and not isinstance(value, bool):
-                raise SparseSightError(f"{field.name}={value!r}: use True or False")
-        check_retain(self.retain)
+                raise SparseSightError(f"{field.name}={brief(value)}: use True or False")
+            check_plain(field.name, value)
+            object.__setattr__(self, field.name, plain_value(value))
         if self.layers is not None:
             check_layers(self.layers)
         if self.positions not in ("original", "compact"):
@@ -263,6 +268,23 @@ class PreDecoderMethod(Method):
 def is_number(value: object) -> bool:
     """Whether a field holds a finite number; ``True`` is none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_plain(name: str, value: object) -> None:
+    """Reject a field of a size or form that no method has a use for, before a method looks at it.
+
+    Raises:
+        SparseSightError: a number of more than 64 bits, a long text, a long list, lists within lists.
+    """
+    if isinstance(value, list | tuple) and len(value) > MAX_STAGES:
+        raise SparseSightError(f"{name}={brief(value)}: a list of {len(value):,} has no meaning")
+    for x in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(x, list | tuple):
+            raise SparseSightError(f"{name}={brief(value)}: lists within lists have no meaning")
+        if isinstance(x, Integral) and not isinstance(x, bool) and abs(int(x)) > MAX_NUMBER:
+            raise SparseSightError(f"{name}={brief(value)}: use numbers of at most 64 bits")
+        if isinstance(x, str) and len(x) > MAX_WORD:
+            raise SparseSightError(f"{name}={brief(value)}: a text of {len(x):,} characters has no meaning")
 
 
 def plain_value(value: Any) -> Any:

@@ -10,7 +10,7 @@ from ..bench import PREFILL, Times, timed_decoder
 from ..equal_cost import Prompt
 from ..hf.decoder_shape import decoder_shape
 from ..hf.families import inspect_model
-from ..hf.loading import Loaded, out_of_memory
+from ..hf.loading import GREEDY, Loaded, out_of_memory
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .costs import batch_costs
@@ -92,7 +92,7 @@ class PictureQuestions:
         pad = self._prompts.processor.tokenizer.pad_token_id
         with out_of_memory(self._model.device), torch.inference_mode():
             output = self._model.generate(
-                **inputs, pad_token_id=pad, max_new_tokens=self._max_new_tokens, do_sample=False
+                **inputs, pad_token_id=pad, max_new_tokens=self._max_new_tokens, **GREEDY
             )
         ms = spent()
         costs = batch_costs(self._shape, self._parts.visual_ids, inputs, run)

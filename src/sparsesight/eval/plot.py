@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ..errors import SparseSightError
+from ..files import replace_file
 from .sweep import DENSE
 from .tables import Latencies, title
 
@@ -101,4 +103,6 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
     lines, labels = axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(title(summary), fontsize=11)
-    figure.savefig(path, dpi=130)
+    data = BytesIO()
+    figure.savefig(data, format="png", dpi=130)
+    replace_file(path, data.getvalue())

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..compare import PLAIN_PROMPT
 from ..errors import SparseSightError
+from ..hf.prompt.limits import apply_template
 from ..suggestions import did_you_mean
 from .clips import sample_frames
 
@@ -118,9 +119,9 @@ class Prompts:
         """Model inputs of a left-padded batch."""
         options = {"padding": True, "return_tensors": "pt"}
         if getattr(self.processor, "chat_template", None):
-            return self.processor.apply_chat_template(
+            return apply_template(
+                self.processor,
                 conversations,
-                add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 processor_kwargs=options,

@@ -7,7 +7,55 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..errors import SparseSightError, brief
+from ..files import parse_json
 from .costs import Cost
+
+# Types of fields as they are read back: int and float are numbers, a float may be written as a whole one.
+_OPTIONAL = float | None
+_COST: dict[str, Any] = {
+    **dict.fromkeys(("equal_tokens", "equal_tokens_entering"), float),
+    **dict.fromkeys(("visual_tokens", "text_tokens", "flops_dense", "flops_sparse", "flops_scoring"), int),
+    **dict.fromkeys(("kv_bytes_dense", "kv_bytes_sparse"), int),
+    "kept": list,
+    "note": str,
+}
+_SAMPLE: dict[str, Any] = {
+    **dict.fromkeys(("id", "question", "answer", "unit", "part"), str),
+    "target": object,
+    "scores": dict,
+    "cost": dict,
+    "tags": list,
+}
+LARGEST = 1e30  # more than any count of operations
+
+
+def check_fields(data: Any, kinds: Mapping[Any, Any], where: str) -> None:
+    """Refuse what was read from a file if it has other fields than were written, or of other types.
+
+    Args:
+        data: the object.
+        kinds: type of each field; whole numbers are not negative, and all numbers finite and of a sensible size.
+        where: file and line, for the message.
+
+    Raises:
+        SparseSightError: naming ``where`` and the field.
+    """
+    if not isinstance(data, dict) or data.keys() != kinds.keys():
+        raise SparseSightError(f"{where} is damaged (other fields than {brief(list(kinds))})")
+    for name, kind in kinds.items():
+        value = data[name]
+        if kind in (int, float, _OPTIONAL):
+            if value is None and kind is _OPTIONAL:
+                continue
+            fits = isinstance(value, int) if kind is int else isinstance(value, int | float)
+            fits = (
+                fits and not isinstance(value, bool) and (0 if kind is int else -LARGEST) <= value <= LARGEST
+            )
+        else:
+            fits = isinstance(value, kind)
+        if not fits:
+            raise SparseSightError(f"{where} is damaged ({name} is {brief(value)})")
 
 
 @dataclass(frozen=True)
@@ -39,6 +87,17 @@ class Answer:
     text: str
     cost: Cost
     prefill_ms: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str) -> Answer:
+        """The inverse of ``asdict``.
+
+        Raises:
+            SparseSightError: naming ``where``, if it is none.
+        """
+        check_fields(data, {"text": str, "cost": dict, "prefill_ms": _OPTIONAL}, where)
+        check_fields(data["cost"], _COST, where)
+        return cls(**data)
 
 
 @dataclass(frozen=True)
@@ -74,7 +133,15 @@ class Sample:
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def from_line(cls, line: str) -> Sample:
-        """The inverse of :meth:`to_line`."""
-        data = json.loads(line)
+    def from_line(cls, line: str, where: str = "a sample") -> Sample:
+        """The inverse of :meth:`to_line`.
+
+        Raises:
+            SparseSightError: naming ``where``, if it is none.
+        """
+        data = parse_json(line, dict, where)
+        check_fields(data, _SAMPLE, where)
+        check_fields(data["cost"], _COST, where)
+        check_fields(data["scores"], dict.fromkeys(data["scores"], float), where)
+        check_fields(dict(enumerate(data["tags"])), dict.fromkeys(range(len(data["tags"])), str), where)
         return cls(**{**data, "tags": tuple(data["tags"])})

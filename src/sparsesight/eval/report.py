@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import SparseSightError
+from ..files import replace_file
+from .cell_file import CellFile, to_json
 from .plot import plot
-from .run_dir import SUMMARY, RunFolder, replace_file, to_json
+from .records import Sample
+from .run_dir import SUMMARY, RunFolder
 from .summary import summarise
 from .sweep import RunSpec
 from .tables import comma_separated, markdown
@@ -35,7 +39,7 @@ def write_report(
         task.name: (
             task.metric,
             {
-                cell.label: folder.cell(task.name, cell.label).samples()
+                cell.label: _samples(task, folder.cell(task.name, cell.label))
                 for cell in cells
                 if folder.cell(task.name, cell.label).done
             },
@@ -55,3 +59,23 @@ def write_report(
     if plots:
         plot(summary, latencies, folder.path / "plot.png")
     return summary
+
+
+def _samples(task: Task, file: CellFile) -> list[Sample]:
+    """The samples of a cell, if they are those of the task and have what its metric adds up.
+
+    Raises:
+        SparseSightError: naming the file.
+    """
+    samples = file.samples()
+    try:
+        if sorted(x.id for x in samples) != sorted(x.id for x in task.items):
+            raise ValueError("other questions than the task's")
+        task.metric.rows(samples)
+        task.metric.marks(samples)
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        why = f"no {error} among its scores" if isinstance(error, LookupError) else str(error)
+        raise SparseSightError(
+            f"{file.final} is damaged ({why}): delete this file, what it held is answered again"
+        ) from None
+    return samples

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..hf.loading import Loaded
+from ..hf.prompt.limits import apply_template
 from ..methods import Method
 from ..scenes.dataset import Example, examples
 from ..scenes.scenes import KINDS, SINGLE_OBJECT, VERSION
@@ -135,7 +136,7 @@ class SceneQuestions(PictureQuestions):
     def _text(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         turns = [{"role": "user", "content": content}]
-        return str(self._processor.apply_chat_template(turns, add_generation_prompt=True))
+        return str(apply_template(self._processor, turns))
 
     def _encoded(self, pictures: Sequence[Any]) -> list[Any]:
         """What the decoder is given of each picture; a method that looks at the tower must see it run."""

@@ -12,9 +12,10 @@ from ..equal_cost import Prompt, fit
 from ..errors import SparseSightError
 from ..flops import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
+from .cell_file import CellFile
 from .distributed import Ranks
 from .records import Answer, Item, Sample
-from .run_dir import CellFile, RunFolder
+from .run_dir import RunFolder
 from .task import Task, check_items
 
 DENSE = "dense"
@@ -171,7 +172,7 @@ def _answer(
 ) -> None:
     """Answer this process's share of the batches."""
     all_batches = batches(task.items, batch_size)
-    known = file.answered()
+    known = file.answered([len(batch) for batch in all_batches])
     if known is None:
         progress(task.name, cell.label, len(task.items))
         return
@@ -194,7 +195,7 @@ def _answer(
 def _finish(task: Task, file: CellFile, batch_size: int) -> bool:
     """Score a cell if all its batches are answered."""
     all_batches = batches(task.items, batch_size)
-    known = file.answered()
+    known = file.answered([len(batch) for batch in all_batches])
     if known is None:
         return True
     if len(known) < len(all_batches):

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SparseSightError
+from ..errors import SparseSightError, brief
 from ..suggestions import did_you_mean
+from .checkpoint import check_folder, check_hub
 
 if TYPE_CHECKING:
     from ..methods import Method
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+GREEDY = {"do_sample": False, "num_beams": 1}  # what `generate` is told wherever answers are compared
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,15 @@ def load_model(
     title = "the bundled model" if name is None else f"model {name!r}"
     local = Path(where).expanduser()
     if local.exists():
-        _check_folder(local, title)
+        check_folder(local, title)
         where = local
     elif _is_path(str(where)):
         raise SparseSightError(
             f"{title} does not exist: give a folder with a model, or a Hugging Face Hub id"
         )
     with _one_sentence(title, local.exists()):
+        if not local.exists():
+            check_hub(str(where), title)
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         own_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
         if type(config) not in AutoModelForImageTextToText._model_mapping and not own_code:
@@ -99,13 +103,36 @@ def load_model(
                 f"{title} lacks weights ({len(missing)}, the first is {missing[0]}): it is incomplete, or its "
                 "config.json belongs to another model"
             )
+        model.generation_config = greedy_config(model.generation_config, title)
     tower = None
     if text_tower is not None:
         from .vision.text_tower import TextTower
 
-        with _one_sentence(f"text tower {text_tower!r}", Path(text_tower).expanduser().exists()):
+        title, local = f"text tower {text_tower!r}", Path(text_tower).expanduser()
+        if local.exists():
+            check_folder(local, title)
+        with _one_sentence(title, local.exists()):
+            if not local.exists():
+                check_hub(text_tower, title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
     return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
+
+
+def greedy_config(config: Any, title: str) -> Any:
+    """A generation config with the token ids of a checkpoint's own and nothing else of it: beams, sampling, penalties,
+    lengths, forced and suppressed tokens, stop strings or an assistant would change what is compared.
+
+    Raises:
+        SparseSightError: if an id is no whole number.
+    """
+    from transformers import GenerationConfig
+
+    ids = {name: getattr(config, name, None) for name in TOKEN_IDS}
+    for name, value in ids.items():
+        several = value if isinstance(value, list) and name == "eos_token_id" else [value]
+        if value is not None and not all(type(x) is int for x in several):
+            raise SparseSightError(f"{title}: its generation config has {name}={brief(value)}: use token ids")
+    return GenerationConfig(**ids)
 
 
 def check_text_tower(methods: Sequence[str], text_tower: str | None) -> None:
@@ -221,27 +248,6 @@ def _is_path(name: str) -> bool:
     return not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", name, re.ASCII)
 
 
-def _check_folder(folder: Path, title: str) -> None:
-    """Say what a local folder lacks, before transformers says it at length."""
-    if not folder.is_dir():
-        raise SparseSightError(f"{title} is a file: give the folder that holds config.json and the weights")
-    if not (folder / "config.json").is_file():
-        raise SparseSightError(
-            f"{title} has no config.json: give a folder that save_pretrained wrote"
-            if any(folder.iterdir())
-            else f"{title} is an empty folder: download the model into it"
-        )
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    raise SparseSightError(
-        f"{title} has its weights only as pickle ({pickled[0]}), which can run any code when loaded: convert them to "
-        "safetensors"
-        if pickled
-        else f"{title} has no weights: add its *.safetensors files"
-    )
-
-
 @contextmanager
 def _one_sentence(title: str, local: bool) -> Iterator[None]:
     """Loading fails in many ways, all of them about the user's files, machine or connection."""
@@ -254,7 +260,9 @@ def _one_sentence(title: str, local: bool) -> Iterator[None]:
         raise
     except ImportError as error:
         raise SparseSightError(f"{title} needs a package that is not installed ({_gist(error)})") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except RecursionError:
+        raise SparseSightError(f"{title} has a file that is nested too deeply: download it again") from None
+    except Exception as error:  # readers raise whatever a malformed file leads them to
         said = str(error)
         if "trust_remote_code" in said:
             problem = "brings its own code: read it, then pass --trust-remote-code"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..core.method import Method, plain_value
-from ..errors import SparseSightError
+from ..core.method import MAX_TEXT, Method, plain_value
+from ..errors import SparseSightError, brief
 from ..suggestions import did_you_mean
 from .cdpruner import CDPruner
 from .compose import Compose
@@ -76,14 +76,14 @@ def make_method(method: Method | str, **options: Any) -> Method:
             f"{n}{SUFFIX}": f"{n}{SUFFIX}" for n, kind in METHODS.items() if kind.published_at is not None
         }
         raise SparseSightError(
-            f"method={method!r} is unknown; known are {sorted(METHODS)}{did_you_mean(method, spellings)}"
+            f"method={brief(method)} is unknown; known are {sorted(METHODS)}{did_you_mean(method, spellings)}"
         )
     kind = METHODS[method]
     known = [f.name for f in fields(kind)]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise SparseSightError(
-            f"method {method!r} has no option {unknown}; it has {known}{did_you_mean(unknown[0], known)}"
+            f"method {method!r} has no option {brief(unknown)}; it has {known}{did_you_mean(unknown[0], known)}"
         )
     return kind(**options)
 
@@ -93,8 +93,8 @@ def _published(name: str, options: dict[str, Any]) -> Method:
     other = sorted(set(options) - {"retain"})
     if other:
         raise SparseSightError(
-            f"method {name!r}: {other} cannot be chosen in a published setting, its budget alone is; write {plain!r} "
-            "to choose them"
+            f"method {name!r}: {brief(other)} cannot be chosen in a published setting, its budget alone is; write "
+            f"{plain!r} to choose them"
         )
     kind = METHODS[plain]
     return (
@@ -111,6 +111,16 @@ def parse(text: str) -> Method:
     Raises:
         SparseSightError: as :func:`make_method`, and for what is not written like this.
     """
+    if not isinstance(text, str):
+        raise SparseSightError(f"method {brief(text)}: write it as text, such as 'sparsevlm+(retain=64)'")
+    if len(text) > MAX_TEXT:
+        raise SparseSightError(
+            f"method {brief(text)} has {len(text):,} characters: write a name and options in at most {MAX_TEXT:,}"
+        )
+    if not text.isascii() or not all(sign.isprintable() or sign.isspace() for sign in text):
+        raise SparseSightError(
+            f"method {text!r}: names and options are written in plain ASCII, such as sparsevlm+(retain=64)"
+        )
     texts = re.split(r">", text)
     published = next((part.strip() for part in texts if is_published(part)), None)
     if published is not None and len(texts) > 1:
@@ -128,29 +138,69 @@ def _parse_one(text: str) -> Method:
             f"method {text!r}: write a name and options, such as sparsevlm+(retain=64, layers=(2, 6, 15))"
         )
     name, arguments = written.groups()
+    source = f"f({arguments or ''})"
     try:
-        call = ast.parse(f"f({arguments or ''})", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
-        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
-        assert len(options) == len(call.keywords)
-    except (SyntaxError, ValueError, AssertionError) as error:
+        call = ast.parse(source, mode="eval").body
+        # One call that ends where the text does: neither f(...)(...) nor a comment behind it.
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        if ast.get_source_segment(source, call) != source:
+            raise ValueError
+        options = {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg is not None}
+        if len(options) < len(call.keywords):  # ** or a name twice
+            raise ValueError
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SparseSightError(
-            f"method {text!r}: write options as name=value, such as retain=64, layers=(2, 6, 15)"
+            f"method {text!r}: write options as name=value, each once, such as retain=64, layers=(2, 6, 15)"
         ) from error
     return make_method(name, **options)
+
+
+def _value(node: ast.expr, inner: bool = False) -> Any:
+    """A number, a text, True, False, None, or a list of these; nothing is nested deeper.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _value(node.operand, inner=True) if isinstance(node.operand, ast.Constant) else None
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return -number
+    if isinstance(node, ast.Tuple | ast.List) and not inner:
+        return tuple(_value(element, inner=True) for element in node.elts)
+    raise ValueError(f"not a plain value: {type(node).__name__}")
 
 
 def from_dict(data: Mapping[str, Any]) -> Method:
     """The inverse of :meth:`Method.to_dict`.
 
     Raises:
-        SparseSightError: as :func:`make_method`.
+        SparseSightError: as :func:`make_method`, and for data that is no method.
     """
-    options = dict(data)
+    options = _fields(data)
     name = options.pop("method", "")
-    if name == Compose.name:
-        return Compose(*(from_dict(part) for part in options.get("parts", ())))
-    return make_method(name, **options)
+    if name != Compose.name:
+        return make_method(name, **options)
+    parts = options.pop("parts", ())
+    if options or not isinstance(parts, list | tuple):
+        raise SparseSightError(
+            f"method {Compose.name!r}: give its methods as a list of objects, 'parts', and nothing else; found "
+            f"{brief(options or parts)}"
+        )
+    fields_of = [_fields(part) for part in parts]
+    if any(part.get("method") == Compose.name for part in fields_of):
+        raise SparseSightError(f"method {Compose.name!r}: its parts are single methods, not compositions")
+    return Compose(*(from_dict(part) for part in fields_of))
+
+
+def _fields(data: Any) -> dict[str, Any]:
+    if not isinstance(data, Mapping) or not all(isinstance(name, str) for name in data):
+        raise SparseSightError(
+            f"method {brief(data)}: give an object such as {{'method': 'sparsevlm+', 'retain': 64}}"
+        )
+    return dict(data)
 
 
 __all__ = [

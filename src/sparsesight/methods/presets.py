@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.budget import Retain
 from ..core.method import Method
-from ..errors import BudgetError, SparseSightError
+from ..errors import BudgetError, SparseSightError, brief
 
 SUFFIX = ":published"
 
@@ -41,14 +41,14 @@ def make_published(kind: type[Method], retain: Retain | None = None) -> Method:
         return made
     if kind.published_at == ():
         raise SparseSightError(
-            f"retain={retain!r}: {name!r} is one setting without a budget; leave retain out"
+            f"retain={brief(retain)}: {name!r} is one setting without a budget; leave retain out"
         )
     # `==` would take True for 1, and a ratio of 1.0 for one token.
     if isinstance(retain, tuple) or not any(
         type(x) is type(retain) and x == retain for x in _known(kind.published_at, retain)
     ):
         raise BudgetError(
-            f"retain={retain!r}: {name!r} is published at {_in_words(kind.published_at)}; choose one, or write "
+            f"retain={brief(retain)}: {name!r} is published at {_in_words(kind.published_at)}; choose one, or write "
             f"{kind.name!r}, which takes any budget"
         )
     made = preset(retain)

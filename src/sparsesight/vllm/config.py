@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..core.budget import Retain
-from ..errors import SparseSightError
+from ..core.budget import MAX_STAGES, Retain
+from ..errors import SparseSightError, brief
 from ..methods import Method, SparseVLMPlus, from_dict
 
 # Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
@@ -37,7 +37,7 @@ def method_of(additional_config: Any) -> Method | None:
         return None
     if not isinstance(entry, Mapping):
         raise SparseSightError(
-            f'--additional-config: "{KEY}" is {entry!r}; give an object such as '
+            f'--additional-config: "{KEY}" is {brief(entry)}; give an object such as '
             f'{{"{KEY}": {{"method": "sparsevlm+", "retain": 64}}}}'
         )
     try:
@@ -57,7 +57,7 @@ def kv_groups_of(additional_config: Any) -> bool:
     entry = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
     asked = entry.get(KV_GROUPS, False) if isinstance(entry, Mapping) else False
     if not isinstance(asked, bool):
-        raise SparseSightError(f"{KV_GROUPS}={asked!r}: use true or false")
+        raise SparseSightError(f"{KV_GROUPS}={brief(asked)}: use true or false")
     return asked
 
 
@@ -78,19 +78,29 @@ def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Reques
         extra_args: of the request's sampling parameters.
 
     Raises:
-        SparseSightError: naming the argument, its value and what is possible.
+        SparseSightError: naming the argument, its value and what is possible; also for another argument that begins
+            with ``sparsesight_``.
     """
+    for name in extra_args if isinstance(extra_args, Mapping) else ():
+        if isinstance(name, str) and name.startswith(f"{KEY}_") and name != REQUEST_KEY:
+            raise SparseSightError(
+                f"{brief(name)} is no argument of sparsesight: the one there is, {REQUEST_KEY}, names a budget"
+            )
     asked = extra_args.get(REQUEST_KEY) if isinstance(extra_args, Mapping) else None
     if asked is None:
         return RequestBudget(method, named=False)
     if asked == DENSE:
         return RequestBudget(None, named=True)
+    if isinstance(asked, list) and len(asked) > MAX_STAGES:  # before it is kept by a cache
+        raise SparseSightError(
+            f"{REQUEST_KEY}={brief(asked)}: give one count for each of the {len(stages)} pruning layers {stages}"
+        )
     retain = tuple(asked) if isinstance(asked, list) else asked
     try:
         return RequestBudget(_at(method, stages, retain), named=True)
     except TypeError:  # no key of a cache, such as a list within a list
         raise SparseSightError(
-            f'{REQUEST_KEY}={asked!r}: use an int, a ratio in (0, 1], a list of counts or "{DENSE}"'
+            f'{REQUEST_KEY}={brief(asked)}: use an int, a ratio in (0, 1], a list of counts or "{DENSE}"'
         ) from None
 
 
@@ -103,4 +113,6 @@ def _at(method: Method, stages: tuple[int, ...], retain: Retain) -> Method:
             raise SparseSightError(f"give one count for each of the {len(stages)} pruning layers {stages}")
         return replace(method, retain=retain, layers=stages)
     except SparseSightError as error:
-        raise type(error)(f'{REQUEST_KEY}={retain!r}: {error}; "{DENSE}" or 1.0 keeps every token') from error
+        raise type(error)(
+            f'{REQUEST_KEY}={brief(retain)}: {error}; "{DENSE}" or 1.0 keeps every token'
+        ) from error

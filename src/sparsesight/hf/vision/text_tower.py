@@ -121,6 +121,7 @@ class TextTower:
                 f"text tower {name!r} is a {kind!r}: give the CLIP that the model's vision tower was taken from, such "
                 "as openai/clip-vit-large-patch14-336 for LLaVA-1.5"
             )
+        options = {"use_safetensors": True, **options}  # a pickle can run any code when it is loaded
         clip: Any = CLIPModel.from_pretrained(name, **options)
         return cls.from_clip(clip.to(device), AutoTokenizer.from_pretrained(name), prompt_tokenizer)
 

@@ -1,0 +1,133 @@
+"""The files of a checkpoint, checked before transformers opens any: weights are safetensors files of its own folder."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from ..errors import SparseSightError, brief
+from ..files import read_json
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+READ = (".json", ".jinja", ".safetensors", ".txt", ".model")  # suffixes of what transformers looks for
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+PLAIN_NAME = r"[A-Za-z0-9_][\w.-]*\.safetensors"
+
+
+def check_folder(folder: Path, title: str) -> None:
+    """Say what a local folder lacks, before transformers says it at length, and refuse files that lead elsewhere.
+
+    Raises:
+        SparseSightError: no model, weights only as pickle, an index that names anything but safetensors files of the
+            folder, a link out of it (those of the Hub's cache lead to its ``blobs``), or what is no regular file.
+    """
+    if not folder.is_dir():
+        raise SparseSightError(f"{title} is a file: give the folder that holds config.json and the weights")
+    if not (folder / "config.json").is_file():
+        raise SparseSightError(
+            f"{title} has no config.json: give a folder that save_pretrained wrote"
+            if any(folder.iterdir())
+            else f"{title} is an empty folder: download the model into it"
+        )
+    _check_files(folder, title)
+    config = _read(folder / "config.json", title)
+    named = config.get("transformers_weights")
+    if named is not None and not (isinstance(named, str) and _is_plain(named.removesuffix(".index.json"))):
+        raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")
+    if (folder / ADAPTER).exists():
+        raise SparseSightError(
+            f"{title} holds an adapter ({ADAPTER}), which names a model somewhere else: merge it into its model, "
+            "merge_and_unload() and save_pretrained()"
+        )
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        check_index(index, title, folder)
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    raise SparseSightError(
+        f"{title} has its weights only as pickle ({pickled[0]}), which can run any code when loaded: convert them to "
+        "safetensors"
+        if pickled
+        else f"{title} has no weights: add its *.safetensors files"
+    )
+
+
+def check_hub(name: str, title: str) -> None:
+    """The same of what is on the Hub or in its cache, as far as it decides which files are opened.
+
+    Raises:
+        SparseSightError: an adapter, or an index that names anything but safetensors files.
+    """
+    from transformers.utils.hub import cached_file
+
+    def found(file: str) -> str | None:
+        return cached_file(
+            name,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+
+    index = found(INDEX)
+    if index is not None:
+        check_index(Path(index), title)
+    config = found("config.json")
+    named = None if config is None else _read(Path(config), title).get("transformers_weights")
+    if named is not None:
+        raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")
+    if found(ADAPTER) is not None:
+        raise SparseSightError(f"{title} holds an adapter ({ADAPTER}): merge it into its model and load that")
+
+
+def check_index(index: Path, title: str, folder: Path | None = None) -> None:
+    """Refuse an index of weights that names anything but safetensors files beside it.
+
+    Raises:
+        SparseSightError: naming the index and the first wrong name.
+    """
+    weights: Any = _read(index, title).get("weight_map")
+    if not isinstance(weights, dict) or not weights:
+        raise SparseSightError(f"{title}: {index.name} has no weight_map of names: download it again")
+    for name in dict.fromkeys(brief(x) if not isinstance(x, str) else x for x in weights.values()):
+        if not _is_plain(name):
+            raise SparseSightError(f"{title}: {index.name} names {brief(name)} as weights: {_ONLY}")
+        if folder is not None and not (folder / name).is_file():
+            raise SparseSightError(f"{title} lacks {name}, which {index.name} names: download it again")
+
+
+def _read(file: Path, title: str) -> dict[str, Any]:
+    try:
+        return read_json(file, dict)
+    except SparseSightError as error:
+        raise SparseSightError(f"{title} cannot be loaded: {error}") from None
+
+
+_ONLY = "weights come from safetensors files of its own folder only; convert them with save_pretrained()"
+
+
+def _is_plain(name: str) -> bool:
+    return re.fullmatch(PLAIN_NAME, name, re.ASCII) is not None
+
+
+def _check_files(folder: Path, title: str) -> None:
+    """No pipe or device, which could be read for ever, and no link out of the folder but into the Hub's cache."""
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    for file in sorted((*folder.iterdir(), *folder.glob("additional_chat_templates/*"))):
+        if file.suffix not in READ:
+            continue
+        target = file.resolve()
+        if not target.is_relative_to(home) and not (blobs is not None and target.is_relative_to(blobs)):
+            raise SparseSightError(
+                f"{title}: {file.name} is a link out of the folder: put the file itself there"
+            )
+        try:
+            regular = stat.S_ISREG(file.stat().st_mode)
+        except OSError:
+            regular = False
+        if not regular:
+            raise SparseSightError(f"{title}: {file.name} is not a regular file: download it again")

@@ -1,0 +1,269 @@
+"""Model folders that somebody else made: one sentence each, nothing outside of the folder read, no code run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsesight import SparseSightError, bundled
+from sparsesight.compare import prepare
+from sparsesight.hf import checkpoint
+from sparsesight.hf.loading import Loaded, load_model
+from sparsesight.hf.prompt import limits
+from sparsesight.hf.vision.text_tower import TextTower
+from sparsesight.images import open_image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the bundled model, to be tampered with."""
+    return Path(shutil.copytree(bundled.MODEL_PATH, tmp_path / "model"))
+
+
+class Bomb:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("ran",)
+
+
+def write(name: str, text: str | bytes) -> Callable[[Path], None]:
+    return lambda folder: (
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode()) and None
+    )
+
+
+def index(*names: Any) -> Callable[[Path], None]:
+    """Shards by an index in place of one file."""
+
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "a.safetensors")
+        (folder / "bomb.bin").write_bytes(pickle.dumps(Bomb()))
+        (folder.parent / "out.safetensors").write_bytes(b"x")
+        weights = {f"w{i}": name for i, name in enumerate(names)}
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": weights})
+        )
+
+    return change
+
+
+def changed(file: str, **values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        data = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**data, **values}))
+
+    return change
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(folder.parent / name)
+
+    return change
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+HEADER = struct.pack("<Q", 2**63) + b"{}"
+
+FOLDERS: dict[str, Callable[[Path], None]] = {
+    "index of a pickle": index("a.safetensors", "bomb.bin"),
+    "index up": index("../out.safetensors"),
+    "index absolute": index("/etc/passwd"),
+    "index absolute weights": index("/tmp/a.safetensors"),
+    "index into a folder": index("sub/a.safetensors"),
+    "index with backslash": index("..\\out.safetensors"),
+    "index with a null byte": index("a\0.safetensors"),
+    "index with a line break": index("a.safetensors\n"),
+    "index hidden": index(".safetensors"),
+    "index of a number": index(3),
+    "index of a list": index(["a.safetensors"]),
+    "index of nothing": index(),
+    "index of what is missing": index("b.safetensors"),
+    "index of another type": write("model.safetensors.index.json", "[]"),
+    "index without a map": write("model.safetensors.index.json", '{"weight_map": 3}'),
+    "index deep": write("model.safetensors.index.json", DEEP),
+    "index beside the weights": write("model.safetensors.index.json", '{"weight_map": {"a": "b.bin"}}'),
+    "variant index": write("model.fp16.safetensors.index.json", '{"weight_map": {"a": "b.bin"}}'),
+    "weights named by the config": changed("config.json", transformers_weights="adapter_model.bin"),
+    "weights named outside": changed("config.json", transformers_weights="../out.safetensors"),
+    "weights named by a number": changed("config.json", transformers_weights=3),
+    "adapter": write("adapter_config.json", '{"base_model_name_or_path": "/somewhere"}'),
+    "weights linked": linked("model.safetensors"),
+    "config linked": linked("config.json"),
+    "tokenizer linked": linked("tokenizer.json"),
+    "template linked": linked("chat_template.jinja"),
+    "weights a pipe": pipe("model.safetensors"),
+    "tokenizer a pipe": pipe("tokenizer.json"),
+    "header too long": write("model.safetensors", HEADER),
+    "header cut": write("model.safetensors", b"\x10\0\0"),
+    "header deep": write("model.safetensors", struct.pack("<Q", len(DEEP)) + DEEP.encode()),
+    "header of another type": write("model.safetensors", struct.pack("<Q", 2) + b"[]"),
+    "pickle by another name": write("model.safetensors", pickle.dumps(Bomb())),
+    "weights empty": write("model.safetensors", b""),
+    "config a list": write("config.json", "[]"),
+    "config no text": write("config.json", b"\xff\xfe\0"),
+    "config deep": write("config.json", DEEP),
+    "config NaN": write("config.json", '{"model_type": NaN}'),
+    "model type a list": changed("config.json", model_type=["llava"]),
+    "text config a text": changed("config.json", text_config="x"),
+    "vision config a number": changed("config.json", vision_config=3),
+    "dtype unknown": changed("config.json", dtype="float\x1b[31m7"),
+    "dtype a list": changed("config.json", dtype=["float32"]),
+    "processor a list": write("processor_config.json", "[]"),
+    "processor deep": write("processor_config.json", DEEP),
+    "tokenizer a list": write("tokenizer.json", "[]"),
+    "tokenizer deep": write("tokenizer.json", DEEP),
+    "tokenizer config a list": write("tokenizer_config.json", "[]"),
+    "tokenizer config deep": write("tokenizer_config.json", DEEP),
+    "generation config ids": changed("generation_config.json", eos_token_id="x"),
+    "generation config flags": changed("generation_config.json", pad_token_id=True),
+    "its own code": changed("config.json", model_type="own", auto_map={"AutoConfig": "own.Own"}),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_that_is_refused(folder: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    FOLDERS[case](folder)
+    monkeypatch.chdir(folder.parent)
+    (folder / "own.py").write_text("import os\nos.mkdir('ran')\n")
+    # CPU's default of float32 would not ask for the checkpoint's own dtype.
+    with pytest.raises(SparseSightError) as caught:
+        load_model(str(folder), "cpu", "float32")
+    said = str(caught.value)
+    assert len(said) < 1000 and ("model" in said or "config" in said)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("case", ["index of a pickle", "weights linked", "adapter", "index up"])
+def test_a_text_tower_is_checked_like_a_model(folder: Path, case: str) -> None:
+    FOLDERS[case](folder)
+    with pytest.raises(SparseSightError, match="text tower"):
+        load_model(None, "cpu", text_tower=str(folder))
+
+
+def test_a_text_tower_is_never_unpickled(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**sizes, "image_size": 4, "patch_size": 2}
+    config = CLIPConfig(text_config={**sizes, "vocab_size": 9}, vision_config=vision, projection_dim=4)
+    config.save_pretrained(tmp_path)
+    torch.save(CLIPModel(config).state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        TextTower.from_pretrained(str(tmp_path))
+
+
+def test_the_cache_of_the_hub_is_loaded(folder: Path, tmp_path: Path) -> None:
+    """Its snapshots are links to the ``blobs`` beside them."""
+    home = tmp_path / "models--a--b"
+    (home / "blobs").mkdir(parents=True)
+    snapshot = home / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for file in folder.iterdir():
+        shutil.move(file, home / "blobs" / f"{file.name}-1")
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}-1")
+    checkpoint.check_folder(snapshot, "it")
+    assert load_model(str(snapshot), "cpu").model is not None
+    (snapshot / "config.json").unlink()
+    (tmp_path / "config.json").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../../config.json")
+    with pytest.raises(SparseSightError, match="link out of the folder"):
+        checkpoint.check_folder(snapshot, "it")
+
+
+def test_shards_of_the_folder_are_loaded(folder: Path) -> None:
+    model = load_model(str(folder), "cpu").model
+    model.save_pretrained(folder / "shards", max_shard_size="100KB")
+    for file in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / file, folder / "shards")
+    assert len(list((folder / "shards").glob("*.safetensors"))) > 1
+    again = load_model(str(folder / "shards"), "cpu").model
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+
+
+HOSTILE_GENERATION = {
+    "num_beams": 4,
+    "num_return_sequences": 3,
+    "do_sample": True,
+    "temperature": 5.0,
+    "repetition_penalty": 9.0,
+    "no_repeat_ngram_size": 1,
+    "max_length": 3,
+    "min_new_tokens": 50,
+    "max_time": 0.0,
+    "stop_strings": ["a"],
+    "forced_eos_token_id": 5,
+    "suppress_tokens": list(range(10, 40)),
+    "bad_words_ids": [[5]],
+    "guidance_scale": 7.0,
+    "prompt_lookup_num_tokens": 3,
+    "return_dict_in_generate": True,
+    "custom_generate": "evil",
+    "cache_implementation": "static",
+    "use_cache": False,
+}
+
+
+def test_a_generation_config_changes_no_answer(folder: Path) -> None:
+    """Beams, sampling, penalties, lengths, forced tokens: only the token ids of a checkpoint's own config count."""
+    before = load_model(str(folder), "cpu")
+    changed("generation_config.json", **HOSTILE_GENERATION)(folder)
+    loaded = load_model(str(folder), "cpu")
+    assert loaded.model.generation_config.to_dict() == before.model.generation_config.to_dict()
+    assert loaded.model.generation_config.eos_token_id is not None
+    for name in HOSTILE_GENERATION:
+        assert getattr(loaded.model.generation_config, name, None) != HOSTILE_GENERATION[name]
+
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+TEMPLATES = {
+    "loops": (LOOP, "did not end within"),
+    "range": ("{% for i in range(10**12) %}x{% endfor %}", "Range too big"),
+    "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    "output": ("{{ 'x' * 5000000 }}", "characters"),
+    "memory": ("{{ 'x' * 10**15 }}", "cannot make a prompt"),
+    "attribute": ("{{ messages.__class__.__base__.__subclasses__() }}", "cannot make a prompt"),
+    "syntax": ("{% if %}", "cannot make a prompt"),
+    "error": ("{{ raise_exception('\x1b[2J[/x]') }}", "cannot make a prompt"),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load_model(None, "cpu")
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_template_that_does_not_end_or_says_too_much(
+    loaded: Loaded, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, words = TEMPLATES[case]
+    monkeypatch.setattr(limits, "SECONDS", 0.3 if case == "loops" else 30)
+    monkeypatch.setattr(loaded.processor, "chat_template", template)
+    before, start = threading.active_count(), time.monotonic()
+    with pytest.raises(SparseSightError, match=words) as caught:
+        prepare(loaded, open_image(bundled.default_picture()), "What is this?")
+    assert time.monotonic() - start < 30 and len(str(caught.value)) < 500
+    assert threading.active_count() == before  # what loops is ended, not left behind
