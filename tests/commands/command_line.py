@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 import sparsesight
 from sparsesight import bundled
+from sparsesight.bench import ceilings
 from sparsesight.commands.cli import app
 
 VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN", "USE_VERSION")
@@ -23,7 +24,10 @@ QUESTION = bundled.picture_questions()[PICTURE.name][0]["question"]
 
 @pytest.fixture(autouse=True)
 def plain_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No variables of the developer's own, a folder of one's own, and one thread: the matrices are tiny."""
+    """No variables of the developer's own, a folder of one's own, one thread (the matrices are tiny), small buffers."""
+    monkeypatch.setitem(
+        ceilings.BUFFER, "cpu", 1 << 20
+    )  # what bench copies, many times over, to time the memory
     for name in (*VARIABLES, "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
