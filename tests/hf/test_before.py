@@ -13,14 +13,15 @@ from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_invariants import BACKENDS, NEW, batch, close, generate, model
+from tests.in_turn import in_turn
 
 ALONE = Random(0.4, (BEFORE,))
 BOTH = Compose(Random(0.6, (BEFORE,)), SparseVLMPlus(0.6))
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("attention", BACKENDS)
-@pytest.mark.parametrize("method", [ALONE, BOTH], ids=["alone", "composed"])
+@pytest.mark.parametrize(
+    ("family", "attention", "method"), in_turn(tiny.FAMILIES, BACKENDS, [BOTH, ALONE]), ids=str
+)
 def test_oracle_and_batch(family: str, attention: str, method: Any) -> None:
     built = model(family, attention)
     with sparsify(built, method) as run:

@@ -15,6 +15,7 @@ from sparsesight import UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import BACKENDS, batch, close, generate, model
 from tests.hf.threads import wrong_in_threads
+from tests.in_turn import in_turn
 
 
 def plain_state(built: Any) -> dict[str, Any]:
@@ -92,8 +93,7 @@ def test_saving_writes_what_it_writes_without_us(tmp_path: Path) -> None:
     assert not plain_state(again)
 
 
-@pytest.mark.parametrize("first", BACKENDS)
-@pytest.mark.parametrize("second", BACKENDS)
+@pytest.mark.parametrize(("first", "second"), in_turn(BACKENDS, [*BACKENDS[1:], BACKENDS[0]]))
 def test_attention_set_while_installed(first: str, second: str) -> None:
     """The next forward goes along: masks, pruning layers and all; restoring gives the attention that was set."""
     prompt = batch("llava")
