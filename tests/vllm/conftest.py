@@ -15,13 +15,18 @@ import pytest
 def engines_in_this_process() -> Iterator[None]:
     """The engine here, where its model can be asked, and a KV cache of 1 GiB unless the user names another.
 
-    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels.
+    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels. Classes
+    of models are looked at in this process: vLLM starts one for each, lest CUDA is set up here.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_CPU_CI_ENV", "1")
         if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        if find_spec("vllm") is not None:
+            from vllm.model_executor.models import registry
+
+            patch.setattr(registry, "_run_in_subprocess", lambda look: look())
         yield
 
 
