@@ -15,8 +15,8 @@ import pytest
 def engines_in_this_process() -> Iterator[None]:
     """The engine here, where its model can be asked, and a KV cache of 1 GiB unless the user names another.
 
-    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels. Classes
-    of models are looked at in this process: vLLM starts one for each, lest CUDA is set up here.
+    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels.
+    Classes of models are looked at in this process: vLLM starts one for each, lest CUDA is set up here.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
