@@ -15,7 +15,13 @@ def in_turn(*axes: Sequence[Any]) -> list[Any]:
     Not marked slow are as many combinations as the longest axis has values: its values in order, each with the next
     value of every other axis. This suits axes that are treated one apart from the other in the code under test.
     """
-    chosen = {tuple(k % len(axis) for axis in axes) for k in range(max(map(len, axes)))}
+    cases, lengths = max(map(len, axes)), [len(axis) for axis in axes]
+    # Of axes of one length the later ones turn more slowly, so that their values meet too.
+    strides = [n ** lengths[:j].count(n) for j, n in enumerate(lengths)]
+    strides = [s if s * n <= cases else 1 for s, n in zip(strides, lengths, strict=True)]
+    chosen = {
+        tuple(k // stride % n for stride, n in zip(strides, lengths, strict=True)) for k in range(cases)
+    }
     return [
         pytest.param(
             *(axis[i] for axis, i in zip(axes, places, strict=True)),

@@ -12,6 +12,7 @@ from sparsesight import METHODS, Method, SparseVLM, SparseVLMPlus, ToMe, VisionZ
 from sparsesight.methods import make_method
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
+from tests.in_turn import in_turn
 
 BACKENDS = ("eager", "sdpa", "flex_attention")
 NEW = 5
@@ -30,12 +31,10 @@ ALL = [
 ]
 
 
-def label(method: Method) -> str:
-    return (
-        f"{method.name}-{method.positions}"
-        + ("-adaptive" if method.data_dependent else "")
-        + f"-{method.layers}"
-    )
+def label(value: Any) -> str:
+    if not isinstance(value, Method):
+        return str(value)
+    return f"{value.name}-{value.positions}{'-adaptive' * value.data_dependent}-{value.layers}"
 
 
 @lru_cache(maxsize=16)
@@ -64,9 +63,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=3e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("attention", BACKENDS)
-@pytest.mark.parametrize("method", ALL, ids=label)
+@pytest.mark.parametrize(("family", "attention", "method"), in_turn(tiny.FAMILIES, BACKENDS, ALL), ids=label)
 def test_batch_equals_alone(family: str, attention: str, method: Method) -> None:
     """Left-padded, with different texts, picture counts and sizes, and a sample without a picture."""
     built = model(family, attention)
@@ -83,10 +80,11 @@ def test_batch_equals_alone(family: str, attention: str, method: Method) -> None
                 assert torch.equal(stage[i], own[0])
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("attention", BACKENDS)
-@pytest.mark.parametrize("method", WITHOUT_MERGING, ids=label)
-@pytest.mark.parametrize("sample", [0, 1])
+@pytest.mark.parametrize(
+    ("family", "attention", "method", "sample"),
+    in_turn(tiny.FAMILIES, BACKENDS, WITHOUT_MERGING, [0, 1]),
+    ids=label,
+)
 def test_oracle(family: str, attention: str, method: Method, sample: int) -> None:
     """A sparse run is a dense run in which later layers cannot see what was dropped: prefill and cached decoding."""
     prompt = batch(family, (sample,))
@@ -101,9 +99,7 @@ def test_oracle(family: str, attention: str, method: Method, sample: int) -> Non
     close(logits[0], expected[-NEW - 1 : -1])
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("attention", BACKENDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("family", "attention", "name"), in_turn(tiny.FAMILIES, BACKENDS, tuple(METHODS)))
 def test_keeping_everything_is_the_dense_model(family: str, attention: str, name: str) -> None:
     """Bit for bit: ``retain=1.0`` and a budget above the picture's size."""
     built, prompt = model(family, attention), batch(family)
@@ -191,8 +187,7 @@ def test_backends_keep_the_same_tokens(family: str) -> None:
             assert all(torch.equal(a, b) for a, b in zip(stage, reference, strict=True))
 
 
-@pytest.mark.parametrize("method", ALL, ids=label)
-@pytest.mark.parametrize("which", [(0,), (0, 1, 2, 3)])
+@pytest.mark.parametrize(("method", "which"), in_turn(ALL, [(0,), (0, 1, 2, 3)]), ids=label)
 def test_lengths_and_positions(method: Method, which: tuple[int, ...]) -> None:
     """KV lengths equal the report; the cache reports logical lengths; decoding goes on after the unpruned length."""
     built, prompt = model("llava"), batch("llava", which)
