@@ -58,8 +58,9 @@ pytest test-vllm: export OMP_NUM_THREADS = 1
 
 .PHONY: test
 test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin's in its own environment
-	@$(MAKE) --no-print-directory -j 2 lint docs
-	@$(MAKE) --no-print-directory -j 1 pytest test-vllm
+	@$(MAKE) --no-print-directory style
+	@$(MAKE) --no-print-directory -j 3 types docs pytest
+	@$(MAKE) --no-print-directory test-vllm
 	@$(BIN)/python -m tests.count $(RESULTS)
 
 # pyproject.toml leaves out the tests marked "slow"; an empty expression selects all.
@@ -67,10 +68,14 @@ test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin'
 test-all: ## make test with the tests marked "slow": every combination, and what takes minutes
 	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "" $(PYTEST_ARGS)'
 
-.PHONY: lint
-lint: $(STAMP) ## ruff and mypy
+.PHONY: lint style types
+lint: style types ## ruff and mypy
+
+style: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: $(STAMP)
 	$(BIN)/python -m mypy
 
 # Everything the build needs is installed; a broken link, an unknown name or anything fetched from elsewhere fails it.
