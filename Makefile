@@ -69,11 +69,12 @@ test-all: ## make test with the tests marked "slow": every combination, and what
 	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "" $(PYTEST_ARGS)'
 
 .PHONY: lint style types
-lint: style types ## ruff and mypy
+lint: style types ## ruff, bandit and mypy
 
 style: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m bandit --quiet -c pyproject.toml -r src
 
 types: $(STAMP)
 	$(BIN)/python -m mypy

@@ -77,8 +77,10 @@ def serve(
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    # In the place of this process, so that signals and the exit code are vLLM's.
-    os.execve(sys.executable, [sys.executable, "-m", SERVER, *arguments], {**os.environ, **variables})
+    # In the place of this process, so that signals and the exit code are vLLM's. No shell reads the arguments.
+    os.execve(  # nosec B606
+        sys.executable, [sys.executable, "-m", SERVER, *arguments], {**os.environ, **variables}
+    )
 
 
 def _method(name: str, retain: str | None, layers: str | None) -> Method:
