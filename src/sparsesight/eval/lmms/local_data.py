@@ -7,13 +7,13 @@ the Hub, laid out as a snapshot of the Hub is: ``[<configuration>/][...]<split>[
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import SparseSightError
+from ...errors import SparseSightError, brief
+from ...files import read_json
 
 KINDS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 CLIPS = (".mp4", ".avi", ".mkv", ".webm", ".gif", ".mov")
@@ -97,12 +97,28 @@ def _open_pictures(folder: Path, then: Callable[[Any], Any] | None) -> Callable[
 
         for column in ("image", "img_path"):
             if column in docs.column_names:
-                paths = [str(folder / path) for path in docs[column]]
+                paths = [str(folder / _inside(path, folder)) for path in docs[column]]
                 docs = docs.remove_columns(column).add_column("image", paths)
                 docs = docs.cast_column("image", datasets.Image())
         return then(docs) if then else docs
 
     return opened
+
+
+def _inside(path: Any, folder: Path) -> str:
+    """A path of a data file, if it leads down from the folder of pictures."""
+    if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise SparseSightError(f"{str(folder)!r}: the data names a picture outside of it, {brief(path)}")
+    return path
+
+
+def _rows(file: Path, *columns: str) -> list[dict[str, Any]]:
+    """The objects of a JSON file, each with ``columns``."""
+    rows: list[Any] = read_json(file, list)
+    for row in rows:
+        if not isinstance(row, dict) or not row.keys() >= set(columns):
+            raise SparseSightError(f"{file} is damaged ({brief(row)} lacks one of {', '.join(columns)})")
+    return rows
 
 
 def _clip_settings(root: Path, layout: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,8 +130,8 @@ def _clip_settings(root: Path, layout: Mapping[str, Any]) -> dict[str, Any]:
             f"{str(root)!r} lacks one of test_q.json, test_a.json and a folder {' or '.join(layout['clips'])}"
         )
     names = {path.stem: str(path) for path in sorted(clips.iterdir()) if path.suffix.lower() in CLIPS}
-    told = {str(row["question_id"]): row for row in json.loads(answers.read_text(encoding="utf-8"))}
-    asked = json.loads(questions.read_text(encoding="utf-8"))
+    told = {str(row["question_id"]): row for row in _rows(answers, "question_id", "answer")}
+    asked = _rows(questions, "question_id", "video_name", "question")
     rows, lost = [], []
     for question in asked:
         number, name = str(question["question_id"]), str(question["video_name"])
