@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -15,10 +16,12 @@ from sparsesight import bundled
 from sparsesight.demo import runs
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.runs import Asked
+from sparsesight.demo.uploads import Uploads
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
 from tests.commands.command_line import PICTURE, QUESTION, independent
 
+UPLOADS = Uploads(PICTURE.parent)
 LETTER = "What letter is on the white card?"
 
 
@@ -35,7 +38,7 @@ def words(html: str) -> str:
 
 
 def test_ask(engine: Engine) -> None:
-    views = list(runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 96), Event()))
+    views = list(runs.ask(engine, Asked(UPLOADS, PICTURE, QUESTION, "sparsevlm+", 96), Event()))
     dense, _ = independent(QUESTION)
     sparse, kept = independent(QUESTION, "sparsevlm+", retain=96)
     assert all(view.panels is None and not view.costs for view in views[:-1])
@@ -60,14 +63,14 @@ def test_ask(engine: Engine) -> None:
 
 
 def test_keeping_everything_says_why_there_is_no_picture(engine: Engine) -> None:
-    last = list(runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 576), Event()))[-1]
+    last = list(runs.ask(engine, Asked(UPLOADS, PICTURE, QUESTION, "sparsevlm+", 576), Event()))[-1]
     assert not last.panels and "every visual token" in last.no_panels
     assert "The same answer, with 100% of the prefill's arithmetic" in html.unescape(last.status)
 
 
 def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> None:
     stop = Event()
-    views = runs.ask(engine, Asked(str(PICTURE), QUESTION, "sparsevlm+", 64), stop)
+    views = runs.ask(engine, Asked(UPLOADS, PICTURE, QUESTION, "sparsevlm+", 64), stop)
     for view in views:
         if "ss-caret" not in view.dense:  # the dense answer is there
             stop.set()
@@ -87,24 +90,49 @@ def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> Non
         ({"retain": "many"}, "retain='many'"),
         ({"retain": 0}, "retain=0"),
         ({"retain": float("nan")}, "retain=nan"),
+        ({"retain": float("inf")}, "retain=inf"),
+        ({"retain": True}, "retain=True"),
+        ({"retain": 10**400}, "a whole number"),
+        ({"retain": 1_000_001}, "1,000,000 at most"),
+        ({"method": "x" * 10**6}, "is unknown"),
+        ({"method": ["sparsevlm+"]}, "is unknown"),
+        ({"question": "\ud800"}, "half a character"),
+        ({"path": PICTURE.parent / ".." / "pictures.json"}, "not on the server"),
     ],
 )
-def test_mistakes_are_found_before_a_turn(change: dict[str, object], part: str) -> None:
-    good: dict[str, object] = {
-        "path": str(PICTURE),
+def test_mistakes_are_found_before_a_turn_and_again_when_it_has_come(
+    change: dict[str, Any], part: str
+) -> None:
+    good: dict[str, Any] = {
+        "uploads": UPLOADS,
+        "path": PICTURE,
         "question": QUESTION,
         "method": "sparsevlm+",
         "retain": 64,
     }
-    Asked(**good).check()  # type: ignore[arg-type]
-    with pytest.raises(SparseSightError, match=re.escape(part)):
-        Asked(**{**good, **change}).check()  # type: ignore[arg-type]
+    Asked(**good).check()
+    asked, nobody = Asked(**{**good, **change}), cast(Engine, None)  # no model is asked
+    with pytest.raises(SparseSightError, match=re.escape(part)) as caught:
+        asked.check()
+    assert len(str(caught.value)) < 300
+    for run in (
+        runs.ask(nobody, asked, Event()),
+        runs.compare(nobody, asked, ["random"], [64], Event()),
+        runs.watch(nobody, asked, asked, None, Event()),
+    ):
+        with pytest.raises((SparseSightError, StopIteration)) as again:
+            while True:
+                next(run)  # type: ignore[call-overload]
+        if (
+            "question" not in change or change["question"] != "  "
+        ):  # nothing to look at is no mistake of a look
+            assert str(again.value) == str(caught.value)
 
 
 def test_a_mistake_found_while_generating_is_shown_and_raised(engine: Engine) -> None:
     seen = []
     with pytest.raises(SparseSightError, match="'<image>'"):
-        for view in runs.ask(engine, Asked(str(PICTURE), "Is <image> red?", "sparsevlm+", 64), Event()):
+        for view in runs.ask(engine, Asked(UPLOADS, PICTURE, "Is <image> red?", "sparsevlm+", 64), Event()):
             seen.append(view)
     assert 'role="alert"' in seen[-1].status and "&lt;image&gt;" in seen[-1].status
     assert "no answer" in words(seen[-1].dense) and "no answer" in words(seen[-1].sparse)
@@ -112,7 +140,7 @@ def test_a_mistake_found_while_generating_is_shown_and_raised(engine: Engine) ->
 
 def test_compare(engine: Engine) -> None:
     methods, budgets = ["sparsevlm+", "tome"], [192, 64]
-    seen = list(runs.compare(engine, Asked(str(PICTURE), LETTER), methods, budgets, Event()))
+    seen = list(runs.compare(engine, Asked(UPLOADS, PICTURE, LETTER), methods, budgets, Event()))
     grids = [grid for grid, _ in seen if grid is not None]
     assert len(grids) == 5  # dense, and one with each cell
     assert [grid.count("to come") for grid in grids] == [4, 3, 2, 1, 0]
@@ -125,14 +153,16 @@ def test_compare(engine: Engine) -> None:
 
 
 def test_a_method_that_cannot_stands_in_its_own_cells(engine: Engine) -> None:
-    seen = list(runs.compare(engine, Asked(str(PICTURE), LETTER), ["pyramiddrop", "random"], [576], Event()))
+    seen = list(
+        runs.compare(engine, Asked(UPLOADS, PICTURE, LETTER), ["pyramiddrop", "random"], [576], Event())
+    )
     last = [grid for grid, _ in seen if grid is not None][-1]
     assert "there is nothing to measure" in last and "to come" not in last
 
 
 def test_a_stopped_comparison_keeps_its_cells(engine: Engine) -> None:
     stop, last, status = Event(), None, ""
-    for grid, said in runs.compare(engine, Asked(str(PICTURE), LETTER), ["random"], [192, 64], stop):
+    for grid, said in runs.compare(engine, Asked(UPLOADS, PICTURE, LETTER), ["random"], [192, 64], stop):
         last, status = grid or last, said
         if last is not None and last.count("to come") == 1:
             stop.set()
@@ -144,8 +174,12 @@ def test_a_stopped_comparison_keeps_its_cells(engine: Engine) -> None:
     [
         ([], [64], "no method"),
         (["random"], [], "no budget"),
-        (["random"], [0], "no budget"),
-        (["random"], ["64"], "no budget"),
+        (["random"], [0], "budget 0 is none"),
+        (["random"], ["64"], "budget '64' is none"),
+        (["random"], [True], "budget True is none"),
+        (["random"], [10**9], "is none"),
+        ([["random"]], [64], "is unknown"),
+        (["random"] * 10**5, [64], "100000 methods"),
         (["florb"], [64], "'florb'"),
         (["random"] * 9, [192, 128, 64], "27 runs"),
     ],
@@ -159,7 +193,7 @@ def look(
     engine: Engine, main: str, other: str, seen: runs.Looked | None = None, path: Path = PICTURE
 ) -> tuple[list[str], runs.Looked | None, str]:
     """The questions of the figures, what is remembered, and the line of status."""
-    both = [Asked(str(path), question, "sparsevlm+", 64) for question in (main, other)]
+    both = [Asked(UPLOADS, path, question, "sparsevlm+", 64) for question in (main, other)]
     for asked in both:
         asked.check(typing=True)
     *_, (shown, seen, status) = runs.watch(engine, *both, seen, Event())
@@ -197,14 +231,16 @@ def test_an_upload_is_read_anew(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.open(bundled.pictures()[1]).save(path)
     question = bundled.picture_questions()[bundled.pictures()[1].name][0]
-    last = list(runs.ask(engine, Asked(str(path), question["question"], "sparsevlm+", 288), Event()))[-1]
+    last = list(
+        runs.ask(engine, Asked(Uploads(tmp_path), path, question["question"], "sparsevlm+", 288), Event())
+    )[-1]
     assert question["answer"] in words(last.dense)
 
 
 def test_the_key_has_what_occurs_on_the_picture(engine: Engine) -> None:
-    path = str(bundled.pictures()[0])
+    path = bundled.pictures()[0]
     for method, merged in (("sparsevlm", True), ("random", False)):
-        last = list(runs.ask(engine, Asked(path, QUESTION, method, 64), Event()))[-1]
+        last = list(runs.ask(engine, Asked(UPLOADS, path, QUESTION, method, 64), Event()))[-1]
         assert last.panels is not None
         whole, *rest = last.panels
         assert whole.marks == ()

@@ -8,11 +8,8 @@ import os
 import re
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +17,7 @@ from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
 from tests.commands.command_line import PICTURE, QUESTION
+from tests.demo.client import config, get, join, upload
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
 
@@ -47,26 +45,6 @@ def served(engine: Engine) -> Iterator[tuple[str, Path]]:
     port = int(url.rstrip("/").rpartition(":")[2])
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port))  # nobody listens any more
-
-
-def get(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    request = urllib.request.Request(url, data, {k.replace("_", "-"): v for k, v in headers.items()})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def upload(url: str, content: bytes, name: str = "a.png") -> tuple[int, bytes]:
-    head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
-    body = head + content + b"\r\n--b--\r\n"
-    return get(f"{url}gradio_api/upload", body, Content_Type="multipart/form-data; boundary=b")
-
-
-def config(url: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(get(f"{url}config")[1])
-    return found
 
 
 def test_it_listens_on_this_machine_only(served: tuple[str, Path]) -> None:
@@ -130,16 +108,6 @@ def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], 
     )
     said = join(url, check["id"], [{**picture, "path": path}, QUESTION, "florb", 64])
     assert "Method='florb' is unknown" in html.unescape(said)  # choices are not trusted either
-
-
-def join(url: str, number: int, data: list[Any]) -> str:
-    """Everything that the server says about one event."""
-    body = {"data": data, "fn_index": number, "session_hash": f"page{time.monotonic_ns()}"}
-    code, said = get(
-        f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json"
-    )
-    assert code == 200, said
-    return get(f"{url}gradio_api/queue/data?session_hash={body['session_hash']}")[1].decode()
 
 
 def test_a_port_that_is_taken(engine: Engine) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +81,7 @@ def demo(
         choices = first_choices(engine, name, budget)
     from ..demo.server import serving
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the temporary folder goes
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder goes
     try:
         with serving(engine, choices, host, port) as url:
             echo(f"SparseSight is at {url} (Ctrl+C ends it)")
@@ -87,12 +89,15 @@ def demo(
                 echo(
                     f"note: whoever reaches {host}:{url.rstrip('/').rpartition(':')[2]} can use it", err=True
                 )
-            while True:
-                time.sleep(1)
-    except KeyboardInterrupt:
-        typer.echo("ended")
+            with suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(1)
     finally:
         engine.close()
+    typer.echo("ended")
+    sys.stdout.flush()
+    # Threads of the server and of the model may be in the middle of something; nobody waits for it any more.
+    os._exit(0)
 
 
 def first_choices(engine: Engine, method: str, budget: int | float) -> Choices:

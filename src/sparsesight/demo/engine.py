@@ -10,11 +10,13 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers.generation.streamers import BaseStreamer
 
 from ..bench.cases import make_cases, prompt_sizes
 from ..bench.timing import settle
 from ..compare import Pruned, prepare, pruned
+from ..errors import SparseSightError
 from ..hf.decoder_shape import decoder_shape
 from ..hf.families import inspect_model
 from ..hf.loading import Loaded, out_of_memory
@@ -25,6 +27,7 @@ from .running import OneThread, Put, interruptible
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MAX_PROMPT = 32_768  # tokens, or what the model has been made for
 MAX_WARM = 1000  # kinds of runs that are remembered as warm
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a character reads as while some of its tokens are to come
 
@@ -122,8 +125,9 @@ class Engine:
         model = self.loaded.model
         with ExitStack() as stack:
             stack.enter_context(out_of_memory(model.device))
-            stack.enter_context(interruptible(self._parts.layers, stop))
+            stack.enter_context(interruptible(_layers(model), stop))
             inputs = prepare(self.loaded, picture, question)
+            self._check_length(inputs)
             if method is not None and equal_to is not None:
                 sizes = prompt_sizes(model, inputs)
                 cases = make_cases(
@@ -140,6 +144,19 @@ class Engine:
             found = None if run is None else pruned(run, picture, self.loaded, inputs)
             put(replace(last, method=method, pruned=found, done=True))
 
+    def _check_length(self, inputs: Any) -> None:
+        """Refuse a prompt that would keep the model from everybody else."""
+        length = inputs["input_ids"].shape[-1]
+        context = (
+            getattr(self.loaded.model.get_decoder().config, "max_position_embeddings", None) or MAX_PROMPT
+        )
+        limit = min(MAX_PROMPT, context)
+        if length > limit:
+            raise SparseSightError(
+                f"the picture and the question are {length:,} tokens, more than the limit of {limit:,}: ask something "
+                "shorter, or of a smaller picture"
+            )
+
     def _warm_up(self, inputs: Any, method: Method | None) -> None:
         """Let no answer pay for the first run of its kind."""
         pixels = inputs.get("pixel_values")
@@ -155,6 +172,12 @@ class Engine:
             self.loaded.model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, streamer=streamer
             )
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    """What a model does one after the other, its vision tower included."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [layer for layers in lists for layer in layers]
 
 
 class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]

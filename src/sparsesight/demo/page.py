@@ -16,8 +16,8 @@ from . import cards, runs
 from .engine import Engine
 from .pictures import Panel
 from .running import SessionRegistry
-from .uploads import read_upload
-from .wiring import AT_ONCE, connect, path_of, sentences
+from .uploads import Uploads
+from .wiring import AT_ONCE, Page, connect, sentences
 
 COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
 KEPT, SCORES = "kept", "scores"
@@ -51,20 +51,21 @@ class Inputs:
     retain: Any
 
 
-def build(engine: Engine, desk: SessionRegistry, choices: Choices) -> gr.Blocks:
+def build(engine: Engine, desk: SessionRegistry, choices: Choices, uploads: Uploads) -> gr.Blocks:
     """The page of a model; :func:`.server.serving` launches it."""
-    with gr.Blocks(title="SparseSight", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with Page(title="SparseSight", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        page.uploads = uploads
         gr.HTML(_header(engine.loaded.name, choices.visual))
         with gr.Row(elem_id="ss-main"):
             with gr.Column(scale=2, min_width=300):
-                inputs = _inputs(choices)
+                inputs = _inputs(choices, uploads)
             with gr.Column(scale=5, min_width=320), gr.Tabs():
                 with gr.Tab("Ask", id="ask"):
-                    _ask_tab(engine, desk, inputs)
+                    _ask_tab(engine, desk, uploads, inputs)
                 with gr.Tab("Compare", id="compare"):
-                    _compare_tab(engine, desk, inputs, choices)
+                    _compare_tab(engine, desk, uploads, inputs, choices)
                 with gr.Tab("Change the question", id="watch"):
-                    _watch_tab(engine, desk, inputs, live=choices.seconds <= LIVE)
+                    _watch_tab(engine, desk, uploads, inputs, live=choices.seconds <= LIVE)
 
         def leave(request: gr.Request) -> None:
             desk.close(str(request.session_hash))
@@ -86,7 +87,7 @@ def _header(model: str, visual: int) -> str:
     )
 
 
-def _inputs(choices: Choices) -> Inputs:
+def _inputs(choices: Choices, uploads: Uploads) -> Inputs:
     first = bundled.default_picture()
     picture = gr.Image(
         value=str(first),
@@ -135,10 +136,11 @@ def _inputs(choices: Choices) -> Inputs:
 
     def look(upload: Any) -> None:
         if upload is not None:
-            read_upload(path_of(upload))
+            uploads.check(uploads.path_of(upload))
 
     def choose(number: Any) -> tuple[str, str, Any]:
-        path = bundled.pictures()[int(number)]
+        pictures = bundled.pictures()
+        path = pictures[min(max(int(number), 0), len(pictures) - 1)]
         offered = _suggestions(path)
         return str(path), offered[0][0], gr.Dataset(samples=offered)
 
@@ -168,7 +170,7 @@ def _buttons(desk: SessionRegistry, name: str, run: str) -> Any:
     return begin
 
 
-def _ask_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs) -> None:
+def _ask_tab(engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inputs) -> None:
     begin = _buttons(desk, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
     with gr.Row(elem_id="ss-answers"):
@@ -201,14 +203,16 @@ def _ask_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs) -> None:
             costs = gr.HTML(elem_id="ss-costs")
 
     def check(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> tuple[str, int]:
-        runs.Asked(path_of(upload), question, method, retain).check()
+        runs.Asked(uploads, uploads.path_of(upload), question, method, retain).check()
         return cards.status(TURN), desk.open(str(request.session_hash))
 
     def run(
         upload: Any, question: Any, method: Any, retain: Any, number: Any, request: gr.Request
     ) -> Iterator[Any]:
         stop = desk.stop_of(str(request.session_hash), number)
-        for view in runs.ask(engine, runs.Asked(path_of(upload), question, method, retain), stop):
+        for view in runs.ask(
+            engine, runs.Asked(uploads, uploads.path_of(upload), question, method, retain), stop
+        ):
             shown: tuple[Any, ...] = (gr.skip(),) * 5
             if view.panels is not None:
                 last = max(len(view.panels) - 1, 0)
@@ -253,7 +257,9 @@ def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
     return _caption(panel.caption) + cards.key(marks), panel.kept if scores is None else scores
 
 
-def _compare_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, choices: Choices) -> None:
+def _compare_tab(
+    engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inputs, choices: Choices
+) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
     gr.HTML(
         '<p class="ss-lead">The same question, answered by every method at every budget. A budget costs the same '
@@ -271,7 +277,7 @@ def _compare_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, choices:
     table = gr.HTML(elem_id="ss-grid")
 
     def check(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> tuple[str, int]:
-        runs.Asked(path_of(upload), question).check()
+        runs.Asked(uploads, uploads.path_of(upload), question).check()
         runs.check_grid(names, counts)
         return cards.status(TURN), desk.open(str(request.session_hash))
 
@@ -279,7 +285,9 @@ def _compare_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, choices:
         upload: Any, question: Any, names: Any, counts: Any, number: Any, request: gr.Request
     ) -> Iterator[Any]:
         stop = desk.stop_of(str(request.session_hash), number)
-        for grid, line in runs.compare(engine, runs.Asked(path_of(upload), question), names, counts, stop):
+        for grid, line in runs.compare(
+            engine, runs.Asked(uploads, uploads.path_of(upload), question), names, counts, stop
+        ):
             yield gr.skip() if grid is None else grid, line
 
     connect(
@@ -287,7 +295,7 @@ def _compare_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, choices:
     )
 
 
-def _watch_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, live: bool) -> None:
+def _watch_tab(engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inputs, live: bool) -> None:
     how = "as you type" if live else "when you press Enter"
     gr.HTML(
         f'<p class="ss-lead">Ask something else of the same picture, and see {how} which patches are kept instead.</p>'
@@ -305,8 +313,11 @@ def _watch_tab(engine: Engine, desk: SessionRegistry, inputs: Inputs, live: bool
     before = gr.State(None)
 
     def both(upload: Any, main: Any, other: Any, method: Any, retain: Any) -> tuple[runs.Asked, runs.Asked]:
-        path = path_of(upload)
-        return runs.Asked(path, main, method, retain), runs.Asked(path, other, method, retain)
+        path = uploads.path_of(upload)
+        return (
+            runs.Asked(uploads, path, main, method, retain),
+            runs.Asked(uploads, path, other, method, retain),
+        )
 
     def check(
         upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any, request: gr.Request

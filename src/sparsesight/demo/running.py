@@ -122,7 +122,10 @@ class OneThread:
                 if not isinstance(result, _End):
                     yield result
                 elif result.error is not None:
-                    raise result.error
+                    try:
+                        raise result.error
+                    finally:
+                        del result  # its traceback refers to this frame, which would keep all pictures in it
                 else:
                     return
         except GeneratorExit:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
@@ -14,10 +16,12 @@ from . import cards
 from .engine import Engine, StreamedAnswer
 from .pictures import Panel, last_stage, panels
 from .running import Stopped
-from .uploads import read_upload
+from .uploads import Uploads
 
 T = TypeVar("T")
 MAX_QUESTION = 1000  # characters
+MAX_NAME = 100  # characters of a method's name
+MAX_RETAIN = 1_000_000  # visual tokens
 MAX_CELLS = 24  # of a comparison
 CELL = 352  # pixels of an overlay in a comparison, shown at half that, for sharp screens
 FIGURE = 640
@@ -25,15 +29,22 @@ FIGURE = 640
 
 @dataclass(frozen=True)
 class Asked:
-    """What somebody wants to know. ``path`` is an uploaded file, as read when a run begins."""
+    """What somebody wants to know; nothing of it is trusted.
 
-    path: str | None
+    Attributes:
+        uploads: whose pictures may be asked about.
+        path: of the picture, which is read when a run begins.
+        question, method, retain: as the page sent them.
+    """
+
+    uploads: Uploads
+    path: Path | None
     question: str
     method: str = ""
     retain: Any = 0
 
     def check(self, typing: bool = False) -> None:
-        """Find out what is wrong before waiting for a turn.
+        """Find out what is wrong: before waiting for a turn, and again when it has come.
 
         Args:
             typing: the question is being typed: it may be empty, and the picture is not looked at with every key.
@@ -48,16 +59,38 @@ class Asked:
                 f"the question has {len(self.question):,} characters, more than the limit of {MAX_QUESTION:,}: "
                 "shorten it"
             )
+        if any("\ud800" <= character <= "\udfff" for character in self.question):
+            raise SparseSightError("the question holds half a character (a lone surrogate): type it again")
         if self.method:
             self.chosen()
         if not typing:
-            read_upload(self.path)
+            self.uploads.check(self.path)
 
     def chosen(self) -> Method:
-        retain = self.retain
-        if isinstance(retain, bool) or not isinstance(retain, int | float) or not float(retain).is_integer():
-            raise SparseSightError(f"retain={retain!r}: give a whole number of visual tokens")
-        return make_method(self.method, retain=int(retain))
+        check_method(self.method)
+        if not _whole(self.retain):
+            raise SparseSightError(
+                f"retain={reprlib.repr(self.retain)}: give a whole number of visual tokens, {MAX_RETAIN:,} at most"
+            )
+        return make_method(self.method, retain=int(self.retain))
+
+
+def check_method(name: Any) -> None:
+    """Reject a name of a method that is none.
+
+    Raises:
+        SparseSightError: naming it.
+    """
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise SparseSightError(f"method={reprlib.repr(name)} is unknown: choose one from the list")
+    make_method(name)
+
+
+def _whole(number: Any) -> bool:
+    """Whether it is a whole number of tokens that some model could have."""
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= MAX_RETAIN:
+        return False
+    return number == int(number)
 
 
 @dataclass(frozen=True)
@@ -79,7 +112,8 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
     Raises:
         SparseSightError: whatever is wrong with what was asked.
     """
-    method, picture = asked.chosen(), read_upload(asked.path)
+    asked.check()
+    method, picture = asked.chosen(), asked.uploads.read(asked.path)
     titles = ("Dense", "all visual tokens"), ("Sparse", f"{asked.method}, retain {method.retain}")
     said: list[StreamedAnswer | None] = [None, None]
     states = ["reading", "waits for the dense answer"]
@@ -131,8 +165,9 @@ def compare(
     Raises:
         SparseSightError: whatever is wrong with what was asked; what is wrong with one method stands in its cells.
     """
+    asked.check()
     check_grid(methods, budgets)
-    picture = read_upload(asked.path)
+    picture = asked.uploads.read(asked.path)
     chosen = {name: make_method(name) for name in methods}
     rows = {name: [cards.Cell(budget) for budget in budgets] for name in methods}
     total, done = len(rows) * len(budgets) + 1, 0
@@ -180,15 +215,18 @@ def check_grid(methods: Any, budgets: Any) -> None:
     """
     if not isinstance(methods, list) or not methods:
         raise SparseSightError("no method is chosen: choose at least one to compare")
-    for name in methods:
-        make_method(name)
-    if not isinstance(budgets, list) or not all(isinstance(x, int) and x > 0 for x in budgets) or not budgets:
+    if not isinstance(budgets, list) or not budgets:
         raise SparseSightError("no budget is chosen: choose at least one to compare")
     if len(methods) * len(budgets) > MAX_CELLS:
         raise SparseSightError(
             f"{len(methods)} methods at {len(budgets)} budgets are {len(methods) * len(budgets)} runs, more than the "
             f"limit of {MAX_CELLS}: choose fewer"
         )
+    for name in methods:
+        check_method(name)
+    for budget in budgets:
+        if not isinstance(budget, int) or not _whole(budget) or budget < 1:
+            raise SparseSightError(f"budget {reprlib.repr(budget)} is none: choose from the list")
 
 
 def _finished(cell: cards.Cell, dense: StreamedAnswer) -> cards.Cell:
@@ -220,6 +258,8 @@ def watch(
     Raises:
         SparseSightError: whatever is wrong with what was asked.
     """
+    for asked in (main, other):
+        asked.check(typing=True)
     if seen is not None and seen.asked != main:
         seen = None
     now: Looked | None = None
@@ -254,16 +294,17 @@ def watch(
 def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -> Generator[T, None, Looked]:
     """One sparse answer, with a view now and then if it takes long."""
     speech: StreamedAnswer | None = None
-    for latest, seconds in _timed(engine.ask(read_upload(asked.path), asked.question, asked.chosen(), stop)):
+    picture = asked.uploads.read(asked.path)
+    for latest, seconds in _timed(engine.ask(picture, asked.question, asked.chosen(), stop)):
         speech = latest
         if seconds > 1:
             yield view(cards.status(f"looking, {seconds:.0f} s"))
     assert speech is not None and speech.pruned is not None
     found = speech.pruned
-    picture, marks = last_stage(found, FIGURE)
-    why_not = "" if picture else found.why_not or found.report.samples[0].note
+    figure, marks = last_stage(found, FIGURE)
+    why_not = "" if figure else found.why_not or found.report.samples[0].note
     kept = frozenset(found.kept[-1]) if found.kept else frozenset()
-    return Looked(asked, kept, cards.figure(asked.question, speech.text, picture, why_not), marks)
+    return Looked(asked, kept, cards.figure(asked.question, speech.text, figure, why_not), marks)
 
 
 def sentence(error: Exception) -> str:

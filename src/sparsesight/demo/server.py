@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .. import bundled
 from ..errors import SparseSightError
 from .running import SessionRegistry
-from .uploads import MAX_BYTES
+from .uploads import MAX_BYTES, Uploads
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 PORTS = range(7860, 7880)
 MAX_WAITING = 32  # questions in the queue
 MAX_PAGES = 100  # whose state is remembered
+MAX_BODY = 4 * 2**20  # bytes of a request that uploads nothing
+# Parts of Gradio that the page has no use for: a video editor that starts ffmpeg, functions of components, a proxy.
+CLOSED = tuple(
+    f"/gradio_api/{name}"
+    for name in ("process_recording", "component_server", "proxy=", "deep_link", "vibe-")
+)
 
 
 @contextmanager
@@ -40,11 +48,13 @@ def serving(
     """
     port = _free_port(host, port)
     with TemporaryDirectory(prefix="sparsesight-demo-") as folder, _variable("GRADIO_TEMP_DIR", folder):
+        from starlette.middleware import Middleware
+
         from .page import build
         from .theme import theme
 
         desk = SessionRegistry()
-        page = build(engine, desk, choices).queue(max_size=MAX_WAITING)
+        page = build(engine, desk, choices, Uploads(Path(folder))).queue(max_size=MAX_WAITING)
         try:
             _, url, _ = page.launch(
                 server_name=host,
@@ -52,9 +62,11 @@ def serving(
                 theme=theme(),
                 css_paths=Path(__file__).with_name("style.css"),
                 max_file_size=MAX_BYTES,
-                allowed_paths=[folder],  # nothing else, whatever the environment says
+                # Nothing else, whatever the environment says; examples are copied to the folder when they are chosen.
+                allowed_paths=[folder, *map(str, bundled.pictures())],
                 state_session_capacity=MAX_PAGES,
                 footer_links=[],
+                app_kwargs={"middleware": [Middleware(Gate)]},
                 run_history=False,
                 enable_monitoring=False,
                 share=False,
@@ -68,7 +80,50 @@ def serving(
             yield url
         finally:
             desk.close_all()
-            page.close(verbose=False)
+            _close(page)
+
+
+def _close(page: Any) -> None:
+    """End the server, whoever is still connected."""
+    if page.server is not None:
+        page.server.force_exit = True  # open pages would keep it waiting
+    log = logging.getLogger("uvicorn.error")
+    log.disabled, before = True, log.disabled  # of each such page it would say at length that it was cut off
+    page.close(verbose=False)
+    log.disabled = before
+
+
+class Gate:
+    """Turns away requests for what the page does not use, and those that are too large to be looked at.
+
+    Args:
+        app: what answers the others, an ASGI application.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        code = _refusal(scope) if scope["type"] == "http" else None
+        if code is None:
+            await self._app(scope, receive, send)
+        else:
+            await send({"type": "http.response.start", "status": code, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+
+def _refusal(scope: Any) -> int | None:
+    """The status code with which a request is turned away."""
+    path = scope["path"].rstrip("/")
+    if path.startswith(CLOSED):
+        return 404
+    headers = dict(scope["headers"])
+    if path.endswith("/upload") or not {b"content-length", b"transfer-encoding"} & headers.keys():
+        return None  # Gradio bounds uploads itself
+    length = headers.get(b"content-length", b"")
+    if b"transfer-encoding" in headers or not length.isdigit():
+        return 411
+    return 413 if int(length) > MAX_BODY else None
 
 
 def _free_port(host: str, port: int | None) -> int:

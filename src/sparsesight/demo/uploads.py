@@ -1,41 +1,93 @@
-"""Pictures that somebody sends: bounded in bytes and pixels, and whatever is wrong with one is a sentence."""
+"""Pictures that somebody sends: in the demo's own folder, bounded in bytes and pixels, and decoded one at a time."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError
-from ..images import open_image
+from ..images import check_image, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_BYTES = 20 * 2**20
-MAX_PIXELS = 25_000_000  # decoded, 75 MB
+MAX_PIXELS = 25_000_000
+# Said of a file that is not there, may not be read or is none of the demo's: nothing of the machine is told.
+NOT_HERE = "the picture is not on the server: upload it, or choose an example"
 
 
-def read_upload(path: str | os.PathLike[str] | None) -> Image:
-    """The picture in an uploaded file.
+class Uploads:
+    """The pictures of a folder, for those who may name any path.
 
-    Raises:
-        SparseSightError: no file, too many bytes or pixels, or what :func:`sparsesight.images.open_image` refuses. Of
-            the path only the file's name is told.
+    Args:
+        folder: where uploaded pictures lie; nothing outside of it is looked at.
     """
-    if path is None:
-        raise SparseSightError("there is no picture: upload one, or choose an example")
-    file = Path(path)
-    try:
-        size = file.stat().st_size
-    except OSError:
-        raise SparseSightError("the picture is no longer on the server: upload it again") from None
-    if size > MAX_BYTES:
-        raise SparseSightError(
-            f"{file.name!r} has {size / 2**20:.1f} MB, more than the limit of {MAX_BYTES // 2**20} MB: scale it down "
-            "first"
-        )
-    try:
-        return open_image(file, MAX_PIXELS)
-    except SparseSightError as error:
-        raise SparseSightError(str(error).replace(repr(os.fspath(path)), repr(file.name))) from None
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._lock = Lock()  # what several users send at once does not add up in memory
+
+    def path_of(self, upload: Any) -> Path | None:
+        """Where a picture lies, from what a page sends for it: ``{"path": ...}``, of which all but the path is ignored.
+
+        Raises:
+            SparseSightError: if it is none of this folder; None is no picture.
+        """
+        if upload is None:
+            return None
+        return self._inside(upload.get("path") if isinstance(upload, dict) else None)
+
+    def check(self, path: str | Path | None) -> None:
+        """Look at a picture's header.
+
+        Raises:
+            SparseSightError: no picture, none of this folder, too many bytes or pixels, and what
+                :func:`sparsesight.images.check_image` refuses. Of the path only the file's name is told.
+        """
+        self._look(check_image, path)
+
+    def read(self, path: str | Path | None) -> Image:
+        """The picture.
+
+        Raises:
+            SparseSightError: as :meth:`check`, and if it is damaged.
+        """
+        image: Image = self._look(open_image, path)
+        return image
+
+    def _inside(self, path: Any) -> Path:
+        """A file of the folder, wherever links and dots lead."""
+        if isinstance(path, str | Path) and Path(path).is_absolute():
+            try:
+                file = Path(path).resolve(strict=True)
+                if file.is_relative_to(self._folder) and file.is_file():
+                    return file
+            except (
+                OSError,
+                ValueError,
+                RuntimeError,
+            ):  # among them: no such file, a null byte, a loop of links
+                pass
+        raise SparseSightError(NOT_HERE)
+
+    def _look(self, look: Callable[[Path, int], Any], path: str | Path | None) -> Any:
+        if path is None:
+            raise SparseSightError("there is no picture: upload one, or choose an example")
+        file = self._inside(path)
+        try:
+            size = file.stat().st_size
+        except OSError:
+            raise SparseSightError(NOT_HERE) from None
+        if size > MAX_BYTES:
+            raise SparseSightError(
+                f"{file.name!r} has {size / 2**20:.1f} MB, more than the limit of {MAX_BYTES // 2**20} MB: scale it "
+                "down first"
+            )
+        try:
+            with self._lock:
+                return look(file, MAX_PIXELS)
+        except SparseSightError as error:
+            raise SparseSightError(str(error).replace(repr(str(file)), repr(file.name))) from None

@@ -12,8 +12,11 @@ import gradio as gr
 
 from ..errors import SparseSightError
 from .runs import sentence
+from .uploads import Uploads
 
 MODEL = "model"  # events that use the model share this queue, one at a time
+# What an event may be sent: far more than the page sends, far less than hurts.
+MAX_TEXT, MAX_NUMBER, MAX_ITEMS, MAX_DEPTH = 10_000, 1e15, 100, 4
 
 # Values are checked here, not by Gradio: its own picture reader would decode whatever was sent, without a limit, and
 # say "Error" of what it cannot read.
@@ -59,10 +62,45 @@ def streaming_sentences(function: Callable[..., Iterator[Any]]) -> Callable[...,
     return handler
 
 
-def path_of(upload: Any) -> str | None:
-    """Where an uploaded picture lies. Gradio has seen to it that this is in its own folder."""
-    path = upload.get("path") if isinstance(upload, dict) else None
-    return path if isinstance(path, str) else None
+class Page(gr.Blocks):
+    """A page that reads what it is sent before Gradio does.
+
+    Gradio checks a file only where its data has a certain mark, fetches addresses, and keeps what an event was sent.
+    """
+
+    uploads: Uploads
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            for value in inputs:
+                self._check(value)
+            found: list[Any] = await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        except (gr.Error, SparseSightError) as error:
+            raise error if isinstance(error, gr.Error) else as_error(error) from None
+        except (ValueError, RecursionError):  # other types than the components take, or fewer or more values
+            raise as_error(SparseSightError("this is nothing that the page sends: load it again")) from None
+        return found
+
+    def _check(self, value: Any, depth: int = 0) -> None:
+        """Reject a value that no part of the page sends.
+
+        Raises:
+            SparseSightError: a file that is none of the uploaded ones, or too much of anything.
+        """
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise SparseSightError(
+                f"a text has {len(value):,} characters, more than the limit of {MAX_TEXT:,}: shorten it"
+            )
+        if isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
+            raise SparseSightError("a number is too large: choose one that the page offers")
+        if not isinstance(value, dict | list):
+            return
+        if depth == MAX_DEPTH or len(value) > MAX_ITEMS:
+            raise SparseSightError("this is more than the page can send: load the page again")
+        if isinstance(value, dict) and ("path" in value or "url" in value):
+            self.uploads.path_of(value)
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            self._check(item, depth + 1)
 
 
 def connect(

@@ -1,0 +1,71 @@
+"""The demo as a process: it ends within seconds when it is told to, in the middle of its work too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.command_line import PICTURE, QUESTION
+from tests.demo.client import config, get, upload
+
+pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "sparsesight", "demo", "--port", port],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert server.stdout is not None
+    try:
+        ready = next(line for line in server.stdout if " is at " in line)
+        url = ready.split()[3]
+        (path,) = json.loads(upload(url, PICTURE.read_bytes())[1])
+        assert tmp_path in Path(path).parents
+        grid = [
+            {"path": path},
+            QUESTION,
+            ["sparsevlm+", "fastv", "divprune", "random"],
+            [288, 192, 128, 64, 32],
+        ]
+        number = re.findall(r'"data":\[".*?",(\d+)\]', sent(url, "check_1", grid).read().decode())[-1]
+        told = sent(url, "run_1", [*grid, int(number)])
+        assert any(b"process_generating" in line for line in told)  # the first of twenty-one runs
+        start = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert time.monotonic() - start < 5
+        rest = server.stdout.read()
+        assert rest == "ended\n"
+        assert not [file for file in tmp_path.rglob("*") if file.is_file()]  # what was uploaded is gone
+    finally:
+        server.kill()
+        server.wait()
+
+
+def sent(url: str, event: str, data: list[Any]) -> Any:
+    """What the server says about an event, as it comes."""
+    (number,) = [d["id"] for d in config(url)["dependencies"] if d["api_name"] == event]
+    body = {"data": data, "fn_index": number, "session_hash": "page"}
+    code, _ = get(f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json")
+    assert code == 200
+    return urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=page", timeout=60)
