@@ -19,11 +19,11 @@ from sparsesight.core.budget import (
     Stage,
     as_published,
     check_layers,
-    check_retain,
     plan,
     pruning_layers,
     recycled_counts,
 )
+from sparsesight.core.retain import check_retain
 from sparsesight.flops import DecoderShape
 
 LLAMA_7B = DecoderShape.llama(32, 4096, 11008, 32)

@@ -13,8 +13,7 @@ import pytest
 import sparsesight
 from sparsesight import METHODS, SparseSightError, SparseVLMPlus
 from sparsesight.commands import options
-from sparsesight.core.budget import MAX_TOKENS
-from sparsesight.core.retain import parse_retain
+from sparsesight.core.retain import MAX_TOKENS, parse_retain
 from sparsesight.methods import from_dict, make_method, parse
 from sparsesight.vllm.config import asked_of, method_of
 

@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral
 
 from ..errors import BudgetError, brief
+from .retain import check_retain
 
 Retain = int | float | tuple[int, ...]
 
@@ -29,8 +30,6 @@ PUBLISHED_LAYERS = 32
 PUBLISHED_VISUAL = 576
 # The "layer" of a stage that acts before the first decoder layer.
 BEFORE = -1
-MAX_TOKENS = 2**31 - 1  # what a budget may name; more than any prompt has
-MAX_STAGES = 1024
 
 
 @dataclass(frozen=True)
@@ -135,38 +134,6 @@ def pruning_layers(
         free = [x for x in allowed[: len(allowed) - left] if not chosen or x > chosen[-1]]
         chosen.append(min(free, key=lambda x: (abs(x - wanted), x)))
     return tuple(chosen)
-
-
-def check_retain(retain: Retain) -> None:
-    """Reject a ``retain`` that is no average (int >= 1), ratio (0 < float <= 1) or per-stage counts.
-
-    Raises:
-        BudgetError: naming the value and the forms that are possible.
-    """
-    if isinstance(retain, bool) or not isinstance(retain, Real | tuple):
-        raise BudgetError(
-            f"retain={brief(retain)}: use an int (average tokens), a ratio in (0, 1] or a tuple of counts"
-        )
-    if isinstance(retain, tuple):
-        if not retain or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 0 for k in retain):
-            raise BudgetError(f"retain={brief(retain)}: give one count >= 0 for each pruning layer")
-        if len(retain) > MAX_STAGES or max(retain) > MAX_TOKENS:
-            raise BudgetError(
-                f"retain={brief(retain)}: give at most {MAX_STAGES:,} counts, none above {MAX_TOKENS:,}"
-            )
-        if any(a < b for a, b in pairwise(retain)):
-            raise BudgetError(f"retain={brief(retain)}: counts cannot grow from one stage to the next")
-    elif isinstance(retain, Integral):
-        if retain < 1:
-            raise BudgetError(f"retain={brief(retain)}: at least 1 token")
-        if retain > MAX_TOKENS:
-            raise BudgetError(f"retain={brief(retain)}: at most {MAX_TOKENS:,} tokens")
-    elif not 0 < float(retain) <= 1:
-        raise BudgetError(
-            f"retain={brief(retain)}: a ratio lies in (0, 1]; write {round(float(retain))} for tokens"
-            if 1 < float(retain) < math.inf
-            else f"retain={brief(retain)}: a ratio lies in (0, 1]"
-        )
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: one token (1) is not every token (1.0)

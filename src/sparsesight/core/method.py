@@ -24,17 +24,16 @@ from .. import ops
 from ..errors import BudgetError, SparseSightError, brief
 from .budget import (
     BEFORE,
-    MAX_STAGES,
     PUBLISHED_LAYERS,
     Retain,
     Schedule,
     StageSizes,
     as_published,
     check_layers,
-    check_retain,
     plan,
     pruning_layers,
 )
+from .retain import MAX_STAGES, check_retain
 from .stage import Counts, Selection, StageInput
 
 if TYPE_CHECKING:

@@ -1,10 +1,16 @@
-"""A budget as people write it."""
+"""A budget as people write it, and what one may be."""
 
 from __future__ import annotations
 
+import math
 import re
+from itertools import pairwise
+from numbers import Integral, Real
 
-from ..errors import SparseSightError
+from ..errors import BudgetError, SparseSightError, brief
+
+MAX_TOKENS = 2**31 - 1  # what a budget may name; more than any prompt has
+MAX_STAGES = 1024
 
 
 def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int, ...]:
@@ -32,3 +38,35 @@ def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int
     raise SparseSightError(
         f"{source} {text!r} is no budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (300,200,110)"
     )
+
+
+def check_retain(retain: int | float | tuple[int, ...]) -> None:
+    """Reject a ``retain`` that is no average (int >= 1), ratio (0 < float <= 1) or per-stage counts.
+
+    Raises:
+        BudgetError: naming the value and the forms that are possible.
+    """
+    if isinstance(retain, bool) or not isinstance(retain, Real | tuple):
+        raise BudgetError(
+            f"retain={brief(retain)}: use an int (average tokens), a ratio in (0, 1] or a tuple of counts"
+        )
+    if isinstance(retain, tuple):
+        if not retain or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 0 for k in retain):
+            raise BudgetError(f"retain={brief(retain)}: give one count >= 0 for each pruning layer")
+        if len(retain) > MAX_STAGES or max(retain) > MAX_TOKENS:
+            raise BudgetError(
+                f"retain={brief(retain)}: give at most {MAX_STAGES:,} counts, none above {MAX_TOKENS:,}"
+            )
+        if any(a < b for a, b in pairwise(retain)):
+            raise BudgetError(f"retain={brief(retain)}: counts cannot grow from one stage to the next")
+    elif isinstance(retain, Integral):
+        if retain < 1:
+            raise BudgetError(f"retain={brief(retain)}: at least 1 token")
+        if retain > MAX_TOKENS:
+            raise BudgetError(f"retain={brief(retain)}: at most {MAX_TOKENS:,} tokens")
+    elif not 0 < float(retain) <= 1:
+        raise BudgetError(
+            f"retain={brief(retain)}: a ratio lies in (0, 1]; write {round(float(retain))} for tokens"
+            if 1 < float(retain) < math.inf
+            else f"retain={brief(retain)}: a ratio lies in (0, 1]"
+        )

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..core.budget import MAX_STAGES, Retain
+from ..core.budget import Retain
+from ..core.retain import MAX_STAGES
 from ..errors import SparseSightError, brief
 from ..methods import Method, SparseVLMPlus, from_dict
 
