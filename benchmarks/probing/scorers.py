@@ -32,7 +32,7 @@ class AllText(Method):
 
     name: ClassVar[str] = "all-text"
 
-    def rate(self, visual: Tensor, text: Tensor, visual_mask: Tensor, text_mask: Tensor) -> Tensor:
+    def select_raters(self, visual: Tensor, text: Tensor, visual_mask: Tensor, text_mask: Tensor) -> Tensor:
         return text_mask
 
     def score(self, stage: StageInput) -> Tensor:
@@ -45,7 +45,7 @@ class LastToken(AllText):
 
     name: ClassVar[str] = "last-token"
 
-    def rate(self, visual: Tensor, text: Tensor, visual_mask: Tensor, text_mask: Tensor) -> Tensor:
+    def select_raters(self, visual: Tensor, text: Tensor, visual_mask: Tensor, text_mask: Tensor) -> Tensor:
         last = torch.zeros_like(text_mask)
         last[:, -1] = True  # padding is on the left
         return last & text_mask

@@ -135,7 +135,8 @@ class Method(ABC):
     def overhead(self, sizes: StageSizes) -> int:
         """Multiply-adds of the method itself at one stage, for one sample.
 
-        Default: the raters (once), one row of attention for every text token, and the distances of recycled tokens.
+        Default: the raters (once), one row of attention for every text token, which is the most that can rate, and the
+        distances of recycled tokens.
         """
         raters = sizes.tokens_in * sizes.text * sizes.hidden if sizes.index == 0 else 0
         return raters + sizes.text * sizes.keys * sizes.width + sizes.recycled**2 * sizes.hidden

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from .budget import Schedule
+from .host_count import HostCount
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Num
@@ -28,11 +29,16 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of the pruning layer: queries of the text rows after the picture, over all its keys."""
+    """The attention of the pruning layer: queries of the text rows after the picture, over all its keys.
+
+    Time and memory are linear in the rows, so take :meth:`only` those that are needed.
+    """
 
     query: Float[Tensor, "b h r d"]  # after the rotary embedding
     key: Float[Tensor, "b g k d"]  # cached ones included, after the rotary embedding
-    mask: Tensor  # which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive
+    # Which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive. Hosts give a function of the
+    # rows' numbers [b, r], which makes it for the rows that are asked for.
+    mask: Tensor | Callable[[Int[Tensor, "b r"]], Tensor]
     key_column: Int[Tensor, "b v"]  # key of each visual token
     query_position: Num[Tensor, "... b r"]  # rotary positions of the text rows; some have fractions
     key_position: Num[Tensor, "... b k"]  # rotary positions of all keys
@@ -41,15 +47,67 @@ class Attention:
     softcap: float | None = None
     rotary_axis: Int[Tensor, " f"] | None = None
 
-    def received(self, rows: Bool[Tensor, "b r"], divisor: Tensor | None = None) -> Float[Tensor, "b h v"]:
-        """Attention every visual token receives per head, averaged over ``rows`` (see :func:`ops.head_sums`)."""
-        sums = ops.head_sums(self.query, self.key, self.mask, rows, self.scale, self.softcap, divisor)
+    def only(
+        self, rows: Bool[Tensor, "b r"], at_most: int | None = None
+    ) -> tuple[Attention, Bool[Tensor, "b m"]]:
+        """The attention of some rows alone, compacted to the right, and which of them are no filler.
+
+        Args:
+            rows: which ones.
+            at_most: how many of them any sample has. None: it is read where that is free, on a CPU; on another device
+                all rows stay.
+        """
+        width = rows.shape[1]
+        if at_most is None:
+            at_most = HostCount(rows.sum(1).amax()).read() if rows.device.type == "cpu" else width
+        m = min(max(at_most, 1), width)
+        if m == width:
+            return self, rows
+        index, valid = ops.compact(rows, m)
+        mask = self.mask
+        if isinstance(mask, Tensor):
+            mask = mask.expand(len(index), *mask.shape[1:])
+            if mask.shape[2] > 1:
+                mask = mask.gather(2, index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+            made: Tensor | Callable[[Tensor], Tensor] = mask
+        else:
+            of = mask
+            made = lambda more: of(index.gather(1, more))  # noqa: E731
+        at = index[:, None, :, None].expand(-1, self.query.shape[1], -1, self.query.shape[3])
+        position = self.query_position
+        place = index.expand(*position.shape[:-1], -1)
+        return replace(
+            self, query=self.query.gather(2, at), mask=made, query_position=position.gather(-1, place)
+        ), valid
+
+    def allowed(self) -> Tensor:
+        """``mask`` of all rows as a tensor, broadcastable to [b, h, r, k]; boolean or additive."""
+        if isinstance(self.mask, Tensor):
+            return self.mask
+        b, _, r, _ = self.query.shape
+        return self.mask(torch.arange(r, device=self.query.device).expand(b, -1))
+
+    def received(
+        self, rows: Bool[Tensor, "b r"], divisor: Tensor | None = None, at_most: int | None = None
+    ) -> Float[Tensor, "b h v"]:
+        """Attention every visual token receives per head, averaged over ``rows`` (see :func:`ops.head_sums`).
+
+        Without a ``divisor`` [b, r, k] it is computed for :meth:`only` those rows; with one, for all of this attention.
+        """
+        if divisor is None:
+            attention, rows = self.only(rows, at_most)
+        else:
+            attention = self
+        return attention._received(rows, divisor)
+
+    def _received(self, rows: Bool[Tensor, "b r"], divisor: Tensor | None) -> Float[Tensor, "b h v"]:
+        sums = ops.head_sums(self.query, self.key, self.allowed(), rows, self.scale, self.softcap, divisor)
         sums = sums.gather(2, self.key_column[:, None].expand(-1, sums.shape[1], -1))
         return sums / rows.sum(1).clamp(min=1)[:, None, None]
 
     def mean_attention(self) -> Float[Tensor, "b r v"]:
         """Head-averaged attention from every text row to every visual token."""
-        mean = ops.head_mean(self.query, self.key, self.mask, self.scale, self.softcap)
+        mean = ops.head_mean(self.query, self.key, self.allowed(), self.scale, self.softcap)
         return mean.gather(2, self.key_column[:, None].expand(-1, mean.shape[1], -1))
 
     def rope_weight(self) -> Float[Tensor, "b r k"]:
@@ -106,12 +164,17 @@ class StageInput:
     vision: Vision | None = None  # only where the method asks
     frame: Int[Tensor, "b v"] | None = None  # number of each visual token's frame; only where the method asks
     frame_tokens: Int[Tensor, "b v"] | None = None  # how many tokens that frame had in the prompt
+    rater_count: int | None = None  # most raters of any sample, or more; None where the host does not know
 
     @property
     def attention(self) -> Attention:
         """The pruning layer's attention; methods that act before the first layer have none."""
         assert self.at is not None, "there is no attention before the first layer"
         return self.at
+
+    def rater_attention(self) -> tuple[Attention, Bool[Tensor, "b m"]]:
+        """The attention of the raters alone, and which of its rows are no filler (see :meth:`Attention.only`)."""
+        return self.attention.only(self.rater, self.rater_count)
 
     @property
     def tower(self) -> Vision:

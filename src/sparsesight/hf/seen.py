@@ -67,7 +67,7 @@ class CapturedAttention:
         return Attention(
             query=self.query,
             key=self.key,
-            mask=mask_of_rows(self.mask, row, offset, self.key.shape[2]),
+            mask=lambda index: mask_of_rows(self.mask, row.gather(1, index), offset, self.key.shape[2]),
             key_column=column + offset,
             query_position=pick(position, row),
             key_position=torch.cat((before, position), -1),

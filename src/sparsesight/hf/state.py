@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import BEFORE, Schedule
+from ..core.host_count import HostCount, most_rows
 from ..core.rows import Rows, advance
 from ..core.stage import Attention, Counts, StageInput, Vision, planned_counts
 from ..errors import SparseSightError
@@ -53,6 +54,7 @@ class ForwardState:
     merged: list[tuple[int, ...]] = field(default_factory=list)
     chosen: list[StageRecord] = field(default_factory=list)
     raters: Tensor | None = None  # which rows of the input judge
+    rater_count: HostCount | None = None
     trace: list[Trace] = field(default_factory=list)
     seen: CapturedAttention | None = None  # what the probe saw last
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class ForwardState:
             chosen = self.plan.method.select_raters(
                 ops.gather_rows(x, visual_at), ops.gather_rows(x, text_at), is_visual, is_text
             )
+            self.rater_count = most_rows(chosen)
             # Scatter the choice back; padding points at other rows and must not clear them.
             target = text_at.masked_fill(~is_text, rows.text.shape[1])
             rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
@@ -246,6 +249,7 @@ class ForwardState:
                 vision=None if self.vision is None else self.vision.at(source, visual),
                 frame=frame,
                 frame_tokens=frame_tokens,
+                rater_count=None if self.rater_count is None else self.rater_count.read(),
             )
             score = plan.method.score(stage)
         with plan.clock("selection"), _in_full(self.device):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from .. import ops
 from ..core.budget import StageSizes
 from ..core.method import Method
 from ..core.stage import StageInput
@@ -28,15 +27,8 @@ class LastToken(Method):
     requires_raters: ClassVar[bool] = False
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        attention = stage.attention
-        b, h, _, d = attention.query.shape
-        row = stage.last_text().int().argmax(1)[:, None, None, None]  # this row alone is computed
-        query = attention.query.gather(2, row.expand(-1, h, -1, d))
-        mask = attention.mask.expand(b, -1, -1, -1)
-        if mask.shape[2] > 1:
-            mask = mask.gather(2, row.expand(-1, mask.shape[1], -1, mask.shape[3]))
-        seen = ops.head_mean(query, attention.key, mask, attention.scale, attention.softcap)[:, 0]
-        return seen.gather(1, attention.key_column)
+        attention, _ = stage.attention.only(stage.last_text(), at_most=1)
+        return attention.mean_attention()[:, -1]
 
     def overhead(self, sizes: StageSizes) -> int:
         return sizes.keys * sizes.width

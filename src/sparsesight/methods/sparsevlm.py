@@ -83,12 +83,13 @@ class SparseVLM(Method):
         return self.adaptive
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        return stage.attention.received(stage.rater).mean(1)
+        return stage.attention.received(stage.rater, at_most=stage.rater_count).mean(1)
 
     def counts(self, stage: StageInput) -> Counts:
         if not self.adaptive:
             return super().counts(stage)
-        rank = ops.attention_rank(stage.attention.mean_attention(), stage.rater, stage.visual)
+        attention, rater = stage.rater_attention()
+        rank = ops.attention_rank(attention.mean_attention(), rater, stage.visual)
         visual = stage.visual.sum(1)
         keep = ops.rank_rule(rank, visual, self.scale, self.bias).where(stage.prunable, visual)
         kept, tokens = keep.tolist(), visual.tolist()  # the one sync: lengths must be known to the host

@@ -65,11 +65,11 @@ class SparseVLMPlus(Method):
         return cls(retain, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None)
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        attention = stage.attention
+        attention, rater = stage.rater_attention()
         weight = attention.rope_weight()
         if self.gravity_floor is not None:
             weight = weight.clamp(min=self.gravity_floor * math.sqrt(attention.query.shape[-1]))
-        received = attention.received(stage.rater, weight)
+        received = attention.received(rater, weight)
         _, score = ops.select_heads(received, stage.visual, self.head_count(received.shape[1]))
         return score
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..core.host_count import HostCount, most_rows
 from ..core.rows import Rows, advance
 from ..core.stage import Attention, Counts, StageInput, planned_counts
 from .planner import Prompt
@@ -86,6 +87,7 @@ class Prefill:
     layers: tuple[int, ...]  # pruning layers
     rows: Rows
     counts: tuple[Counts, ...]
+    rater_count: HostCount | None = None
     kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the prompt that are left
 
     @classmethod
@@ -105,6 +107,7 @@ class Prefill:
             chosen = self.prompt.method.select_raters(
                 ops.gather_rows(x, visual_at), ops.gather_rows(x, text_at), is_visual, is_text
             )
+            self.rater_count = most_rows(chosen)
             self.rows = replace(self.rows, rater=torch.zeros_like(self.rows.text).scatter(1, text_at, chosen))
 
     def select(
@@ -150,7 +153,7 @@ class Prefill:
             at=Attention(
                 query=query.transpose(0, 1)[None],
                 key=key.transpose(0, 1)[None],
-                mask=ops.causal_rows(text_at, n, 0),
+                mask=lambda index: ops.causal_rows(text_at.gather(1, index), n, 0),
                 key_column=column,
                 query_position=position[..., text_at[0]].unsqueeze(-2),
                 key_position=position.unsqueeze(-2),
@@ -159,6 +162,7 @@ class Prefill:
                 scale=facts.scale,
                 softcap=facts.softcap,
             ),
+            rater_count=None if self.rater_count is None else self.rater_count.read(),
         )
         selection = self.prompt.method.select(stage)
         width = n - tokens_in + selection.counts.tokens_out[0]
