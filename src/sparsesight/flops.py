@@ -31,6 +31,9 @@ class LayerShape:
     width: int
     cached: int
     window: int | None = None
+    cached_bytes: int | None = (
+        None  # that those numbers take, as measured; None: the decoder's `kv_bytes` each
+    )
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,13 @@ class DecoderShape:
         layer = LayerShape(projections + 3 * hidden * ffn, heads * head_dim, 2 * kv_heads * head_dim)
         return cls(hidden, (layer,) * layers, kv_bytes)
 
-    def caching(self, cached: Sequence[int]) -> DecoderShape:
-        """The same with numbers cached per token as measured, per layer."""
-        layers = tuple(replace(x, cached=c) for x, c in zip(self.layers, cached, strict=True))
+    def caching(self, cached: Sequence[int], sizes: Sequence[int] | None = None) -> DecoderShape:
+        """The same with numbers cached per token as measured, per layer, and the bytes that they take."""
+        known: Sequence[int | None] = [None] * len(cached) if sizes is None else sizes
+        layers = tuple(
+            replace(x, cached=c, cached_bytes=size)
+            for x, c, size in zip(self.layers, cached, known, strict=True)
+        )
         return replace(self, layers=layers)
 
     def prefill_flops(self, entering: Sequence[int], past: Sequence[int] | None = None) -> int:
@@ -133,4 +140,7 @@ class DecoderShape:
 
     def kv_cache_bytes(self, lengths: Sequence[int]) -> int:
         """Bytes of keys and values of one sample, from the keys held by each layer."""
-        return self.kv_bytes * sum(n * x.cached for x, n in zip(self.layers, lengths, strict=True))
+        return sum(
+            n * (self.kv_bytes * x.cached if x.cached_bytes is None else x.cached_bytes)
+            for x, n in zip(self.layers, lengths, strict=True)
+        )

@@ -29,7 +29,7 @@ def decoder_shape(parts: ModelParts) -> DecoderShape:
     return DecoderShape(
         hidden=decoder.config.hidden_size,
         layers=tuple(_layer_shape(layer, kind, decoder.config) for layer, kind in layers),
-        kv_bytes=next(decoder.parameters()).element_size(),
+        kv_bytes=number_bytes(decoder),
     )
 
 
@@ -70,14 +70,24 @@ def _cached(attention: nn.Module | None, config: Any, both: int) -> int:
     return (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * both
 
 
-def cached_numbers(cache: Cache | None, num_layers: int) -> tuple[int, ...] | None:
-    """Numbers that each layer of a filled cache stores per token, keys and values; None without a cache."""
+def cached_numbers(cache: Cache | None, num_layers: int) -> tuple[tuple[int, int], ...] | None:
+    """Of each layer of a filled cache, per token: numbers of keys and values, and their bytes; None without one."""
     layers = getattr(cache, "layers", None)
     if not layers:
         return None
     counts = []
     for layer in layers:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        held = [x for x in (keys, values) if x is not None and x.numel()]
-        counts.append(sum(x.shape[1] * x.shape[3] for x in held))
-    return tuple((counts + [0] * num_layers)[:num_layers])
+        held = [
+            (x.shape[1] * x.shape[3], x.element_size()) for x in (keys, values) if x is not None and x.numel()
+        ]
+        counts.append((sum(n for n, _ in held), sum(n * size for n, size in held)))
+    return tuple((counts + [(0, 0)] * num_layers)[:num_layers])
+
+
+def number_bytes(decoder: nn.Module) -> int:
+    """Bytes of a number as the decoder computes it, and so caches it: that of its first weights that are not quantised.
+
+    Under autocast as well: rotary tables have the dtype of the embeddings, and keys follow them.
+    """
+    return next(x.element_size() for x in decoder.parameters() if x.is_floating_point())

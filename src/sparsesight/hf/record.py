@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import SparseSightError
+from ..report import Latency
+from .compiled.options import FastUse
 from .prompt.layout import KEPT, OLD, VISUAL, Record
 
 if TYPE_CHECKING:
@@ -60,3 +64,57 @@ def choices(record: Record, layers: tuple[int, ...], sample: int) -> list[Choice
             )
         )
     return told
+
+
+@dataclass
+class Run:
+    """What one thread ran last on a handle.
+
+    Attributes:
+        last: its last prefill; None before there was one.
+        latency: of all of its forwards.
+        fast: what became of the fast path in that prefill.
+    """
+
+    last: Record | None = None
+    latency: Latency = field(default_factory=Latency)
+    fast: FastUse | None = None
+
+
+class Runs:
+    """What a handle tells: of a thread that ran a prefill its own last one, in any other thread the last one of all.
+
+    A record goes with its thread; of threads that have ended only the last prefill of all is kept.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._latest = Run()
+
+    def add(self, record: Record | None, ms: float | None, fast: FastUse | None) -> None:
+        """Note a forward of this thread; ``record`` is None if it was no prefill."""
+        run: Run | None = getattr(self._own, "run", None)
+        if run is None:
+            run = self._own.run = Run()
+        if ms is not None:
+            run.latency.add(ms, record is not None)
+        if record is not None:
+            run.last, run.fast = record, fast
+            self._latest = run
+
+    @property
+    def current(self) -> Run:
+        """What this thread is told."""
+        own: Run | None = getattr(self._own, "run", None)
+        return self._latest if own is None or own.last is None else own
+
+    def last(self, what: str) -> tuple[Record, Latency]:
+        """The prefill that this thread is told of, for ``what``.
+
+        Raises:
+            SparseSightError: if there was none.
+        """
+        run = self.current
+        if run.last is None:
+            raise SparseSightError(f"{what}: the model has not run yet")
+        return run.last, run.latency

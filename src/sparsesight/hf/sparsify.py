@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +15,36 @@ from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method, make_method
 from ..profiling.op_counter import Operations
 from ..profiling.sections import SectionTimer
-from ..report import Latency, Report, batch_report
+from ..report import Report, batch_report
 from .compiled.options import Fast, FastUse, parse_fast
 from .decoder_shape import decoder_shape
 from .families import inspect_model
 from .hooks import Hooks
 from .prompt.layout import Plan, Record, Trace
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
-from .record import Choice, choices
+from .record import Choice, Runs, choices
 from .rope import is_plain
 from .vision.text_tower import TextTower
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..core.budget import Retain
+    from ..methods.options import MethodName, MethodOptions
 
 
 def sparsify(
     model: nn.Module,
-    method: Method | str = "sparsevlm+",
+    method: Method | MethodName = "sparsevlm+",
     *,
+    retain: Retain | None = None,
     visual_mask: VisualMask | None = None,
     text_tower: TextTower | None = None,
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
     fast: Fast | bool | str = False,
-    **options: Any,
+    **options: Unpack[MethodOptions],
 ) -> Sparsified:
     """Let a vision-language model drop visual tokens between its decoder layers, guided by the question.
 
@@ -54,7 +62,11 @@ def sparsify(
     Args:
         model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
             or with ``visual_mask`` any transformers decoder.
-        method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``options`` are its fields).
+        method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``retain`` and ``options`` are its
+            fields). A name that is only known when the program runs goes through ``methods.make_method`` for type
+            checkers.
+        retain: what is to stay: an average of visual tokens per layer (int), a ratio in (0, 1], or counts per stage
+            (tuple). Default: the method's own.
         visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
             call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
             alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
@@ -69,7 +81,7 @@ def sparsify(
         fast: run the layers between two stages as one program of a fixed shape wherever that is possible, for prompts
             so short that Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first
             prefill of a length is slow; :attr:`Sparsified.fast` says what became of it.
-        **options: fields of the method, such as ``retain=64``.
+        **options: further fields of the method, such as ``layers=(2, 6, 15)``.
 
     Returns:
         The handle; it is also a context manager.
@@ -78,9 +90,10 @@ def sparsify(
         SparseSightError: unknown method or option, a budget no picture can meet, a model that is already sparsified.
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
     """
+    budget = {} if retain is None else {"retain": retain}
     return Sparsified(
         model,
-        make_method(method, **options),
+        make_method(method, **budget, **options),
         visual_mask,
         trim_early_layers,
         text_tower=text_tower,
@@ -92,6 +105,9 @@ def sparsify(
 
 class Sparsified:
     """Handle of an installed sparsification.
+
+    What it tells (``report``, ``kept``, ``choices``, ``raters``, ``trace``, ``fast``) is of the last prefill that this
+    thread ran; a thread that ran none, such as one that waits for a worker, is told of the last one of all.
 
     Attributes:
         model: that it is installed on, without a wrapper for adapters.
@@ -142,9 +158,8 @@ class Sparsified:
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
         self._shape = decoder_shape(parts)
-        self._last: Record | None = None
-        self._latency = Latency()
-        self._clock = SectionTimer(next(parts.decoder.parameters()).device)
+        self._runs = Runs()
+        self._clock = SectionTimer(lambda: next(parts.decoder.parameters()).device)
         plan = Plan(
             method=method,
             decoder=parts.decoder,
@@ -163,12 +178,11 @@ class Sparsified:
         Raises:
             SparseSightError: before the model has run.
         """
-        if self._last is None:
-            raise SparseSightError("report: the model has not run yet")
-        last = self._last
+        last, latency = self._runs.last("report")
+        shape = replace(self._shape, kv_bytes=last.number_bytes)
         return batch_report(
             method=self.method.to_dict(),
-            shape=self._shape if last.cached is None else self._shape.caching(last.cached),
+            shape=shape if last.cached is None else shape.caching(*zip(*last.cached, strict=True)),
             layers=self.layers,
             visual=last.layout.visual,
             text=last.layout.text,
@@ -179,8 +193,8 @@ class Sparsified:
             merged=last.merged,
             overhead=self.method.overhead,
             past=last.past,
-            latency=self._latency,
-            clips=last.layout.frames.describe(self.kept),
+            latency=latency,
+            clips=last.layout.frames.describe(self._kept(last)),
             trimmed=self._hooks.plan.trim_early,
         )
 
@@ -191,9 +205,10 @@ class Sparsified:
 
         A prefill that ran dense has no stages.
         """
-        if self._last is None:
-            raise SparseSightError("kept: the model has not run yet")
-        batch = [choices(self._last, self.layers, i) for i in range(len(self._last.layout.visual))]
+        return self._kept(self._runs.last("kept")[0])
+
+    def _kept(self, last: Record) -> list[list[Tensor]]:
+        batch = [choices(last, self.layers, i) for i in range(len(last.layout.visual))]
         return [
             [stage.token[stage.kept & ~stage.merged] for stage in stages]
             for stages in zip(*batch, strict=True)
@@ -222,22 +237,22 @@ class Sparsified:
         return last.raters[sample].cpu()
 
     def _ran(self, what: str, sample: int) -> Record:
-        if self._last is None:
-            raise SparseSightError(f"{what}: the model has not run yet")
-        count = len(self._last.layout.visual)
+        last, _ = self._runs.last(what)
+        count = len(last.layout.visual)
         if not 0 <= sample < count:
             raise SparseSightError(f"sample={sample}: the last prefill had {count}, counted from 0")
-        return self._last
+        return last
 
     @property
     def trace(self) -> list[Trace]:
         """What each stage of the last prefill saw and decided; empty unless asked for with ``trace=True``."""
-        return self._last.trace if self._last is not None else []
+        last = self._runs.current.last
+        return [] if last is None else last.trace
 
     @property
     def fast(self) -> FastUse | None:
-        """What became of the fast path in the last prefill of this thread; None without ``fast=``."""
-        return None if self._hooks.fast is None else self._hooks.fast.use
+        """What became of the fast path in the last prefill; None without ``fast=``."""
+        return None if self._hooks.fast is None else self._runs.current.fast or self._hooks.fast.use
 
     def restore(self) -> None:
         """Give the model back exactly as it was; safe to call twice."""
@@ -277,7 +292,5 @@ class Sparsified:
             self._clock.sections = None
 
     def _remember(self, record: Record | None, ms: float | None) -> None:
-        if ms is not None:
-            self._latency.add(ms, record is not None)
-        if record is not None:
-            self._last = record
+        fast = self._hooks.fast
+        self._runs.add(record, ms, None if fast is None or record is None else fast.use)

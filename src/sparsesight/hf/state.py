@@ -21,7 +21,7 @@ from ..core.rows import Rows, advance
 from ..core.stage import Attention, Counts, StageInput, Vision, planned_counts
 from ..errors import SparseSightError
 from .cache import held_keys, make_pruned, pruned_layer
-from .decoder_shape import cached_numbers
+from .decoder_shape import cached_numbers, number_bytes
 from .families import Layer
 from .layer_inputs import of_pruned_cache, of_rows_left
 from .prompt.layout import Layout, Plan, Record, StageRecord, Trace
@@ -209,6 +209,7 @@ class ForwardState:
             self.length,
             self.past_keys,
             cached_numbers(self.cache, self.plan.num_layers),
+            number_bytes(self.plan.decoder),
             tuple(self.tokens_out),
             tuple(self.recycled),
             tuple(self.merged),

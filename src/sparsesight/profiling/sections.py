@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -16,16 +17,21 @@ PARTS = (LAYOUT, "vision", "raters", "scoring", "selection", "gather", "masks", 
 NOTHING = nullcontext()
 
 
-class SectionTimer:
+class SectionTimer(threading.local):
     """Collects seconds per named section while ``sections`` is a dict; costs next to nothing while it is None.
 
+    Every thread has its own: what others run at the same time is neither measured nor told.
+
     A section within another counts for itself alone, so that all sections add up to what they take together.
+
+    Args:
+        device: of what is measured, or a function for its device now, if it may be moved.
 
     Attributes:
         open: the sections that are running, the innermost last.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | Callable[[], torch.device]) -> None:
         self.device = device
         self.sections: dict[str, float] | None = None
         self.processor = False  # sections count processor time of all threads instead of the wall clock
@@ -52,6 +58,7 @@ class SectionTimer:
 
     def now(self) -> float:
         """Seconds, once the device has done what it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        device = self.device if isinstance(self.device, torch.device) else self.device()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter()

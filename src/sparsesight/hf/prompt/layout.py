@@ -83,7 +83,10 @@ class Record:
     layout: Layout
     width: int  # padded length of the batch
     past: tuple[int, ...]  # keys each layer had cached before, or the one it borrows from
-    cached: tuple[int, ...] | None  # numbers each layer caches per token; None without a cache
+    cached: (
+        tuple[tuple[int, int], ...] | None
+    )  # numbers each layer caches per token, and bytes; None without a cache
+    number_bytes: int  # of what would be cached without one
     tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
     recycled: tuple[tuple[int, ...], ...]
     merged: tuple[tuple[int, ...], ...]

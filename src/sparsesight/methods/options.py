@@ -1,0 +1,63 @@
+"""Names and options of all methods, for editors and type checkers; a test keeps them in step with the methods."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+MethodName = Literal[
+    "sparsevlm",
+    "sparsevlm+",
+    "fastv",
+    "pyramiddrop",
+    "dart",
+    "visionzip",
+    "vispruner",
+    "fastervlm",
+    "divprune",
+    "cdpruner",
+    "holov",
+    "tome",
+    "pooling",
+    "uniform",
+    "last-token",
+    "random",
+    "sparsevlm:published",
+    "sparsevlm+:published",
+    "fastv:published",
+    "pyramiddrop:published",
+    "dart:published",
+    "visionzip:published",
+    "vispruner:published",
+    "fastervlm:published",
+    "divprune:published",
+    "cdpruner:published",
+    "holov:published",
+]
+
+
+class MethodOptions(TypedDict, total=False):
+    """Fields of all methods but ``retain``; which method has which is checked when it is made."""
+
+    layers: tuple[int, ...] | None
+    positions: Literal["original", "compact"]
+    always_drop: bool
+    per_frame: bool
+    recycle: float
+    adaptive: bool
+    scale: float
+    bias: float
+    heads: int | float
+    gravity_floor: float | None
+    ratio: float | None
+    pivots: int
+    text_pivots: int
+    contextual: float
+    add: bool
+    important: float
+    step: int | float
+    guide: Literal["language-model", "text-tower"]
+    opposite: bool
+    crops: int
+    balance: float
+    by_attention: bool
+    seed: int
