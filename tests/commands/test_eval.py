@@ -173,7 +173,7 @@ def test_without_lmms_eval_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     def without(name: str, *args: Any) -> Any:
         return None if name == "lmms_eval" else find(name, *args)
 
-    monkeypatch.setattr("sparsesight.commands.evaluating.find_spec", without)
+    monkeypatch.setattr("sparsesight.eval.prepare.find_spec", without)
     message = refused(run("eval", "--tasks", "mme"))
     assert "pip install 'sparsesight[eval]'" in message and "scenes" in message
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from sparsesight import SparseSightError
 from sparsesight.commands.cli import app
-from sparsesight.commands.evaluating import own_device, prepare_tasks
 from sparsesight.eval.distributed import Ranks
+from sparsesight.eval.options import EvalOptions
+from sparsesight.eval.prepare import own_device, prepare_tasks
 
 SWEEP = ("eval", "--tasks", "scenes", "--limit", "14", "--batch-size", "3", "--device", "cpu")
 HOW = ("--methods", "random,sparsevlm+", "--retain", "64", "--out", "run")
@@ -97,22 +98,14 @@ def test_every_process_loads_on_a_gpu_of_its_own(
     def harness(name: Any, *, device: str, **_: Any) -> Any:
         raise Loading(device)
 
-    monkeypatch.setattr("sparsesight.commands.evaluating.load_model", scenes)
+    monkeypatch.setattr("sparsesight.eval.prepare.load_model", scenes)
     if task != "scenes":
         pytest.importorskip("lmms_eval", reason="needs lmms-eval: pip install sparsesight[eval]")
         monkeypatch.setattr("sparsesight.eval.lmms.model.SparseSightModel", harness)
-    plain: dict[str, Any] = {"batch_size": 1, "limit": None, "data": None, "setting": "auto"}
-    plain |= {"latency": False, "trim_early_layers": False, "text_tower": None}
+    options = EvalOptions((task,), batch_size=1, device=device)
     for rank in (2, 3):  # of the second machine
         with pytest.raises(Loading, match=f"^cuda:{rank - 2}$"):
-            prepare_tasks(
-                *(None, [task]),
-                **plain,
-                device=device,
-                dtype="auto",
-                trust_remote_code=False,
-                ranks=Ranks(rank, 4, rank - 2),
-            )
+            prepare_tasks(options, Ranks(rank, 4, rank - 2))
     assert two_gpus == [0, 1]
 
 

@@ -7,13 +7,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..files import read_text
 from ..terminal import echo, plain
 from .options import BUDGETS, choose_budgets, choose_methods, split_list
+
+if TYPE_CHECKING:
+    from ..eval.distributed import Ranks
+    from ..eval.options import EvalOptions
 
 TASKS_HELP = (
     "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, or scenes."
@@ -82,17 +86,35 @@ def evaluate(
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
     """
-    names = split_list(tasks, "--tasks")
+    names = tuple(split_list(tasks, "--tasks"))
     budgets, wanted = choose_budgets(retain), choose_methods(methods)
     from ..eval.distributed import Ranks
+    from ..eval.options import EvalOptions
     from ..eval.run_dir import check_usable
     from ..hf.loading import check_text_tower
 
+    options = EvalOptions(
+        tasks=names,
+        model=model,
+        batch_size=batch_size,
+        limit=limit,
+        data=data,
+        setting=setting,
+        latency=latency,
+        trim_early_layers=trim_early_layers,
+        same_retain=same_retain,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        text_tower=text_tower,
+        out=out,
+        resume=resume,
+    )
     ranks = Ranks.of()
     check_text_tower(wanted, text_tower)
     if ranks.rank == 0:
         check_usable(out, resume)
-    from .evaluating import check_tasks, prepare_tasks, session, settings
+    from ..eval.prepare import check_tasks
 
     check_tasks(names, model)
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
@@ -100,32 +122,7 @@ def evaluate(
         from ..hf.loading import quiet
 
         with quiet(bars=ranks.rank == 0 and sys.stderr.isatty()):
-            prepared = prepare_tasks(
-                model,
-                names,
-                batch_size=batch_size,
-                limit=limit,
-                data=data,
-                setting=setting,
-                latency=latency,
-                trim_early_layers=trim_early_layers,
-                device=device,
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-                text_tower=text_tower,
-                ranks=ranks,
-            )
-            fixed = {
-                "batch_size": batch_size,
-                "limit": limit,
-                "budgets_are": "retain" if same_retain else "cost",
-                "trim_early_layers": trim_early_layers,
-                **({} if text_tower is None else {"text_tower": text_tower}),
-            }
-            note = session(prepared.loaded, ranks)
-            summary = _run(
-                prepared, wanted, budgets, settings(prepared, **fixed), note, out, resume, ranks, batch_size
-            )
+            summary = _run(options, wanted, budgets, ranks)
     if summary is None:
         return
     if as_json:
@@ -135,20 +132,11 @@ def evaluate(
         echo(f"written to {out}")
 
 
-def _run(
-    prepared: Any,
-    methods: list[str],
-    budgets: Any,
-    settings: dict[str, Any],
-    session: dict[str, Any],
-    out: Path,
-    resume: bool,
-    ranks: Any,
-    batch_size: int,
-) -> dict[str, Any] | None:
+def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -> dict[str, Any] | None:
     """Fill the folder; the first process returns the summary."""
     from importlib.util import find_spec
 
+    from ..eval.prepare import prepare_tasks, session, settings
     from ..eval.prompt_sizes import LOOKED_AT, typical
     from ..eval.report import write_report
     from ..eval.run_dir import Config, RunFolder
@@ -159,12 +147,13 @@ def _run(
     from ..methods import is_published, parse
     from ..provenance import short
 
-    tasks = prepared.tasks
+    prepared = prepare_tasks(options, ranks)
+    tasks, fixed, note = prepared.tasks, settings(prepared, options), session(prepared.loaded, ranks)
     for task in tasks:
         check_items(task)
     prompt = typical([size for task in tasks for size in task.sizes(task.items[:LOOKED_AT])])
     parts = inspect_model(prepared.loaded.model)
-    if settings["budgets_are"] == "retain":
+    if options.same_retain:
         fitted = same_retain(prompt.visual, len(parts.layers))
     else:
         fitted = equal_cost(decoder_shape(parts), prompt, parts.prunable)
@@ -176,39 +165,38 @@ def _run(
             cell.method.stage_layers(len(parts.layers), parts.prunable)
             unsolved.append(f"`{cell.label}`")
     config = Config(
-        settings,
+        fixed,
         {task.name: fingerprint(task) for task in tasks},
         {cell.label: cell_dict(cell) for cell in cells},
     )
-    with RunFolder(out, config, resume=resume, rank=ranks.rank, session=session) as folder:
+    with RunFolder(options.out, config, resume=options.resume, rank=ranks.rank, session=note) as folder:
         questions = sum(len(task.items) for task in tasks) * len(cells)
         with _progress(questions // ranks.count, ranks.rank == 0) as advance:
-            sweep(tasks, cells, folder, batch_size=batch_size, ranks=ranks, progress=advance)
+            sweep(tasks, cells, folder, batch_size=options.batch_size, ranks=ranks, progress=advance)
         if ranks.rank:
             return None
         about = {
-            "model": settings["model"],
-            "prompts": settings["prompts"],
+            "model": fixed["model"],
+            "prompts": fixed["prompts"],
             "budgets solved for a prompt of": f"{prompt.visual} visual and {prompt.text + prompt.before} text tokens",
             **({"at their own cost, no budget solved": ", ".join(unsolved)} if unsolved else {}),
             "machine": ", ".join(
                 (
-                    session["device"],
-                    *((f"CUDA {session['cuda']}",) if "cuda" in session else ()),
-                    settings["dtype"],
+                    note["device"],
+                    *((f"CUDA {note['cuda']}",) if "cuda" in note else ()),
+                    fixed["dtype"],
                 )
             ),
-            "versions": ", ".join(f"{name} {number}" for name, number in settings["versions"].items()),
-            **({"commit": short(session["commit"])} if "commit" in session else {}),
-            "weights": session["weights"],
-            "date": session["started"][:10],
-            "command": f"`{session['command']}`",
+            "versions": ", ".join(f"{name} {number}" for name, number in fixed["versions"].items()),
+            **({"commit": short(note["commit"])} if "commit" in note else {}),
+            "weights": note["weights"],
+            "date": note["started"][:10],
+            "command": f"`{note['command']}`",
         }
         plots = find_spec("matplotlib") is not None
         if not plots:
             print("note: no plot.png without matplotlib: pip install 'sparsesight[plots]'", file=sys.stderr)
-        solved = settings["budgets_are"] == "cost"
-        return write_report(folder, tasks, cells, about, solved=solved, plots=plots)
+        return write_report(folder, tasks, cells, about, solved=not options.same_retain, plots=plots)
 
 
 @contextmanager

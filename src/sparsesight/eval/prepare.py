@@ -1,4 +1,4 @@
-"""What ``sparsesight eval`` needs beside the sweep itself: the model and its tasks, and what is noted about a run."""
+"""The model and the tasks of a run, loaded, and what is noted about the run."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..bench import environment
 from ..errors import SparseSightError
-from ..eval.distributed import Ranks, one_process
-from ..eval.lmms.registry import check_task
-from ..eval.prompts import Prompts, choose_setting
-from ..eval.scene_task import SCENES, scene_items
-from ..eval.task import Task
 from ..hf.loading import Loaded, load_model
 from ..provenance import fingerprint, weights
 from ..suggestions import did_you_mean
+from .distributed import Ranks, one_process
+from .lmms.registry import check_task
+from .options import BUNDLED, EvalOptions
+from .prompts import Prompts, choose_setting
+from .scene_task import SCENES, scene_items
+from .task import Task
 
 PACKAGES = ("torch", "transformers", "lmms-eval")
-BUNDLED = "bundled"  # what --model may say for the model of the package
 
 
 @dataclass(frozen=True)
@@ -66,70 +65,54 @@ def check_tasks(names: Sequence[str], model: str | None = None) -> None:
         )
 
 
-def prepare_tasks(
-    model: str | None,
-    names: Sequence[str],
-    *,
-    batch_size: int,
-    limit: int | None,
-    data: Path | None,
-    setting: str,
-    latency: bool,
-    trim_early_layers: bool,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
-    text_tower: str | None,
-    ranks: Ranks,
-) -> Prepared:
+def prepare_tasks(options: EvalOptions, ranks: Ranks) -> Prepared:
     """Load the model and the tasks.
 
     Raises:
         SparseSightError: whatever is wrong with either, in one sentence.
     """
-    from ..eval.image_task import PictureQuestions
-    from ..eval.scene_task import SceneQuestions
+    from .image_task import PictureQuestions
+    from .scene_task import SceneQuestions
 
-    device = own_device(device, ranks)
-    model = None if model == BUNDLED else model
-    theirs = [name for name in names if name not in SCENES]
+    device = own_device(options.device, ranks)
+    model = None if options.model == BUNDLED else options.model
+    theirs = [name for name in options.tasks if name not in SCENES]
     found: dict[str, Task] = {}
     if theirs:
-        from ..eval.lmms.model import SparseSightModel
-        from ..eval.lmms.task import harness_tasks
+        from .lmms.model import SparseSightModel
+        from .lmms.task import harness_tasks
 
         with one_process():
             host = SparseSightModel(
                 model or BUNDLED,
-                batch_size=batch_size,
+                batch_size=options.batch_size,
                 device=device,
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-                setting=setting,
-                trim_early_layers=trim_early_layers,
-                text_tower=text_tower,
+                dtype=options.dtype,
+                trust_remote_code=options.trust_remote_code,
+                setting=options.setting,
+                trim_early_layers=options.trim_early_layers,
+                text_tower=options.text_tower,
             )
         loaded, prompts, chosen = host.loaded, host.prompts, host.setting.name
-        found.update(
-            (t.name, t) for t in harness_tasks(theirs, host, data=data, limit=limit, latency=latency)
-        )
+        harness = harness_tasks(theirs, host, data=options.data, limit=options.limit, latency=options.latency)
+        found.update((task.name, task) for task in harness)
     else:
-        asked = choose_setting(setting, model or BUNDLED)
-        loaded = load_model(model, device, dtype, trust_remote_code, text_tower)
+        asked = choose_setting(options.setting, model or BUNDLED)
+        loaded = load_model(model, device, options.dtype, options.trust_remote_code, options.text_tower)
         chosen = asked.name
         prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
-    for name in names:
+    for name in options.tasks:
         if name in SCENES:
             kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
             found[name] = kind(
                 name,
-                scene_items(name, limit),
+                scene_items(name, options.limit),
                 loaded,
                 prompts,
-                latency=latency,
-                trim_early_layers=trim_early_layers,
+                latency=options.latency,
+                trim_early_layers=options.trim_early_layers,
             )
-    return Prepared(loaded, chosen, [found[name] for name in names])
+    return Prepared(loaded, chosen, [found[name] for name in options.tasks])
 
 
 def own_device(device: str, ranks: Ranks) -> str:
@@ -152,7 +135,7 @@ def own_device(device: str, ranks: Ranks) -> str:
     return f"cuda:{ranks.local}"
 
 
-def settings(prepared: Prepared, **more: Any) -> dict[str, Any]:
+def settings(prepared: Prepared, options: EvalOptions) -> dict[str, Any]:
     """Whatever decides on every answer of a run, and must not change while it goes on."""
     model = prepared.loaded.model
     return {
@@ -162,7 +145,11 @@ def settings(prepared: Prepared, **more: Any) -> dict[str, Any]:
         "device": model.device.type,
         "attention": model.config._attn_implementation,
         "prompts": prepared.setting,
-        **more,
+        "batch_size": options.batch_size,
+        "limit": options.limit,
+        "budgets_are": "retain" if options.same_retain else "cost",
+        "trim_early_layers": options.trim_early_layers,
+        **({} if options.text_tower is None else {"text_tower": options.text_tower}),
         "versions": _versions(),
     }
 

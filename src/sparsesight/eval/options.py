@@ -1,0 +1,46 @@
+"""What one evaluation run is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+BUNDLED = "bundled"  # what `model` may say for the model of the package
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """The options of a run, checked by those who use them.
+
+    Attributes:
+        tasks: names of tasks.
+        model: a folder or Hub id; None for the bundled model.
+        batch_size: questions per forward.
+        limit: questions per task; None for all.
+        data: folder with local copies of the data; None for the Hub.
+        setting: how the model is asked: ``"own"``, ``"llava-1.5"`` or ``"auto"``.
+        latency: whether prefills are timed.
+        trim_early_layers: see :func:`sparsesight.sparsify`.
+        same_retain: give every method the same average number of tokens in place of the same prefill arithmetic.
+        device, dtype: as the command line names them.
+        trust_remote_code: whether code that comes with the model may run.
+        text_tower: folder or Hub id of the text tower, for methods that read one.
+        out: the run folder.
+        resume: go on with the run in that folder.
+    """
+
+    tasks: tuple[str, ...]
+    model: str | None = None
+    batch_size: int = 8
+    limit: int | None = None
+    data: Path | None = None
+    setting: str = "auto"
+    latency: bool = False
+    trim_early_layers: bool = False
+    same_retain: bool = False
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    text_tower: str | None = None
+    out: Path = Path("eval-run")
+    resume: bool = False
