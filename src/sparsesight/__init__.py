@@ -8,6 +8,7 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from .hf.context import prompt_ends, questions, visual_tokens
+    from .hf.restore import restore
     from .hf.sparsify import Sparsified, sparsify
     from .hf.vision.text_tower import TextTower
     from .methods import (
@@ -61,6 +62,7 @@ __all__ = [
     "VisionZip",
     "prompt_ends",
     "questions",
+    "restore",
     "sparsify",
     "visual_tokens",
 ]
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> Any:
         "TextTower": ".hf.vision.text_tower",
         "prompt_ends": ".hf.context",
         "questions": ".hf.context",
+        "restore": ".hf.restore",
         "sparsify": ".hf.sparsify",
         "visual_tokens": ".hf.context",
     }

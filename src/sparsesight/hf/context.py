@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import SparseSightError
-from .hooks import MARK
 from .prompt.answers import PromptEnds
 from .prompt.visual_mask import VisualMaskSpec
+from .restore import installed_hooks
 
 
 @contextmanager
@@ -98,11 +98,11 @@ def prompt_ends(model: nn.Module, ends: int | Sequence[int] | Tensor) -> Iterato
 @contextmanager
 def _said(model: nn.Module, name: str, value: Any) -> Iterator[None]:
     """Within it the hooks on ``model`` find ``value`` under this name in their thread."""
-    hooks = next((vars(m)[MARK] for m in model.modules() if MARK in vars(m)), None)
-    if hooks is None:
+    hooks = installed_hooks(model)
+    if not hooks:
         yield
         return
-    local = hooks.local
+    local = hooks[0].local
     outer = getattr(local, name, None)
     setattr(local, name, value)
     try:

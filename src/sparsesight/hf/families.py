@@ -10,6 +10,7 @@ from torch import nn
 from ..core.budget import BEFORE
 from ..errors import UnsupportedModelError
 from . import unsupported
+from .wrappers import unwrapped
 
 # Config attributes under which transformers' families store the placeholder id of a visual token.
 VISUAL_ID_KEYS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -37,7 +38,7 @@ class Layer:
 class ModelParts:
     """The parts of a model that sparsification touches."""
 
-    given: nn.Module  # by the user
+    given: nn.Module  # by the user, without what `unwrapped` takes off
     model: nn.Module  # the same, without a wrapper for adapters
     base: nn.Module  # takes input_ids and pixel_values
     decoder: nn.Module  # takes inputs_embeds, owns the layers
@@ -59,8 +60,9 @@ def inspect_model(model: nn.Module) -> ModelParts:
     Raises:
         UnsupportedModelError: if the model has no decoder layers to prune between, or attention that cannot be read.
     """
-    name = f"model={type(model).__name__}"
-    given, model = model, _without_adapters(model)
+    given = unwrapped(model)
+    name = f"model={type(given).__name__}"
+    model = unwrapped(_without_adapters(given))
     kind = getattr(getattr(model, "config", None), "model_type", "")
     if kind in unsupported.FAMILIES:
         raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {unsupported.FAMILIES[kind]}")
@@ -205,6 +207,15 @@ def check_implementation(decoder: nn.Module, kinds: tuple[Layer, ...]) -> None:
             f"attn_implementation={name!r}: FlashAttention counts a sliding window in the tokens that are left, not "
             "in the prompt's; use attn_implementation='sdpa'"
         )
+
+
+def copies_of(module: nn.Module) -> list[nn.Module]:
+    """The module itself; where PEFT trains copies of it (``modules_to_save``), those and the original."""
+    copies = getattr(module, "modules_to_save", None)
+    original = getattr(module, "original_module", None)
+    if isinstance(copies, nn.ModuleDict) and isinstance(original, nn.Module):
+        return [original, *copies.values()]
+    return [module]
 
 
 def attention_of(layer: nn.Module) -> nn.Module | None:

@@ -20,23 +20,23 @@ from ..errors import SparseSightError
 from ..profiling.sections import LAYOUT
 from .cache import cached_length, check_cache, was_pruned
 from .compiled.dispatch import FastPath
-from .compiled.options import Fast
-from .families import ModelParts, attention_implementation, check_implementation
+from .compiled.options import Fast, FastUse
+from .families import ModelParts, attention_implementation, check_implementation, copies_of
 from .install import Installation
 from .outputs import widen_outputs
-from .probe import Probe
+from .probe import Probe, probed
 from .prompt.answers import IgnoredLabels, Labels, prompt_end
 from .prompt.frames import FrameRule, Frames
-from .prompt.generation import Generating
-from .prompt.inputs import among, asks_for_outputs, is_checkpointed, valid_rows
+from .prompt.generation import Generating, no_continuous_batching
+from .prompt.inputs import among, asks_for_outputs, is_checkpointed, refuse_tracing, valid_rows
 from .prompt.layout import Layout, Plan, Record
 from .prompt.visual_mask import VisualMask, cannot_tell, layout_as_given
+from .restore import MARK
 from .state import ForwardState
 from .vision.reader import VisionReader
 from .vision.text_tower import TextTower, questions_of
 
 REST = "rest"  # see `clock.PARTS`
-MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
 
 
 class Hooks:
@@ -47,7 +47,8 @@ class Hooks:
         plan: what to do.
         visual_mask: the caller's own, or None for placeholder ids.
         done: called after every forward of the decoder with its record (None if it was no prefill) and milliseconds
-            (None unless ``timing``).
+            (None unless ``timing``), and what became of the fast path. It must not hold the handle: the model would
+            keep it.
         timing: whether to wait for the device and measure.
         text_tower: for a method that compares the question with patches.
         fast: how to run segments as programs; None: not at all.
@@ -61,14 +62,15 @@ class Hooks:
         parts: ModelParts,
         plan: Plan,
         visual_mask: VisualMask | None,
-        done: Callable[[Record | None, float | None], None],
+        done: Callable[[Record | None, float | None, FastUse | None], None],
         timing: bool,
         text_tower: TextTower | None = None,
         fast: Fast | None = None,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
-                f"model={type(parts.model).__name__} is already sparsified: restore() the first handle"
+                f"model={type(parts.model).__name__} is already sparsified: restore() the first handle, or "
+                "call sparsesight.restore(model) if it is lost"
             )
         self.parts, self.plan, self.visual_mask = parts, plan, visual_mask
         self.frame_rule = FrameRule.of(parts.model.config)
@@ -92,11 +94,14 @@ class Hooks:
     def install(self) -> None:
         """Register everything; each step leaves its own undoing behind."""
         parts, hook = self.parts, self.added.hook
+        # First to come, last to go: `restore` finds all the rest by it.
         self.added.attribute(parts.decoder, MARK, self)
         generate = getattr(parts.model, "generate", None)
         if generate is not None:
             watched = self.generating.watch(generate, self.has_pictures, self.forget_pictures)
             self.added.attribute(parts.model, "generate", watched)
+        if hasattr(parts.model, "init_continuous_batching"):
+            self.added.attribute(parts.model, "init_continuous_batching", no_continuous_batching)
         for module in dict.fromkeys((parts.given, parts.model)):
             if module is not parts.decoder:
                 hook(module, "forward_pre", self.see_arguments, with_kwargs=True)
@@ -111,9 +116,7 @@ class Hooks:
         hook(parts.decoder, "forward", self.leave_decoder)
         hook(parts.decoder, "forward", self.forget, always_call=True)
         self.implementation = attention_implementation(parts.decoder)
-        self.probes = [
-            Probe(parts.attention(i), i, self.observe, self.added) for i in self.plan.stages if i != BEFORE
-        ]
+        self.probe()
         if self.vision is not None:
             self.vision.install(self.added)
         if self.how_fast is not None:
@@ -124,6 +127,13 @@ class Hooks:
         self.added.remove()
         self.probes = []
         self.local = threading.local()
+
+    def probe(self) -> None:
+        """Listen to the attention of pruning layers; adapters may bring other copies of it at any time."""
+        for i in self.plan.stages:
+            for attention in copies_of(self.parts.attention(i)) if i != BEFORE else ():
+                if not probed(attention):
+                    self.probes.append(Probe(attention, i, self.observe, self.added))
 
     def follow(self) -> None:
         """Go along with an attention implementation that was set since the last forward.
@@ -155,6 +165,7 @@ class Hooks:
 
     def see_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Labels stay with the outermost model; which of them count is decided inside."""
+        refuse_tracing()
         self.local.asked = getattr(self.local, "asked", None) or asks_for_outputs(module, kwargs)
         self.local.labels = labels = Labels.of(kwargs)
         return None if labels is None else (args, {**kwargs, **labels.given})
@@ -184,6 +195,7 @@ class Hooks:
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
+        refuse_tracing()
         self.local.forward = None  # an interrupted one is not told that it is over
         if self.timing:
             self.local.started = self.plan.clock.now()
@@ -216,6 +228,7 @@ class Hooks:
         forward = ForwardState(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
         forward.asked = getattr(self.local, "asked", False) or asks_for_outputs(module, kwargs)
         if layout is not None:
+            self.probe()
             forward.activate(layout)
             if forward.active:
                 # Continuous batching gives its cache another name.
@@ -286,7 +299,8 @@ class Hooks:
             if forward is not None:
                 widen_outputs(output, forward)
                 self.ignored_labels.apply(getattr(self.local, "labels", None), forward.dropped)
-        self.done(record, 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None)
+        ms = 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None
+        self.done(record, ms, None if self.fast is None or record is None else self.fast.use)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""

@@ -2,7 +2,7 @@
 
 The layer's attention module gets a private copy of its config that names a wrapped attention function; the function
 calls the real one and then shows queries, keys and mask to whoever listens. Nothing is recomputed and no class is
-patched; the copy goes away with the probe.
+patched; the copy and the function's name in the registry go away with the probe.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ MARK = "_sparsesight_probe"
 class _Name(str):
     """A registered name that also answers to the real one: some layers compare theirs before they mask or shape."""
 
-    def __new__(cls, real: str) -> _Name:
-        made = super().__new__(cls, PREFIX + real)
+    def __new__(cls, real: str, number: int) -> _Name:
+        made = super().__new__(cls, f"{PREFIX}{real}|{number}")
         made.real = real
         return made
 
@@ -42,6 +43,23 @@ class _Name(str):
         return not self == other
 
     __hash__ = str.__hash__
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A name in transformers' registry of attention functions, which is one for the whole process.
+
+    Each installation has names of its own: who counts the users of a shared one needs a lock, and an interrupt may come
+    where it is not given back.
+    """
+
+    name: str
+
+    def make(self) -> None:
+        AttentionInterface.register(self.name, _probed_attention)
+
+    def undo(self) -> None:
+        AttentionInterface._global_mapping.pop(self.name, None)  # there is no public way
 
 
 class _WithConfig:
@@ -73,6 +91,7 @@ class Probe:
         self.config: Any = attention.config
         self.private: Any = copy.copy(self.config)
         self.view = _WithConfig(attention, self.config)
+        self.added, self.names = added, set[str]()
         self.follow()
         added.attribute(attention, "config", self.private)
         added.attribute(attention, MARK, self)  # found by the registered function
@@ -81,9 +100,16 @@ class Probe:
         """Call the attention function that the module's own config names now."""
         real = self.config._attn_implementation
         self.real = real_attention(self.attention, real)
-        name = _Name(real)
-        AttentionInterface.register(str(name), _probed_attention)  # a plain key: compilers hash them all
+        name = _Name(real, self.added.number)
+        if str(name) not in self.names:  # a plain key: compilers hash them all
+            self.added.make(_Registered(str(name)))
+            self.names.add(str(name))
         self.private.__dict__["_attn_implementation_internal"] = name
+
+
+def probed(attention: nn.Module) -> bool:
+    """Whether there is a probe on this very module."""
+    return MARK in vars(attention)
 
 
 def real_attention(attention: nn.Module, name: str) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -169,7 +170,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._remember, timing, text_tower, how_fast)
+        self._hooks = Hooks(parts, plan, visual_mask, self._runs.add, timing, text_tower, how_fast)
 
     @property
     def report(self) -> Report:
@@ -255,8 +256,19 @@ class Sparsified:
         return None if self._hooks.fast is None else self._runs.current.fast or self._hooks.fast.use
 
     def restore(self) -> None:
-        """Give the model back exactly as it was; safe to call twice."""
+        """Give the model back exactly as it was; safe to call twice, and again after an interrupt."""
         self._hooks.remove()
+
+    def __del__(self) -> None:
+        hooks = getattr(self, "_hooks", None)  # None: it was never installed
+        if hooks is not None and hooks.added:
+            warnings.warn(
+                f"the handle of a sparsified {type(self.model).__name__} is gone without restore(): the model stays "
+                "sparsified until sparsesight.restore(model)",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     def __enter__(self) -> Sparsified:
         if not self._hooks.added:
@@ -290,7 +302,3 @@ class Sparsified:
             yield self._clock.sections
         finally:
             self._clock.sections = None
-
-    def _remember(self, record: Record | None, ms: float | None) -> None:
-        fast = self._hooks.fast
-        self._runs.add(record, ms, None if fast is None or record is None else fast.use)

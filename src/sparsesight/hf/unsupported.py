@@ -12,10 +12,19 @@ _QUERIES = (
 )
 _MASKED = "a mask instead of placeholder ids tells where its visual tokens are; pass its text model and visual_mask=..."
 
+_RETRIEVAL = (
+    "it answers with an embedding of every token, those of pictures too, so that none can be dropped; pool the "
+    "embeddings instead"
+)
+
 FAMILIES = {
     "blip": _CROSS,
     "blip-2": _QUERIES,
+    "colmodernvbert": _RETRIEVAL,
+    "colpali": _RETRIEVAL,
+    "colqwen2": _RETRIEVAL,
     "diffusion_gemma": "it refines its whole answer by diffusion, over visual tokens only in an encoder's cache",
+    "embedding_gemma2": _RETRIEVAL,
     "evolla": "it reads proteins, which enter by cross-attention, and no pictures",
     "florence2": _SEQ2SEQ,
     "git": "its decoder itself puts a picture's tokens before the text, and no placeholder ids stand for them",
@@ -25,6 +34,8 @@ FAMILIES = {
     "kosmos-2": _MASKED,
     "kosmos-2.5": _MASKED,
     "mllama": _CROSS,
+    "modernvbert": _RETRIEVAL,
+    "neomme": _RETRIEVAL,
     "pi0": "it makes a robot's actions with a second model that reads the first one's cache",
     "pix2struct": _SEQ2SEQ,
     "pp_formulanet": _SEQ2SEQ,

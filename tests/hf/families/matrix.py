@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from sparsesight import sparsify
 from sparsesight.core.budget import BEFORE
 from sparsesight.hf.families import inspect_model
+from tests.hf.snapshot import Snapshot
 
 from .base import CLIPS, SAMPLES, Family, Sample
 from .oracle import blinded
@@ -242,6 +244,16 @@ def dense_runs(case: Case, attention: str) -> None:
         case.generate(attention, case.prompt(i))
 
 
+def taken_back(case: Case, attention: str) -> None:
+    """Also after an exception, nothing is left: on modules, in configs, in transformers' registries."""
+    model = case.models[attention]
+    before = Snapshot(model)
+    with contextlib.suppress(ZeroDivisionError), case.sparse(attention):
+        assert Snapshot(model).differences(before), "the snapshot sees nothing"
+        raise ZeroDivisionError
+    assert Snapshot(model).differences(before) == []
+
+
 CHECKS: dict[str, Callable[[Case, str], None]] = {
     "batch": batch,
     "oracle": oracle,
@@ -250,6 +262,7 @@ CHECKS: dict[str, Callable[[Case, str], None]] = {
     "lengths": lengths,
     "rotation": rotation,
     "fast": fast,
+    "taken_back": taken_back,
 }
 # What transformers itself must do for a check to say anything; a family may name these in `Family.broken`.
 DENSE: dict[str, Callable[[Case, str], None]] = {"batch": dense_batch, "beams": dense_beams}

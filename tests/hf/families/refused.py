@@ -59,6 +59,42 @@ def _kosmos(model: str, config: str, vision: dict[str, Any]) -> Callable[[], Any
     return made(model, config, text_config=text, vision_config=vision, latent_query_num=8)
 
 
+_SIGLIP = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
+_PALIGEMMA = {
+    "model_type": "paligemma",
+    "text_config": {**GROUPED, "model_type": "gemma"},
+    "vision_config": _SIGLIP,
+    "projection_dim": HIDDEN,
+    "image_token_id": 5,
+}
+_QWEN = {
+    "model_type": "qwen2_vl",
+    "text_config": {**GROUPED, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+    "vision_config": {
+        "depth": 2,
+        "embed_dim": HIDDEN,
+        "hidden_size": HIDDEN,
+        "num_heads": 2,
+        "patch_size": PATCH,
+        "mlp_ratio": 1,
+    },
+    "image_token_id": 5,
+}
+_MODERNVBERT = {
+    "text_config": {**TEXT, "model_type": "modernbert"},
+    "vision_config": _SIGLIP,
+    "image_token_id": 5,
+    "pixel_shuffle_factor": 1,
+}
+_GEMMA4_VISION = {
+    **SIZES,
+    "model_type": "gemma4_vision",
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "patch_size": PATCH,
+}
+
 REFUSED = (
     Refused(
         "blip",
@@ -162,13 +198,7 @@ REFUSED = (
         made(
             "PI0ForConditionalGeneration",
             "PI0Config",
-            vlm_config={
-                "model_type": "paligemma",
-                "text_config": {**GROUPED, "model_type": "gemma"},
-                "vision_config": {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False},
-                "projection_dim": HIDDEN,
-                "image_token_id": 5,
-            },
+            vlm_config=_PALIGEMMA,
             dit_config={**GROUPED, "model_type": "gemma"},
             chunk_size=4,
         ),
@@ -187,17 +217,36 @@ REFUSED = (
                 "top_k_experts": 2,
                 "moe_intermediate_size": 8,
             },
-            vision_config={
-                **SIZES,
-                "model_type": "gemma4_vision",
-                "num_hidden_layers": 2,
-                "num_key_value_heads": 2,
-                "head_dim": 8,
-                "patch_size": PATCH,
-            },
+            vision_config=_GEMMA4_VISION,
             image_token_id=5,
             canvas_length=8,
         ),
+    ),
+    Refused("colpali", made("ColPaliForRetrieval", "ColPaliConfig", vlm_config=_PALIGEMMA, embedding_dim=8)),
+    Refused("colqwen2", made("ColQwen2ForRetrieval", "ColQwen2Config", vlm_config=_QWEN, embedding_dim=8)),
+    Refused(
+        "colmodernvbert",
+        made(
+            "ColModernVBertForRetrieval",
+            "ColModernVBertConfig",
+            vlm_config={"model_type": "modernvbert", **_MODERNVBERT},
+            embedding_dim=8,
+        ),
+    ),
+    Refused("modernvbert", made("ModernVBertForMaskedLM", "ModernVBertConfig", **_MODERNVBERT)),
+    Refused(
+        "embedding_gemma2",
+        made(
+            "EmbeddingGemma2Model",
+            "EmbeddingGemma2Config",
+            text_config=GROUPED,
+            vision_config=_GEMMA4_VISION,
+            audio_config=None,
+            image_token_id=5,
+        ),
+    ),
+    Refused(
+        "neomme", made("NeoMMEForRetrieval", "NeoMMEConfig", **{**GROUPED, "head_dim": 16}, embedding_rank=8)
     ),
     # Families that would do but for some of their layers.
     Refused("mistral_large4", partial(llava_more.mistral_large4, "eager"), "indexed_attention"),

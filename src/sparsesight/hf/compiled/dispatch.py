@@ -233,7 +233,7 @@ class FastPath:
         if len({x.device for layer in self.weights for x in layer}) > 1:
             return "its layers lie on several devices"
         for module in (m for modules in self.modules for m in modules):
-            if "forward" in vars(module):
+            if self.added.foreign_attribute(module, "forward"):
                 return f"{type(module).__name__}.forward was replaced on the instance"
             if hasattr(module, "active_adapters"):
                 return "adapters can be switched at any time; merge them first"

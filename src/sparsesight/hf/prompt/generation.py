@@ -69,6 +69,18 @@ def ids_beside_embeddings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     return ids if both else None
 
 
+def no_continuous_batching(*args: Any, **kwargs: Any) -> Any:
+    """In place of ``init_continuous_batching``, which ``generate_batch`` calls as well.
+
+    Raises:
+        UnsupportedModelError: always.
+    """
+    raise UnsupportedModelError(
+        "generate_batch, init_continuous_batching: continuous batching packs prompts into blocks of keys that all "
+        "layers share, which cannot be pruned; use generate() while sparsified"
+    )
+
+
 def prompt_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int] | None:
     """Samples and tokens of the prompt, cached ones included, of a ``generate(*args, **kwargs)``; None if it is not
     given any."""

@@ -28,6 +28,19 @@ def asks_for_outputs(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     )
 
 
+def refuse_tracing() -> None:
+    """Refuse to be recorded.
+
+    Raises:
+        UnsupportedModelError: inside of ``torch.jit.trace`` or ``torch.export``.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        raise UnsupportedModelError(
+            "torch.jit.trace, torch.export: which tokens stay is decided prompt by prompt, and a recorded graph would "
+            "keep those of this one; restore() the model first"
+        )
+
+
 def is_checkpointed(decoder: nn.Module) -> bool:
     """Whether the decoder's layers run again in the backward pass.
 

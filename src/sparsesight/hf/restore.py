@@ -1,0 +1,37 @@
+"""Finding what is installed on a model, with or without its handle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..errors import SparseSightError
+
+if TYPE_CHECKING:
+    from .hooks import Hooks
+
+MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
+
+
+def restore(model: nn.Module) -> None:
+    """Give a model back exactly as it was before :func:`sparsify`, also where the handle is lost or was interrupted.
+
+    It does nothing to a model that is not sparsified, and may be called again where it was interrupted itself.
+
+    Args:
+        model: the model that was given to :func:`sparsify`, or one that contains its decoder: PEFT's wrapper, that of
+            ``torch.compile``, ``DistributedDataParallel``.
+
+    Raises:
+        SparseSightError: if it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise SparseSightError(f"restore: got {type(model).__name__}; pass the model that was sparsified")
+    for hooks in installed_hooks(model):
+        hooks.remove()
+
+
+def installed_hooks(model: nn.Module) -> list[Hooks]:
+    """The hooks that are installed on decoders in a model."""
+    return [vars(module)[MARK] for module in model.modules() if MARK in vars(module)]
