@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import sparsify
+from sparsesight import METHODS, sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import batch
+from tests.hf.test_sparsify import small_llama
 
 HOW: dict[str, Any] = {
     "max_new_tokens": 4,
@@ -71,3 +72,114 @@ def test_compiled_layers_that_ran_before() -> None:
 @pytest.mark.parametrize("when", ["run before", "inside"])
 def test_compiled(what: str, when: str) -> None:
     check(what, when)
+
+
+# -- a model that was compiled whole, and has run dense -----------------------------------------------------------
+
+EMBEDS = torch.randn(1, 30, 32, generator=torch.Generator().manual_seed(1))
+VISUAL = torch.zeros(30, dtype=torch.bool)
+VISUAL[2:22] = True
+
+
+def llama_logits(call: Any) -> torch.Tensor:
+    with torch.no_grad():
+        out: torch.Tensor = call(inputs_embeds=EMBEDS, use_cache=False).logits
+    return out
+
+
+def compile_in(way: str, built: Any) -> Any:
+    """What is to be called then."""
+    how: dict[str, Any] = {"backend": "eager"}
+    if way in ("wrapper", "wrapper is given"):
+        return torch.compile(built, **how)
+    if way == "function":
+        return torch.compile(lambda **kwargs: built(**kwargs), **how)
+    parts = {"decoder": [built.model], "layers": [*built.model.layers], "regions": [*built.model.layers[:2]]}
+    for part in parts.get(way.removesuffix(" forward"), [built]):
+        if way.endswith("forward"):
+            part.forward = torch.compile(part.forward, **how)
+        else:
+            part.compile(**how)
+    return built
+
+
+BEFORE, AFTER = (
+    {"method": "divprune", "retain": 0.4},
+    {"method": "sparsevlm+", "retain": 0.6, "layers": (0, 1)},
+)
+WAYS = (
+    *("model", "model forward", "wrapper", "wrapper is given", "function"),
+    *("decoder", "decoder forward", "layers", "layers forward", "regions"),
+)
+
+
+@pytest.mark.parametrize("when", ["run before", "inside"])
+@pytest.mark.parametrize("way", WAYS)
+def test_compiled_whole(way: str, when: str) -> None:
+    """Sparse inside, by a method that acts before the decoder and one that does not; dense behind each."""
+    plain, built = small_llama(initializer_range=0.3), small_llama(initializer_range=0.3)
+    dense, call, call_before = llama_logits(plain), built, when == "run before"
+    if call_before:
+        call = compile_in(way, built)
+        assert torch.equal(llama_logits(call), dense)
+    order = (BEFORE, AFTER) if WAYS.index(way) % 2 else (AFTER, BEFORE)
+    for number, how in enumerate((order[0], order[1], order[0])):
+        with sparsify(plain, visual_mask=VISUAL, **how):
+            expected = llama_logits(plain)
+        assert not torch.allclose(expected, dense, atol=1e-3)
+        given = call if way == "wrapper is given" else built
+        with sparsify(given, visual_mask=VISUAL, **how) as run:
+            if not call_before and not number:
+                call = compile_in(way, built)
+            assert torch.allclose(llama_logits(call), expected, atol=1e-5) and run.kept
+        assert torch.allclose(llama_logits(call), dense, atol=1e-5)
+
+
+def test_every_method_on_a_compiled_model() -> None:
+    """One after the other on the same model, more of them than a compiler keeps versions of."""
+    plain, built = small_llama(initializer_range=0.3), small_llama(initializer_range=0.3)
+    built.model.compile(backend="eager")
+    dense, tried = llama_logits(plain), 0
+    assert torch.equal(llama_logits(built), dense)
+    for name, method in METHODS.items():
+        if method.requires_vision or method.requires_text_tower:
+            continue
+        with sparsify(plain, name, retain=0.6, visual_mask=VISUAL):
+            expected = llama_logits(plain)
+        with sparsify(built, name, retain=0.6, visual_mask=VISUAL) as run:
+            assert torch.allclose(llama_logits(built), expected, atol=1e-5) and run.kept, name
+        assert torch.allclose(llama_logits(built), dense, atol=1e-5), name
+        tried += 1
+    assert tried > 8
+
+
+def test_two_models_that_share_what_was_compiled() -> None:
+    """One sparse, one not: compiled code is kept per class, and told apart by what each has of its own."""
+    one, other, plain = (small_llama(initializer_range=0.3) for _ in range(3))
+    dense = llama_logits(plain)
+    for built in (one, other):
+        built.compile(backend="eager")
+        assert torch.equal(llama_logits(built), dense)
+    with sparsify(plain, visual_mask=VISUAL, **BEFORE):
+        expected = llama_logits(plain)
+    with sparsify(one, visual_mask=VISUAL, **BEFORE):
+        for _ in range(2):
+            assert torch.allclose(llama_logits(one), expected, atol=1e-5)
+            assert torch.equal(llama_logits(other), dense)
+        with sparsify(other, visual_mask=VISUAL, **BEFORE) as second:
+            assert torch.allclose(llama_logits(other), expected, atol=1e-5) and second.kept
+            assert torch.allclose(llama_logits(one), expected, atol=1e-5)
+
+
+@patience
+def test_a_compiled_model_whose_vision_tower_is_read() -> None:
+    plain, built = small(), small()
+    dense = logits(plain, 0)
+    built.compile(backend="eager")
+    assert torch.equal(logits(built, 0), dense)
+    with sparsify(plain, "fastervlm", retain=0.4):
+        expected = logits(plain, 0)
+    for _ in range(2):
+        with sparsify(built, "fastervlm", retain=0.4):
+            assert torch.equal(logits(built, 0), expected)
+        assert torch.equal(logits(built, 0), dense)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ...core.stage import Vision
 from ...errors import SparseSightError, UnsupportedModelError
-from ..families import ModelParts
+from ..families import ModelParts, attention_of, copies_of
 from ..install import Installation
 from ..masks import mask_of_rows
-from ..probe import Probe
+from ..probe import Probe, probed
 from .row_hash import find_rows, row_hashes
 from .text_tower import TextTower
 from .towers import INSTEAD, Tower, find_sight
@@ -78,16 +78,13 @@ class VisionReader:
 
     def install(self, added: Installation) -> None:
         """Put hooks and probes on towers and projector; they are ``added``, and go with it."""
+        self.added, self.traced = added, list[nn.Module]()
         for number, tower in enumerate(self.sight.towers):
-            added.hook(tower.module, "forward_pre", self._enter(tower))
+            added.hook(tower.module, "forward_pre", self._enter(number, tower))
             added.hook(tower.layer, "forward", self._leave_layer)
             added.hook(tower.module, "forward", self._leave, always_call=True)
-            self.probes.append(Probe(tower.attention, number, self._observe, added))
-        modules = (*self.sight.between, self.sight.projector)
-        for module in modules:
-            last = module is self.sight.projector
-            carrier = RowTracer(module, last and self.sight.several)
-            added.hook(module, "forward", self._pass(carrier, last), with_kwargs=True)
+            self._probe(number, tower)
+        self._trace()
 
     def forget(self) -> None:
         """Drop what this thread has encoded."""
@@ -137,9 +134,28 @@ class VisionReader:
 
     # -- in the order of an encoding --------------------------------------------------------------------------
 
-    def _enter(self, tower: Tower) -> Callable[..., None]:
+    def _probe(self, number: int, tower: Tower) -> None:
+        """Listen to the attention of the layer that is read; adapters may bring other copies of it at any time."""
+        for attention in copies_of(attention_of(tower.layer) or tower.attention):
+            if not probed(attention):
+                self.probes.append(Probe(attention, number, self._observe, self.added))
+
+    def _trace(self) -> None:
+        """Follow rows through the modules that make new ones of them, and through all copies that adapters made."""
+        *between, projector = self.sight.makers
+        for maker in (*between, projector):
+            last = maker is projector
+            for module in copies_of(maker):
+                if not any(x is module for x in self.traced):
+                    self.traced.append(module)
+                    carrier = RowTracer(module, last and self.sight.several)
+                    self.added.hook(module, "forward", self._pass(carrier, last), with_kwargs=True)
+
+    def _enter(self, number: int, tower: Tower) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             local = self.local
+            self._probe(number, tower)
+            self._trace()
             for probe in self.probes:  # an attention implementation may have been set since
                 if probe.private._attn_implementation != probe.config._attn_implementation:
                     probe.follow()

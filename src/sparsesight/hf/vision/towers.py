@@ -55,17 +55,20 @@ class VisionModules:
 
     Attributes:
         towers: its vision towers; some families have one for pictures and one for clips.
-        between: modules that make other rows of patches before the projector does.
         projector: the module that makes visual tokens of patches.
         base: the module that owns them.
         several: whether the projector gets the outputs of several layers side by side.
     """
 
     towers: tuple[Tower, ...]
-    between: tuple[nn.Module, ...]
     projector: nn.Module
     base: nn.Module
     several: bool
+
+    @property
+    def makers(self) -> tuple[nn.Module, ...]:
+        """What makes rows of patches now, the projector last; adapters may have put copies around those."""
+        return (*_between(self.base), _projector(self.base) or self.projector)
 
     @property
     def newline(self) -> Tensor | None:
@@ -87,13 +90,20 @@ def find_sight(parts: ModelParts, method: str) -> VisionModules:
     towers = tuple(_towers(parts, layer, blame))
     if not towers:
         raise UnsupportedModelError(f"{blame}has none with attention that can be read: {INSTEAD}")
-    projector = next((x for x in (_get(base, name) for name in PROJECTORS) if x is not None), None)
+    projector = _projector(base)
     if projector is None:
         raise UnsupportedModelError(
             f"{blame}has no module that makes its tokens of patches one by one or group by group: {INSTEAD}"
         )
-    between = tuple(x for x in (_get(base, name) for name in BETWEEN) if x is not None)
-    return VisionModules(towers, between, projector, base, several)
+    return VisionModules(towers, projector, base, several)
+
+
+def _projector(base: Any) -> nn.Module | None:
+    return next((x for x in (_get(base, name) for name in PROJECTORS) if x is not None), None)
+
+
+def _between(base: Any) -> list[nn.Module]:
+    return [x for x in (_get(base, name) for name in BETWEEN) if x is not None]
 
 
 def _towers(parts: ModelParts, layer: Any, blame: str) -> list[Tower]:
