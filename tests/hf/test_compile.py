@@ -171,7 +171,7 @@ def test_two_models_that_share_what_was_compiled() -> None:
             assert torch.allclose(llama_logits(one), expected, atol=1e-5)
 
 
-@patience
+@pytest.mark.slow
 def test_a_compiled_model_whose_vision_tower_is_read() -> None:
     plain, built = small(), small()
     dense = logits(plain, 0)

@@ -17,7 +17,6 @@ import torch
 import sparsesight
 from sparsesight import Compose, FasterVLM, SparseSightError, SparseVLMPlus, restore, sparsify
 from tests.hf import tiny
-from tests.hf.slow import patience
 from tests.hf.snapshot import Snapshot
 from tests.hf.test_invariants import batch
 from tests.hf.threads import wrong_in_threads
@@ -114,7 +113,7 @@ def test_an_interrupt_at_a_line_of_installing_or_undoing() -> None:
     check(every=False)
 
 
-@patience
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_interrupt_at_every_line_of_installing_or_undoing() -> None:
     check(every=True)
