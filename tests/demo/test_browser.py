@@ -17,6 +17,7 @@ from PIL import Image
 
 from sparsesight import bundled
 from sparsesight.demo import runs
+from sparsesight.demo.asked import Asked
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.uploads import MAX_BYTES
 from sparsesight.hf.loading import load_model
@@ -47,8 +48,8 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
-    from sparsesight.demo.page import Choices
     from sparsesight.demo.server import serving
+    from sparsesight.demo.tabs import Choices
 
     with serving(engine, Choices("sparsevlm+", 128, 576, 0.1)) as address:
         yield address
@@ -284,7 +285,7 @@ def test_a_run_that_waits_does_not_begin_once_the_page_asked_again(
     begun: list[tuple[str, bool]] = []
     whole = runs.ask
 
-    def ask_and_note(engine: Engine, asked: runs.Asked, stop: Event) -> Iterator[runs.AskView]:
+    def ask_and_note(engine: Engine, asked: Asked, stop: Event) -> Iterator[runs.AskView]:
         begun.append((asked.question, stop.is_set()))
         return whole(engine, asked, stop)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Iterator
 from threading import Event, Thread
 
@@ -10,6 +13,7 @@ import torch
 from PIL import Image
 
 from sparsesight import bundled
+from sparsesight.demo import engine as engine_module
 from sparsesight.demo.engine import Engine, StreamedAnswer, Streamer
 from sparsesight.demo.running import Stopped
 from sparsesight.errors import SparseSightError
@@ -90,6 +94,44 @@ def test_a_stop_in_the_middle_of_a_prefill(engine: Engine) -> None:
     assert (
         answered(engine, method=make_method("sparsevlm+"))[-1].text == independent(QUESTION, "sparsevlm+")[0]
     )
+
+
+def test_a_stop_in_the_middle_of_the_vision_tower(engine: Engine) -> None:
+    stop = Event()
+    layers = engine.loaded.model.model.vision_tower.encoder.layers
+    hook = layers[0].register_forward_pre_hook(lambda *_: stop.set())
+    after = layers[1].register_forward_hook(lambda *_: pytest.fail("it went on"))
+    with pytest.raises(Stopped):
+        list(engine.ask(IMAGE, QUESTION, None, stop))
+    hook.remove()
+    after.remove()
+    assert answered(engine)[-1].done
+
+
+def test_a_prompt_is_bounded_in_tokens(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        SparseSightError, match=r"tokens, more than the limit of 1,024: ask something shorter"
+    ):
+        answered(engine, "\N{GRINNING FACE}" * 1_000)  # the model's own context
+    monkeypatch.setattr(engine_module, "MAX_PROMPT", 576)
+    with pytest.raises(SparseSightError, match=r"more than the limit of 576"):
+        answered(engine)
+
+
+def test_an_error_of_a_run_keeps_no_picture(engine: Engine) -> None:
+    """Not even until the garbage collector comes round: its traceback is in no cycle."""
+    gc.disable()
+    try:
+        picture = IMAGE.copy()
+        gone = weakref.ref(picture)
+        stream = engine.ask(picture, "Is <image> red?", None, Event())
+        with contextlib.suppress(SparseSightError):
+            list(stream)
+        del picture, stream
+        assert answered(engine)[-1].done  # the thread has other things in hand
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_two_users_at_once_do_not_mix(engine: Engine) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from sparsesight import bundled
 from sparsesight.demo import runs
+from sparsesight.demo.asked import Asked, check_grid
 from sparsesight.demo.engine import Engine
-from sparsesight.demo.runs import Asked
 from sparsesight.demo.uploads import Uploads
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
@@ -186,7 +186,7 @@ def test_a_stopped_comparison_keeps_its_cells(engine: Engine) -> None:
 )
 def test_what_cannot_be_compared(methods: list[str], budgets: list[int], part: str) -> None:
     with pytest.raises(SparseSightError, match=part):
-        runs.check_grid(methods, budgets)
+        check_grid(methods, budgets)
 
 
 def look(

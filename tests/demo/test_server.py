@@ -32,8 +32,8 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def served(engine: Engine) -> Iterator[tuple[str, Path]]:
     """The page's address, and the folder for what is uploaded."""
-    from sparsesight.demo.page import Choices
     from sparsesight.demo.server import serving
+    from sparsesight.demo.tabs import Choices
 
     before = os.environ.get("GRADIO_TEMP_DIR")
     with serving(engine, Choices("sparsevlm+", 64, 576, 0.1)) as url:
@@ -111,8 +111,8 @@ def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], 
 
 
 def test_a_port_that_is_taken(engine: Engine) -> None:
-    from sparsesight.demo.page import Choices
     from sparsesight.demo.server import serving
+    from sparsesight.demo.tabs import Choices
 
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))

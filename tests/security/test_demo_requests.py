@@ -57,8 +57,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from sparsesight.demo.page import Choices
     from sparsesight.demo.server import serving
+    from sparsesight.demo.tabs import Choices
 
     folder = tmp_path_factory.mktemp("elsewhere")
     secret = folder / "secret.png"

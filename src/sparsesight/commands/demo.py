@@ -19,7 +19,7 @@ from .options import METHOD, RETAIN, choose_plain_method, choose_retain
 
 if TYPE_CHECKING:
     from ..demo.engine import Engine
-    from ..demo.page import Choices
+    from ..demo.tabs import Choices
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -107,7 +107,7 @@ def first_choices(engine: Engine, method: str, budget: int | float) -> Choices:
         SparseSightError: if it does not, or the picture has fewer visual tokens than are to be kept.
     """
     from .. import bundled
-    from ..demo.page import Choices
+    from ..demo.tabs import Choices
     from ..images import open_image
 
     picture = open_image(bundled.default_picture())

@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-import reprlib
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..errors import SparseSightError
-from ..methods import Method, make_method
+from ..methods import make_method
 from . import cards
+from .asked import Asked, check_grid
 from .engine import Engine, StreamedAnswer
 from .pictures import Panel, last_stage, panels
 from .running import Stopped
-from .uploads import Uploads
 
 T = TypeVar("T")
-MAX_QUESTION = 1000  # characters
-MAX_NAME = 100  # characters of a method's name
-MAX_RETAIN = 1_000_000  # visual tokens
-MAX_CELLS = 24  # of a comparison
 CELL = 352  # pixels of an overlay in a comparison, shown at half that, for sharp screens
 FIGURE = 640
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What somebody wants to know; nothing of it is trusted.
-
-    Attributes:
-        uploads: whose pictures may be asked about.
-        path: of the picture, which is read when a run begins.
-        question, method, retain: as the page sent them.
-    """
-
-    uploads: Uploads
-    path: Path | None
-    question: str
-    method: str = ""
-    retain: Any = 0
-
-    def check(self, typing: bool = False) -> None:
-        """Find out what is wrong: before waiting for a turn, and again when it has come.
-
-        Args:
-            typing: the question is being typed: it may be empty, and the picture is not looked at with every key.
-
-        Raises:
-            SparseSightError: no picture, an empty or endless question, an unknown method or budget.
-        """
-        if not isinstance(self.question, str) or not (typing or self.question.strip()):
-            raise SparseSightError("the question is empty: ask something about the picture")
-        if len(self.question) > MAX_QUESTION:
-            raise SparseSightError(
-                f"the question has {len(self.question):,} characters, more than the limit of {MAX_QUESTION:,}: "
-                "shorten it"
-            )
-        if any("\ud800" <= character <= "\udfff" for character in self.question):
-            raise SparseSightError("the question holds half a character (a lone surrogate): type it again")
-        if self.method:
-            self.chosen()
-        if not typing:
-            self.uploads.check(self.path)
-
-    def chosen(self) -> Method:
-        check_method(self.method)
-        if not _whole(self.retain):
-            raise SparseSightError(
-                f"retain={reprlib.repr(self.retain)}: give a whole number of visual tokens, {MAX_RETAIN:,} at most"
-            )
-        return make_method(self.method, retain=int(self.retain))
-
-
-def check_method(name: Any) -> None:
-    """Reject a name of a method that is none.
-
-    Raises:
-        SparseSightError: naming it.
-    """
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise SparseSightError(f"method={reprlib.repr(name)} is unknown: choose one from the list")
-    make_method(name)
-
-
-def _whole(number: Any) -> bool:
-    """Whether it is a whole number of tokens that some model could have."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= MAX_RETAIN:
-        return False
-    return number == int(number)
 
 
 @dataclass(frozen=True)
@@ -205,28 +133,6 @@ def compare(
         yield None, cards.problem(sentence(error))
         raise
     yield None, ""
-
-
-def check_grid(methods: Any, budgets: Any) -> None:
-    """Find out what is wrong with a comparison before waiting for a turn.
-
-    Raises:
-        SparseSightError: naming it.
-    """
-    if not isinstance(methods, list) or not methods:
-        raise SparseSightError("no method is chosen: choose at least one to compare")
-    if not isinstance(budgets, list) or not budgets:
-        raise SparseSightError("no budget is chosen: choose at least one to compare")
-    if len(methods) * len(budgets) > MAX_CELLS:
-        raise SparseSightError(
-            f"{len(methods)} methods at {len(budgets)} budgets are {len(methods) * len(budgets)} runs, more than the "
-            f"limit of {MAX_CELLS}: choose fewer"
-        )
-    for name in methods:
-        check_method(name)
-    for budget in budgets:
-        if not isinstance(budget, int) or not _whole(budget) or budget < 1:
-            raise SparseSightError(f"budget {reprlib.repr(budget)} is none: choose from the list")
 
 
 def _finished(cell: cards.Cell, dense: StreamedAnswer) -> cards.Cell:

@@ -18,7 +18,7 @@ from .uploads import MAX_BYTES, Uploads
 
 if TYPE_CHECKING:
     from .engine import Engine
-    from .page import Choices
+    from .tabs import Choices
 
 PORTS = range(7860, 7880)
 MAX_WAITING = 32  # questions in the queue
