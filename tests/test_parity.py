@@ -21,7 +21,19 @@ DENSE = parity_cases.files("case_dense_")
 
 
 def test_fixtures_are_there() -> None:
-    assert CASES and DENSE, f"no fixtures in {parity_cases.directory()}"
+    """Any part of the set may be given, but not nothing; the repository's own has all kinds."""
+    assert CASES or DENSE or parity_cases.files("unit_"), f"no fixtures in {parity_cases.directory()}"
+    own = {path.stem.split("_")[0] + path.stem.split("_")[1] for path in parity_cases.BUNDLED.glob("*.npz")}
+    assert own >= {"casedense", "casev10", "casev15", "casev20", "unittext", "weightsw1"}
+
+
+def test_a_set_may_lack_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without dense cases, or without units, is a set of fixtures."""
+    (tmp_path / "case_v15_r192.npz").touch()
+    monkeypatch.setenv("SPARSESIGHT_PARITY_DIR", str(tmp_path))
+    assert len(parity_cases.files("case_")) == 1 and not parity_cases.files("case_dense_")
+    with pytest.raises(pytest.skip.Exception, match="no unit_text_raters"):
+        items("text_raters")
 
 
 def close(actual: torch.Tensor, expected: np.ndarray, atol: float = 0.0, rtol: float = 0.0) -> None:
@@ -165,8 +177,16 @@ def test_dense_case(path: Path) -> None:
     close(torch.cat(out.logits), case["logits"], atol=2e-4)
 
 
+def unit(name: str) -> Path:
+    """The fixture of one function, if the set has it."""
+    found = parity_cases.files(f"unit_{name}")
+    if not found:
+        pytest.skip(f"no unit_{name} in {parity_cases.directory()}")
+    return found[0]
+
+
 def items(name: str) -> list[tuple[Any, dict[str, np.ndarray]]]:
-    (path,) = parity_cases.files(f"unit_{name}")
+    path = unit(name)
     config, data = parity_cases.load(path)
     split = []
     for i in range(config["count"]):
@@ -218,8 +238,7 @@ def test_unit_head_select() -> None:
 
 
 def test_unit_rank_budget() -> None:
-    (path,) = parity_cases.files("unit_rank_budget")
-    pairs = parity_cases.load(path)[0]["scale_bias"]
+    pairs = parity_cases.load(unit("rank_budget"))[0]["scale_bias"]
     for _, c in items("rank_budget"):
         mean = batched(c["rater_attn"]).mean(1)
         visual = torch.tensor([mean.shape[2]])

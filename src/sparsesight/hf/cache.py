@@ -6,7 +6,7 @@ length it would have had. What a pruned layer knows about its keys lives in the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from ..errors import UnsupportedModelError
 from ..ops import compact
+
+if TYPE_CHECKING:
+    from .cache_lock import FilledBy
 
 
 class PrunedLayer(DynamicLayer):
@@ -29,6 +32,8 @@ class PrunedLayer(DynamicLayer):
     held: int
     logical: int
     ragged: bool  # whether there is filler among the held keys (known without asking the device)
+    filled_by: FilledBy | None = None  # set once a forward has pruned, on all layers of its cache
+    locked: bool = False  # whether no forward that knows what the layers hold is in flight
 
     @staticmethod
     def of(layer: DynamicLayer) -> PrunedLayer:
@@ -48,6 +53,21 @@ class PrunedLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.logical + self.physical_length() - self.held
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        self._refuse_strangers()
+        return super().get_mask_sizes(query_length)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self._refuse_strangers()
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def _refuse_strangers(self) -> None:
+        """A model whose layers are not told what is left would take the keys for all of the prompt's."""
+        if self.locked and self.filled_by is not None:
+            raise self.filled_by.refusal()
 
     def key_slots(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Logical index and validity [rows, stored] of the keys stored now."""
@@ -96,6 +116,7 @@ class PrunedLayer(DynamicLayer):
         super().reset()
         self.held = self.logical = 0
         self.ragged = False
+        self.filled_by, self.locked = None, False
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens, counted logically (a positive value is the legacy length to keep).
@@ -107,7 +128,7 @@ class PrunedLayer(DynamicLayer):
         tokens_to_remove = int(tokens_to_remove)  # older generate() hands a tensor
         if tokens_to_remove > 0:
             tokens_to_remove = min(tokens_to_remove - length, 0)
-        keep = length + tokens_to_remove
+        keep = max(length + tokens_to_remove, 0)
         if tokens_to_remove == 0:
             return
         if keep < self.logical:
@@ -213,10 +234,10 @@ KEYLESS = {
 
 
 def pruned_layer(cache: Cache | None, index: int) -> PrunedLayer | None:
-    """The pruned layer at ``index``, or None if that layer was never pruned."""
+    """The pruned layer at ``index``, or None if nothing was dropped from that layer."""
     layers = getattr(cache, "layers", ())
     layer = layers[index] if index < len(layers) else None
-    return layer if isinstance(layer, PrunedLayer) else None
+    return layer if isinstance(layer, PrunedLayer) and layer.logical else None
 
 
 def cached_length(cache: Any) -> int:

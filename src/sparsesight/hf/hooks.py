@@ -19,6 +19,7 @@ from ..core.budget import BEFORE
 from ..errors import SparseSightError
 from ..profiling.sections import LAYOUT
 from .cache import cached_length, check_cache, was_pruned
+from .cache_lock import lock, sign, unlock
 from .compiled.dispatch import FastPath
 from .compiled.options import Fast, FastUse
 from .families import ModelParts, attention_implementation, check_implementation, copies_of
@@ -166,12 +167,14 @@ class Hooks:
     def see_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Labels stay with the outermost model; which of them count is decided inside."""
         refuse_tracing()
+        unlock(kwargs.get("past_key_values"), self.plan.filled_by)
         self.local.asked = getattr(self.local, "asked", None) or asks_for_outputs(module, kwargs)
         self.local.labels = labels = Labels.of(kwargs)
         return None if labels is None else (args, {**kwargs, **labels.given})
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
+        unlock(kwargs.get("past_key_values"), self.plan.filled_by)
         ids = kwargs.get("input_ids", args[0] if args else None)
         past = cached_length(kwargs.get("past_key_values"))
         if ids is None and isinstance(kwargs.get("inputs_embeds"), Tensor):
@@ -211,7 +214,8 @@ class Hooks:
             x = kwargs.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
                 return None
-        cache = kwargs.get("past_key_values")
+        cache = self.local.cache = kwargs.get("past_key_values")
+        unlock(cache, self.plan.filled_by)
         batch, length = x.shape[:2]
         layout, ids = getattr(self.local, "layout", None), getattr(self.local, "ids", None)
         self.local.layout, given = None, getattr(self.local, "given", None)
@@ -299,11 +303,14 @@ class Hooks:
             if forward is not None:
                 widen_outputs(output, forward)
                 self.ignored_labels.apply(getattr(self.local, "labels", None), forward.dropped)
+                sign(forward.cache, self.plan.filled_by)
         ms = 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None
         self.done(record, ms, None if self.fast is None or record is None else self.fast.use)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
+        lock(getattr(self.local, "cache", None) if self.forward is None else self.forward.cache)
+        self.local.cache = None
         self.local.forward = self.local.layout = self.local.labels = self.local.asked = self.local.ids = None
         if not self.generating.within:  # which encodes pictures once, and may want them several times
             self.forget_pictures()

@@ -40,26 +40,24 @@ def of_pruned_cache(
 ) -> dict[str, Any] | None:
     """The same in a forward that prunes nothing (decoding, a text-only turn); None if nothing changes."""
     compact = forward.plan.method.positions == "compact"
-    if kwargs.get("attention_mask") is None and not cached.ragged and not compact:
+    needless = kwargs.get("attention_mask") is None and not cached.ragged and not compact
+    if needless and not forward.asked:
         return None
     with forward.plan.clock("masks"):
         segment = sum(kind.index > p for p in forward.plan.stages)
         row = torch.arange(forward.length, device=forward.device).expand(forward.batch, -1)
 
-        def keys(_: Any) -> Keys:
+        def make(_: Any) -> Keys:
             return Keys.of(cached, row + forward.past, torch.ones_like(row, dtype=torch.bool), cached.ragged)
 
+        keys = forward.once(("keys", segment, kind.kind), None, make)
+        if forward.asked:
+            forward.keys[kind.index] = keys
+        if needless:
+            return None
         changed = dict(kwargs)
-        _finish(
-            forward,
-            changed,
-            hidden,
-            kwargs,
-            row,
-            forward.once(("keys", segment, kind.kind), None, keys),
-            kind,
-            segment,
-        )
+        # As in a prefill, a decoder may go on with its last rows where no later layer needs keys of the others.
+        _finish(forward, changed, hidden, kwargs, row[:, -hidden.shape[-2] :], keys, kind, segment)
     return changed
 
 

@@ -22,7 +22,9 @@ def mask_of_rows(mask: Any, row: Tensor, offset: int, keys: int) -> Tensor:
     ``mask`` is the one that layer itself uses; ``offset`` keys were cached before its first row.
     """
     if isinstance(mask, BlockMask):
-        return _evaluate(mask, row, torch.arange(keys, device=row.device).expand(row.shape[0], -1))[:, None]
+        return rows_of_block_mask(mask, row, torch.arange(keys, device=row.device).expand(row.shape[0], -1))[
+            :, None
+        ]
     if mask is None or mask.ndim == 2:
         return causal_rows(row, keys, offset, None if mask is None else mask[:, :keys].bool())
     mask = mask[..., :keys].expand(row.shape[0], -1, -1, -1)
@@ -57,7 +59,7 @@ def select_mask(
         slot, valid, ragged = (slot - gone).clamp(min=0), valid & (slot >= gone), True
     if isinstance(mask, BlockMask):
         # One captured tensor, not a closure over the old mask's: the compiled kernel gets few inputs.
-        allowed = _evaluate(mask, row, slot) & valid[:, None]
+        allowed = rows_of_block_mask(mask, row, slot) & valid[:, None]
 
         def pruned(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return allowed[b, q, k]
@@ -83,7 +85,7 @@ def select_mask(
     return mask.masked_fill(~valid[:, None, None], torch.finfo(mask.dtype).min)
 
 
-def _evaluate(mask: BlockMask, row: Tensor, slot: Tensor) -> Tensor:
+def rows_of_block_mask(mask: BlockMask, row: Tensor, slot: Tensor) -> Tensor:
     """The rule of a block mask as a boolean tensor [b, rows, keys], at ``row`` [b, rows] and ``slot`` [b, keys]."""
     sample = torch.arange(row.shape[0], device=row.device)[:, None, None]
     head = torch.zeros((), dtype=torch.long, device=row.device)

@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
+from .cache import PrunedSlidingLayer, pruned_layer
+from .shorten import fold, unfold
 from .state import ForwardState
 
 
@@ -49,15 +51,15 @@ def widen_outputs(output: Any, forward: ForwardState) -> None:
 
 
 def widen(hidden: Tensor, forward: ForwardState, layer: int) -> Tensor:
-    """Hidden states [b, m, c] of the rows that ``layer`` computed on as [b, n, c]."""
+    """Hidden states [b, m, c] of the rows that ``layer`` computed on as [b, n, c]; of several streams [s, b, m, c]."""
     rows = forward.rows_of(layer)
-    if rows is None:
-        return hidden
-    return _spread(hidden, 1, rows.source, rows.valid, forward.length)
+    if rows is None or hidden.shape[-2] < rows.source.shape[1]:
+        return hidden  # of all rows, or of the last ones, with which a decoder went on, as the dense one does
+    return unfold(_spread(fold(hidden), 1, rows.source, rows.valid, forward.length), hidden)
 
 
 def widen_attention(weights: Tensor, forward: ForwardState, layer: int) -> Tensor:
-    """Attention [b, h, m, k] of ``layer`` as [b, h, n, past + n]."""
+    """Attention [b, h, m, k] of ``layer`` as [b, h, n, past + n], without keys that a windowed cache has forgotten."""
     rows, keys = forward.rows_of(layer), forward.keys_of(layer)
     if keys is not None:
         if keys.slot.shape[1] != weights.shape[3]:
@@ -65,8 +67,14 @@ def widen_attention(weights: Tensor, forward: ForwardState, layer: int) -> Tenso
                 f"output_attentions: layer {layer} attends to {weights.shape[3]} keys, of which "
                 f"{keys.slot.shape[1]} are accounted for"
             )
-        weights = _spread(weights, 3, keys.slot, keys.valid, forward.past + forward.length)
-    return weights if rows is None else _spread(weights, 2, rows.source, rows.valid, forward.length)
+        total = forward.past + forward.length
+        wide = _spread(weights, 3, keys.slot, keys.valid, total)
+        kind = forward.plan.kinds[layer]
+        forgets = isinstance(pruned_layer(forward.cache, kind.source), PrunedSlidingLayer)
+        weights = wide[..., max(forward.past - kind.window + 1, 0) :] if kind.window and forgets else wide
+    if rows is None or weights.shape[2] < rows.source.shape[1]:
+        return weights
+    return _spread(weights, 2, rows.source, rows.valid, forward.length)
 
 
 def _spread(values: Tensor, dim: int, index: Tensor, valid: Tensor, size: int) -> Tensor:

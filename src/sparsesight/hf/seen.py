@@ -84,5 +84,6 @@ def positions_of(decoder: nn.Module, rows: Rows, given: Tensor | None, past: int
         return rows.source + past
     if given.ndim == 3:  # some prepend the plain positions, for masks
         count = axes(decoder)
-        given = given[-count:] if count > 1 else given[0]
+        # A turn over a kept cache may come with positions that are the same along all axes, given once.
+        given = given[-count:].expand(count, *given.shape[1:]) if count > 1 else given[0]
     return pick(given.expand(*given.shape[:-2], rows.source.shape[0], -1), rows.source)

@@ -48,6 +48,11 @@ class Family:
         visual: "image", or "image, video".
         inputs: "processor" if the family's own made them, else "tensors".
         decoder: what is particular about the decoder, such as "sliding window"; "" for full attention alone.
+        visual_ids: token ids that stand for visual tokens in the prompts.
+        layers: where the model keeps its decoder's layers.
+        kinds: what each layer sees: "f" everything before, "w" a window of it, "r" what a recurrent or convolutional
+            state holds of it, "t" its own token alone.
+        stages: where the decoder can be pruned, if that is at fewer than three layers.
         tolerance: of logits, absolute.
         broken: names of checks that say nothing as transformers fails them without us, and why.
     """
@@ -58,6 +63,10 @@ class Family:
     visual: str = "image"
     inputs: str = "processor"
     decoder: str = ""
+    visual_ids: tuple[int, ...] = (4,)
+    layers: str = "model.language_model.layers"
+    kinds: str = "ffffff"
+    stages: tuple[int, ...] = ()
     tolerance: float = 1e-3
     broken: Mapping[str, str] = field(default_factory=dict)
 

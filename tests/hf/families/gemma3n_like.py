@@ -106,5 +106,6 @@ FAMILIES = (
         _prompts,
         inputs="tensors",
         decoder="sliding window, keys shared by the last layers, per-layer inputs, four hidden streams",
+        kinds="wfffwfwfwf",
     ),
 )

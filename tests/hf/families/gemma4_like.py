@@ -161,6 +161,8 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window, keys shared by the last layers, per-layer inputs",
+        visual_ids=(4, 5),
+        kinds="wfffwfwfwf",
     ),
     Family(
         "gemma4-moe",
@@ -169,6 +171,8 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window, mixture of experts, bidirectional pictures",
+        visual_ids=(4, 5),
+        kinds="wfwfwfwf",
     ),
     Family(
         "gemma4_unified",
@@ -177,5 +181,7 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window, bidirectional pictures",
+        visual_ids=(4, 5),
+        kinds="wfwfwfwf",
     ),
 )

@@ -129,15 +129,21 @@ FAMILIES = (
         partial(_gemma3, "Gemma3Config"),
         _gemma3_prompts,
         decoder="sliding window, bidirectional pictures",
+        kinds="wfwfwfwf",
     ),
     Family(
         "shieldgemma2",
         partial(_gemma3, "ShieldGemma2Config"),
         _gemma3_prompts,
         decoder="sliding window, bidirectional pictures",
+        kinds="wfwfwfwf",
     ),
     Family("paligemma", _paligemma(False), _paligemma_prompts, decoder="bidirectional prompt"),
     Family(
-        "paligemma-2", _paligemma(True), _paligemma_prompts, decoder="sliding window, bidirectional prompt"
+        "paligemma-2",
+        _paligemma(True),
+        _paligemma_prompts,
+        decoder="sliding window, bidirectional prompt",
+        kinds="wfwfwfwf",
     ),
 )

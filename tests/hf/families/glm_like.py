@@ -93,13 +93,14 @@ glm5_next = partial(  # refused
 SECTIONS = rope(2, 1, 1, partial_rotary_factor=0.5)
 G4, G46 = partial(_prompts, "glm4v", "Glm4v"), partial(_prompts, "glm46v", "Glm46V")
 FAMILIES = (
-    Family("glm4v", partial(build, "Glm4v", LAYOUT, SECTIONS, VISION), G4),
+    Family("glm4v", partial(build, "Glm4v", LAYOUT, SECTIONS, VISION), G4, visual_ids=(8, 9)),
     Family(
         "glm4v-video",
         partial(build, "Glm4v", LAYOUT, SECTIONS, VISION),
         partial(_filmed, G4),
         visual="image, video",
         broken={"beams": "transformers asks for clips where a sample has none"},
+        visual_ids=(8, 9),
     ),
     Family(
         "glm46v",
@@ -111,6 +112,7 @@ FAMILIES = (
             {**VISION, "model_type": "glm4v_vision"},
         ),
         G46,
+        visual_ids=(8, 9),
     ),
     Family(
         "glmga",
@@ -123,12 +125,14 @@ FAMILIES = (
             model="Glm46V",
         ),
         G46,
+        visual_ids=(8, 9),
     ),
     Family(
         "glm4v_moe",
         partial(build, "Glm4vMoe", LAYOUT, {**EXPERTS, **SECTIONS}, VISION),
         G4,
         decoder="mixture of experts",
+        visual_ids=(8, 9),
     ),
-    Family("glm_ocr", partial(build, "GlmOcr", LAYOUT, rope(4, 2, 2), VISION), G46),
+    Family("glm_ocr", partial(build, "GlmOcr", LAYOUT, rope(4, 2, 2), VISION), G46, visual_ids=(8, 9)),
 )

@@ -93,6 +93,7 @@ FAMILIES = (
         ),
         visual="image, video",
         decoder="experts of their own for visual tokens",
+        visual_ids=(4, 7),
     ),
     Family(
         "paddleocr_vl",
@@ -105,6 +106,7 @@ FAMILIES = (
             ("paddleocr_vl", "PaddleOCRVLImageProcessorPil"),
             None,
         ),
+        visual_ids=(4, 7),
     ),
     Family(
         "exaone4_5",
@@ -118,6 +120,9 @@ FAMILIES = (
         partial(_prompts, QWEN, "exaone4_5", "Exaone4_5_", ("qwen2_vl", "Qwen2VLImageProcessorPil"), None),
         visual="image, video",
         decoder="sliding window in 2 of 3 layers",
+        visual_ids=(4, 5),
+        kinds="wwfwwf",
+        stages=(2,),
     ),
     Family(
         "video_llama_3",
@@ -131,6 +136,7 @@ FAMILIES = (
             CompressedClips,
         ),
         visual="image, video",
+        visual_ids=(4, 5),
     ),
     Family(
         "hunyuan_vl",

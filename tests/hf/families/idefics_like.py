@@ -160,9 +160,32 @@ def _granite_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 FAMILIES = (
-    Family("idefics3", _idefics3, _idefics3_prompts),
+    Family("idefics3", _idefics3, _idefics3_prompts, visual_ids=(11,), layers="model.text_model.layers"),
     # Its processor needs num2words.
-    Family("smolvlm", _smolvlm, _smolvlm_prompts, visual="image, video", inputs="tensors"),
-    Family("idefics2", _idefics2, _idefics2_prompts, decoder="sliding window"),
-    Family("granite_docling", _granite, _granite_prompts, decoder="deepstack"),
+    Family(
+        "smolvlm",
+        _smolvlm,
+        _smolvlm_prompts,
+        visual="image, video",
+        inputs="tensors",
+        visual_ids=(11,),
+        layers="model.text_model.layers",
+    ),
+    Family(
+        "idefics2",
+        _idefics2,
+        _idefics2_prompts,
+        decoder="sliding window",
+        visual_ids=(11,),
+        layers="model.text_model.layers",
+        kinds="wwwwww",
+    ),
+    Family(
+        "granite_docling",
+        _granite,
+        _granite_prompts,
+        decoder="deepstack",
+        visual_ids=(11,),
+        layers="model.text_model.layers",
+    ),
 )

@@ -101,7 +101,14 @@ def _lfm3_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 # Their image and video processors need torchvision.
 FAMILIES = (
-    Family("lfm2_vl", _lfm2, _lfm2_prompts, inputs="tensors", decoder="convolution in every second layer"),
+    Family(
+        "lfm2_vl",
+        _lfm2,
+        _lfm2_prompts,
+        inputs="tensors",
+        decoder="convolution in every second layer",
+        kinds="rfrfrfrf",
+    ),
     Family(
         "lfm3_vl",
         _lfm3,
@@ -109,5 +116,7 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window, convolution in every fourth layer",
+        visual_ids=(4, 5),
+        kinds="rfwfrfwf",
     ),
 )

@@ -267,6 +267,7 @@ FAMILIES = (
         pixtral_prompts,
         inputs="tensors",
         decoder="sliding window",
+        kinds="wwwwww",
     ),
     Family(
         "llava-siglip",
@@ -282,6 +283,7 @@ FAMILIES = (
         _video_prompts(lambda: tiled_images("LlavaNext"), _tile_tokens, frames=4, per_clip=_TOKENS),
         visual="image, video",
         inputs="tensors",
+        visual_ids=(4, 5),
     ),
     Family(
         "llava_onevision",
@@ -289,6 +291,7 @@ FAMILIES = (
         _video_prompts(lambda: tiled_images("LlavaOnevision"), _tile_tokens, frames=4, per_clip=_TOKENS + 1),
         visual="image, video",
         inputs="tensors",
+        visual_ids=(4, 5),
     ),
     Family(
         "video_llava",
@@ -296,5 +299,6 @@ FAMILIES = (
         _video_llava_prompts,
         visual="image, video",
         inputs="tensors",
+        visual_ids=(4, 5),
     ),
 )

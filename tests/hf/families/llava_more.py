@@ -268,6 +268,7 @@ FAMILIES = (
         built("Granite4Vision", _PLAIN(), _granite, "<image> <video>"),
         _granite_prompts,
         decoder="deepstack in 5 of 8 layers",
+        kinds="ffffffff",
     ),
     # Their towers are timm's, their image processors torchvision's: another tower, and tensors by hand.
     Family(
@@ -276,6 +277,7 @@ FAMILIES = (
         _perception_prompts,
         visual="image, video",
         inputs="tensors",
+        visual_ids=(4, 5),
     ),
     Family(
         "fast_vlm",

@@ -247,26 +247,35 @@ FAMILIES = (
         _intern_prompts,
         visual="image, video",
         inputs="tensors",
+        visual_ids=(7,),
     ),
     Family(
         "qianfan_ocr",
         built("QianfanOCR", _INTERN(), _intern("QianfanOCR"), "<img> </img> <ctx>"),
         _qianfan_prompts,
+        visual_ids=(7,),
     ),
     Family(
         "aya_vision",
         built("AyaVision", _AYA(), _aya, "<image> <start> <end> <patch> TILE_1 TILE_2 TILE_GLOBAL"),
         _aya_prompts,
         decoder="sliding window in 3 of 4 layers",
+        visual_ids=(7,),
+        kinds="wwwfwwwfwwwfwwwf",
     ),
     Family(
         "cohere2_vision",
         built("Cohere2Vision", _COMMAND(), _command, "<image> <start> <end> <line>"),
         _command_prompts,
         decoder="sliding window in 3 of 4 layers",
+        visual_ids=(6,),
+        kinds="wwwfwwwfwwwfwwwf",
     ),
     Family(
-        "got_ocr2", built("GotOcr2", _GOT(), _got, "<img> </img> <imgpad>", decoder_only=True), _got_prompts
+        "got_ocr2",
+        built("GotOcr2", _GOT(), _got, "<img> </img> <imgpad>", decoder_only=True),
+        _got_prompts,
+        visual_ids=(6,),
     ),
     Family(
         "pp_chart2table",
@@ -279,6 +288,12 @@ FAMILIES = (
             model="GotOcr2",
         ),
         _got_prompts,
+        visual_ids=(6,),
     ),
-    Family("ovis2", built("Ovis2", _OVIS(), _ovis, " ".join(["<IMG_ATOM>", *_MARKS])), _ovis_prompts),
+    Family(
+        "ovis2",
+        built("Ovis2", _OVIS(), _ovis, " ".join(["<IMG_ATOM>", *_MARKS])),
+        _ovis_prompts,
+        visual_ids=(5,),
+    ),
 )

@@ -137,6 +137,8 @@ def _family(name: str, kind: str, merge: int, decoder: str) -> Family:
         visual="image, video",
         inputs="tensors",
         decoder=decoder,
+        visual_ids=(4, 5),
+        kinds="rf" * 4,
         tolerance=5e-3,  # linear attention adds up rounding: dense batches differ by as much from samples alone
     )
 

@@ -95,6 +95,8 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window, layers without positions",
+        visual_ids=(9, 10),
+        kinds="wfwfwfwf",
     ),
     Family(
         "muse_spark",
@@ -103,5 +105,7 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window, layers without positions, mixture of experts",
+        visual_ids=(9, 10),
+        kinds="wfwfwfwf",
     ),
 )

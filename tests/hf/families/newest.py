@@ -118,8 +118,9 @@ FAMILIES = (
         _kimi_prompts,
         inputs="tensors",
         decoder="latent attention, mixture of experts",
+        visual_ids=(4, 5),
     ),
-    Family("cosmos3_edge", _edge, _edge_prompts, visual="image, video", inputs="tensors"),
+    Family("cosmos3_edge", _edge, _edge_prompts, visual="image, video", inputs="tensors", visual_ids=(4, 5)),
     qwen_like.family(
         "cosmos3_omni",
         "Cosmos3Omni",

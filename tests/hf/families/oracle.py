@@ -1,36 +1,42 @@
 """The oracle for any family: dense generation in which, after each stage, no layer sees what was dropped.
 
 Attention masks lose the columns of dropped tokens. Layers without attention (recurrent, convolutional) run over the
-tokens that are left.
+tokens that are left. What a layer is comes from the family's description in these tests, not from the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsesight.hf.families import ModelParts
+MIXERS = ("linear_attn", "conv", "mixer")
 
 
 @contextmanager
-def blinded(parts: ModelParts, gone: dict[int, Tensor], length: int) -> Iterator[None]:
-    """Within it, layer `i` does not see the tokens `gone[i]` (int64 [k], places in the unpadded prompt of
-    `length` tokens).
+def blinded(layers: nn.ModuleList, kinds: str, gone: Mapping[int, Tensor]) -> Iterator[None]:
+    """Within it, layer `i` does not see the tokens `gone[i]` (int64 [k], places in the unpadded chat).
 
-    For a single sample, and eager attention, which always takes a mask.
+    For a single sample, one chat from its first token on, and eager attention, which always takes a mask. `gone` may
+    grow from turn to turn.
     """
-    hooks = []
-    for index, places in gone.items():
-        layer = parts.layers[index]
-        if parts.kinds[index].attends:
-            hooks.append(layer.register_forward_pre_hook(_hide(places, length), with_kwargs=True))
-        elif parts.kinds[index].kind not in ("moe", "mlp"):  # those see one token at a time
-            mixer = next(getattr(layer, n) for n in ("linear_attn", "conv", "mixer") if hasattr(layer, n))
-            hooks += _shorten(mixer, places)
+    span = [0, 0]  # the tokens of the forward in flight: from, to
+
+    def begin(module: Any, args: Any, kwargs: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        span[:] = span[1], span[1] + hidden.shape[-2]
+
+    hooks = [layers[0].register_forward_pre_hook(begin, with_kwargs=True)]
+    for index, kind in enumerate(kinds):
+        if kind in "fw":
+            hide = _hide(index, gone, span)
+            hooks.append(layers[index].register_forward_pre_hook(hide, with_kwargs=True))
+        elif kind == "r":
+            mixer = next(getattr(layers[index], n) for n in MIXERS if hasattr(layers[index], n))
+            hooks += _shorten(mixer, index, gone, span)
     try:
         yield
     finally:
@@ -38,37 +44,38 @@ def blinded(parts: ModelParts, gone: dict[int, Tensor], length: int) -> Iterator
             hook.remove()
 
 
-def _hide(places: Tensor, length: int) -> Any:
-    seen = [length - 1]
-
+def _hide(index: int, gone: Mapping[int, Tensor], span: Sequence[int]) -> Any:
     def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        places, (begin, end) = gone.get(index), span
+        if places is None:
+            return None
         mask = kwargs["attention_mask"]
         hidden = args[0] if args else kwargs["hidden_states"]
-        rows = hidden.shape[-2]
-        seen[0] += 1  # the prompt, then token by token
-        first = seen[0] - mask.shape[-1]  # a sliding cache has dropped the keys before
+        first = end - mask.shape[-1]  # a sliding cache has dropped the keys before
         columns = places[places >= first] - first
-        own = places if rows == length else places[:0]  # some layers get the prompt's last row alone
+        # Some layers get the prompt's last row alone.
+        own = places[places >= begin] if hidden.shape[-2] == end - begin else places[:0]
         changed = mask.clone()
         worst = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         changed[..., columns] = worst
         if len(own):  # their own rows, which nobody looks at, must not be empty
-            changed[..., own, own - first] = True if mask.dtype == torch.bool else 0.0
+            changed[..., own - begin, own - first] = True if mask.dtype == torch.bool else 0.0
         return args, {**kwargs, "attention_mask": changed}
 
     return hook
 
 
-def _shorten(mixer: Any, places: Tensor) -> list[Any]:
+def _shorten(mixer: Any, index: int, gone: Mapping[int, Tensor], span: Sequence[int]) -> list[Any]:
     stay: list[Any] = [None, 0]
 
     def before(module: Any, args: Any, kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden, places = args[0] if args else kwargs["hidden_states"], gone.get(index)
+        own = None if places is None else places[places >= span[0]] - span[0]
         stay[0] = None
-        if hidden.shape[1] == 1:
+        if own is None or not len(own):
             return None
         keep = torch.ones(hidden.shape[1], dtype=torch.bool)
-        keep[places] = False
+        keep[own] = False
         stay[:] = keep, hidden.shape[1]
 
         def cut(value: Any) -> Any:

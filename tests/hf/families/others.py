@@ -217,6 +217,9 @@ FAMILIES = (
         inputs="tensors",
         decoder="chunked attention, layers without positions, mixture of experts",
         broken={"beams": "transformers repeats the text of a sample for its beams, but not all its tiles"},
+        visual_ids=(6,),
+        layers="language_model.model.layers",
+        kinds="wfwfwfwf",
     ),
     Family(
         "step3p7",
@@ -224,6 +227,7 @@ FAMILIES = (
         _step_prompts,
         inputs="tensors",
         decoder="sliding window with more heads, mixture of experts",
+        kinds="fwfwfwfw",
     ),
     Family("molmo2", _molmo2, _molmo2_prompts, inputs="tensors", decoder="bidirectional pictures"),
 )

@@ -120,6 +120,7 @@ FAMILIES = (
         partial(_prompts, types=False),
         visual="image, video",
         inputs="tensors",
+        visual_ids=(4, 5),
     ),
     Family(
         "cohere_compass",
@@ -128,5 +129,7 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="sliding window in 3 of 4 layers, deepstack, no positions in full layers",
+        visual_ids=(4, 5),
+        kinds="wwwfwwwfwwwfwwwf",
     ),
 )

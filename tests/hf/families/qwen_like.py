@@ -66,11 +66,19 @@ def _omni(name: str, stem: str, text: dict[str, Any], vision: dict[str, Any], de
         build, stem, LAYOUT, text, {**VISION, **vision}, audio_config=sound, initializer_range=0.3, **ids
     )
     # Its processor is asked for sound too: that of Qwen2-VL writes the same prompts.
-    return Family(name, make, _omni_prompts, visual="image, video", inputs="tensors", decoder=decoder)
+    return Family(
+        name, make, _omni_prompts, visual="image, video", inputs="tensors", decoder=decoder, visual_ids=(6, 7)
+    )
 
 
 def family(
-    name: str, stem: str, processor: str, text: dict[str, Any], vision: dict[str, Any], decoder: str = ""
+    name: str,
+    stem: str,
+    processor: str,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    decoder: str = "",
+    **described: Any,
 ) -> Family:
     return Family(
         name,
@@ -78,6 +86,8 @@ def family(
         partial(_prompts, processor),
         visual="image, video",
         decoder=decoder,
+        visual_ids=(6, 7),
+        **described,
     )
 
 
@@ -112,6 +122,7 @@ FAMILIES = (
         {**NARROW, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 3},
         {"embed_dim": 32},
         "sliding window in the last half",
+        kinds="fffwww",
     ),
     family(
         "qwen2_5_vl",
@@ -143,6 +154,8 @@ FAMILIES = (
         {**LINEAR, **rope(2, 1, 1, mrope_interleaved=True, partial_rotary_factor=0.5)},
         PLAIN,
         "linear attention in 2 of 3 layers",
+        kinds="rrfrrf",
+        stages=(2,),
     ),
     family(
         "qwen3_5_moe",
@@ -156,6 +169,8 @@ FAMILIES = (
         },
         PLAIN,
         "linear attention in 2 of 3 layers, mixture of experts",
+        kinds="rrfrrf",
+        stages=(2,),
     ),
     _omni(
         "qwen2_5_omni_thinker",

@@ -218,6 +218,8 @@ FAMILIES = (
         _nemotron_prompts,
         inputs="tensors",
         decoder="layers of Mamba, of attention, of experts",
+        layers="language_model.model.layers",
+        kinds="rftrftrft",
     ),
     Family(
         "minimax_m3_vl",
@@ -226,5 +228,6 @@ FAMILIES = (
         visual="image, video",
         inputs="tensors",
         decoder="mixture of experts",
+        visual_ids=(4, 7),
     ),
 )

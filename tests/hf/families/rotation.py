@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from sparsesight.hf.families import ModelParts
+from torch import Tensor, nn
 
 UNTURNED = ("cos", "sin", "freqs_cis")  # arguments of such functions that are tensors, but no queries or keys
 
 
 @contextmanager
-def rotated_ones(parts: ModelParts, layers: tuple[int, ...]) -> Iterator[dict[int, list[Tensor]]]:
+def rotated_ones(decoder: nn.ModuleList, layers: tuple[int, ...]) -> Iterator[dict[int, list[Tensor]]]:
     """Within it, collect what the rotation of each layer's queries and keys makes of ones, as the layer has them.
 
     A layer without rotation collects nothing. Results are those of the model all the same.
@@ -26,7 +24,8 @@ def rotated_ones(parts: ModelParts, layers: tuple[int, ...]) -> Iterator[dict[in
     inside: list[int] = []
     hooks, undo = [], []
     for layer in layers:
-        attention = parts.attention(layer)
+        owner = decoder[layer]
+        attention = owner.self_attn if hasattr(owner, "self_attn") else owner.mixer
         hooks.append(attention.register_forward_pre_hook(lambda *_, i=layer: inside.append(i)))
         hooks.append(attention.register_forward_hook(lambda *_: inside.clear()))
         for kind in type(attention).__mro__:

@@ -131,9 +131,16 @@ def _fuyu_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 FAMILIES = (
-    Family("chameleon", _chameleon, _chameleon_prompts, decoder="pictures are words"),
+    Family("chameleon", _chameleon, _chameleon_prompts, decoder="pictures are words", layers="model.layers"),
     # Its image processor needs torchvision.
-    Family("emu3", _emu3, _emu3_prompts, inputs="tensors", decoder="pictures are words"),
+    Family(
+        "emu3",
+        _emu3,
+        _emu3_prompts,
+        inputs="tensors",
+        decoder="pictures are words",
+        layers="model.text_model.layers",
+    ),
     # Its processor takes one picture per prompt.
     Family(
         "fuyu",

@@ -130,8 +130,9 @@ class Frames:
         return cls(visual, video, clip, start | clip, known)
 
     def by_positions(self, position: Tensor) -> Frames:
-        """Refined by positions [3, b, n] of time, height and width: a frame begins where their raster does."""
-        t, h, w = position.expand(-1, *self.video.shape)
+        """Refined by positions [3, b, n] of time, height and width ([1, b, n]: all the same): a frame begins where
+        their raster does."""
+        t, h, w = position.expand(3, *self.video.shape)
         begins = (t != _before(t)) | (h < _before(h)) | ((h == _before(h)) & (w <= _before(w)))
         return replace(self, start=self.start | (begins & self.video), known=self.known | self.video)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ...errors import UnsupportedModelError
+from ..masks import rows_of_block_mask
+
+HIDDEN = -1e4  # additive masks hide with this or less
 
 
 def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
@@ -58,11 +63,52 @@ def is_checkpointed(decoder: nn.Module) -> bool:
 
 
 def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:
-    """Which of the current input's tokens are not padding, from a 2D mask over past and present; else all."""
-    if (
-        isinstance(attention_mask, Tensor)
-        and attention_mask.ndim == 2
-        and attention_mask.shape[1] >= like.shape[1]
-    ):
-        return attention_mask[:, attention_mask.shape[1] - like.shape[1] :].to(like.device).bool()
-    return torch.ones_like(like, dtype=torch.bool)
+    """Which of the current input's tokens are not padding, boolean [b, n]; all of them if the mask does not tell.
+
+    Args:
+        attention_mask: 2D over past and present; the caller's own 4D one [b or 1, h, n, past + n], boolean or additive;
+            a flex ``BlockMask``; or a mapping of those by kinds of layers.
+        like: a tensor [b, n] of the input.
+    """
+    n = like.shape[1]
+    if isinstance(attention_mask, Mapping):
+        masks = [x for x in attention_mask.values() if x is not None]
+        rows = [valid_rows(x, like) for x in masks]  # a window hides tokens, none of them from all kinds
+        return torch.stack(rows).any(0) if rows else torch.ones_like(like, dtype=torch.bool)
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and attention_mask.shape[1] >= n:
+        return attention_mask[:, attention_mask.shape[1] - n :].to(like.device).bool()
+    seen = _seen(attention_mask, like)
+    return torch.ones_like(like, dtype=torch.bool) if seen is None else _not_padding(seen)
+
+
+def _seen(mask: Any, like: Tensor) -> Tensor | None:
+    """Which rows of the input see which of its tokens, boolean [b, n, n]; None if the mask has another form."""
+    b, n = like.shape
+    if isinstance(mask, BlockMask):
+        past = mask.seq_lengths[1] - mask.seq_lengths[0]
+        if mask.seq_lengths[0] != n or past < 0:
+            return None
+        row = torch.arange(n, device=like.device).expand(b, -1)
+        return rows_of_block_mask(mask, row, row + past)
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[2] != n or mask.shape[3] < n:
+        return None
+    own = mask[..., mask.shape[3] - n :].to(like.device)
+    return (own if own.dtype == torch.bool else own > HIDDEN).any(1).expand(b, -1, -1)
+
+
+def _not_padding(seen: Tensor) -> Tensor:
+    """Which tokens are real, from which rows see which tokens.
+
+    No real row but the last sees a padding token; nor is a prompt's last token seen, or that of each document packed
+    into a row, but those see themselves and others. Rows of padding may see real tokens and themselves: they are told
+    by being neighbours. Rows before the last that see everything are padding whose empty rows were opened, as some
+    attention kernels need it.
+    """
+    opened = seen.all(2, keepdim=True)
+    opened[:, -1] = False
+    itself = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
+    others = seen & ~itself & ~opened
+    is_seen = others.any(1)
+    last = ~is_seen & others.any(2) & seen.diagonal(dim1=1, dim2=2)
+    around = torch.nn.functional.pad(last, (1, 1))
+    return is_seen | (last & ~around[:, 2:] & ~around[:, :-2])

@@ -11,6 +11,7 @@ from ...core.method import Method
 from ...core.rows import Rows
 from ...core.stage import Selection, StageInput
 from ...profiling.sections import SectionTimer
+from ..cache_lock import FilledBy
 from ..families import Layer, attention_implementation
 from .frames import Frames
 
@@ -65,6 +66,11 @@ class Plan:
     def first_pruned(self) -> int:
         """The first layer whose cache may hold fewer tokens than its logical length."""
         return 0 if self.trim_early else self.stages[0] + 1
+
+    @property
+    def filled_by(self) -> FilledBy:
+        """What it writes on caches."""
+        return FilledBy(str(self.method), self.stages, self.method.positions, self.trim_early)
 
     @property
     def num_layers(self) -> int:
