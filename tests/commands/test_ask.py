@@ -14,8 +14,8 @@ from PIL import Image
 import sparsesight
 from sparsesight import bundled, compare, viz
 from sparsesight.commands.rendering import show
+from sparsesight.families import FAMILIES
 from sparsesight.hf import loading
-from sparsesight.viz import token_layouts
 from tests.commands.command_line import (
     PICTURE,
     QUESTION,
@@ -252,7 +252,7 @@ def test_a_model_of_tiles_has_its_picture_too(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_drawn_is_asked_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(token_layouts.RULES, "llava_next")
+    monkeypatch.delitem(FAMILIES, "llava_next")
     tiny.model("llava_next").save_pretrained(tmp_path / "m")
     tiny.processor("llava_next").save_pretrained(tmp_path / "m")
     what = ("what is the red ring ?", "--model", str(tmp_path / "m"), "--retain", "50%", "--save", "kept.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparsesight import UnsupportedModelError, sparsify
-from sparsesight.hf import unsupported
+from sparsesight.families import FAMILIES, UNSUPPORTED_LAYERS
 from tests.hf.families.refused import REFUSED, Refused
 
 
@@ -22,5 +22,7 @@ def test_refused(family: Refused) -> None:
 
 
 def test_every_refusal_is_tried() -> None:
-    assert {f.name for f in REFUSED if not f.layers} == unsupported.FAMILIES.keys()
-    assert {f.layers for f in REFUSED if f.layers} <= unsupported.LAYERS.keys()
+    assert {f.name for f in REFUSED if not f.layers} == {
+        name for name, family in FAMILIES.items() if family.unsupported
+    }
+    assert {f.layers for f in REFUSED if f.layers} <= UNSUPPORTED_LAYERS.keys()

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from sparsesight import viz
-from sparsesight.viz.clips import FRAMED, ROWS_OF_PICTURES
-from sparsesight.viz.token_layouts import RULES, by_grid
+from sparsesight.families import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -15,8 +14,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def test_the_guide_names_the_families_that_can_be_drawn() -> None:
     page = (DOCS / "howto/see.md").read_text("utf-8")
     stills, clips = page.split("Pictures (`llava` with")[1].split("Clips:")
-    assert set(re.findall("`([a-z0-9_]+)`", stills.split("):", 1)[1])) == set(RULES)
-    moving = {*FRAMED, *ROWS_OF_PICTURES, *(name for name, rule in RULES.items() if rule is by_grid)}
+    assert set(re.findall("`([a-z0-9_]+)`", stills.split("):", 1)[1])) == {
+        name for name, family in FAMILIES.items() if family.layout
+    }
+    moving = {
+        name
+        for name, family in FAMILIES.items()
+        if family.clips_drawn or family.clip_is_pictures or family.layout == "by_grid"
+    }
     assert set(re.findall("`([a-z0-9_]+)`", clips)) == moving
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..core.budget import BEFORE
 from ..errors import UnsupportedModelError
-from . import unsupported
+from ..families import FAMILIES, UNSUPPORTED_LAYERS, Family
 from .wrappers import unwrapped
 
 # Config attributes under which transformers' families store the placeholder id of a visual token.
@@ -64,8 +64,9 @@ def inspect_model(model: nn.Module) -> ModelParts:
     name = f"model={type(given).__name__}"
     model = unwrapped(_without_adapters(given))
     kind = getattr(getattr(model, "config", None), "model_type", "")
-    if kind in unsupported.FAMILIES:
-        raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {unsupported.FAMILIES[kind]}")
+    why = FAMILIES.get(kind, Family()).unsupported
+    if why:
+        raise UnsupportedModelError(f"{name} ({kind}) cannot be sparsified: {why}")
     if not isinstance(model, nn.Module) or not hasattr(model, "get_decoder") or not hasattr(model, "config"):
         raise UnsupportedModelError(
             f"{name}: expected a transformers model with get_decoder(), such as "
@@ -80,7 +81,7 @@ def inspect_model(model: nn.Module) -> ModelParts:
     kinds = layer_kinds(decoder.config, len(layers))
     strange = sorted({x.kind for x in kinds} - {"full_attention", *WINDOWED, *KEYLESS})
     if strange:
-        why = unsupported.LAYERS.get(strange[0], "it is not known how they see what is left")
+        why = UNSUPPORTED_LAYERS.get(strange[0], "it is not known how they see what is left")
         raise UnsupportedModelError(f"{name}: decoder layers of type {strange} cannot be pruned: {why}")
     check_implementation(decoder, kinds)
     blind = [i for i, layer in enumerate(layers) if kinds[i].attends and attention_of(layer) is None]

@@ -7,12 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..families import family_of
 from .families import Layer, attention_of
-
-# Decoders whose full-attention layers use no positions, and do not say so in the attention module: always, or where
-# other layers have a window.
-UNROTATED = {"cohere2", "cohere2_moe"}
-UNROTATED_BESIDE_WINDOWS = {"exaone4", "exaone_moe"}
 
 
 def frequencies(decoder: nn.Module, layer: Layer) -> Tensor | None:
@@ -36,8 +32,9 @@ def _is_unrotated(config: Any, layer: Layer) -> bool:
     bases = getattr(config, "layer_rope_theta", None)
     if bases is not None and not bases[layer.index]:
         return True
-    names = UNROTATED | (UNROTATED_BESIDE_WINDOWS if getattr(config, "sliding_window", None) else set())
-    return layer.kind == "full_attention" and getattr(config, "model_type", "") in names
+    rule = family_of(config).unrotated
+    applies = rule == "all" or (rule == "beside windows" and bool(getattr(config, "sliding_window", None)))
+    return layer.kind == "full_attention" and applies
 
 
 def axes(decoder: nn.Module) -> int:

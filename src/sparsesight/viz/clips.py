@@ -10,19 +10,14 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SparseSightError
+from ..families import FAMILIES, family_of, patch_size
 from .patch_grid import View
 from .pixel_map import measure
-from .token_layouts import RULES, by_grid, patch_of
+from .token_layouts import drawn
 
 if TYPE_CHECKING:
     from ..hf.sparsify import Sparsified
 
-# Tokens before a frame's patches, and at the end of a clip, that stand for no part of a frame.
-BEFORE_FRAME = {"video_llava": 1}
-AFTER_CLIP = {"llava_onevision": 1}
-FRAMED = ("llava_onevision", "llava_next_video", "video_llava")
-# Families to which a clip is a row of pictures, by their token ids.
-ROWS_OF_PICTURES = {"internvl"}
 Frames = Sequence[Image.Image]
 
 
@@ -38,11 +33,12 @@ def clip_views(
     if not clips:
         return []
     config = run.model.config
-    kind = getattr(config, "model_type", "")
-    if RULES.get(kind) is by_grid:
+    family = family_of(config)
+    if family.layout == "by_grid":
         return _grids(run, config, inputs, sample, clips)
-    if kind not in FRAMED:
-        known = ", ".join([*FRAMED, *(name for name, rule in RULES.items() if rule is by_grid)])
+    if not family.clips_drawn:
+        known = ", ".join([*(name for name, row in FAMILIES.items() if row.clips_drawn), *drawn("by_grid")])
+        kind = getattr(config, "model_type", "")
         raise SparseSightError(
             f"there is no picture of clips for {kind!r} yet: which part of a frame its visual tokens stand for is "
             f"known of {known}"
@@ -113,11 +109,11 @@ def _frames(config: Any, processor: Any, frames: Frames, tokens: Sequence[int]) 
         return said, [pixels.reshape(-1, *pixels.shape[-3:])[0]]
 
     _, (plane,) = measure(process, *frames[0].size)
-    kind, patch = config.model_type, patch_of(config)
+    family, patch = family_of(config), patch_size(config)
     views, before = [], 0
     for number, count in enumerate(tokens):
-        first = BEFORE_FRAME.get(kind, 0)
-        last = AFTER_CLIP.get(kind, 0) if number == len(tokens) - 1 else 0
+        first = family.before_frame
+        last = family.after_clip if number == len(tokens) - 1 else 0
         side = math.isqrt(count - first - last)
         if side**2 != count - first - last:
             raise SparseSightError(

@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SparseSightError
+from ..families import family_of
 from ..images import open_image
-from .clips import ROWS_OF_PICTURES, clip_views
+from .clips import clip_views
 from .html import fragment
 from .prompt_tokens import Word, prompt_words
 from .record import Look, Picture, Stage
-from .token_layouts import TOGETHER, WAYS, Asked, rule_of, views
+from .token_layouts import Asked, rule_of, views
 
 if TYPE_CHECKING:
     from ..hf.record import Choice
@@ -103,8 +104,8 @@ def _pictures(
     visual: int,
 ) -> tuple[Picture, ...]:
     config = run.model.config
-    kind = getattr(config, "model_type", "")
-    if kind in ROWS_OF_PICTURES:
+    family = family_of(config)
+    if family.clip_is_pictures:
         image = [frame for entry in _entries(image) for frame in entry]
     given = [tuple(_still(frame) for frame in entry) for entry in _entries(image)]
     clips = [_is_clip(entry) for entry in _listed(image)]
@@ -117,9 +118,9 @@ def _pictures(
         clip_views(run, processor, inputs, sample, [f for f, clip in zip(given, clips, strict=True) if clip])
     )
     told = {i: next(moving) for i, clip in enumerate(clips) if clip}
-    counts = (1, len(given)) if kind in TOGETHER and len(given) > 1 else (1,)
+    counts = (1, len(given)) if family.pictures_together and len(given) > 1 else (1,)
     found = []
-    for way, together in product(WAYS.get(kind, ({},)), counts):
+    for way, together in product(family.processor_calls, counts):
         made = [
             told[i] if i in told else views(Asked(config, images, frames[0].size, {**way, **how}, together))
             for i, frames in enumerate(given)

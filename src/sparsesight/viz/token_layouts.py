@@ -1,4 +1,4 @@
-"""In which order each family makes visual tokens of a picture: the few rules, all in one place.
+"""In which order visual tokens are made of a picture: the few rules; a family's row names its own.
 
 Where a plane of pixels lies in the picture is measured (:mod:`.measure`); a rule only says how a family's tokens follow
 one another over its planes. A family without a rule is refused: a picture that guesses would look as right as any.
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SparseSightError
+from ..families import FAMILIES, Layout, family_of, patch_size
 from .patch_grid import View
 from .pixel_map import Plane, measure
 
@@ -57,39 +58,33 @@ def views(asked: Asked) -> list[View]:
 
 def rule_of(config: Any) -> Rule:
     """The rule of a model's family."""
-    kind = getattr(config, "model_type", type(config).__name__)
-    tower = getattr(getattr(config, "vision_config", None), "model_type", "")
-    if kind == "llava" and tower == "pixtral":
-        kind = "mistral3"
-    if kind not in RULES:
+    layout = family_of(config).layout
+    if layout is None:
         raise SparseSightError(
-            f"there is no picture of what was kept for {kind!r} yet: which part of a picture its visual tokens stand "
-            f"for is known of {', '.join(RULES)}"
+            f"there is no picture of what was kept for {getattr(config, 'model_type', type(config).__name__)!r} yet: "
+            f"which part of a picture its visual tokens stand for is known of {', '.join(drawn())}"
         )
-    return RULES[kind]
+    return RULES[layout]
+
+
+def drawn(*layouts: Layout) -> list[str]:
+    """The families whose pictures can be drawn, or those of them with one of these layouts."""
+    return [name for name, family in FAMILIES.items() if family.layout in (layouts or RULES)]
 
 
 # -- tiles of one size, tokens row by row, tile after tile ---------------------------------------------------------
 
 
-def _tiles(merge: Callable[[Any], float]) -> Rule:
-    def rule(asked: Asked) -> list[View]:
-        cell = round(merge(asked.config)) * patch_of(asked.config)
-        _, planes = asked.planes(_stacked)
-        made, before = [], 0
-        for plane in planes:
-            x, y = plane.columns(cell), plane.rows(cell)
-            tokens = before + np.arange(len(y) * len(x)).reshape(len(y), len(x))
-            before += tokens.size
-            made.append(View.of(tokens, x, y))
-        return _arranged(made, asked.size)
-
-    return rule
-
-
-def patch_of(config: Any) -> int:
-    size = config.vision_config.patch_size
-    return int(size[0] if isinstance(size, (list, tuple)) else size)
+def _tiles(asked: Asked) -> list[View]:
+    cell = round(family_of(asked.config).merge(asked.config)) * patch_size(asked.config)
+    _, planes = asked.planes(_stacked)
+    made, before = [], 0
+    for plane in planes:
+        x, y = plane.columns(cell), plane.rows(cell)
+        tokens = before + np.arange(len(y) * len(x)).reshape(len(y), len(x))
+        before += tokens.size
+        made.append(View.of(tokens, x, y))
+    return _arranged(made, asked.size)
 
 
 def _stacked(said: Any) -> list[np.ndarray]:
@@ -145,7 +140,7 @@ def _is_whole(view: View, size: Size) -> bool:
 def _anyres(asked: Asked) -> list[View]:
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
-    config, cell = asked.config, patch_of(asked.config)
+    config, cell = asked.config, patch_size(asked.config)
     side = config.vision_config.image_size // cell
     _, planes = asked.planes(_stacked)
     first = np.arange(side * side).reshape(side, side)
@@ -215,15 +210,15 @@ def _plain(plane: Plane, cell: int, rows: int, columns: int) -> list[View]:
 def _by_size(asked: Asked) -> list[View]:
     """Pixtral's tower: the plane may be padded; its size comes with it."""
     said, (plane,) = asked.planes(_stacked)
-    cell = patch_of(asked.config) * getattr(asked.config, "spatial_merge_size", 1)
+    cell = patch_size(asked.config) * getattr(asked.config, "spatial_merge_size", 1)
     height, width = (int(x) for x in said["image_sizes"][0])
     return _plain(plane, cell, height // cell, width // cell)
 
 
-def by_grid(asked: Asked) -> list[View]:
+def _by_grid(asked: Asked) -> list[View]:
     """Qwen2-VL's tower and its kin: rows of patches, square by square of those that are merged."""
     config = getattr(asked.config, "thinker_config", asked.config)
-    patch, merge = patch_of(config), int(config.vision_config.spatial_merge_size)
+    patch, merge = patch_size(config), int(config.vision_config.spatial_merge_size)
 
     def unfold(said: Any) -> list[np.ndarray]:
         _, high, wide = (int(x) for x in said["image_grid_thw"][0])
@@ -238,32 +233,9 @@ def by_grid(asked: Asked) -> list[View]:
     return _plain(plane, merge * patch, high // merge, wide // merge)
 
 
-def _pooled(config: Any) -> float:
-    return float(config.vision_config.image_size // patch_of(config) / math.isqrt(config.mm_tokens_per_image))
-
-
-RULES: dict[str, Rule] = {
-    "llava": _tiles(lambda config: 1),
-    "vipllava": _tiles(lambda config: 1),
-    "paligemma": _tiles(lambda config: 1),
-    "internvl": _tiles(lambda config: 1 / config.downsample_ratio),
-    "qianfan_ocr": _tiles(lambda config: 1 / config.downsample_ratio),
-    "aya_vision": _tiles(lambda config: config.downsample_factor),
-    "cohere2_vision": _tiles(lambda config: config.downsample_factor),
-    "gemma3": _tiles(_pooled),
-    "idefics3": _tiles(lambda config: config.scale_factor),
-    "smolvlm": _tiles(lambda config: config.scale_factor),
-    "llava_next": _anyres,
-    "llava_next_video": _anyres,
-    "llava_onevision": _anyres,
-    "mistral3": _by_size,
-    "lighton_ocr": _by_size,
-    **dict.fromkeys(
-        ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v"), by_grid
-    ),
+RULES: dict[Layout, Rule] = {
+    "tiles": _tiles,
+    "anyres": _anyres,
+    "by_size": _by_size,
+    "by_grid": _by_grid,
 }
-# Ways in which their own processors may have called the image processor: tiles only where asked for.
-_CUT = ({"crop_to_patches": True}, {"crop_to_patches": False})
-WAYS: dict[str, tuple[Mapping[str, Any], ...]] = {"internvl": _CUT, "qianfan_ocr": _CUT, "aya_vision": _CUT}
-# Families that prepare several pictures of one prompt otherwise than a single one.
-TOGETHER = {"llava_onevision"}

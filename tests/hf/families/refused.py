@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sparsesight.hf import unsupported
+from sparsesight.families import FAMILIES, UNSUPPORTED_LAYERS
 
 from . import base, encoder_decoders, glm_like, llava_more, qwen_like, rest_moe, rest_sparse
 from .encoder_decoders import GROUPED, HIDDEN, IDS, PATCH, SIDE, SIZES, TEXT, VISION, VOCABULARY, made
@@ -30,7 +30,7 @@ class Refused:
     @property
     def why(self) -> str:
         """The library's own reason."""
-        return unsupported.LAYERS[self.layers] if self.layers else unsupported.FAMILIES[self.name]
+        return UNSUPPORTED_LAYERS[self.layers] if self.layers else FAMILIES[self.name].unsupported
 
     @property
     def missing(self) -> str:

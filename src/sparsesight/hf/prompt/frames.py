@@ -16,40 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...families import family_of
 from ...report import Clip
-
-# Families whose processors put text or markers between the frames of a clip: each run of video ids is one frame ...
-RUN_IS_FRAME = {
-    *(
-        "cohere_compass",
-        "gemma4",
-        "gemma4_unified",
-        "glm46v",
-        "glm4v",
-        "glm4v_moe",
-        "lfm3_vl",
-        "minimax_m3_vl",
-    ),
-    *("muse_glimmer", "muse_spark", "qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "video_llama_3"),
-    *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7"),
-}
-# ... and those whose encoders give features by the frame, not by the clip.
-ENCODED_BY_FRAME = {"minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "video_llava", "perception_lm"}
-
-
-def _side(config: Any) -> int:
-    """Patches along one side of a square picture; 0 if that is not in the config."""
-    vision = config.vision_config
-    return int(getattr(vision, "image_size", 0)) // int(getattr(vision, "patch_size", 1))
-
-
-# Tokens of one frame, in families that pack a clip's frames without anything between them.
-FRAME_TOKENS = {
-    "llava_next_video": lambda config: (_side(config) // 2) ** 2,
-    "llava_onevision": lambda config: (-(-_side(config) // 2)) ** 2,  # and one more ends the clip
-    "perception_lm": lambda config: (_side(config) // int(config.projector_pooling_ratio)) ** 2,
-    "video_llava": lambda config: _side(config) ** 2 + 1,
-}
 
 
 @dataclass(frozen=True)
@@ -73,15 +41,15 @@ class FrameRule:
     @classmethod
     def of(cls, config: Any) -> FrameRule:
         """The rule of a family, from its config."""
-        kind = getattr(config, "model_type", "")
+        family = family_of(config)
         found = (getattr(config, key, None) for key in ("video_token_id", "video_token_index"))
         merge = getattr(getattr(config, "vision_config", None), "spatial_merge_size", None) or 1
         return cls(
             video_ids=tuple(sorted({int(x) for x in found if x is not None})),
-            run_is_frame=kind in RUN_IS_FRAME,
-            tokens=FRAME_TOKENS[kind](config) if kind in FRAME_TOKENS else 0,
+            run_is_frame=family.run_is_frame,
+            tokens=family.frame_tokens(config) if family.frame_tokens is not None else 0,
             merge=int(merge),
-            by_frame=kind in ENCODED_BY_FRAME,
+            by_frame=family.encoded_by_frame,
         )
 
 

@@ -39,7 +39,7 @@ def refuse_tracing() -> None:
     Raises:
         UnsupportedModelError: inside of ``torch.jit.trace`` or ``torch.export``.
     """
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
         raise UnsupportedModelError(
             "torch.jit.trace, torch.export: which tokens stay is decided prompt by prompt, and a recorded graph would "
             "keep those of this one; restore() the model first"
