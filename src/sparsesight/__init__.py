@@ -8,6 +8,7 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from .hf.context import prompt_ends, questions, visual_tokens
+    from .hf.prompt.turns import Turns
     from .hf.restore import restore
     from .hf.sparsify import Sparsified, sparsify
     from .hf.vision.text_tower import TextTower
@@ -56,6 +57,7 @@ __all__ = [
     "Sparsified",
     "TextTower",
     "ToMe",
+    "Turns",
     "Uniform",
     "UnsupportedModelError",
     "VisPruner",
@@ -77,6 +79,7 @@ def __getattr__(name: str) -> Any:
     homes = {
         "Sparsified": ".hf.sparsify",
         "TextTower": ".hf.vision.text_tower",
+        "Turns": ".hf.prompt.turns",
         "prompt_ends": ".hf.context",
         "questions": ".hf.context",
         "restore": ".hf.restore",

@@ -115,10 +115,10 @@ def compare(
 
     model = loaded.model
     with out_of_memory(model.device):
-        with sparsify(model, method):
+        with sparsify(model, method, processor=loaded.processor):
             _generate(loaded, inputs, 2)  # a prefill and a decoding step
         _generate(loaded, inputs, 2)
-        with sparsify(model, method, timing=True) as run:
+        with sparsify(model, method, processor=loaded.processor, timing=True) as run:
             text, tokens = _generate(loaded, inputs, max_new_tokens)
         report = run.report
         sparse = Answer(text, tokens, report.prefill_ms, report.decode_ms)

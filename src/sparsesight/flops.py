@@ -86,7 +86,7 @@ class DecoderShape:
     def overhead_flops(
         self,
         schedule: Schedule,
-        others: int,
+        others: int | Sequence[int],
         text: int,
         overhead: Overhead,
         past: Sequence[int] | None = None,
@@ -94,8 +94,9 @@ class DecoderShape:
         """Multiply-adds of a method itself in one sample's prefill.
 
         Args:
-            schedule: of the sample's visual tokens.
-            others: its tokens that are not visual, ``text`` of them after the visual ones.
+            schedule: of the visual tokens that are judged together.
+            others: its other tokens, at every stage or at each.
+            text: those of them that judge.
             overhead: of the method, at one stage.
             past: keys cached before, per layer; default none.
         """
@@ -109,7 +110,9 @@ class DecoderShape:
                 recycled=stage.recycled,
                 merged=stage.merged,
                 text=text,
-                keys=others + stage.tokens_in + (past[layer] if past else 0),
+                keys=(others if isinstance(others, int) else others[index])
+                + stage.tokens_in
+                + (past[layer] if past else 0),
                 width=self.layers[layer].width,
                 hidden=self.hidden,
             )

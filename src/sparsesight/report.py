@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from .core.budget import BEFORE, Schedule, Stage
+from .core.facts import AFTER, BEFORE_PICTURE, NOTHING
 from .flops import DecoderShape, Overhead
 
 
@@ -47,6 +48,30 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class RegionReport:
+    """Visual tokens that were judged together: those of a turn of a chat, of a packed document, or of the prompt.
+
+    Attributes:
+        turn: number of the turn or document within what came with this prefill, from 0.
+        visual_tokens: of all its pictures.
+        text_tokens: that could judge; the method may have chosen raters among them.
+        judged_by: where those stand: "after the picture", "before the picture", or "no text".
+        stages: what each stage that ran did.
+    """
+
+    turn: int
+    visual_tokens: int
+    text_tokens: int
+    judged_by: str
+    stages: tuple[Stage, ...]
+
+    def __str__(self) -> str:
+        left = " -> ".join(map(str, (self.visual_tokens, *(stage.tokens_out for stage in self.stages))))
+        by = f"{self.text_tokens} text tokens {self.judged_by}" if self.text_tokens else self.judged_by
+        return f"turn {self.turn}: {left} visual tokens, judged by {by}"
+
+
+@dataclass(frozen=True)
 class SampleReport:
     """One sample of the batch."""
 
@@ -60,6 +85,7 @@ class SampleReport:
     flops_scoring: int  # raters, rater-row attention, merging
     note: str = ""  # why it ran dense, if it did
     clips: tuple[Clip, ...] = ()  # its pictures and clips, in their order
+    regions: tuple[RegionReport, ...] = ()  # which text judged which of its visual tokens
 
 
 @dataclass(frozen=True)
@@ -139,6 +165,8 @@ class Report:
         for i, sample in enumerate(self.samples):
             note = f"  ({sample.note})" if sample.note else ""
             lines.append(f"  sample {i}: {staircase(sample.visual_per_layer)}{note}")
+            if len(sample.regions) > 1 or any(x.judged_by == BEFORE_PICTURE for x in sample.regions):
+                lines += [f"    {region}" for region in sample.regions]
             if any(clip.kind == "video" for clip in sample.clips):
                 lines += [f"    {clip}" for clip in sample.clips]
         return "\n".join(lines)
@@ -182,6 +210,11 @@ def staircase(per_layer: Sequence[int]) -> str:
     return ", ".join(f"{count} x{times}" for count, times in runs)
 
 
+def _whole(visual: int, text: int, stages: tuple[Stage, ...]) -> RegionReport:
+    """A sample that is one region."""
+    return RegionReport(0, visual, text, AFTER if text else NOTHING, stages)
+
+
 def _why_dense(visual: int, text: int) -> str:
     """Why a sample kept all its visual tokens."""
     if not visual:
@@ -214,6 +247,7 @@ def batch_report(
     past: Sequence[int],
     latency: Latency,
     clips: Sequence[tuple[Clip, ...]] | None = None,
+    regions: Sequence[tuple[RegionReport, ...]] | None = None,
     trimmed: bool = False,
     overhead: Overhead = lambda _: 0,
 ) -> Report:
@@ -223,13 +257,14 @@ def batch_report(
         method: the method as a dict.
         shape: of the decoder.
         layers: pruning layers.
-        visual, text, length: per sample: visual tokens, text tokens after them, all tokens.
+        visual, text, length: per sample: visual tokens, text tokens that judge them, all tokens.
         width: padded length of the batch.
         tokens_out: visual tokens per sample after each stage that ran; empty if the prefill ran dense.
         recycled, merged: recycled tokens per stage and sample, and what became of them.
         past: keys each layer had cached before.
         latency: measurements, possibly none.
         clips: pictures and clips of every sample.
+        regions: of every sample; default: all its visual tokens are one.
         trimmed: whether layers up to the first stage cache no more than leaves it.
         overhead: multiply-adds of the method itself at a stage.
     """
@@ -248,7 +283,12 @@ def batch_report(
             tokens = out[i]
         schedule = Schedule(v, count, tuple(stages))
         entering = schedule.entering
-        scoring = shape.overhead_flops(schedule, n - v, t, overhead, past)
+        own = regions[i] if regions is not None else (_whole(v, t, schedule.stages),)
+        scoring = 0
+        for region in own:
+            keys = [n - v + a.tokens_in - b.tokens_in for a, b in zip(stages, region.stages, strict=True)]
+            part = Schedule(region.visual_tokens, count, region.stages)
+            scoring += shape.overhead_flops(part, keys, region.text_tokens, overhead, past)
         note = _why_dense(v, t) if all(e == v for e in entering) else ""
         scoring = 0 if note else scoring
         samples.append(
@@ -263,6 +303,7 @@ def batch_report(
                 flops_scoring=scoring,
                 note=note,
                 clips=clips[i] if clips is not None else (),
+                regions=own if v else (),
             )
         )
     lengths = shape.kv_lengths(kv, past)

@@ -191,7 +191,7 @@ def test_planned_counts() -> None:
         Schedule(0, 32, ()),
         method.plan(50, 32, (2, 6, 15)),
     ]
-    stages = planned_counts(schedules, 3, torch.device("cpu"))
+    (stages,) = planned_counts(schedules, 3, torch.device("cpu"))
     for i, counts in enumerate(stages):
         first, last = schedules[0].stages[i], schedules[3].stages[i]
         assert counts.keep.tolist() == [first.keep, 30, 0, last.keep]

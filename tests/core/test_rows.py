@@ -31,13 +31,14 @@ def run(
     selection = method.select(stage)
     out = selection.counts.tokens_out
     width = max(s.length - s.visual + o for s, o in zip(batch, out, strict=True))
-    after, hidden = advance(rows, stage, selection, width, move)
+    after, hidden = advance(rows, [(stage, selection)], width, move)
     return rows, stage, selection, after, hidden
 
 
 def as_lists(rows: Rows, i: int) -> dict[str, list[Any]]:
     """The valid rows of one sample."""
-    return {f.name: getattr(rows, f.name)[i][rows.valid[i]].tolist() for f in dataclasses.fields(rows)}
+    columns = {f.name: getattr(rows, f.name) for f in dataclasses.fields(rows)}
+    return {name: x[i][rows.valid[i]].tolist() for name, x in columns.items() if x is not None}
 
 
 # -- start -------------------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_hidden_states_keep_their_dtype() -> None:
         stage = dataclasses.replace(stage, hidden=stage.hidden.to(dtype))
         selection = method.select(stage)
         width = max(s.length - s.visual + o for s, o in zip(batch, selection.counts.tokens_out, strict=True))
-        _, hidden = advance(rows, stage, selection, width, False)
+        _, hidden = advance(rows, [(stage, selection)], width, False)
         assert hidden.dtype == dtype
 
 
@@ -142,7 +143,7 @@ def test_gradients_reach_what_was_merged() -> None:
     stage = dataclasses.replace(stage, hidden=stage.hidden.clone().requires_grad_())
     selection = method.select(stage)
     (out,) = selection.counts.tokens_out
-    _, hidden = advance(rows, stage, selection, batch[0].length - 40 + out, False)
+    _, hidden = advance(rows, [(stage, selection)], batch[0].length - 40 + out, False)
     hidden.sum().backward()
     gradient = stage.hidden.grad
     assert gradient is not None and selection.recycled is not None
@@ -172,7 +173,7 @@ def test_three_stages(move: bool, recycle: float) -> None:
         assert out == tuple(p.stages[i].tokens_out for p in plans)
         lengths = [s.length - s.visual + o for s, o in zip(batch, out, strict=True)]
         before = rows
-        rows, hidden = advance(before, stage, selection, max(lengths), move)
+        rows, hidden = advance(before, [(stage, selection)], max(lengths), move)
         assert rows.valid.sum(1).tolist() == lengths and rows.visual.sum(1).tolist() == list(out)
         assert hidden[rows.valid].isfinite().all()
         for b, sample in enumerate(batch):

@@ -123,7 +123,7 @@ def build(
     ]
     planned = None
     if not method.data_dependent:
-        planned = planned_counts(schedules, len(layers), torch.device("cpu"))[index]
+        planned = planned_counts(schedules, len(layers), torch.device("cpu"))[0][index]
     attention: dict[str, Any] = {
         "query": query.gather(2, row[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])),
         "key": left([s.key for s in samples], width, poison, 1),

@@ -102,7 +102,7 @@ def test_the_text_tower_judges_in_place_of_the_words() -> None:
 
 def test_published() -> None:
     method = CDPruner.published(128)
-    assert method == CDPruner(128, positions="compact", guide="text-tower", opposite=True)
+    assert method == CDPruner(128, positions="compact", guide="text-tower", opposite=True, judged_by="prompt")
     assert method.requires_text_tower and method.requires_vision
     assert not CDPruner().requires_text_tower and not CDPruner().requires_vision
     assert Compose(method, CDPruner(0.5, (3,), positions="compact")).requires_text_tower

@@ -51,12 +51,12 @@ def test_pooling_of_two_pictures(per_frame: bool) -> None:
     rows, stage = build(method, [sample])
     selection = method.select(stage)
     assert not selection.keep.any()
-    _, hidden = advance(rows, stage, selection, 2 + 20 + 3, False)
+    _, hidden = advance(rows, [(stage, selection)], 2 + 20 + 3, False)
     x = sample.hidden[sample.at_visual]
     images = [y.T.reshape(1, -1, s, s) for y, s in ((x[:36], 6), (x[36:], 12))]
     expected = torch.cat([torch.nn.functional.avg_pool2d(i, 3).flatten(2)[0].T for i in images])
     torch.testing.assert_close(hidden[0, 2:22], expected)
-    after, _ = advance(rows, stage, selection, 2 + 20 + 3, False)
+    after, _ = advance(rows, [(stage, selection)], 2 + 20 + 3, False)
     assert after.source[0, 2:6].tolist() == [2 + 6 * r + c for r in (1, 4) for c in (1, 4)]
 
 

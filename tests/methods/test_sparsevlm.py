@@ -112,9 +112,10 @@ def test_rank_rule_leaves_a_sample_without_text_alone() -> None:
 
 
 def test_presets() -> None:
-    assert SparseVLM.published(128) == SparseVLM(128, (2, 6, 15), "compact", True)
-    assert SparseVLM.v1_0(9, 6) == SparseVLM(1.0, (2, 6, 15, 19), "compact", adaptive=True, scale=9, bias=6)
-    assert SparseVLM.video() == SparseVLM(1.0, (1,), "compact", adaptive=True, scale=1.0)
+    assert SparseVLM.published(128) == SparseVLM(128, (2, 6, 15), "compact", True, judged_by="prompt")
+    rule = SparseVLM(1.0, (2, 6, 15, 19), "compact", adaptive=True, scale=9, bias=6, judged_by="prompt")
+    assert SparseVLM.v1_0(9, 6) == rule
+    assert SparseVLM.video() == SparseVLM(1.0, (1,), "compact", adaptive=True, scale=1.0, judged_by="prompt")
     assert not SparseVLM().data_dependent and SparseVLM.v1_0().data_dependent
     assert SparseVLM().recycled_fraction == 0.3
 

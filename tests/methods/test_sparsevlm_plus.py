@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,8 @@ def test_a_layer_without_rotary_positions_has_nothing_to_divide_out() -> None:
 
 
 def test_presets() -> None:
-    expected = SparseVLMPlus(128, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None)
+    plus = SparseVLMPlus(128, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None)
+    expected = replace(plus, judged_by="prompt")
     assert SparseVLMPlus.published(128) == expected
     assert SparseVLMPlus().recycled_fraction == 0
 

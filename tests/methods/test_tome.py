@@ -34,7 +34,7 @@ def test_a_picture_of_four_colours_becomes_four_tokens() -> None:
     method = ToMe((4,))
     rows, stage = build(method, [sample])
     selection = method.select(stage)
-    after, hidden = advance(rows, stage, selection, 2 + 4 + 3, False)
+    after, hidden = advance(rows, [(stage, selection)], 2 + 4 + 3, False)
     torch.testing.assert_close(hidden[0, 2:6], torch.eye(6)[:4] * 3)
     assert after.origin[0].tolist() == [-1] * 9
     standing = after.source[0, 2:6] - 2

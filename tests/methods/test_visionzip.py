@@ -51,13 +51,13 @@ def test_dominant_tokens_stay_and_the_rest_joins_its_like() -> None:
     means = torch.stack([features[rest & (kind == k)].mean(0) for k in (0, 1)])
     torch.testing.assert_close(selection.merge.tokens[0], means)
     # Where they stand: at their targets, among the kept ones, whose rows are what they were.
-    after, hidden = advance(rows, stage, selection, 2 + 4 + 3, False)
+    after, hidden = advance(rows, [(stage, selection)], 2 + 4 + 3, False)
     assert after.source[0].tolist() == [0, 1, 2 + 0, 2 + 4, 2 + 6, 2 + 9, 14, 15, 16]
     assert after.origin[0].tolist() == [-1, -1, -1, 4, -1, 9, -1, -1, -1]
     torch.testing.assert_close(hidden[0, [2, 4]], means)
     assert torch.equal(hidden[0, [3, 5]], features[[4, 9]])
     # As published they stand behind.
-    after, hidden = advance(rows, stage, selection, 2 + 4 + 3, True)
+    after, hidden = advance(rows, [(stage, selection)], 2 + 4 + 3, True)
     assert after.origin[0].tolist() == [-1, -1, 4, 9, -1, -1, -1, -1, -1]
     torch.testing.assert_close(hidden[0, 4:6], means)
 

@@ -54,7 +54,7 @@ def test_all_by_attention_is_faster_vlm() -> None:
     assert sample.looked_at is not None
     best = sorted(sample.looked_at.argsort(descending=True)[:17].tolist())
     assert kept(FasterVLM((17,)), sample) == kept(VisPruner((17,), important=1.0), sample) == best
-    assert FasterVLM.published(29) == FasterVLM(29, positions="compact")
+    assert FasterVLM.published(29) == FasterVLM(29, positions="compact", judged_by="prompt")
 
 
 def test_none_by_attention_still_starts_from_its_order() -> None:

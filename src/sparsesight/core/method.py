@@ -63,6 +63,9 @@ class Method(ABC):
         per_frame: spread what is kept over the frames of clips, and over pictures: each keeps the same share, to
             within rounding (:func:`ops.group_ranks`), instead of competing for the budget of the whole prompt. How
             many tokens a stage keeps in all is the same.
+        judged_by: ``"turn"``: a picture is judged by the text of the turn that it came with, and each turn of a chat
+            has its own budget, where the host knows how turns end. ``"prompt"``, as published: one budget for all
+            pictures of a prompt, judged by all text after the last.
 
     Raises:
         BudgetError: if ``retain`` or ``layers`` cannot be a budget.
@@ -74,6 +77,7 @@ class Method(ABC):
     positions: Literal["original", "compact"] = "original"
     always_drop: bool = False
     per_frame: bool = False
+    judged_by: Literal["turn", "prompt"] = "turn"
 
     name: ClassVar[str]
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
@@ -99,6 +103,8 @@ class Method(ABC):
             check_layers(self.layers)
         if self.positions not in ("original", "compact"):
             raise SparseSightError(f"positions={self.positions!r}: use 'original' or 'compact'")
+        if self.judged_by not in ("turn", "prompt"):
+            raise SparseSightError(f"judged_by={self.judged_by!r}: use 'turn' or 'prompt'")
 
     # -- the three things a method decides ---------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ from .stage import Selection, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+
+class RegionSizes(NamedTuple):
+    """How many visual and judging text tokens the regions of one number have, per sample."""
+
+    visual: tuple[int, ...]
+    text: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -28,9 +36,18 @@ class Rows:
     slot: Int[Tensor, "b n"]
     valid: Bool[Tensor, "b n"]
     visual: Bool[Tensor, "b n"]
-    text: Bool[Tensor, "b n"]  # text that follows the last visual token
+    text: Bool[Tensor, "b n"]  # text that judges: what follows the last visual token of its region
     rater: Bool[Tensor, "b n"]
     origin: Int[Tensor, "b n"]  # index among the sample's visual tokens; -1: text or merged
+    # Number of the region that a visual or judging row is of; None: each sample is one region.
+    region: Int[Tensor, "b n"] | None = None
+
+    def of(self, number: int) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
+        """The visual and the judging rows of the regions with this number."""
+        if self.region is None:
+            return self.visual, self.text
+        own = self.region == number
+        return self.visual & own, self.text & own
 
     @classmethod
     def start(
@@ -44,10 +61,7 @@ class Rows:
         Rows from column ``prompt`` on (of all samples, or of each) do not belong to the prompt: they are neither visual
         nor text that may rate.
         """
-        end = valid.shape[1] if prompt is None else prompt
-        asked = torch.arange(valid.shape[1], device=valid.device) < (
-            end[:, None] if isinstance(end, Tensor) else end
-        )
+        asked = prompt_rows(valid, prompt)
         visual = visual & asked
         row = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         last = torch.where(visual, row, -1).amax(1, keepdim=True)
@@ -56,19 +70,38 @@ class Rows:
         return cls(row, row, valid, visual, text, torch.zeros_like(text), origin)
 
 
+def prompt_rows(valid: Bool[Tensor, "b n"], prompt: int | Int[Tensor, " b"] | None) -> Bool[Tensor, "..."]:
+    """Which rows are in front of column ``prompt``, of all samples or of each; broadcastable to [b, n]."""
+    end = valid.shape[1] if prompt is None else prompt
+    return torch.arange(valid.shape[1], device=valid.device) < (
+        end[:, None] if isinstance(end, Tensor) else end
+    )
+
+
 def advance(
-    rows: Rows, stage: StageInput, selection: Selection, length: int, move_merged: bool
+    rows: Rows, chosen: Sequence[tuple[StageInput, Selection]], length: int, move_merged: bool
 ) -> tuple[Rows, Float[Tensor, "b m c"]]:
-    """Apply a selection: the rows that go on, and their hidden states; right-aligned, ``length`` wide.
+    """Apply what was selected: the rows that go on, and their hidden states; right-aligned, ``length`` wide.
 
     Rows that are not visual always stay. A merged token takes its cluster centre's row, and with ``move_merged`` is
-    moved behind the last visual row (the published order).
+    moved behind the last visual row of its region (the published order).
+
+    Args:
+        rows: before the stage.
+        chosen: what the method was shown and what it selected, per region number.
+        length: most rows of a sample that go on, known to the host.
+        move_merged: whether merged tokens are moved.
     """
     n = rows.valid.shape[1]
-    column = torch.where(stage.visual, stage.column, n)  # padding writes to a scratch row
-    kept = _scatter_true(column.masked_fill(~selection.keep, n), n)
-    hidden, origin, order = stage.hidden, rows.origin, None
-    if selection.merge is not None and selection.recycled is not None:
+    hidden, origin, order = chosen[0][0].hidden, rows.origin, None
+    step = 1 + max((m.merge.centre.shape[1] for _, m in chosen if m.merge is not None), default=0)
+    kept = None
+    for number, (stage, selection) in enumerate(chosen):
+        column = torch.where(stage.visual, stage.column, n)  # padding writes to a scratch row
+        own = _scatter_true(column.masked_fill(~selection.keep, n), n)
+        kept = own if kept is None else kept | own
+        if selection.merge is None or selection.recycled is None:
+            continue
         tokens, centre, _, exists = selection.merge
         at = stage.column.gather(1, selection.recycled.gather(1, centre)).masked_fill(~exists, n)
         kept = kept | _scatter_true(at, n)
@@ -77,11 +110,12 @@ def advance(
         pad = torch.nn.functional.pad
         origin = pad(origin, (0, 1)).scatter(1, at, -1)[:, :n]
         if move_merged:
-            step = at.shape[1] + 1
             row = torch.arange(n, device=at.device)
-            behind = torch.where(rows.visual, row, 0).amax(1, keepdim=True) * step
-            behind = behind + torch.arange(1, step, device=at.device)
-            order = pad((row * step).expand(at.shape[0], -1), (0, 1)).scatter(1, at, behind)[:, :n]
+            behind = torch.where(rows.of(number)[0], row, 0).amax(1, keepdim=True) * step
+            behind = behind + torch.arange(1, at.shape[1] + 1, device=at.device)
+            order = (row * step).expand(at.shape[0], -1) if order is None else order
+            order = pad(order, (0, 1)).scatter(1, at, behind)[:, :n]
+    assert kept is not None
     index, valid = ops.compact(rows.valid & (kept | ~rows.visual), length, order)
     slot = source = rows.source.gather(1, index)
     if order is not None or rows.slot is not rows.source:
@@ -95,6 +129,7 @@ def advance(
         rows.text.gather(1, index) & valid,
         rows.rater.gather(1, index) & valid,
         origin.gather(1, index),
+        None if rows.region is None else rows.region.gather(1, index),
     )
     return rows, ops.gather_rows(hidden, index)
 

@@ -29,7 +29,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of the pruning layer: queries of the text rows after the picture, over all its keys.
+    """The attention of the pruning layer: queries of the judging text rows, over all its keys.
 
     Time and memory are linear in the rows, so take :meth:`only` those that are needed.
     """
@@ -109,6 +109,29 @@ class Attention:
         """Head-averaged attention from every text row to every visual token."""
         mean = ops.head_mean(self.query, self.key, self.allowed(), self.scale, self.softcap)
         return mean.gather(2, self.key_column[:, None].expand(-1, mean.shape[1], -1))
+
+    def seeing(self, who: Bool[Tensor, " b"], visual: Bool[Tensor, "b v"]) -> Attention:
+        """The same with the mask lifted for samples ``who``, whose text stands in front of their visual tokens.
+
+        No text row of a causal decoder attends to a later picture. Here its query meets the picture's keys as they
+        are, both with their own rotary positions.
+        """
+        keys = self.key.shape[2]
+        seen = torch.zeros(visual.shape[0], keys + 1, dtype=torch.bool, device=visual.device)
+        seen.scatter_(1, self.key_column.masked_fill(~visual, keys), True)
+        seen = (seen[:, :-1] & who[:, None])[:, None, None]
+
+        def lifted(mask: Tensor) -> Tensor:
+            return mask | seen if mask.dtype == torch.bool else mask.masked_fill(seen, 0)
+
+        of = self.mask
+        return replace(self, mask=lifted(of) if isinstance(of, Tensor) else lambda row: lifted(of(row)))
+
+    def also(self, allowed: Callable[[Int[Tensor, "b r"]], Bool[Tensor, "b h r k"]]) -> Attention:
+        """The same where the rows (by their numbers) see no more keys than ``allowed``; its own mask is boolean."""
+        of = self.mask
+        assert not isinstance(of, Tensor)
+        return replace(self, mask=lambda row: of(row) & allowed(row))
 
     def rope_weight(self) -> Float[Tensor, "b r k"]:
         """Rotary weight of every (text row, key) pair (see :func:`ops.rope_weight`).
@@ -212,18 +235,24 @@ class Selection(NamedTuple):
     merge: ops.Merge | None = None
 
 
-def planned_counts(schedules: Sequence[Schedule], stages: int, device: torch.device) -> tuple[Counts, ...]:
-    """The counts of every stage for a batch, moved to the device in one copy.
+def planned_counts(
+    schedules: Sequence[Schedule], stages: int, device: torch.device, regions: int = 1
+) -> tuple[tuple[Counts, ...], ...]:
+    """The counts per region number and stage, moved to the device in one copy.
 
-    ``schedules`` holds one entry per sample; a schedule without stages keeps everything.
+    ``schedules`` holds those of every sample, region number by region number; a schedule without stages keeps
+    everything.
     """
+    batch = len(schedules) // regions
+    numbers = [schedules[i * batch : (i + 1) * batch] for i in range(regions)]
     table: list[tuple[list[int], list[int], list[int]]] = []
-    for i in range(stages):
-        row = [s.stages[i] if s.stages else None for s in schedules]
-        keep = [x.keep if x else s.visual for x, s in zip(row, schedules, strict=True)]
-        table.append((keep, [x.recycled if x else 0 for x in row], [x.merged if x else 0 for x in row]))
+    for own in numbers:
+        for i in range(stages):
+            row = [s.stages[i] if s.stages else None for s in own]
+            keep = [x.keep if x else s.visual for x, s in zip(row, own, strict=True)]
+            table.append((keep, [x.recycled if x else 0 for x in row], [x.merged if x else 0 for x in row]))
     on_device = torch.tensor([(keep, recycled) for keep, recycled, _ in table]).to(device, non_blocking=True)
-    return tuple(
+    counts = [
         Counts(
             keep=on_device[i, 0],
             recycle=on_device[i, 1],
@@ -232,4 +261,5 @@ def planned_counts(schedules: Sequence[Schedule], stages: int, device: torch.dev
             tokens_out=tuple(k + q for k, q in zip(keep, merged, strict=True)),
         )
         for i, (keep, recycled, merged) in enumerate(table)
-    )
+    ]
+    return tuple(tuple(counts[i * stages : (i + 1) * stages]) for i in range(regions))

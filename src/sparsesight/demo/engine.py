@@ -134,7 +134,9 @@ class Engine:
                     {method.name: method}, [equal_to], self._shape, sizes, self._parts.prunable
                 )
                 method = cases[0].method
-            run = None if method is None else stack.enter_context(sparsify(model, method))
+            run = None
+            if method is not None:
+                run = stack.enter_context(sparsify(model, method, processor=self.loaded.processor))
             self._warm_up(inputs, method)
             streamer = Streamer(self.loaded.processor, lambda speech: put(replace(speech, method=method)))
             settle(model.device)

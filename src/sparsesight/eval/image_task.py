@@ -69,7 +69,13 @@ class PictureQuestions:
         run = None
         if method is not None:
             tower = self._loaded.tower_for(method)
-            run = sparsify(self._model, method, text_tower=tower, trim_early_layers=self._trim)
+            run = sparsify(
+                self._model,
+                method,
+                text_tower=tower,
+                processor=self._prompts.processor,
+                trim_early_layers=self._trim,
+            )
         try:
             with prefill_clock(self._model.get_decoder(), self._latency) as spent:
                 yield lambda items: self._answer(items, run, spent)

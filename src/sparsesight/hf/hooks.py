@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..core.budget import BEFORE
+from ..core.regions import Marks
+from ..core.rows import Rows
 from ..errors import SparseSightError
 from ..profiling.sections import LAYOUT
 from .cache import cached_length, check_cache, was_pruned
@@ -31,6 +34,7 @@ from .prompt.frames import FrameRule, Frames
 from .prompt.generation import Generating, no_continuous_batching
 from .prompt.inputs import among, asks_for_outputs, is_checkpointed, refuse_tracing, valid_rows
 from .prompt.layout import Layout, Plan, Record
+from .prompt.turns import Turns, marks_of
 from .prompt.visual_mask import VisualMask, cannot_tell, layout_as_given
 from .restore import MARK
 from .state import ForwardState
@@ -52,6 +56,7 @@ class Hooks:
             keep it.
         timing: whether to wait for the device and measure.
         text_tower: for a method that compares the question with patches.
+        turns: how a chat marks its turns; None: not known.
         fast: how to run segments as programs; None: not at all.
 
     Raises:
@@ -67,6 +72,7 @@ class Hooks:
         timing: bool,
         text_tower: TextTower | None = None,
         fast: Fast | None = None,
+        turns: Turns | None = None,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
@@ -82,6 +88,7 @@ class Hooks:
         self.added = Installation()
         self.probes: list[Probe] = []
         self.vision, self.text_tower = None, text_tower
+        self.turns = turns if plan.method.judged_by == "turn" else None
         if plan.method.requires_vision:
             self.vision = VisionReader(parts, str(plan.method), text_tower)
         self.how_fast = fast
@@ -189,12 +196,18 @@ class Hooks:
                 visual = self.is_visual(ids) & valid
                 video = among(ids, self.frame_rule.video_ids) & visual
                 frames = Frames.of(visual, video, self.frame_rule, kwargs)
-                self.local.layout = Layout.of(valid, frames, self.prompt_end(visual, prompt))
+                marks = self.marks(ids, kwargs, valid)
+                self.local.layout = Layout.of(valid, frames, self.prompt_end(visual, prompt), marks)
 
     def prompt_end(self, visual: Tensor, prompt: int) -> int | Tensor:
         """The column at which the prompt ends: ``prompt``, as far as ``generate()`` knows."""
         said, labels = getattr(self.local, "ends", None), getattr(self.local, "labels", None)
         return prompt if self.generating.within else prompt_end(visual, said, labels)
+
+    def marks(self, ids: Any, call: dict[str, Any], valid: Tensor) -> Marks | None:
+        """What marks turns and packed documents in a prompt; None if nothing does."""
+        labels, plain = getattr(self.local, "labels", None), not self.generating.within
+        return marks_of(self.turns, ids, call if plain else {}, labels if plain else None, valid)
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
@@ -222,9 +235,10 @@ class Hooks:
         past, mask = cached_length(cache), kwargs.get("attention_mask")
         prompt = self.generating.prompt_columns(past, length)
         if length > 1 and (self.visual_mask is not None or given is not None):
+            known = partial(self.marks, ids if x.is_floating_point() else x, kwargs)
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            layout = layout_as_given(given, self.visual_mask, x, mask, past, prompt, self.prompt_end)
+            layout = layout_as_given(given, self.visual_mask, x, mask, past, prompt, self.prompt_end, known)
         elif length > 1 and not past and prompt and ids is None and x.is_floating_point():
             raise cannot_tell(self.parts.model)
         if layout is None and prompt and (length > 1 or not past) and not (past and given is not None):
@@ -240,8 +254,9 @@ class Hooks:
                 forward.checkpointed = is_checkpointed(module)
                 if self.vision is not None and forward.rows is not None:
                     with self.plan.clock("vision"):
-                        asked = () if self.text_tower is None else self.questions(forward.rows.text)
-                        forward.vision = self.vision.take(x, forward.rows.visual, asked)
+                        rows, regions = forward.rows, len(forward.sizes)
+                        asked = self.questions(rows, regions)
+                        forward.vision = self.vision.take(x, rows.visual, asked, rows.region)
         if layout is not None or was_pruned(cache):
             self.local.forward = forward
         last = kwargs.get("logits_to_keep")
@@ -250,11 +265,16 @@ class Hooks:
             return args, {**kwargs, "logits_to_keep": 0}
         return None
 
-    def questions(self, text: Tensor) -> list[str]:
-        """What is asked of each sample of a prompt, whose ``text`` [b, n] comes after its last picture."""
-        assert self.text_tower is not None
+    def questions(self, rows: Rows, regions: int) -> list[list[str]]:
+        """What is asked of each sample of a prompt, for each of the ``regions``; none without a text tower."""
+        tower = self.text_tower
+        if tower is None:
+            return []
         given, ids = getattr(self.local, "questions", None), getattr(self.local, "ids", None)
-        return questions_of(self.text_tower, given, ids, text, self.generating.samples, str(self.plan.method))
+        return [
+            questions_of(tower, given, ids, rows.of(i)[1], self.generating.samples, str(self.plan.method))
+            for i in range(regions)
+        ]
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""

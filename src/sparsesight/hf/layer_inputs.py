@@ -15,6 +15,9 @@ from .families import Layer
 from .masks import select_mask
 from .shorten import NOT_ROWS, Keys, same_arguments, take_rows
 
+# What a caller may say of the lengths of packed documents, for FlashAttention.
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+
 if TYPE_CHECKING:
     from .state import ForwardState
 
@@ -115,6 +118,7 @@ def _finish(
 ) -> None:
     """Mask and positions, made once per segment."""
     plan = forward.plan
+    document = None if forward.rows is None else forward.document_of(forward.rows)
     if "attention_mask" in kwargs:
         changed["attention_mask"] = forward.once(
             ("mask", segment, kind.kind, row.shape[1]),
@@ -135,6 +139,8 @@ def _finish(
 
         def renumber(_: Any) -> tuple[Tensor, Any]:
             position = (fine.cumsum(1) - 1).clamp(min=0) + keys.before
+            if document is not None:
+                position = _anew(position, document, fine)
             return position, plan.decoder.rotary_emb(hidden, position)  # type: ignore[operator]
 
         changed["position_ids"], changed["position_embeddings"] = forward.once(
@@ -143,6 +149,18 @@ def _finish(
     if plan.flash and changed.get("position_ids") is not None:
         # Gapped positions of a single sample would be taken for a packed sequence.
         changed["position_ids"] = None
+    if plan.flash and document is not None and forward.rows is not None:
+        # Documents are told apart by positions that begin anew; what was said of their lengths is no longer true.
+        fine, place = forward.rows.valid, forward.rows.valid.cumsum(1) - 1
+        changed["position_ids"] = forward.once("documents", None, lambda _: _anew(place, document, fine))
+        changed.update((name, None) for name in PACKED if name in changed)
+
+
+def _anew(position: Tensor, document: Tensor, valid: Tensor) -> Tensor:
+    """Positions [b, n] that count every document [b, n] from 0; padding stands on the left."""
+    first = torch.ones_like(valid)
+    first[:, 1:] = document[:, 1:] != document[:, :-1]
+    return position - torch.where(first & valid, position, 0).cummax(1).values
 
 
 def _padding(forward: ForwardState, mask: Any) -> Any:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..core.budget import Stage
+from ..core.facts import AFTER, NOTHING
 from ..errors import SparseSightError
-from ..report import Latency
+from ..report import Latency, RegionReport
 from .compiled.options import FastUse
 from .prompt.layout import KEPT, OLD, VISUAL, Record
 
@@ -118,3 +120,27 @@ class Runs:
         if run.last is None:
             raise SparseSightError(f"{what}: the model has not run yet")
         return run.last, run.latency
+
+
+def region_reports(record: Record, layers: tuple[int, ...]) -> list[tuple[RegionReport, ...]]:
+    """Of every sample, which text judged which of its visual tokens, and what each stage did."""
+    layout, told = record.layout, []
+    for sample in range(len(layout.length)):
+        own = []
+        for number, size in enumerate(layout.sizes):
+            visual, text = size.visual[sample], size.text[sample]
+            if number and not visual:
+                continue
+            fact = layout.facts[number][sample] if layout.facts is not None else None
+            stages, tokens = [], visual
+            for layer, *counts in zip(
+                layers, record.tokens_out, record.recycled, record.merged, strict=False
+            ):
+                out, recycled, merged = (x[number][sample] for x in counts)
+                stages.append(Stage(layer, tokens, out - merged, recycled, merged))
+                tokens = out
+            where = fact.where if fact is not None else AFTER if text else NOTHING
+            turn = fact.turn if fact is not None else 0
+            own.append(RegionReport(turn, visual, text, where, tuple(stages)))
+        told.append(tuple(own))
+    return told

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ from .decoder_shape import decoder_shape
 from .families import inspect_model
 from .hooks import Hooks
 from .prompt.layout import Plan, Record, Trace
+from .prompt.turns import Marker, Turns
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
-from .record import Choice, Runs, choices
+from .record import Choice, Runs, choices, region_reports
 from .rope import is_plain
 from .vision.text_tower import TextTower
 
@@ -41,6 +42,8 @@ def sparsify(
     retain: Retain | None = None,
     visual_mask: VisualMask | None = None,
     text_tower: TextTower | None = None,
+    processor: Any = None,
+    turns: Turns | Marker | Iterable[Marker] | None = None,
     trim_early_layers: bool = False,
     timing: bool = False,
     trace: bool = False,
@@ -73,6 +76,14 @@ def sparsify(
             alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
         text_tower: for methods that compare the question with the patches of the vision tower, such as
             ``CDPruner.published()``: the text tower that it was trained with.
+        processor: the model's processor or tokenizer, whose chat template says how a user's turn ends: by its
+            generation prompt. A picture is then judged by the text of the turn it came with, and each turn has its own
+            budget, so that a chat sent whole is what it is turn by turn over a kept cache. Where behind a picture
+            stands nothing but template, what the user says in front of it in the same turn judges: the queries of these
+            tokens meet the picture's keys as if the mask let them.
+        turns: the same without a chat template, or in its place: what ends a user's turn, as text (with the
+            ``processor``), a token id or a sequence of ids, several in a list; or :class:`Turns`. Without both, all
+            text after the last picture judges all pictures; so it is with ``judged_by="prompt"``, as published.
         trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
             that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
             positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
@@ -98,6 +109,7 @@ def sparsify(
         visual_mask,
         trim_early_layers,
         text_tower=text_tower,
+        turns=Turns.of(turns, processor),
         timing=timing,
         trace=trace,
         fast=fast,
@@ -125,6 +137,7 @@ class Sparsified:
         trim_early_layers: bool = False,
         *,
         text_tower: TextTower | None = None,
+        turns: Turns | None = None,
         timing: bool = False,
         trace: bool = False,
         fast: Fast | bool | str = False,
@@ -170,7 +183,7 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._runs.add, timing, text_tower, how_fast)
+        self._hooks = Hooks(parts, plan, visual_mask, self._runs.add, timing, text_tower, how_fast, turns)
 
     @property
     def report(self) -> Report:
@@ -186,16 +199,17 @@ class Sparsified:
             shape=shape if last.cached is None else shape.caching(*zip(*last.cached, strict=True)),
             layers=self.layers,
             visual=last.layout.visual,
-            text=last.layout.text,
+            text=_per_sample(size.text for size in last.layout.sizes),
             length=last.layout.length,
             width=last.width,
-            tokens_out=last.tokens_out,
-            recycled=last.recycled,
-            merged=last.merged,
+            tokens_out=[_per_sample(stage) for stage in last.tokens_out],
+            recycled=[_per_sample(stage) for stage in last.recycled],
+            merged=[_per_sample(stage) for stage in last.merged],
             overhead=self.method.overhead,
             past=last.past,
             latency=latency,
             clips=last.layout.frames.describe(self._kept(last)),
+            regions=region_reports(last, self.layers),
             trimmed=self._hooks.plan.trim_early,
         )
 
@@ -302,3 +316,8 @@ class Sparsified:
             yield self._clock.sections
         finally:
             self._clock.sections = None
+
+
+def _per_sample(regions: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """Of each sample the sum over its regions."""
+    return tuple(map(sum, zip(*regions, strict=True)))

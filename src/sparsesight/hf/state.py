@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..core.budget import BEFORE, Schedule
-from ..core.host_count import HostCount, most_rows
-from ..core.rows import Rows, advance
-from ..core.stage import Attention, Counts, StageInput, Vision, planned_counts
+from ..core.host_count import HostCount
+from ..core.rows import RegionSizes, Rows
+from ..core.stage import Attention, Counts, Vision, planned_counts
+from ..core.step import StageFacts, TextRows, choose_raters, in_full, run_stage
 from ..errors import SparseSightError
 from .cache import held_keys, make_pruned, pruned_layer
 from .decoder_shape import cached_numbers, number_bytes
-from .families import Layer
 from .layer_inputs import of_pruned_cache, of_rows_left
 from .prompt.layout import Layout, Plan, Record, StageRecord, Trace
 from .rope import axes
@@ -45,18 +44,24 @@ class ForwardState:
     rows: Rows | None = None
     done: int = 0  # stages passed
     ragged: bool = False  # whether the current rows contain filler
-    counts: tuple[Counts, ...] = ()
-    prunable: Tensor | None = None
-    tokens: tuple[int, ...] = ()  # current visual tokens per sample
+    # What follows has one entry per region number (see `core.step`).
+    counts: tuple[tuple[Counts, ...], ...] = ()  # per stage; none for a method that decides from data
+    prunable: tuple[Tensor, ...] = ()
+    in_front: tuple[
+        Tensor, ...
+    ] = ()  # whose judging text stands in front of its picture; none if nobody's does
+    sizes: tuple[RegionSizes, ...] = ()  # of the regions now
+    others: tuple[int, ...] = ()  # rows of each sample that are not visual
     past_keys: tuple[int, ...] = ()
-    tokens_out: list[tuple[int, ...]] = field(default_factory=list)
-    recycled: list[tuple[int, ...]] = field(default_factory=list)
-    merged: list[tuple[int, ...]] = field(default_factory=list)
+    # Per stage, region number and sample.
+    tokens_out: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    recycled: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    merged: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
     chosen: list[StageRecord] = field(default_factory=list)
     raters: Tensor | None = None  # which rows of the input judge
-    rater_count: HostCount | None = None
+    rater_counts: tuple[HostCount | None, ...] = ()
     trace: list[Trace] = field(default_factory=list)
-    seen: CapturedAttention | None = None  # what the probe saw last
+    seen: tuple[CapturedAttention, ...] = ()  # what the probe saw last, per region number
     memo: dict[Any, Any] = field(default_factory=dict)
     frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
     vision: Vision | None = None  # of each row of the input, where the method asks
@@ -77,47 +82,44 @@ class ForwardState:
         Raises:
             BudgetError: if a sample's visual tokens cannot meet the budget; nothing has been computed yet.
         """
-        plan = self.plan
+        plan, method = self.plan, self.plan.method
         schedules = []
-        for visual, prunable in zip(layout.visual, layout.prunable, strict=True):
-            fixed = Schedule(visual, plan.num_layers, ())
-            planned = prunable and not plan.method.data_dependent
-            schedules.append(plan.method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
+        for size in layout.sizes:
+            for visual, text in zip(*size, strict=True):
+                planned = visual and text and not method.data_dependent
+                fixed = Schedule(visual, plan.num_layers, ())
+                schedules.append(method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
         if axes(plan.decoder) == 3 and self.position_ids is not None and self.position_ids.ndim == 3:
             layout = replace(layout, frames=layout.frames.by_positions(self.position_ids[-3:]))
         self.layout = replace(layout, rows=None)
-        self.tokens = layout.visual
+        self.sizes = layout.sizes
+        self.others = tuple(n - v for n, v in zip(layout.length, layout.visual, strict=True))
         held = held_keys(self.cache, plan.num_layers)
         self.past_keys = tuple(held[kind.source] for kind in plan.kinds)
-        if not any(layout.prunable) or not (plan.method.data_dependent or any(s.stages for s in schedules)):
+        if not any(layout.prunable) or not (method.data_dependent or any(s.stages for s in schedules)):
             return
-        if not plan.method.data_dependent:
-            self.counts = planned_counts(schedules, len(plan.stages), self.device)
-        if plan.method.per_frame or plan.method.requires_frames:
+        if not method.data_dependent:
+            self.counts = planned_counts(schedules, len(plan.stages), self.device, len(layout.sizes))
+        if method.per_frame or method.requires_frames:
             self.frames = layout.frames.numbers()
-        self.prunable = torch.tensor(layout.prunable).to(self.device, non_blocking=True)
+        may = [[v > 0 and t > 0 for v, t in zip(*size, strict=True)] for size in layout.sizes]
+        self.prunable = tuple(torch.tensor(x).to(self.device, non_blocking=True) for x in may)
+        if layout.in_front:
+            told = (torch.tensor(x).to(self.device, non_blocking=True) for x in layout.in_front)
+            self.in_front = tuple(told)
         self.rows = layout.rows
 
     def rate(self, hidden: Tensor) -> None:
         """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
         if self.rows is None or self.layout is None:
             return
-        with self.plan.clock("raters"), torch.no_grad(), _in_full(self.device):
-            rows = self.rows
+        with self.plan.clock("raters"), torch.no_grad(), in_full(self.device):
             x = hidden if hidden.ndim == 3 else hidden[0]
-            visual_at, is_visual = ops.compact(rows.visual, max(self.tokens))
-            text_at, is_text = self._text()
-            chosen = self.plan.method.select_raters(
-                ops.gather_rows(x, visual_at), ops.gather_rows(x, text_at), is_visual, is_text
-            )
-            self.rater_count = most_rows(chosen)
-            # Scatter the choice back; padding points at other rows and must not clear them.
-            target = text_at.masked_fill(~is_text, rows.text.shape[1])
-            rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
-            self.rows = replace(rows, rater=rater.scatter_(1, target, chosen)[:, :-1])
+            rows, self.rater_counts = choose_raters(self.plan.method, self.rows, self.sizes, self._text(), x)
+            self.rows = rows
             row = rows.source.masked_fill(~rows.valid, self.length)
-            judges = self.rows.rater.new_zeros(self.batch, self.length + 1)
-            self.raters = judges.scatter_(1, row, self.rows.rater)[:, :-1]
+            judges = rows.rater.new_zeros(self.batch, self.length + 1)
+            self.raters = judges.scatter_(1, row, rows.rater)[:, :-1]
 
     @property
     def active(self) -> bool:
@@ -129,7 +131,7 @@ class ForwardState:
         """How many of the last tokens are text, and so stay, in every sample that is pruned."""
         layout = self.layout
         assert layout is not None
-        return min(t for t, prunable in zip(layout.text, layout.prunable, strict=True) if prunable)
+        return min(t for t, prunable in zip(layout.tail, layout.prunable, strict=True) if prunable)
 
     # -- inside the layers ------------------------------------------------------------------------------------
 
@@ -139,8 +141,10 @@ class ForwardState:
         if self.rows is None or self.layout is None or layer != expected:
             return
         with self.plan.clock("scoring"), torch.no_grad():
-            row, _ = self._text()
-            self.seen = CapturedAttention.of(row, query, key, mask, kwargs, self.device)
+            self.seen = tuple(
+                CapturedAttention.of(text.column, query, key, mask, kwargs, self.device)
+                for text in self._text()
+            )
 
     def enter(
         self, layer: int, hidden: Tensor, kwargs: dict[str, Any]
@@ -187,6 +191,11 @@ class ForwardState:
         there.scatter_(1, rows.source.masked_fill(~stays, self.length), True)
         return visual.to(self.device) & ~there[:, :-1]
 
+    def document_of(self, rows: Rows) -> Tensor | None:
+        """Number of the packed document that each row is of, [b, n]; None if nothing is packed."""
+        document = None if self.layout is None else self.layout.document
+        return None if document is None else document.gather(1, rows.source)
+
     def rows_of(self, layer: int) -> Rows | None:
         """The rows that ``layer`` computed on; None if it was all of the input."""
         return next((rows for first, rows in reversed(self.spans) if layer >= first), None)
@@ -222,69 +231,57 @@ class ForwardState:
 
     def _prune(self, hidden: Tensor) -> Tensor:
         """Choose and apply one stage's survivors."""
-        plan, rows, layout = self.plan, self.rows, self.layout
-        assert rows is not None and layout is not None and self.prunable is not None
+        plan, rows = self.plan, self.rows
+        assert rows is not None
         layer = plan.stages[self.done]
-        if self.seen is None and layer != BEFORE:
+        if not self.seen and layer != BEFORE:
             raise SparseSightError(f"decoder layer {layer} did not call its attention as expected")
-        seen, self.seen = self.seen, None
+        seen, self.seen = self.seen, ()
         shaped, hidden = hidden, fold(hidden).to(self.device)
-        column, visual = ops.compact(rows.visual, max(self.tokens))
-        row, text = self._text()
-        source = rows.source.gather(1, column)
-        frame, frame_tokens = (x.gather(1, source) for x in self.frames) if self.frames else (None, None)
-        with plan.clock("scoring"), torch.no_grad(), _in_full(self.device):
-            stage = StageInput(
-                index=self.done,
-                layer=layer,
-                planned=self.counts[self.done] if self.counts else None,
-                visual=visual,
-                prunable=self.prunable,
-                origin=rows.origin.gather(1, column),
-                hidden=hidden,
-                column=column,
-                text=text,
-                text_column=row,
-                rater=rows.rater.gather(1, row) & text,
-                at=self._attention(seen, plan.kinds[layer], row, column, hidden.shape[1]),
-                vision=None if self.vision is None else self.vision.at(source, visual),
-                frame=frame,
-                frame_tokens=frame_tokens,
-                rater_count=None if self.rater_count is None else self.rater_count.read(),
+
+        def attention(number: int, text: TextRows, column: Tensor) -> Attention | None:
+            if not seen:
+                return None
+            kind, position = plan.kinds[layer], self._positions(rows)
+            at = seen[number].attention(
+                plan.decoder, kind, text.column, column, hidden.shape[1], position, self.axes_read
             )
-            score = plan.method.score(stage)
-        with plan.clock("selection"), _in_full(self.device):
-            selection = plan.method.select_from_scores(stage, score)
-        with plan.clock("gather"):
-            out = selection.counts.tokens_out
-            lengths = [n - v + o for n, v, o in zip(layout.length, layout.visual, out, strict=True)]
-            width = max(lengths)
-            self.rows, shorter = advance(rows, stage, selection, width, plan.method.positions == "compact")
-        self.ragged = min(lengths) < width
-        self.tokens = out
-        self.tokens_out.append(out)
-        self.recycled.append(selection.counts.recycled)
-        self.merged.append(selection.counts.merged)
-        self.chosen.append(StageRecord.of(stage, source, selection))
+            document = self.document_of(rows)
+            if document is None or not plan.flash:
+                return at
+            # FlashAttention keeps documents apart without a mask.
+            own = document.gather(1, text.column)[..., None] == document[:, None]
+            return at.also(lambda row: own.gather(1, row[..., None].expand(-1, -1, own.shape[2]))[:, None])
+
+        facts = StageFacts(
+            index=self.done,
+            layer=layer,
+            hidden=hidden,
+            planned=[counts[self.done] for counts in self.counts],
+            prunable=self.prunable,
+            attention=attention,
+            vision=self.vision,
+            frames=self.frames,
+            in_front=self.in_front,
+            rater_counts=self.rater_counts,
+        )
+        step = run_stage(plan.method, rows, self.sizes, self._text(), self.others, facts, plan.clock)
+        self.rows, self.sizes, self.ragged = step.rows, step.sizes, step.ragged
+        self.tokens_out.append(tuple(size.visual for size in step.sizes))
+        self.recycled.append(tuple(x.selection.counts.recycled for x in step.chosen))
+        self.merged.append(tuple(x.selection.counts.merged for x in step.chosen))
+        self.chosen.append(StageRecord.of(step.chosen))
         self.done += 1
         if self.asked:
-            self.spans.append((stage.layer + 1, self.rows))
+            self.spans.append((layer + 1, step.rows))
         self.memo.clear()
+        width = step.hidden.shape[1]
         if plan.trim_early and self.done == 1 and width < self.length:
             with plan.clock("cache"):
                 self._trim(width)
         if plan.keep_trace:
-            self.trace.append(Trace(stage, selection, self.rows))
-        return unfold(shorter, shaped)
-
-    def _attention(
-        self, seen: CapturedAttention | None, kind: Layer, row: Tensor, column: Tensor, rows: int
-    ) -> Attention | None:
-        """Of the layer that just ran, if there is one."""
-        if seen is None or self.rows is None:
-            return None
-        position = self._positions(self.rows)
-        return seen.attention(self.plan.decoder, kind, row, column, rows, position, self.axes_read)
+            self.trace += [Trace(x.stage, x.selection, step.rows) for x in step.chosen]
+        return unfold(step.hidden, shaped)
 
     def _trim(self, width: int) -> None:
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
@@ -301,11 +298,12 @@ class ForwardState:
             return self.memo["positions", None][1][0]
         return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
-    def _text(self) -> tuple[Tensor, Tensor]:
-        """Which of the current rows are text after the picture, [b, r], and which of those are no filler."""
-        rows, layout = self.rows, self.layout
-        assert rows is not None and layout is not None
-        return self.once("text", None, lambda _: ops.compact(rows.text, max(layout.text)))
+    def _text(self) -> tuple[TextRows, ...]:
+        """Which of the current rows are judging text."""
+        rows = self.rows
+        assert rows is not None
+        made: tuple[TextRows, ...] = self.once("text", None, lambda _: TextRows.of(rows, self.sizes))
+        return made
 
     def once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
         """``make(value)``, computed once per segment and value."""
@@ -313,8 +311,3 @@ class ForwardState:
         if key not in self.memo:
             self.memo[key] = (value, make(value))  # holding `value` keeps its id unique
         return self.memo[key][1]
-
-
-def _in_full(device: torch.device) -> torch.autocast:
-    """Scores are in fp32 under autocast, too."""
-    return torch.autocast(device.type, enabled=False)

@@ -61,7 +61,7 @@ class CDPruner(PreDecoderMethod):
     @classmethod
     def published(cls, retain: int = 64) -> CDPruner:
         """As released for LLaVA-1.5, with 128, 64 or 32 of its 576 tokens; it needs CLIP's text tower."""
-        return cls(retain, positions="compact", guide="text-tower", opposite=True)
+        return cls(retain, positions="compact", guide="text-tower", opposite=True, judged_by="prompt")
 
     @property
     def requires_text_tower(self) -> bool:  # type: ignore[override]

@@ -55,6 +55,7 @@ class Compose(Method):
             "retain": 1.0,
             "positions": parts[0].positions,
             "per_frame": any(part.per_frame for part in parts),
+            "judged_by": "prompt" if any(part.judged_by == "prompt" for part in parts) else "turn",
             "parts": parts,
         }
         for name, value in given.items():

@@ -62,7 +62,7 @@ class DART(Method):
     @classmethod
     def published(cls, tokens: int = 128) -> DART:
         """4 visual and 4 text pivots, and so many tokens after the second layer: 192, 128 or 64 of LLaVA-1.5's 576."""
-        return cls((tokens,), (1,))
+        return cls((tokens,), (1,), judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention, keep = stage.attention, self.counts(stage).keep

@@ -37,7 +37,7 @@ class DivPrune(PreDecoderMethod):
     @classmethod
     def published(cls, ratio: float = 0.098) -> DivPrune:
         """The released default: 9.8 % of the tokens, 56 of LLaVA-1.5's 576."""
-        return cls(ratio, (BEFORE,), "compact")
+        return cls(ratio, (BEFORE,), "compact", judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)

@@ -31,4 +31,4 @@ class FastV(LastToken):
     @classmethod
     def published(cls, tokens: int = 288) -> FastV:
         """K = 2, and so many tokens from there on: 288 are R = 50 % of LLaVA-1.5's 576, 144 are R = 75 %."""
-        return cls((tokens,), (1,))
+        return cls((tokens,), (1,), judged_by="prompt")

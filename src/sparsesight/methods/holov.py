@@ -59,7 +59,7 @@ class HoloV(PreDecoderMethod):
     @classmethod
     def published(cls, retain: int = 64) -> HoloV:
         """As released for LLaVA-1.5."""
-        return cls(retain, positions="compact", by_attention=True)
+        return cls(retain, positions="compact", by_attention=True, judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         valid, given = stage.visual, stage.tower.attention

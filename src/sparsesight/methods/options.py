@@ -42,6 +42,7 @@ class MethodOptions(TypedDict, total=False):
     positions: Literal["original", "compact"]
     always_drop: bool
     per_frame: bool
+    judged_by: Literal["turn", "prompt"]
     recycle: float
     adaptive: bool
     scale: float

@@ -50,7 +50,7 @@ class PyramidDrop(LastToken):
     @classmethod
     def published(cls, ratio: float = 0.5) -> PyramidDrop:
         """Before layers 8, 16 and 24 (counted from zero) half of the tokens go."""
-        return cls(1.0, (7, 15, 23), "compact", ratio=ratio)
+        return cls(1.0, (7, 15, 23), "compact", ratio=ratio, judged_by="prompt")
 
     def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
         ratio = self.ratio

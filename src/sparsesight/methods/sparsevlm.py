@@ -62,17 +62,17 @@ class SparseVLM(Method):
     @classmethod
     def published(cls, retain: int = 192) -> SparseVLM:
         """v1.5 as published: layers 2, 6, 15 of 32, one of the four published budgets."""
-        return cls(retain, (2, 6, 15), "compact", always_drop=True)
+        return cls(retain, (2, 6, 15), "compact", always_drop=True, judged_by="prompt")
 
     @classmethod
     def v1_0(cls, scale: float = 13.5, bias: float = 0.0) -> SparseVLM:
         """v1.0 as published: the rank rule at layers 2, 6, 15, 19 of 32."""
-        return cls(1.0, (2, 6, 15, 19), "compact", adaptive=True, scale=scale, bias=bias)
+        return cls(1.0, (2, 6, 15, 19), "compact", adaptive=True, scale=scale, bias=bias, judged_by="prompt")
 
     @classmethod
     def video(cls) -> SparseVLM:
         """The Video-LLaVA rule: one stage after layer 1 that keeps as many tokens as the rank, about 194 of 2048."""
-        return cls(1.0, (1,), "compact", adaptive=True, scale=1.0)
+        return cls(1.0, (1,), "compact", adaptive=True, scale=1.0, judged_by="prompt")
 
     @property
     def recycled_fraction(self) -> float:

@@ -62,7 +62,7 @@ class SparseVLMPlus(Method):
     @classmethod
     def published(cls, retain: int = 192) -> SparseVLMPlus:
         """v2.0 as published: layers 2, 6, 15 of 32, 14 heads, no floor under the rotary weight."""
-        return cls(retain, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None)
+        return cls(retain, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None, judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention, rater = stage.rater_attention()

@@ -55,7 +55,7 @@ class VisionZip(PreDecoderMethod):
     @classmethod
     def published(cls, retain: int = 192) -> VisionZip:
         """As published for LLaVA-1.5: 162 + 30, 108 + 20 or 54 + 10 of 576."""
-        return cls(retain, positions="compact", add=True)
+        return cls(retain, positions="compact", add=True, judged_by="prompt")
 
     @property
     def recycled_fraction(self) -> float:

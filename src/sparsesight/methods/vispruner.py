@@ -60,7 +60,7 @@ class VisPruner(PreDecoderMethod):
     @classmethod
     def published(cls, retain: int = 128) -> VisPruner:
         """As released for LLaVA-1.5, half and half, 8 duplicates a round."""
-        return cls(retain, positions="compact", important=0.5, step=8)
+        return cls(retain, positions="compact", important=0.5, step=8, judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention = stage.tower.attention
@@ -98,4 +98,4 @@ class FasterVLM(VisPruner):
     @classmethod
     def published(cls, retain: int = 144) -> FasterVLM:
         """With new positions; the paper goes down to 5 %, 29 of LLaVA-1.5's 576 tokens."""
-        return cls(retain, positions="compact")
+        return cls(retain, positions="compact", judged_by="prompt")

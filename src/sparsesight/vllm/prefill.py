@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..core.host_count import HostCount, most_rows
-from ..core.rows import Rows, advance
-from ..core.stage import Attention, Counts, StageInput, planned_counts
+from ..core.host_count import HostCount
+from ..core.rows import RegionSizes, Rows
+from ..core.stage import Attention, Counts, planned_counts
+from ..core.step import StageFacts, TextRows, choose_raters, run_stage
 from .planner import Prompt
 
 if TYPE_CHECKING:
@@ -86,29 +87,25 @@ class Prefill:
     prompt: Prompt
     layers: tuple[int, ...]  # pruning layers
     rows: Rows
-    counts: tuple[Counts, ...]
-    rater_count: HostCount | None = None
+    sizes: tuple[RegionSizes, ...]  # of the regions now
+    counts: tuple[tuple[Counts, ...], ...]  # per region number and stage
+    rater_counts: tuple[HostCount | None, ...] = ()  # per region number
     kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the prompt that are left
 
     @classmethod
     def of(cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device) -> Prefill:
         visual = torch.from_numpy(prompt.visual).to(device, non_blocking=True)[None]
         rows = Rows.start(torch.ones_like(visual), visual, prompt.prompt)
-        return cls(prompt, layers, rows, planned_counts([prompt.schedule], len(layers), device))
+        sizes = (RegionSizes((prompt.schedule.visual,), (prompt.text,)),)
+        return cls(prompt, layers, rows, sizes, planned_counts([prompt.schedule], len(layers), device))
 
     def rate(self, hidden: Float[Tensor, "n c"]) -> None:
         """Choose the raters, from what enters the first layer."""
-        if not self.prompt.method.requires_raters:
-            return
-        with torch.no_grad():
-            visual_at, is_visual = ops.compact(self.rows.visual, self.prompt.schedule.visual)
-            text_at, is_text = self._text()
-            x = hidden[None]
-            chosen = self.prompt.method.select_raters(
-                ops.gather_rows(x, visual_at), ops.gather_rows(x, text_at), is_visual, is_text
-            )
-            self.rater_count = most_rows(chosen)
-            self.rows = replace(self.rows, rater=torch.zeros_like(self.rows.text).scatter(1, text_at, chosen))
+        method = self.prompt.method
+        if method.requires_raters:
+            with torch.no_grad():
+                chosen = choose_raters(method, self.rows, self.sizes, self._text(), hidden[None])
+                self.rows, self.rater_counts = chosen
 
     def select(
         self,
@@ -132,47 +129,41 @@ class Prefill:
             ``index`` [m] of the rows that go on, which of them stand for merged tokens [m] (bool), and their hidden
             states [m, c].
         """
-        rows, tokens_in = self.rows, self.prompt.schedule.stages[index].tokens_in
-        column, visual = ops.compact(rows.visual, tokens_in)
-        text_at, text = self._text()
-        n = hidden.shape[0]
-        query = facts.all_heads(query[text_at[0]], facts.heads)
-        key = facts.all_heads(key, facts.kv_heads)
-        stage = StageInput(
-            index=index,
-            layer=self.layers[index],
-            planned=self.counts[index],
-            visual=visual,
-            prunable=torch.ones(1, dtype=torch.bool, device=hidden.device),
-            origin=rows.origin.gather(1, column),
-            hidden=hidden[None],
-            column=column,
-            text=text,
-            text_column=text_at,
-            rater=rows.rater.gather(1, text_at),
-            at=Attention(
-                query=query.transpose(0, 1)[None],
-                key=key.transpose(0, 1)[None],
-                mask=lambda index: ops.causal_rows(text_at.gather(1, index), n, 0),
+        rows, n = self.rows, hidden.shape[0]
+        keys = facts.all_heads(key, facts.kv_heads).transpose(0, 1)[None]
+
+        def attention(number: int, text: TextRows, column: Tensor) -> Attention:
+            at = text.column[0]
+            return Attention(
+                query=facts.all_heads(query[at], facts.heads).transpose(0, 1)[None],
+                key=keys,
+                mask=lambda row: ops.causal_rows(text.column.gather(1, row), n, 0),
                 key_column=column,
-                query_position=position[..., text_at[0]].unsqueeze(-2),
+                query_position=position[..., at].unsqueeze(-2),
                 key_position=position.unsqueeze(-2),
                 inv_freq=facts.inv_freq,
                 rotary_axis=facts.rotary_axis,
                 scale=facts.scale,
                 softcap=facts.softcap,
-            ),
-            rater_count=None if self.rater_count is None else self.rater_count.read(),
+            )
+
+        shown = StageFacts(
+            index=index,
+            layer=self.layers[index],
+            hidden=hidden[None],
+            planned=[counts[index] for counts in self.counts],
+            prunable=[torch.ones(1, dtype=torch.bool, device=hidden.device)] * len(self.sizes),
+            attention=attention,
+            rater_counts=self.rater_counts,
         )
-        selection = self.prompt.method.select(stage)
-        width = n - tokens_in + selection.counts.tokens_out[0]
-        self.rows, shorter = advance(rows, stage, selection, width, move_merged=False)
+        others = [self.prompt.length - self.prompt.schedule.visual]
+        step = run_stage(self.prompt.method, rows, self.sizes, self._text(), others, shown)
+        self.rows, self.sizes = step.rows, step.sizes
         source = self.rows.source[0]
         self.kept.append(source)
         # Rows keep their order, so that their old places follow from what they stand for.
         old = torch.searchsorted(rows.source[0].contiguous(), source.contiguous())
-        return old, (self.rows.visual & (self.rows.origin < 0))[0], shorter[0]
+        return old, (self.rows.visual & (self.rows.origin < 0))[0], step.hidden[0]
 
-    def _text(self) -> tuple[Tensor, Tensor]:
-        """Rows of the text after the picture, [1, r], and that all of them are text."""
-        return ops.compact(self.rows.text, self.prompt.text)
+    def _text(self) -> tuple[TextRows, ...]:
+        return TextRows.of(self.rows, self.sizes)

@@ -234,7 +234,7 @@ class Pruner:
             )
             pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
             width += a - cursor
-            if any(prefill.counts[index].merged):
+            if any(any(counts[index].merged) for counts in prefill.counts):
                 merged.append((width, is_merged, tokens))
             width, cursor = width + len(rows), b
         pieces.append(torch.arange(cursor, int(before.sum()), device=hidden.device))

@@ -150,6 +150,7 @@ class SparseSightModel(lmms):
                 self._model,
                 method,
                 text_tower=self._loaded.tower_for(method),
+                processor=self._prompts.processor,
                 trim_early_layers=self.trim_early_layers,
             )
             self.method = method

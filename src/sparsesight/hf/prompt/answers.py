@@ -80,6 +80,14 @@ class Labels:
         }
         return cls(found) if found else None
 
+    def rows(self, like: Tensor) -> Tensor | None:
+        """Which rows are labelled, boolean [b, n] as ``like``; None if the labels are of another size."""
+        name, labels = next(iter(self.given.items()))
+        if labels.shape != like.shape:
+            return None
+        labelled = labels.to(like.device) != IGNORED
+        return torch.nn.functional.pad(labelled[:, :-1], (1, 0)) if name == "shift_labels" else labelled
+
     def answer_start(self, visual: Tensor) -> Tensor | None:
         """Column [b] at which each sample's answer to its last picture begins; None if the labels are of another size.
 
@@ -90,12 +98,9 @@ class Labels:
         Args:
             visual: boolean [b, n].
         """
-        name, labels = next(iter(self.given.items()))
-        if labels.shape != visual.shape:
+        labelled = self.rows(visual)
+        if labelled is None:
             return None
-        labelled = labels.to(visual.device) != IGNORED
-        if name == "shift_labels":
-            labelled = torch.nn.functional.pad(labelled[:, :-1], (1, 0))
         length = visual.shape[1]
         column = torch.arange(length, device=visual.device).expand(visual.shape)
         last = torch.where(visual, column, -1).amax(1, keepdim=True)

@@ -112,3 +112,26 @@ def _not_padding(seen: Tensor) -> Tensor:
     last = ~is_seen & others.any(2) & seen.diagonal(dim1=1, dim2=2)
     around = torch.nn.functional.pad(last, (1, 1))
     return is_seen | (last & ~around[:, 2:] & ~around[:, :-2])
+
+
+def documents(position: Any, bounds: Any, valid: Tensor) -> Tensor | None:
+    """The first row of each packed document but for a sample's first, boolean [b, n]; None if the call cannot tell.
+
+    Args:
+        position: positions [b, n] or [axes, b, n] of the call, if it has any: a document begins where they go back.
+        bounds: ``cu_seq_lens_q`` of the call, if it has any: where documents of a single row begin and end.
+        valid: which rows are not padding.
+    """
+    if isinstance(bounds, Tensor) and bounds.ndim == 1 and len(valid) == 1:
+        begins = torch.zeros_like(valid)
+        begins[0, bounds[1:-1].long().to(valid.device)] = True
+        return begins
+    if not isinstance(position, Tensor) or position.ndim not in (2, 3):
+        return None
+    position = position if position.ndim == 2 else position[0]
+    if position.shape[1] != valid.shape[1]:
+        return None
+    begins = torch.zeros_like(valid)
+    goes_back = (position[:, 1:] < position[:, :-1]).to(valid.device)
+    begins[:, 1:] = goes_back & valid[:, 1:] & valid[:, :-1]
+    return begins

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ...core.facts import RegionFacts
 from ...core.method import Method
-from ...core.rows import Rows
+from ...core.regions import Marks, assign
+from ...core.rows import RegionSizes, Rows, prompt_rows
 from ...core.stage import Selection, StageInput
+from ...core.step import Chosen
 from ...profiling.sections import SectionTimer
 from ..cache_lock import FilledBy
 from ..families import Layer, attention_implementation
@@ -21,21 +25,40 @@ class Layout:
     """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
 
     rows: Rows | None  # until a forward takes them over
-    visual: tuple[int, ...]  # visual tokens per sample
-    text: tuple[int, ...]  # text tokens after the last visual one, per sample
+    sizes: tuple[RegionSizes, ...]  # per region number (see `core.step`); mostly there is one
+    tail: tuple[int, ...]  # at least as many of each sample's last tokens are text
     length: tuple[int, ...]  # all tokens per sample
     frames: Frames
+    facts: tuple[tuple[RegionFacts | None, ...], ...] | None = None  # of the regions; None: nothing marks any
+    in_front: Sequence[Sequence[bool]] = ()  # per region number and sample; see `Regions`
+    document: Tensor | None = None  # [b, n] number of the packed document of each row; None if there is one
 
     @classmethod
-    def of(cls, valid: Tensor, frames: Frames, prompt: int | Tensor | None = None) -> Layout:
-        """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once.
+    def of(
+        cls, valid: Tensor, frames: Frames, prompt: int | Tensor | None = None, marks: Marks | None = None
+    ) -> Layout:
+        """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once, and twice more for
+        a prompt in which something marks turns or documents.
 
         What was generated, or an answer, begins at column ``prompt``: of all samples, or of each [b].
         """
         rows = Rows.start(valid, frames.visual, prompt)
-        counts = torch.stack((rows.visual.sum(1), rows.text.sum(1), valid.sum(1)))
-        visual, text, length = (tuple(x) for x in counts.tolist())
-        return cls(rows, visual, text, length, frames)
+        counted = [rows.visual.sum(1), rows.text.sum(1), valid.sum(1)]
+        if marks is not None and marks.document is not None:
+            counted.append(marks.document.sum(1))
+        visual, text, length, *more = (tuple(x) for x in torch.stack(counted).tolist())
+        packed = bool(more) and any(more[0])
+        if marks is None or (marks.end is None and not packed):
+            return cls(rows, (RegionSizes(visual, text),), text, length, frames)
+        regions = assign(rows.visual, valid & prompt_rows(valid, prompt) & ~rows.visual, marks)
+        rows = replace(rows, text=regions.text, region=regions.number)
+        document = marks.document.cumsum(1) if packed and marks.document is not None else None
+        return cls(rows, regions.sizes, text, length, frames, regions.facts, regions.in_front, document)
+
+    @property
+    def visual(self) -> tuple[int, ...]:
+        """Visual tokens per sample."""
+        return tuple(map(sum, zip(*(size.visual for size in self.sizes), strict=True)))
 
     @classmethod
     def dense(cls, valid: Tensor) -> Layout:
@@ -44,8 +67,10 @@ class Layout:
 
     @property
     def prunable(self) -> tuple[bool, ...]:
-        """Which samples have visual tokens and text after them to judge them."""
-        return tuple(v > 0 and t > 0 for v, t in zip(self.visual, self.text, strict=True))
+        """Which samples have visual tokens and text to judge them."""
+        return tuple(
+            any(size.visual[i] and size.text[i] for size in self.sizes) for i in range(len(self.length))
+        )
 
 
 @dataclass(frozen=True)
@@ -93,9 +118,10 @@ class Record:
         tuple[tuple[int, int], ...] | None
     )  # numbers each layer caches per token, and bytes; None without a cache
     number_bytes: int  # of what would be cached without one
-    tokens_out: tuple[tuple[int, ...], ...]  # visual tokens after each stage, per sample
-    recycled: tuple[tuple[int, ...], ...]
-    merged: tuple[tuple[int, ...], ...]
+    # Per stage that ran, region number and sample: visual tokens after it, recycled ones, and what these became.
+    tokens_out: tuple[tuple[tuple[int, ...], ...], ...]
+    recycled: tuple[tuple[tuple[int, ...], ...], ...]
+    merged: tuple[tuple[tuple[int, ...], ...], ...]
     chosen: tuple[StageRecord, ...]  # per stage
     raters: Tensor | None  # boolean [b, n] over the rows of the input; None if none were chosen
     trace: list[Trace]
@@ -114,7 +140,21 @@ class StageRecord:
     into: Tensor | None  # int32 [b, v]: row of the centre of the merged token it became part of here, or -1
 
     @classmethod
-    def of(cls, stage: StageInput, source: Tensor, selection: Selection) -> StageRecord:
+    def of(cls, chosen: Sequence[Chosen]) -> StageRecord:
+        """Regions stand side by side, in the order of their numbers."""
+        parts = [cls._of(*region) for region in chosen]
+        if len(parts) == 1:
+            return parts[0]
+        into = [torch.full_like(x.source, -1) if x.into is None else x.into for x in parts]
+        return cls(
+            torch.cat([x.source for x in parts], 1),
+            torch.cat([x.flags for x in parts], 1),
+            torch.cat([x.score for x in parts], 1),
+            None if all(x.into is None for x in parts) else torch.cat(into, 1),
+        )
+
+    @classmethod
+    def _of(cls, stage: StageInput, selection: Selection, source: Tensor) -> StageRecord:
         old = stage.visual & (stage.origin < 0)
         flags = stage.visual * VISUAL + old * OLD + selection.keep * KEPT
         return cls(

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...core.regions import Marks
 from ...errors import SparseSightError
 from .frames import Frames
 from .inputs import valid_rows
@@ -99,6 +100,7 @@ def layout_as_given(
     past: int,
     prompt: int,
     prompt_end: Callable[[Tensor, int], int | Tensor],
+    marks: Callable[[Tensor], Marks | None] = lambda _: None,
 ) -> Layout | None:
     """The layout by the caller's own mask; None if these tokens are not the prompt it is about.
 
@@ -110,6 +112,7 @@ def layout_as_given(
         past: tokens cached before.
         prompt: how many of the tokens are the prompt's, as far as ``generate()`` knows.
         prompt_end: tells from visual tokens [b, n] and that number where the prompt ends.
+        marks: what is known of turns and documents, from the rows that are no padding.
 
     Raises:
         SparseSightError: if there is no mask for a prompt, or one of another kind or size.
@@ -133,7 +136,7 @@ def layout_as_given(
     mask, frames = mask.to(x.device), None if frames is None else frames.to(x.device)
     valid = valid_rows(attention_mask, mask)
     visual = mask & valid
-    return Layout.of(valid, Frames.given(visual, frames), prompt_end(visual, prompt))
+    return Layout.of(valid, Frames.given(visual, frames), prompt_end(visual, prompt), marks(valid))
 
 
 def cannot_tell(model: nn.Module) -> SparseSightError:

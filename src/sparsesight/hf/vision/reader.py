@@ -27,7 +27,7 @@ from .towers import INSTEAD, Tower, find_sight
 from .tracing import RowTracer, TracedRows
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
 _LOGITS = 1 << 22  # attention logits that are held at once where there is no class token
 
@@ -91,12 +91,16 @@ class VisionReader:
         self.local.clear()
 
     def take(
-        self, embeddings: Float[Tensor, "b n c"], visual: Bool[Tensor, "b n"], questions: Sequence[str] = ()
+        self,
+        embeddings: Float[Tensor, "b n c"],
+        visual: Bool[Tensor, "b n"],
+        questions: Sequence[Sequence[str]] = (),
+        region: Int[Tensor, "b n"] | None = None,
     ) -> Vision:
         """What was read of the visual tokens among a prompt's rows, as they enter the decoder; 0 for other rows.
 
-        ``questions`` are one for each sample, where there is a text tower. Waits for the device once, to see that every
-        visual token was found.
+        Where there is a text tower, ``questions`` are one for each sample, per region number, and ``region`` says which
+        one a row is of (None: there is one). Waits for the device once, to see that every visual token was found.
 
         Raises:
             SparseSightError: if their pictures were not encoded since the last prompt.
@@ -126,9 +130,14 @@ class VisionReader:
         empty = ~visual | attention.isinf()
         relevance = None
         if self.text is not None:
-            asked = self.text.texts(questions).to(embeddings.device).float()
             patch = torch.nn.functional.normalize(seen.embedding, dim=-1)[place]
-            relevance = (patch * asked[:, None]).sum(-1)
+            for i, of_samples in enumerate(questions):
+                asked = self.text.texts(of_samples).to(embeddings.device).float()
+                own = (patch * asked[:, None]).sum(-1)
+                relevance = (
+                    own if relevance is None or region is None else torch.where(region == i, own, relevance)
+                )
+            assert relevance is not None
             relevance = relevance.masked_fill(attention.isinf(), float("-inf")).masked_fill(~visual, 0)
         return Vision(attention, seen.key[place].masked_fill(empty[..., None], 0), relevance)
 

@@ -1,0 +1,155 @@
+"""Which text judges which visual tokens, from what is known of a prompt's tokens; hosts with one rule use this.
+
+A picture is judged by the text of the turn it came with, and a packed document by itself. A *segment* of a sample is
+a turn (from behind the end of the turn before it up to its own end) or what lies between the borders of documents; a
+segment with visual tokens is a region, numbered within its sample in the order of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .facts import AFTER, BEFORE_PICTURE, NOTHING, RegionFacts
+from .rows import RegionSizes
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is known of the rows of a prompt, boolean [b, n]; all of it may be unknown.
+
+    Attributes:
+        end: the last row of a turn, which asks for an answer.
+        start: the first row of what a user says in a turn.
+        template: rows that ask nothing: markers, names of roles, blanks. None: not known, and every text row may judge.
+        document: the first row of a packed document, but for a sample's first.
+        answer: rows that have labels. Those that follow a region's last visual token, and all text behind the first of
+            them, do not judge; labels that are on everything tell nothing.
+    """
+
+    end: Bool[Tensor, "b n"] | None = None
+    start: Bool[Tensor, "b n"] | None = None
+    template: Bool[Tensor, "b n"] | None = None
+    document: Bool[Tensor, "b n"] | None = None
+    answer: Bool[Tensor, "b n"] | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The regions of a batch of prompts.
+
+    Attributes:
+        text: which rows judge.
+        number: of the region that a visual or judging row is of, -1 elsewhere; None if no sample has a second one.
+        sizes: per region number.
+        facts: per region number and sample; None where a sample has no such region.
+    """
+
+    text: Bool[Tensor, "b n"]
+    number: Int[Tensor, "b n"] | None
+    sizes: tuple[RegionSizes, ...]
+    facts: tuple[tuple[RegionFacts | None, ...], ...]
+
+    @property
+    def in_front(self) -> list[list[bool]]:
+        """Per region number and sample, whether its text stands in front of its picture; empty if none does."""
+        where = [[fact is not None and fact.where == BEFORE_PICTURE for fact in each] for each in self.facts]
+        return where if any(map(any, where)) else []
+
+
+def assign(visual: Bool[Tensor, "b n"], text: Bool[Tensor, "b n"], marks: Marks) -> Regions:
+    """The regions of prompts with ``visual`` rows and other rows that are ``text``; waits for the device twice.
+
+    The text of a region is what follows its last visual token up to the end of its turn. Where that is template alone,
+    it is what the user says in that turn in front of the last visual token, without template; where that is nothing,
+    the template after all.
+    """
+    row = torch.arange(visual.shape[1], device=visual.device).expand_as(visual)
+    segment = _segments(visual, marks)
+
+    def most(value: Tensor) -> Tensor:
+        """The largest in every segment, -1 for none."""
+        return torch.full_like(row, -1).scatter_reduce(1, segment, value, "amax")
+
+    def where(mask: Tensor) -> Tensor:
+        return torch.where(mask, row, -1)
+
+    last = most(where(visual))
+    own_last = last.gather(1, segment)
+    judges = text & (own_last >= 0) & (row > own_last)
+    if marks.answer is not None:
+        behind = marks.answer & (row > own_last)
+        start = -torch.full_like(row, -row.shape[1]).scatter_reduce(
+            1, segment, torch.where(behind, -row, -row.shape[1]), "amax"
+        )
+        everything = (most(where(marks.answer & ~behind)) >= 0) & (start <= last + 2)
+        judges = judges & ((row < start.gather(1, segment)) | everything.gather(1, segment))
+    before = torch.zeros_like(last, dtype=torch.bool)  # per segment: whether the text in front of it judges
+    if marks.template is not None:
+        said = text & ~marks.template
+        in_front = said & (row < own_last)
+        if marks.start is not None:
+            begin = most(where(marks.start & (row <= own_last)))
+            in_front = in_front & (row >= begin.gather(1, segment))
+        before = (most(where(said & judges)) < 0) & (most(where(in_front)) >= 0)
+        judges = torch.where(before.gather(1, segment), in_front, judges)
+    exists = last >= 0
+    number = (exists.cumsum(1) - 1).gather(1, segment)
+    number = torch.where(visual | judges, number, -1)
+    count = max(int(exists.sum(1).max()), 1) if exists.numel() else 1
+    table = [(visual & (number == i), judges & (number == i)) for i in range(count)]
+    order = exists.cumsum(1) * exists
+    of = [(order == i + 1) for i in range(count)]
+    told = torch.stack(
+        [
+            torch.stack((v.sum(1), t.sum(1), (o & before).sum(1), (o * row).sum(1)))
+            for (v, t), o in zip(table, of, strict=True)
+        ]
+    ).tolist()
+    sizes = tuple(RegionSizes(tuple(v), tuple(t)) for v, t, *_ in told)
+    facts = tuple(tuple(_facts(*x) for x in zip(*each, strict=True)) for each in told)
+    return Regions(judges, number if count > 1 else None, sizes, facts)
+
+
+def matches(ids: Int[Tensor, "b n"], sequences: Sequence[Sequence[int]]) -> Bool[Tensor, "b n"]:
+    """The last row of every place where one of the ``sequences`` of token ids stands."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for sequence in sequences:
+        width = ids.shape[1] - len(sequence) + 1
+        if not sequence or width < 1:
+            continue
+        here = ids[:, :width] == sequence[0]
+        for i, token in enumerate(sequence[1:], 1):
+            here = here & (ids[:, i : i + width] == token)
+        found[:, len(sequence) - 1 :] |= here
+    return found
+
+
+def covered(ends: Bool[Tensor, "b n"], length: int) -> Bool[Tensor, "b n"]:
+    """The rows of sequences of that length that end at ``ends``."""
+    rows = ends.clone()
+    for i in range(1, length):
+        rows[:, :-i] |= ends[:, i:]
+    return rows
+
+
+def _segments(visual: Tensor, marks: Marks) -> Tensor:
+    begins = torch.zeros_like(visual)
+    if marks.end is not None:
+        begins[:, 1:] |= marks.end[:, :-1]
+    if marks.document is not None:
+        begins |= marks.document
+    return begins.cumsum(1)
+
+
+def _facts(visual: int, text: int, before: int, segment: int) -> RegionFacts | None:
+    if not visual:
+        return None
+    return RegionFacts(segment, text, NOTHING if not text else BEFORE_PICTURE if before else AFTER)

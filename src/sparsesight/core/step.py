@@ -1,0 +1,201 @@
+"""What every host does at a stage: choose raters -> score -> select -> shorten.
+
+A *region* is the visual tokens of one turn of a chat, or of one packed document, with the text that judges them and a
+budget of its own. Mostly a sample is one region. The regions of a sample are numbered in their order; those with the
+same number are shown to the method together, one of each sample, so that a method only ever sees a batch of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .host_count import HostCount, most_rows
+from .method import Method
+from .rows import RegionSizes, Rows, advance
+from .stage import Attention, Counts, Selection, StageInput, Vision
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Clock = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The judging text of the regions with one number, compacted."""
+
+    column: Int[Tensor, "b r"]  # row of the hidden states
+    valid: Bool[Tensor, "b r"]  # False on padding
+
+    @classmethod
+    def of(cls, rows: Rows, sizes: Sequence[RegionSizes]) -> tuple[TextRows, ...]:
+        """Per region number."""
+        return tuple(cls(*ops.compact(rows.of(i)[1], max(size.text))) for i, size in enumerate(sizes))
+
+
+def choose_raters(
+    method: Method,
+    rows: Rows,
+    sizes: Sequence[RegionSizes],
+    text: Sequence[TextRows],
+    hidden: Float[Tensor, "b n c"],
+) -> tuple[Rows, tuple[HostCount | None, ...]]:
+    """The rows with their raters, from what enters the first layer, and how many these are per region number."""
+    counts: list[HostCount | None] = []
+    rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
+    for i, (size, judges) in enumerate(zip(sizes, text, strict=True)):
+        if not max(size.text):
+            counts.append(None)  # nothing judges any of these
+            continue
+        column, is_visual = ops.compact(rows.of(i)[0], max(size.visual))
+        chosen = method.select_raters(
+            ops.gather_rows(hidden, column), ops.gather_rows(hidden, judges.column), is_visual, judges.valid
+        )
+        counts.append(most_rows(chosen))
+        # Padding points at other rows, and must not clear them: it writes to a scratch column.
+        target = judges.column.masked_fill(~judges.valid, rows.text.shape[1])
+        rater = rater.scatter_(1, target, chosen)
+    return replace(rows, rater=rater[:, :-1]), tuple(counts)
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What a host provides for one stage; sequences have one entry per region number.
+
+    Attributes:
+        index: which stage, from 0.
+        layer: decoder layer after which it prunes, -1 before the first.
+        hidden: all rows that would enter the next layer.
+        planned: counts of the schedules; empty for a method that decides from data.
+        prunable: boolean [b] each, whether a sample has such a region with text to judge it.
+        attention: ``attention(i, text, column)`` is the pruning layer's, of the queries of the text rows of region
+            number ``i`` and the visual tokens in the rows ``column``; None where there is none.
+        vision: what the vision tower says of each row of the input, where the method asks.
+        frames: frame of each row of the input, and how many tokens that has, where the method asks.
+        in_front: boolean [b] each, whether the judging text stands in front of the picture; empty if none does.
+        rater_counts: how many raters there are, on their way to the host; empty if none were chosen.
+    """
+
+    index: int
+    layer: int
+    hidden: Float[Tensor, "b n c"]
+    planned: Sequence[Counts]
+    prunable: Sequence[Bool[Tensor, " b"]]
+    attention: Callable[[int, TextRows, Int[Tensor, "b v"]], Attention | None]
+    vision: Vision | None = None
+    frames: tuple[Int[Tensor, "b i"], Int[Tensor, "b i"]] | None = None
+    in_front: Sequence[Bool[Tensor, " b"]] = ()
+    rater_counts: Sequence[HostCount | None] = ()
+
+
+class Chosen(NamedTuple):
+    """What the method was shown of the regions with one number, and what it decided."""
+
+    stage: StageInput
+    selection: Selection
+    source: Int[Tensor, "b v"]  # row of the input of each visual token
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage did.
+
+    Attributes:
+        rows: that go on.
+        hidden: their hidden states.
+        sizes: of the regions now.
+        tokens_out: visual tokens that go on, per sample.
+        ragged: whether samples go on with different numbers of rows.
+        chosen: per region number.
+    """
+
+    rows: Rows
+    hidden: Float[Tensor, "b m c"]
+    sizes: tuple[RegionSizes, ...]
+    tokens_out: tuple[int, ...]
+    ragged: bool
+    chosen: tuple[Chosen, ...]
+
+
+def run_stage(
+    method: Method,
+    rows: Rows,
+    sizes: Sequence[RegionSizes],
+    text: Sequence[TextRows],
+    others: Sequence[int],
+    facts: StageFacts,
+    clock: Clock = lambda _: nullcontext(),
+) -> Step:
+    """Show the method its regions, and apply what it decides.
+
+    Args:
+        method: that decides.
+        rows: before the stage.
+        sizes: of the regions now, per number.
+        text: their judging text.
+        others: rows of each sample that are not visual.
+        facts: what the host provides.
+        clock: measures the parts "scoring", "selection" and "gather".
+    """
+    chosen: list[Chosen] = []
+    device = facts.hidden.device
+    for i, size in enumerate(sizes):
+        column, visual = ops.compact(rows.of(i)[0], max(size.visual))
+        judges, count = text[i], facts.rater_counts[i] if facts.rater_counts else None
+        source = rows.source.gather(1, column)
+        frame, frame_tokens = (x.gather(1, source) for x in facts.frames) if facts.frames else (None, None)
+        with clock("scoring"), torch.no_grad(), in_full(device):
+            at = facts.attention(i, judges, column)
+            if at is not None and facts.in_front:
+                at = at.seeing(facts.in_front[i], visual)
+            stage = StageInput(
+                index=facts.index,
+                layer=facts.layer,
+                planned=facts.planned[i] if facts.planned else None,
+                visual=visual,
+                prunable=facts.prunable[i],
+                origin=rows.origin.gather(1, column),
+                hidden=facts.hidden,
+                column=column,
+                text=judges.valid,
+                text_column=judges.column,
+                rater=rows.rater.gather(1, judges.column) & judges.valid,
+                at=at,
+                vision=None if facts.vision is None else facts.vision.at(source, visual),
+                frame=frame,
+                frame_tokens=frame_tokens,
+                rater_count=count.read() if count is not None else None,
+            )
+            score = method.score(stage) if max(size.text) else visual.new_zeros(visual.shape).float()
+        with clock("selection"), in_full(device):
+            decided = method.select_from_scores(stage, score) if max(size.text) else _all(stage, size, score)
+            chosen.append(Chosen(stage, decided, source))
+    with clock("gather"):
+        after = tuple(
+            RegionSizes(x.selection.counts.tokens_out, size.text)
+            for x, size in zip(chosen, sizes, strict=True)
+        )
+        out = tuple(map(sum, zip(*(size.visual for size in after), strict=True)))
+        lengths = [n + o for n, o in zip(others, out, strict=True)]
+        width = max(lengths)
+        rows, hidden = advance(rows, [x[:2] for x in chosen], width, method.positions == "compact")
+    return Step(rows, hidden, after, out, min(lengths) < width, tuple(chosen))
+
+
+def _all(stage: StageInput, size: RegionSizes, score: Tensor) -> Selection:
+    """Every token, where no text judges."""
+    nothing = (0,) * len(size.visual)
+    keep = stage.visual.sum(1)
+    return Selection(stage.visual, score, Counts(keep, torch.zeros_like(keep), nothing, nothing, size.visual))
+
+
+def in_full(device: torch.device) -> torch.autocast:
+    """Scores are in fp32 under autocast, too."""
+    return torch.autocast(device.type, enabled=False)
