@@ -146,7 +146,9 @@ def raise_broken(*args: Any, **kwargs: Any) -> None:
     raise Broken
 
 
-@pytest.mark.parametrize("where", ["rate", "score", "choose", "attention", "layer", "body"])
+@pytest.mark.parametrize(
+    "where", ["select_raters", "score", "select_from_scores", "attention", "layer", "body"]
+)
 def test_an_exception_leaves_nothing_behind(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built, prompt = model("llava"), batch("llava")
     (_, logits, _), before = generate(built, prompt), fingerprint(built)
