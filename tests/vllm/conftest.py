@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 def engines_in_this_process() -> Iterator[None]:
     """The engine here, where its model can be asked, and a KV cache of 1 GiB unless the user names another.
 
-    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels.
-    Classes of models are looked at in this process: vLLM starts one for each, lest CUDA is set up here.
+    As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels. What
+    vLLM does for each engine, though once in a process is enough, is done once: it looks at models in processes of their
+    own, lest CUDA is set up here, goes through all modules for Triton kernels, and keeps objects from the collector.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -25,8 +27,13 @@ def engines_in_this_process() -> Iterator[None]:
             patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         if find_spec("vllm") is not None:
             from vllm.model_executor.models import registry
+            from vllm.platforms import current_platform
+            from vllm.v1.engine import core
 
             patch.setattr(registry, "_run_in_subprocess", lambda look: look())
+            once = cache(current_platform.register_triton_kernel_overrides)
+            patch.setattr(type(current_platform), "register_triton_kernel_overrides", staticmethod(once))
+            patch.setattr(core, "freeze_gc_heap", lambda: None)
         yield
 
 

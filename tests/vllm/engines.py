@@ -25,6 +25,7 @@ def engine(method: Method | None, **arguments: Any) -> Any:
         "max_num_seqs": 8,
         "max_num_batched_tokens": 8192,
         "limit_mm_per_prompt": {"image": 1},
+        "kv_cache_memory_bytes": 1 << 28,
         "seed": 0,
         "additional_config": {} if method is None else {"sparsesight": method.to_dict()},
     }
@@ -32,11 +33,7 @@ def engine(method: Method | None, **arguments: Any) -> Any:
 
 
 def close(llm: Any) -> None:
-    from vllm.distributed import cleanup_dist_env_and_memory
-
     llm.llm_engine.engine_core.shutdown()
-    del llm
-    cleanup_dist_env_and_memory()
 
 
 def pruner(llm: Any) -> Any:
