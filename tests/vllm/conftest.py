@@ -17,8 +17,8 @@ def engines_in_this_process() -> Iterator[None]:
     """The engine here, where its model can be asked, and a KV cache of 1 GiB unless the user names another.
 
     As in vLLM's own tests on CPUs no engine warms up, and what is compiled is traced, without generated kernels. What
-    vLLM does for each engine, though once in a process is enough, is done once: it looks at models in processes of their
-    own, lest CUDA is set up here, goes through all modules for Triton kernels, and keeps objects from the collector.
+    vLLM does for each engine, though once in a process is enough, is done once or left: it looks at models in processes
+    of their own, lest CUDA is set up here, goes through all modules for Triton kernels, and freezes the heap.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
