@@ -37,6 +37,7 @@ from .prompt.layout import Layout, Plan, Record
 from .prompt.turns import Turns, marks_of
 from .prompt.visual_mask import VisualMask, cannot_tell, layout_as_given
 from .restore import MARK
+from .router_logits import RouterLogits
 from .state import ForwardState
 from .vision.reader import VisionReader
 from .vision.text_tower import TextTower, questions_of
@@ -84,7 +85,7 @@ class Hooks:
         self.done, self.timing = done, timing
         self.local = threading.local()
         self.generating = Generating()
-        self.ignored_labels = IgnoredLabels()
+        self.ignored_labels, self.router_logits = IgnoredLabels(), RouterLogits(parts)
         self.added = Installation()
         self.probes: list[Probe] = []
         self.vision, self.text_tower = None, text_tower
@@ -117,6 +118,7 @@ class Hooks:
         if parts.base is not parts.decoder:
             hook(parts.base, "forward_pre", self.enter_model, with_kwargs=True)
             hook(parts.base, "forward", self.forget, always_call=True)
+        self.router_logits.install(self.added)
         hook(parts.decoder, "forward_pre", self.enter_decoder, with_kwargs=True)
         for i in sorted({0, *range(self.plan.first_pruned, len(parts.layers))}):
             hook(parts.layers[i], "forward_pre", self.layer_entrance(i), with_kwargs=True)
@@ -158,11 +160,7 @@ class Hooks:
         """Whether a prompt of these token ids (None if it is embeddings) has visual tokens."""
         if self.visual_mask is not None or not isinstance(ids, Tensor) or ids.is_floating_point():
             return self.visual_mask is not None
-        return bool(self.is_visual(ids).any())
-
-    def is_visual(self, ids: Tensor) -> Tensor:
-        """Which token ids are placeholders of visual tokens."""
-        return among(ids, self.parts.visual_ids)
+        return bool(among(ids, self.parts.visual_ids).any())
 
     @property
     def forward(self) -> ForwardState | None:
@@ -193,7 +191,7 @@ class Hooks:
                 return
             with self.plan.clock(LAYOUT):
                 valid = valid_rows(kwargs.get("attention_mask"), ids)
-                visual = self.is_visual(ids) & valid
+                visual = among(ids, self.parts.visual_ids) & valid
                 video = among(ids, self.frame_rule.video_ids) & visual
                 frames = Frames.of(visual, video, self.frame_rule, kwargs)
                 marks = self.marks(ids, kwargs, valid)
@@ -230,8 +228,8 @@ class Hooks:
         cache = self.local.cache = kwargs.get("past_key_values")
         unlock(cache, self.plan.filled_by)
         batch, length = x.shape[:2]
-        layout, ids = getattr(self.local, "layout", None), getattr(self.local, "ids", None)
-        self.local.layout, given = None, getattr(self.local, "given", None)
+        layout, ids, given = (getattr(self.local, name, None) for name in ("layout", "ids", "given"))
+        self.local.layout = None
         past, mask = cached_length(cache), kwargs.get("attention_mask")
         prompt = self.generating.prompt_columns(past, length)
         if length > 1 and (self.visual_mask is not None or given is not None):
@@ -317,11 +315,12 @@ class Hooks:
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Hand over what is to be remembered."""
-        forward = self.forward
+        forward, record = self.forward, None
         with self.plan.clock(REST):
-            record = forward.finish() if forward is not None else None
             if forward is not None:
+                record = forward.finish()
                 widen_outputs(output, forward)
+                self.router_logits.leave_decoder(output, forward)
                 self.ignored_labels.apply(getattr(self.local, "labels", None), forward.dropped)
                 sign(forward.cache, self.plan.filled_by)
         ms = 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsesight import sparsify
 
-from . import usage
+from . import calls, usage
 from .base import SAMPLES
 from .case import INSIDE, MERGING, NEW, Case
 from .rotation import rotated_ones
@@ -173,6 +173,7 @@ ONE: dict[str, Callable[[Case, str], None]] = {
     "rotation": rotation,
     "fast": fast,
     **usage.CHECKS,
+    **calls.CHECKS,
 }
 CHECKS = BOTH | ONE
 # What transformers itself must do for a check to say anything; a family may name these in `Family.broken`.

@@ -25,11 +25,11 @@ def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
 
 
 def asks_for_outputs(module: nn.Module, kwargs: dict[str, Any]) -> bool:
-    """Whether a call is to return hidden states or attentions of all layers."""
+    """Whether a call is to return hidden states, attentions or router logits of all layers."""
     config = getattr(module, "config", None)
     return any(
         kwargs.get(name) or getattr(config, name, None)
-        for name in ("output_hidden_states", "output_attentions")
+        for name in ("output_hidden_states", "output_attentions", "output_router_logits")
     )
 
 
