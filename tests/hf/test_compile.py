@@ -113,8 +113,17 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize("when", ["run before", "inside"])
-@pytest.mark.parametrize("way", WAYS)
+CASES = [(way, when) for way in WAYS for when in ("run before", "inside")]
+OFTEN = {
+    ("wrapper is given", "run before"),
+    ("decoder", "run before"),
+    ("decoder", "inside"),
+}  # the others take long
+
+
+@pytest.mark.parametrize(
+    ("way", "when"), [pytest.param(*x, marks=[] if x in OFTEN else pytest.mark.slow) for x in CASES]
+)
 def test_compiled_whole(way: str, when: str) -> None:
     """Sparse inside, by a method that acts before the decoder and one that does not; dense behind each."""
     plain, built = small_llama(initializer_range=0.3), small_llama(initializer_range=0.3)
@@ -135,6 +144,7 @@ def test_compiled_whole(way: str, when: str) -> None:
         assert torch.allclose(llama_logits(call), dense, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_method_on_a_compiled_model() -> None:
     """One after the other on the same model, more of them than a compiler keeps versions of."""
     plain, built = small_llama(initializer_range=0.3), small_llama(initializer_range=0.3)
