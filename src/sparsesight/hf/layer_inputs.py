@@ -60,7 +60,8 @@ def of_pruned_cache(
             return None
         changed = dict(kwargs)
         # As in a prefill, a decoder may go on with its last rows where no later layer needs keys of the others.
-        _finish(forward, changed, hidden, kwargs, row[:, -hidden.shape[-2] :], keys, kind, segment)
+        left = row if hidden.shape[-2] == forward.length else row[:, -hidden.shape[-2] :]
+        _finish(forward, changed, hidden, kwargs, left, keys, kind, segment)
     return changed
 
 
