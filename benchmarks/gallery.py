@@ -31,7 +31,7 @@ QUESTIONS = (
 PAGE = """# Gallery
 
 What `sparsesight.viz` draws, on the bundled model and one of its pictures ({picture}, {visual} visual tokens, 8
-decoder layers). `python benchmarks/gallery.py` made this page; all answers are the model's.
+decoder layers). `python benchmarks/gallery.py` generates this page; all answers are the model's.
 
 ```python
 from PIL import Image
@@ -48,40 +48,40 @@ seen = viz.look(run, image, processor, inputs)
 
 ## Every stage: `viz.stages(seen)`
 
-![The picture, and what is left of it after layers 0, 1 and 3](stages.jpg)
+![The picture, and the patches that remain after layers 0, 1 and 3](stages.jpg)
 
-`sparsevlm`, retain {retain}: kept patches are as they were, outlined in orange; hatched blue ones were merged into the
-tokens at the dots; grey ones are gone. The question's words that judged are on yellow. The model answers "{answer}".
+`sparsevlm`, retain {retain}: kept patches are unchanged and outlined in orange; hatched blue ones were merged into the tokens
+at the dots; grey ones were dropped. The raters among the question's words are on yellow. The model answers "{answer}".
 
 ## One stage after the other: `viz.animate(seen)`
 
 ![The same as an animation](stages.gif)
 
-## What each patch scored: `viz.heatmap(seen, 0)`
+## The score of each patch: `viz.heatmap(seen, 0)`
 
 ![Scores of all patches after layer 0, dark blue to yellow](scores.jpg)
 
 ## The question decides: `viz.side_by_side(looks)`
 
-![The same picture with four questions, and what each kept](questions.jpg)
+![The same picture with four questions, and the patches that each question kept](questions.jpg)
 
 `sparsevlm+`, retain {retain}, after the last stage.
 
 ## Methods
 
-![What eight methods kept](methods.jpg)
+![The patches that each of eight methods kept](methods.jpg)
 
-All of them hold {retain} tokens on average over the layers, after their last stage.
+All of them hold {retain} tokens on average over the layers. The pictures show them after the last stage.
 
 ## Budgets
 
-![What is left at retain 192, 128, 64 and 32](budgets.jpg)
+![The patches that remain at retain 192, 128, 64 and 32](budgets.jpg)
 
 ## Tokens per layer: `viz.staircase(looks)`
 
 ![Visual tokens entering each of the 8 layers, by budget](staircase.svg)
 
-A page with all of it, in one file: `viz.page(seen)`, or `sparsesight ask --save kept.html`.
+A page with all of these, in one file: `viz.page(seen)`, or `sparsesight ask --save kept.html`.
 """
 
 

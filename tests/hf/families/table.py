@@ -18,7 +18,7 @@ INPUTS = {"processor": "its processor", "tensors": "tensors"}
 def table() -> str:
     """Families that work, with what was tried, then those that are refused, with the reason."""
     rows = [
-        "| `model_type` | visual tokens | prompts by | particular | checks passed |",
+        "| `model_type` | visual tokens | prompts by | notes | checks passed |",
         "| --- | --- | --- | --- | --- |",
         *map(_row, sorted(ALL, key=lambda f: f.name)),
     ]
