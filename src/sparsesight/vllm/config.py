@@ -8,7 +8,7 @@ A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retai
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from ..core.budget import Retain
 from ..core.retain import MAX_STAGES
 from ..errors import SparseSightError, brief
+from ..hf.prompt.turns import Turns
 from ..methods import Method, SparseVLMPlus, from_dict
 
 # Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
@@ -24,6 +25,7 @@ logger = logging.getLogger("vllm.sparsesight")
 KEY = "sparsesight"
 REQUEST_KEY = "sparsesight_retain"
 KV_GROUPS = "kv_groups"  # of the entry, and not of the method: whether every stage has blocks of its own
+TURNS = "turns"  # of the entry, and not of the method: how the served model's chats mark their turns
 DENSE = "none"
 
 
@@ -43,7 +45,8 @@ def method_of(additional_config: Any) -> Method | None:
         )
     try:
         kv_groups_of(additional_config)
-        fields = {name: value for name, value in entry.items() if name != KV_GROUPS}
+        turns_of(additional_config)
+        fields = {name: value for name, value in entry.items() if name not in (KV_GROUPS, TURNS)}
         return from_dict({"method": SparseVLMPlus.name, **fields})
     except SparseSightError as error:
         raise type(error)(f'--additional-config "{KEY}": {error}') from error
@@ -60,6 +63,44 @@ def kv_groups_of(additional_config: Any) -> bool:
     if not isinstance(asked, bool):
         raise SparseSightError(f"{KV_GROUPS}={brief(asked)}: use true or false")
     return asked
+
+
+def turns_of(additional_config: Any, tokenizer: Any = None) -> Turns | None:
+    """How the served model's chats mark their turns; None if that is not known.
+
+    Args:
+        additional_config: its entry has them as :class:`Turns` has, by lists of token ids, or a list of what ends a
+            user's turn; ``false`` where all text after the last picture is to judge.
+        tokenizer: of the served model, which text needs.
+
+    Raises:
+        SparseSightError: naming what is none.
+    """
+    entry = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
+    given = entry.get(TURNS) if isinstance(entry, Mapping) else None
+    if given is None or given is False:
+        return None
+    if not isinstance(given, Mapping):
+        return Turns.of(given, tokenizer)
+    unknown = sorted(given.keys() - {"end", "start", "template"})
+    if unknown or not given.get("end"):
+        raise SparseSightError(f"{TURNS}={brief(given)}: give end, and start and template if they are known")
+    end, start = ((Turns.of(given[k]).end if given.get(k) else ()) for k in ("end", "start"))  # type: ignore[union-attr]
+    return Turns(end, start, tuple(given.get("template", ())))
+
+
+def with_turns(additional_config: Any, load_tokenizer: Callable[[], Any]) -> Any:
+    """The configuration with turns as token ids, which reach every process; without any, by the chat template."""
+    entry = additional_config[KEY]
+    given = entry.get(TURNS)
+    if given is False or isinstance(given, Mapping):
+        return additional_config
+    tokenizer = load_tokenizer()
+    found = Turns.of(None, tokenizer) if given is None else turns_of(additional_config, tokenizer)
+    if found is None:
+        return additional_config
+    ids = {"end": [*map(list, found.end)], "start": [*map(list, found.start)], "template": [*found.template]}
+    return {**additional_config, KEY: {**entry, TURNS: ids}}
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
+
+import numpy as np
 
 from ..errors import BudgetError, SparseSightError
 from ..hf.families import layer_kinds, prunable
 from ..methods import Method
-from .config import REQUEST_KEY, asked_of, kv_groups_of, logger, method_of
-from .planner import schedule_of
+from .config import REQUEST_KEY, asked_of, kv_groups_of, logger, method_of, turns_of, with_turns
+from .planner import choice_of, schedule_of, visual_mask
 from .settings import complete, records_graphs
 from .validation import check_config, check_kv_groups, check_method, check_version
 
@@ -32,6 +34,8 @@ def install() -> None:
         method = method_of(self.additional_config)
         if method is not None:
             check_installed()
+            if method.judged_by == "turn":
+                self.additional_config = with_turns(self.additional_config, partial(_tokenizer, self))
             added = complete(self, records_graphs())
         config = inner(self, *args, **kwargs)  # from here on, at the latest, vLLM shows what is logged
         if method is not None:
@@ -49,6 +53,21 @@ def install() -> None:
 
     create_engine_config.sparsesight = True  # type: ignore[attr-defined]
     module.EngineArgs.create_engine_config = create_engine_config
+
+
+def _tokenizer(arguments: Any) -> Any:
+    """The tokenizer of the model that an engine's arguments name, with its chat template; None if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            arguments.tokenizer or arguments.model,
+            revision=arguments.tokenizer_revision or arguments.revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+    except Exception as error:  # vLLM says what is wrong with it, if it needs one
+        logger.info("sparsesight knows no turns of chats, as no tokenizer loads: %s", error)
+        return None
 
 
 def check(config: Any, method: Method) -> tuple[int, ...]:
@@ -147,11 +166,17 @@ def check_request(config: Any, prompt: Any, params: Any) -> None:
         return
     stages, num_layers = stages_of(config, method)
     asked = asked_of(method, stages, extra_args)
-    visual = sum(place.get_num_embeds() for places in (placeholders or {}).values() for place in places)
+    places = [place for own in (placeholders or {}).values() for place in own]
+    ids = prompt.get("prompt_token_ids") if places else None
     try:
-        schedule = schedule_of(
-            asked, visual, 1, num_layers, stages
-        ).schedule  # as if text followed the pictures
+        if ids is None or (turns := turns_of(config.additional_config)) is None:
+            visual = sum(place.get_num_embeds() for place in places)
+            schedule = schedule_of(
+                asked, visual, 1, num_layers, stages
+            ).schedule  # as if text followed the pictures
+        else:
+            mask = visual_mask(places, len(ids))
+            schedule = choice_of(asked, mask, np.asarray(ids), turns, num_layers, stages).schedule
     except BudgetError:
         if asked.named:
             raise

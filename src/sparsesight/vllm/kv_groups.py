@@ -2,7 +2,7 @@
 
 vLLM keeps one block table for every group of layers whose cache is specified alike. Layers of different stages are
 specified unalike here. How many tokens a request loses is decided when its first blocks are allocated, from sizes alone
-and by the rule of the worker (:func:`.planner.schedule_of`); the worker refuses to run a step without room.
+and by the rule of the worker (:func:`.planner.choice_of`); the worker refuses to run a step without room.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
@@ -17,10 +18,11 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
 from ..errors import SparseSightError, UnsupportedModelError
+from ..hf.prompt.turns import Turns
 from ..methods import Method
-from .config import asked_of, method_of
+from .config import asked_of, method_of, turns_of
 from .frontend import stages_of
-from .planner import schedule_of
+from .planner import choice_of, visual_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,9 @@ def separate(attention: Any, stage: int) -> None:
     attention.get_kv_cache_spec = lambda config: StageSpec.of(inner(config), stage)
 
 
-def removed_of(request: Any, method: Method, stages: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+def removed_of(
+    request: Any, method: Method, stages: tuple[int, ...], num_layers: int, turns: Turns | None = None
+) -> tuple[int, ...]:
     """Tokens of a request that each stage will not hold, [1 + stages], if its prompt is computed at once.
 
     Args:
@@ -99,16 +103,23 @@ def removed_of(request: Any, method: Method, stages: tuple[int, ...], num_layers
         method: of the server.
         stages: its pruning layers.
         num_layers: of the decoder.
+        turns: how the served model's chats mark their turns, if that is known.
     """
     nothing = (0,) * (1 + len(stages))
     places = [feature.mm_position for feature in request.mm_features]
-    visual = sum(place.get_num_embeds() for place in places)
-    if not visual:
+    if not places:
         return nothing
-    end = 1 + max(last for place in places for _, last in place.extract_embeds_range())
+    ids = getattr(request, "prompt_token_ids", None)
     try:
         asked = asked_of(method, stages, getattr(request.sampling_params, "extra_args", None))
-        schedule = schedule_of(asked, visual, request.num_prompt_tokens - end, num_layers, stages).schedule
+        schedule = choice_of(
+            asked,
+            visual_mask(places, request.num_prompt_tokens),
+            None if ids is None else np.asarray(ids),
+            turns,
+            num_layers,
+            stages,
+        ).schedule
     except SparseSightError:
         return nothing  # the worker keeps every token as well, and says why
     if schedule is None:
@@ -128,6 +139,7 @@ class _Sparse:
         method = method_of(config.additional_config)
         assert method is not None
         stages, num_layers = stages_of(config, method)
+        turns = turns_of(config.additional_config)
         managers = self.kv_cache_manager.coordinator.single_type_managers
         inner = self.kv_cache_manager.allocate_slots
 
@@ -136,7 +148,9 @@ class _Sparse:
                 # A prompt that comes in parts is kept, by the rule of the worker.
                 whole = num_new_tokens >= request.num_prompt_tokens
                 removed = (
-                    removed_of(request, method, stages, num_layers) if whole else (0,) * (1 + len(stages))
+                    removed_of(request, method, stages, num_layers, turns)
+                    if whole
+                    else (0,) * (1 + len(stages))
                 )
                 for manager in managers:
                     manager.removed[request.request_id] = removed[manager.kv_cache_spec.stage]

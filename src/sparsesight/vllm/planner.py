@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ..core.budget import Schedule
+from ..core.budget import Schedule, Stage
+from ..core.regions import Regions, assign
 from ..errors import BudgetError, SparseSightError
+from ..hf.prompt.turns import Turns
 from ..methods import Method
 from .config import RequestBudget
 from .state import Counts, Removed
@@ -27,6 +31,8 @@ class Step:
     # Tokens for which blocks are allocated, [1 + stages, r], the layers before the first stage first; None where all
     # layers share blocks.
     room: Counts | None = None
+    # Token ids of a request's prompt, those of visual tokens counted, int [prompt]; None: not known.
+    ids: Callable[[int], NDArray[np.integer] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,14 @@ class Prompt:
     length: int  # rows
     prompt: int  # of these belong to the prompt; what was generated before a preemption follows
     visual: NDArray[np.bool_]  # [length]
-    text: int  # tokens of the prompt after the last visual one
+    text: int  # tokens of the prompt that judge
     method: Method
-    schedule: Schedule
+    schedule: Schedule  # of all visual tokens
     lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
+    parts: tuple[
+        Schedule, ...
+    ] = ()  # of each region, where several turns have pictures or text in front judges
+    regions: Regions | None = None  # then: which text judges which visual tokens
 
 
 @dataclass(frozen=True)
@@ -68,21 +78,93 @@ class Choice:
 
     schedule: Schedule | None  # None: everything
     lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
+    text: int = 0  # tokens that judge
+    parts: tuple[Schedule, ...] = ()  # see `Prompt`
+    regions: Regions | None = None
+
+
+def choice_of(
+    asked: RequestBudget,
+    visual: NDArray[np.bool_],
+    ids: NDArray[np.integer] | None,
+    turns: Turns | None,
+    num_layers: int,
+    stages: tuple[int, ...],
+) -> Choice:
+    """What is kept of a prompt that is computed at once, by its tokens alone: every turn has its own budget.
+
+    Front end, scheduler and worker all go by it.
+
+    Args:
+        asked: what the request wants.
+        visual: which of the prompt's tokens are visual.
+        ids: of the prompt's tokens, if they are known.
+        turns: how the served model's chats mark their turns, if that is known.
+        num_layers: of the decoder.
+        stages: pruning layers.
+
+    Raises:
+        BudgetError: as :func:`schedule_of`, for any of the turns; everything is kept then.
+    """
+    count = int(visual.sum())
+    if not count:
+        return Choice(None)
+    if turns is None or ids is None or asked.method is None or asked.method.judged_by == "prompt":
+        text = int(visual[::-1].argmax())
+        choice = schedule_of(asked, count, text, num_layers, stages)
+        return replace(choice, text=text)
+    is_visual = torch.from_numpy(visual.copy())[None]
+    marks = turns.marks(torch.from_numpy(ids.astype(np.int64))[None])
+    regions = assign(is_visual, ~is_visual, marks)
+    choices = [schedule_of(asked, size.visual[0], size.text[0], num_layers, stages) for size in regions.sizes]
+    text = sum(size.text[0] for size in regions.sizes)
+    lifted = next((choice.lifted for choice in choices if choice.lifted), "")
+    if all(choice.schedule is None for choice in choices):
+        return Choice(None)
+    parts = tuple(
+        choice.schedule or Schedule(size.visual[0], num_layers, ())
+        for choice, size in zip(choices, regions.sizes, strict=True)
+    )
+    return Choice(_together(parts, stages), lifted, text, parts, regions)
+
+
+def visual_mask(places: Iterable[Any], length: int) -> NDArray[np.bool_]:
+    """Which of a prompt's tokens are visual, from vLLM's ``PlaceholderRange`` of each picture."""
+    mask = np.zeros(length, np.bool_)
+    for place in places:
+        for first, last in place.extract_embeds_range():
+            mask[first : last + 1] = True
+    return mask
+
+
+def _together(parts: tuple[Schedule, ...], stages: tuple[int, ...]) -> Schedule:
+    """The schedule of all visual tokens of a prompt, from those of its regions."""
+    if len(parts) == 1:
+        return parts[0]
+    own = [part.stages or tuple(Stage(layer, part.visual, part.visual) for layer in stages) for part in parts]
+    total = [
+        Stage(
+            layer,
+            *(sum(getattr(x, name) for x in row) for name in ("tokens_in", "keep", "recycled", "merged")),
+        )
+        for layer, row in zip(stages, zip(*own, strict=True), strict=True)
+    ]
+    return Schedule(sum(part.visual for part in parts), parts[0].num_layers, tuple(total))
 
 
 def schedule_of(
     asked: RequestBudget, visual: int, text: int, num_layers: int, stages: tuple[int, ...]
 ) -> Choice:
-    """What is kept of a prompt that is computed at once.
+    """What is kept of visual tokens that are judged together.
 
-    Front end, scheduler and worker all go by it, so it may depend on nothing else. A request that names no budget is
+    It may depend on nothing else, see :func:`choice_of`. A request that names no budget is
     not to blame for a server's average that pictures of its size cannot meet, as the layers before the first pruning
     layer hold all of them: it keeps that many tokens after every pruning layer.
 
     Args:
         asked: what the request wants.
         visual: visual tokens.
-        text: tokens of the prompt after the last visual one.
+        text: tokens that judge them.
         num_layers: of the decoder.
         stages: pruning layers.
 
@@ -133,6 +215,7 @@ def plan_step(
     asked_of: Callable[[int], RequestBudget],
     num_layers: int,
     stages: tuple[int, ...],
+    turns: Turns | None = None,
 ) -> StepPlan:
     """Plan a step, and note in ``removed`` what it removes.
 
@@ -144,6 +227,7 @@ def plan_step(
         asked_of: what a request wants, asked only about prompts that come whole.
         num_layers: of the decoder.
         stages: pruning layers.
+        turns: how the served model's chats mark their turns, if that is known.
     """
     before = removed.of(step.block, step.computed)
     query = np.repeat(step.query[None], len(stages), 0)
@@ -160,16 +244,17 @@ def plan_step(
         rows = visual[start[r] : end[r]]
         length, prompt = int(step.query[r]), int(step.prompt[r])
         asked = asked_of(r)
-        text = prompt - (length - int(rows[::-1].argmax()))
+        ids = None if step.ids is None else step.ids(r)
         try:
-            choice = schedule_of(asked, int(rows.sum()), text, num_layers, stages)
+            choice = choice_of(asked, rows[:prompt], ids, turns, num_layers, stages)
         except BudgetError as error:
             unmet.append((r, str(error)))
             continue
         method, schedule = asked.method, choice.schedule
         if method is None or schedule is None:
             continue
-        prompts.append(Prompt(r, int(start[r]), length, prompt, rows, text, method, schedule, choice.lifted))
+        told = choice.text, method, schedule, choice.lifted, choice.parts, choice.regions
+        prompts.append(Prompt(r, int(start[r]), length, prompt, rows, *told))
         out = np.array([stage.tokens_out for stage in schedule.stages])
         query[:, r] = length - schedule.visual + out
     plan = StepPlan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,14 +90,28 @@ class Prefill:
     sizes: tuple[RegionSizes, ...]  # of the regions now
     counts: tuple[tuple[Counts, ...], ...]  # per region number and stage
     rater_counts: tuple[HostCount | None, ...] = ()  # per region number
+    in_front: tuple[
+        Tensor, ...
+    ] = ()  # per region number, boolean [1]: whether its text stands in front of it
     kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the prompt that are left
 
     @classmethod
     def of(cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device) -> Prefill:
         visual = torch.from_numpy(prompt.visual).to(device, non_blocking=True)[None]
         rows = Rows.start(torch.ones_like(visual), visual, prompt.prompt)
-        sizes = (RegionSizes((prompt.schedule.visual,), (prompt.text,)),)
-        return cls(prompt, layers, rows, sizes, planned_counts([prompt.schedule], len(layers), device))
+        schedules, regions = prompt.parts or (prompt.schedule,), prompt.regions
+        sizes: tuple[RegionSizes, ...] = (RegionSizes((prompt.schedule.visual,), (prompt.text,)),)
+        in_front: tuple[Tensor, ...] = ()
+        if regions is not None:
+            sizes = regions.sizes
+            rows = replace(
+                rows,
+                text=_over(regions.text, rows.text),
+                region=None if regions.number is None else _over(regions.number, rows.origin),
+            )
+            in_front = tuple(torch.tensor(x).to(device, non_blocking=True) for x in regions.in_front)
+        counts = planned_counts(schedules, len(layers), device, len(schedules))
+        return cls(prompt, layers, rows, sizes, counts, in_front=in_front)
 
     def rate(self, hidden: Float[Tensor, "n c"]) -> None:
         """Choose the raters, from what enters the first layer."""
@@ -155,6 +169,7 @@ class Prefill:
             prunable=[torch.ones(1, dtype=torch.bool, device=hidden.device)] * len(self.sizes),
             attention=attention,
             rater_counts=self.rater_counts,
+            in_front=self.in_front,
         )
         others = [self.prompt.length - self.prompt.schedule.visual]
         step = run_stage(self.prompt.method, rows, self.sizes, self._text(), others, shown)
@@ -167,3 +182,10 @@ class Prefill:
 
     def _text(self) -> tuple[TextRows, ...]:
         return TextRows.of(self.rows, self.sizes)
+
+
+def _over(of_prompt: Tensor, like: Tensor) -> Tensor:
+    """What is known of a prompt's rows [1, p] for all rows of its step; what follows the prompt is nothing."""
+    more = like.shape[1] - of_prompt.shape[1]
+    nothing = 0 if of_prompt.dtype == torch.bool else -1
+    return torch.nn.functional.pad(of_prompt, (0, more), value=nothing).to(like.device, non_blocking=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import SparseSightError, UnsupportedModelError
+from ..hf.prompt.turns import Turns
 from ..methods import Method
 from .config import RequestBudget, asked_of, logger
 from .metadata import stage_metadata
@@ -47,6 +48,7 @@ class Pruner:
     method: Method
     stages: tuple[int, ...]  # pruning layers
     decoder: Any  # has `layers` and `norm`
+    turns: Turns | None = None  # how the served model's chats mark their turns, if that is known
     keep_trace: bool = False
     every_step: bool = (
         False  # whether steps are planned that cannot prune, as with ``kv_groups``: room is checked then
@@ -142,7 +144,7 @@ class Pruner:
                 logger.warning("request %s is answered without pruning: %s", names(r), error)
                 return RequestBudget(None, named=True)
 
-        plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages)
+        plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages, self.turns)
         check_room(step, plan, names)
         if not self.every_step:
             self.pruned.update(names(prompt.request) for prompt in plan.prompts)

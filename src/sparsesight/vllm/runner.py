@@ -83,6 +83,7 @@ def step_of(runner: Any) -> Step:
             runner.kv_cache_config,
             [table.num_blocks_per_row[:count] * table.block_size for table in batch.block_table.block_tables],
         ),
+        ids=lambda r: batch.token_ids_cpu[r, : batch.num_prompt_tokens[r]],
     )
 
 

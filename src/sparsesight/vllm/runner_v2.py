@@ -18,9 +18,9 @@ class SparseModelState(DefaultModelState):
     def __init__(self, vllm_config: Any, model: nn.Module, encoder_cache: Any, device: Any) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
         self.pruner: Any = model.pruner
-        # By the runner's slot of a request: its name, the length of its prompt, and its sampling parameters. A slot is
-        # written anew before it is used again, also for a request that comes back after a preemption.
-        self.requests: dict[int, tuple[str, int, Any]] = {}
+        # By the runner's slot of a request: its name, its prompt's length and token ids, and its sampling parameters. A
+        # slot is written anew before it is used again, also for a request that comes back after a preemption.
+        self.requests: dict[int, tuple[str, int, Any, Any]] = {}
         self.live: dict[str, int] = {}  # slots of the requests that the runner holds, by name
         self.batch: Any = None  # of the coming step
         self.kv_cache_config: Any = None
@@ -35,6 +35,7 @@ class SparseModelState(DefaultModelState):
             new_req_data.req_id,
             new_req_data.prompt_len,
             new_req_data.sampling_params,
+            getattr(new_req_data, "prompt_token_ids", None),
         )
         self.live[new_req_data.req_id] = req_index
 
@@ -62,7 +63,13 @@ class SparseModelState(DefaultModelState):
         requests = [self.requests[slot] for slot in batch.idx_mapping_np.tolist()]
         begin_step(
             self.pruner,
-            step_of(batch, [prompt for _, prompt, _ in requests], self.kv_cache_config, self.block_tables),
+            step_of(
+                batch,
+                [prompt for _, prompt, *_ in requests],
+                self.kv_cache_config,
+                self.block_tables,
+                [ids for *_, ids in requests],
+            ),
             lambda r: getattr(requests[r][2], "extra_args", None),
             lambda r: requests[r][0],
         )
@@ -71,8 +78,9 @@ class SparseModelState(DefaultModelState):
         self.pruner.end()
 
 
-def step_of(batch: Any, prompts: list[int], kv_cache_config: Any, block_tables: Any) -> Step:
-    """The requests of a step, from the runner's ``InputBatch``, the lengths of their prompts, and the runner's blocks.
+def step_of(batch: Any, prompts: list[int], kv_cache_config: Any, block_tables: Any, ids: list[Any]) -> Step:
+    """The requests of a step, from the runner's ``InputBatch``, the lengths and token ids of their prompts, and the
+    runner's blocks.
 
     A request keeps its slot for as long as it holds keys, so that the slot stands for it.
     """
@@ -85,4 +93,5 @@ def step_of(batch: Any, prompts: list[int], kv_cache_config: Any, block_tables: 
         prompt=np.array(prompts, np.int64),
         block=slots.astype(np.int64),
         room=room_of(kv_cache_config, [own[slots] * size for own, size in blocks]),
+        ids=lambda r: None if ids[r] is None else np.asarray(ids[r], np.int64),
     )
