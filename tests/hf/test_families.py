@@ -1,9 +1,12 @@
 """The matrix: every family against the invariants (design section 4), on eager and sdpa attention.
 
-Checks whose code is the same for both attention implementations run on one, in turn.
+Checks whose code is the same for both attention implementations run on one, in turn. Marked slow are the other
+attention of the checks that run on both, and those of how one uses a model but for every third family.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import transformers
@@ -14,13 +17,26 @@ from tests.hf.families.matrix import BOTH, CHECKS, DENSE, ONE, dense_runs
 
 # Builders are written for this version or later; some families did not do in older ones what they were made for.
 NEWEST = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
-RUNS = [
-    *((check, number) for check in BOTH for number in (0, 1)),
-    *((check, number) for number, check in enumerate(ONE)),
-]
+EVERY = ("identity", "lengths", "rotation")  # of those on one attention
 
 
-@pytest.fixture(scope="module", params=enumerate(ALL), ids=lambda numbered: numbered[1].name)
+def runs() -> list[Any]:
+    """Parameters of all families, each with its checks."""
+    found = []
+    for numbered in enumerate(ALL):
+        number, family = numbered
+        checks = [
+            *((check, turn, turn != i) for i, check in enumerate(BOTH) for turn in (0, 1)),
+            *((check, i, check not in EVERY and (number + i) % 3 > 0) for i, check in enumerate(ONE)),
+        ]
+        for check, turn, slow in checks:
+            name = f"{family.name}-{check}-{ATTENTION[(number + turn) % 2]}"
+            marks = pytest.mark.slow if slow else ()
+            found.append(pytest.param(numbered, check, turn, id=name, marks=marks))
+    return found
+
+
+@pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
     number, family = request.param
     if family.missing:
@@ -28,7 +44,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(family, number)
 
 
-@pytest.mark.parametrize(("check", "turn"), RUNS, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(("case", "check", "turn"), runs(), indirect=["case"])
 def test_family(case: Case, check: str, turn: int) -> None:
     attention = ATTENTION[(case.number + turn) % 2]
     why = case.family.broken.get(check)
