@@ -6,6 +6,7 @@ attention of the checks that run on both, and those of how one uses a model but 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -23,8 +24,7 @@ EVERY = ("identity", "lengths", "rotation")  # of those on one attention
 def runs() -> list[Any]:
     """Parameters of all families, each with its checks."""
     found = []
-    for numbered in enumerate(ALL):
-        number, family = numbered
+    for number, family in enumerate(ALL):
         checks = [
             *((check, turn, turn != i) for i, check in enumerate(BOTH) for turn in (0, 1)),
             *((check, i, check not in EVERY and (number + i) % 3 > 0) for i, check in enumerate(ONE)),
@@ -32,20 +32,21 @@ def runs() -> list[Any]:
         for check, turn, slow in checks:
             name = f"{family.name}-{check}-{ATTENTION[(number + turn) % 2]}"
             marks = pytest.mark.slow if slow else ()
-            found.append(pytest.param(numbered, check, turn, id=name, marks=marks))
+            found.append(pytest.param(number, check, turn, id=name, marks=marks))
     return found
 
 
-@pytest.fixture(scope="module")
-def case(request: pytest.FixtureRequest) -> Case:
-    number, family = request.param
-    if family.missing:
-        pytest.skip(family.missing)
-    return Case(family, number)
+@lru_cache(maxsize=1)
+def case_of(number: int) -> Case:
+    """Shared by the checks of a family, which come one after the other."""
+    return Case(ALL[number], number)
 
 
-@pytest.mark.parametrize(("case", "check", "turn"), runs(), indirect=["case"])
-def test_family(case: Case, check: str, turn: int) -> None:
+@pytest.mark.parametrize(("number", "check", "turn"), runs())
+def test_family(number: int, check: str, turn: int) -> None:
+    if ALL[number].missing:
+        pytest.skip(ALL[number].missing)
+    case = case_of(number)
     attention = ATTENTION[(case.number + turn) % 2]
     why = case.family.broken.get(check)
     if why:
