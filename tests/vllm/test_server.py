@@ -122,7 +122,7 @@ def test_two_pictures_and_none(client: Any) -> None:
 
 
 def test_the_client_that_the_readme_shows(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = (b for b in python_blocks("README.md") if b.note.startswith("not run: "))
+    (block,) = (b for b in python_blocks("README.md") if "needs a server" in b.note)
     assert "http://127.0.0.1:8000" in block.code
     exec(block.code.replace("http://127.0.0.1:8000", address), {})
     assert capsys.readouterr().out.strip() == "H"
