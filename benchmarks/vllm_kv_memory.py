@@ -99,7 +99,7 @@ def table(cases: list[Case]) -> str:
     """The cases as a table in Markdown."""
     vanilla = cases[0]
     lines = [
-        "| retain | KV blocks | KV per request | saved | requests at a time | ratio |",
+        "| retain | KV blocks | KV per request | saved | concurrent requests | ratio |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for case in cases:
