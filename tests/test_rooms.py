@@ -1,9 +1,10 @@
-"""The order of the rooms, read from the imports themselves: arrows run down."""
+"""The order of the rooms, read from the imports themselves: arrows run down, and no two files import each other."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import sparsesight
@@ -87,6 +88,13 @@ def test_arrows_run_down() -> None:
         if PACKAGE not in (room(name), room(other)) and FLOOR[room(name)] < FLOOR[room(other)]
     ]
     assert not upward, "\n".join(sorted(upward))
+
+
+def test_no_circle() -> None:
+    try:
+        list(TopologicalSorter(ARROWS).static_order())
+    except CycleError as error:
+        raise AssertionError(" <- ".join(error.args[1])) from None
 
 
 def test_core_and_methods_know_no_model() -> None:

@@ -1,160 +1,219 @@
 """The arguments of a layer for the rows that are left: per-row tensors, keys, mask and positions that fit.
 
-What several layers of a segment share is made once (:meth:`ForwardState.once`).
+What several layers of a segment share is made once (:meth:`SegmentInputs.once`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cache import PrunedLayer, make_pruned
+from ..core.rows import Rows
+from .cache import PrunedLayer, make_pruned, pruned_layer
 from .families import Layer
 from .masks import select_mask
+from .prompt.layout import Layout, Plan
 from .shorten import NOT_ROWS, Keys, same_arguments, take_rows
 
 # What a caller may say of the lengths of packed documents, for FlashAttention.
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
-if TYPE_CHECKING:
-    from .state import ForwardState
 
+@dataclass
+class SegmentInputs:
+    """The rows that a forward computes on now, and what the layers of a segment share.
 
-def of_rows_left(
-    forward: ForwardState, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """What a layer behind a stage is given in place of ``kwargs``; its cache is told which keys are to come."""
-    with forward.plan.clock("masks"):
-        keys = _keys(forward, kind) if kind.attends else None
-        if keys is not None and forward.asked:
-            forward.keys[kind.index] = keys
-        # Mostly, layers of a kind are all given the same.
-        place = ("arguments", kind.kind, kind.attends, hidden.shape[-2])
-        before = forward.memo.get(place)
-        if before is None or not same_arguments(before[0], kwargs):
-            before = forward.memo[place] = (kwargs, _fresh(forward, kind, keys, hidden, kwargs))
-        return dict(before[1])
+    Attributes:
+        plan: of the sparsification.
+        cache: of this forward; None without one.
+        past: logical tokens cached before.
+        length, batch: of the input.
+        device: that the decoder starts on.
+        position_ids: as the decoder was given them.
+        layout: of the prompt; None: nothing to prune, only pruned caches to serve.
+        rows: that go on; None where nothing is pruned.
+        ragged: whether the current rows contain filler.
+        asked: whether hidden states or attentions are to be returned.
+        memo: what is made once per segment; see :meth:`once`.
+        keys: what layers attend to, where that is not everything and somebody asked.
+        renumbered: positions [b, n] of the current rows, where they are numbered anew.
+    """
 
+    plan: Plan
+    cache: Any
+    past: int
+    length: int
+    batch: int
+    device: torch.device
+    position_ids: Tensor | None
+    layout: Layout | None = None
+    rows: Rows | None = None
+    ragged: bool = False
+    asked: bool = True
+    memo: dict[Any, Any] = field(default_factory=dict)
+    keys: dict[int, Keys] = field(default_factory=dict)
+    renumbered: Tensor | None = None
 
-def of_pruned_cache(
-    forward: ForwardState, cached: PrunedLayer, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The same in a forward that prunes nothing (decoding, a text-only turn); None if nothing changes."""
-    compact = forward.plan.method.positions == "compact"
-    needless = kwargs.get("attention_mask") is None and not cached.ragged and not compact
-    if needless and not forward.asked:
-        return None
-    with forward.plan.clock("masks"):
-        segment = sum(kind.index > p for p in forward.plan.stages)
-        row = torch.arange(forward.length, device=forward.device).expand(forward.batch, -1)
+    def once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
+        """``make(value)``, computed once per segment and value."""
+        key = (key, id(value)) if value is not None else key
+        if key not in self.memo:
+            self.memo[key] = (value, make(value))  # holding `value` keeps its id unique
+        return self.memo[key][1]
 
-        def make(_: Any) -> Keys:
-            return Keys.of(cached, row + forward.past, torch.ones_like(row, dtype=torch.bool), cached.ragged)
+    def document_of(self, rows: Rows) -> Tensor | None:
+        """Number of the packed document that each row is of, [b, n]; None if nothing is packed."""
+        document = None if self.layout is None else self.layout.document
+        return None if document is None else document.gather(1, rows.source)
 
-        keys = forward.once(("keys", segment, kind.kind), None, make)
-        if forward.asked:
-            forward.keys[kind.index] = keys
-        if needless:
+    def keys_of(self, layer: int) -> Keys | None:
+        """The keys that ``layer`` attended to; None if nothing was dropped from them. After that layer has run."""
+        if layer in self.keys:
+            return self.keys[layer]
+        cached = pruned_layer(self.cache, self.plan.kinds[layer].source)
+        if cached is None:
             return None
-        changed = dict(kwargs)
-        # As in a prefill, a decoder may go on with its last rows where no later layer needs keys of the others.
-        left = row if hidden.shape[-2] == forward.length else row[:, -hidden.shape[-2] :]
-        _finish(forward, changed, hidden, kwargs, left, keys, kind, segment)
-    return changed
+        return Keys(*cached.key_slots(self.batch, self.device), cached.ragged, 0)
 
+    def of_rows_left(self, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a layer behind a stage is given in place of ``kwargs``; its cache is told which keys are to come."""
+        with self.plan.clock("masks"):
+            keys = self._keys(kind) if kind.attends else None
+            if keys is not None and self.asked:
+                self.keys[kind.index] = keys
+            # Mostly, layers of a kind are all given the same.
+            place = ("arguments", kind.kind, kind.attends, hidden.shape[-2])
+            before = self.memo.get(place)
+            if before is None or not same_arguments(before[0], kwargs):
+                before = self.memo[place] = (kwargs, self._fresh(kind, keys, hidden, kwargs))
+            return dict(before[1])
 
-def _fresh(
-    forward: ForwardState, kind: Layer, keys: Keys | None, hidden: Tensor, kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """``kwargs`` of a layer for the rows that are left; ``keys`` are None for one without attention."""
-    assert forward.rows is not None
-    source = forward.rows.source
-    # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
-    # pass to those layers is cut already.
-    rows = hidden.shape[-2]
-    fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
-    changed = {
-        k: v if k in fixed else forward.once(k, v, lambda v: take_rows(v, source, forward.length))
-        for k, v in kwargs.items()
-    }
-    if keys is not None:
-        _finish(forward, changed, hidden, kwargs, forward.rows.slot[:, -rows:], keys, kind)
-    else:
-        changed["attention_mask"] = forward.once(
-            "padding", kwargs.get("attention_mask"), lambda mask: _padding(forward, mask)
-        )
-    return changed
+    def of_pruned_cache(
+        self, cached: PrunedLayer, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The same in a forward that prunes nothing (decoding, a text-only turn); None if nothing changes."""
+        compact = self.plan.method.positions == "compact"
+        needless = kwargs.get("attention_mask") is None and not cached.ragged and not compact
+        if needless and not self.asked:
+            return None
+        with self.plan.clock("masks"):
+            segment = sum(kind.index > p for p in self.plan.stages)
+            row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
 
+            def make(_: Any) -> Keys:
+                return Keys.of(cached, row + self.past, torch.ones_like(row, dtype=torch.bool), cached.ragged)
 
-def _keys(forward: ForwardState, kind: Layer) -> Keys:
-    """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
-    rows = forward.rows
-    assert rows is not None
-    with forward.plan.clock("cache"):
-        cached = make_pruned(forward.cache, kind.source) if forward.cache is not None else None
+            keys = self.once(("keys", segment, kind.kind), None, make)
+            if self.asked:
+                self.keys[kind.index] = keys
+            if needless:
+                return None
+            changed = dict(kwargs)
+            # As in a prefill, a decoder may go on with its last rows where no later layer needs keys of the others.
+            left = row if hidden.shape[-2] == self.length else row[:, -hidden.shape[-2] :]
+            self._finish(changed, hidden, kwargs, left, keys, kind, segment)
+        return changed
 
-        def keys(_: Any) -> Keys:
-            slot = rows.slot + forward.past
-            if cached is None or not cached.physical_length():
-                return Keys(slot, rows.valid, forward.ragged, 0)
-            return Keys.of(cached, slot, rows.valid, forward.ragged or cached.ragged)
+    def _fresh(
+        self, kind: Layer, keys: Keys | None, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """``kwargs`` of a layer for the rows that are left; ``keys`` are None for one without attention."""
+        assert self.rows is not None
+        source = self.rows.source
+        # Some decoders go on with their last rows where no later layer needs keys of the others; all that they
+        # pass to those layers is cut already.
+        rows = hidden.shape[-2]
+        fixed = NOT_ROWS if rows == source.shape[1] else kwargs.keys() - {"position_ids"}
+        changed = {
+            k: v if k in fixed else self.once(k, v, lambda v: take_rows(v, source, self.length))
+            for k, v in kwargs.items()
+        }
+        if keys is not None:
+            self._finish(changed, hidden, kwargs, self.rows.slot[:, -rows:], keys, kind)
+        else:
+            changed["attention_mask"] = self.once(
+                "padding", kwargs.get("attention_mask"), lambda mask: self._padding(mask)
+            )
+        return changed
 
-        seen: Keys = forward.once(("keys", kind.kind), None, keys)
-        if cached is not None and kind.source == kind.index:
-            cached.note(seen.slot, seen.valid, forward.past + forward.length, seen.ragged)
-    return seen
+    def _keys(self, kind: Layer) -> Keys:
+        """The keys a layer sees, from its cache if there is one; noted there if the layer is to store them."""
+        rows = self.rows
+        assert rows is not None
+        with self.plan.clock("cache"):
+            cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
 
+            def keys(_: Any) -> Keys:
+                slot = rows.slot + self.past
+                if cached is None or not cached.physical_length():
+                    return Keys(slot, rows.valid, self.ragged, 0)
+                return Keys.of(cached, slot, rows.valid, self.ragged or cached.ragged)
 
-def _finish(
-    forward: ForwardState,
-    changed: dict[str, Any],
-    hidden: Tensor,
-    kwargs: dict[str, Any],
-    row: Tensor,
-    keys: Keys,
-    kind: Layer,
-    segment: int | None = None,
-) -> None:
-    """Mask and positions, made once per segment."""
-    plan = forward.plan
-    document = None if forward.rows is None else forward.document_of(forward.rows)
-    if "attention_mask" in kwargs:
-        changed["attention_mask"] = forward.once(
-            ("mask", segment, kind.kind, row.shape[1]),
-            kwargs["attention_mask"],
-            lambda m: select_mask(
-                m,
-                row,
-                keys.slot,
-                keys.valid,
-                ragged=keys.ragged,
-                past=forward.past,
-                total=forward.past + forward.length,
-                flash=plan.flash,
-            ),
-        )
-    if plan.method.positions == "compact" and kind.index > plan.stages[0]:
-        fine = forward.rows.valid if forward.rows is not None else torch.ones_like(row, dtype=torch.bool)
+            seen: Keys = self.once(("keys", kind.kind), None, keys)
+            if cached is not None and kind.source == kind.index:
+                cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
+        return seen
 
-        def renumber(_: Any) -> tuple[Tensor, Any]:
-            position = (fine.cumsum(1) - 1).clamp(min=0) + keys.before
-            if document is not None:
-                position = _anew(position, document, fine)
-            return position, plan.decoder.rotary_emb(hidden, position)  # type: ignore[operator]
+    def _finish(
+        self,
+        changed: dict[str, Any],
+        hidden: Tensor,
+        kwargs: dict[str, Any],
+        row: Tensor,
+        keys: Keys,
+        kind: Layer,
+        segment: int | None = None,
+    ) -> None:
+        """Mask and positions, made once per segment."""
+        plan = self.plan
+        document = None if self.rows is None else self.document_of(self.rows)
+        if "attention_mask" in kwargs:
+            changed["attention_mask"] = self.once(
+                ("mask", segment, kind.kind, row.shape[1]),
+                kwargs["attention_mask"],
+                lambda m: select_mask(
+                    m,
+                    row,
+                    keys.slot,
+                    keys.valid,
+                    ragged=keys.ragged,
+                    past=self.past,
+                    total=self.past + self.length,
+                    flash=plan.flash,
+                ),
+            )
+        if plan.method.positions == "compact" and kind.index > plan.stages[0]:
+            fine = self.rows.valid if self.rows is not None else torch.ones_like(row, dtype=torch.bool)
 
-        changed["position_ids"], changed["position_embeddings"] = forward.once(
-            ("positions", segment), None, renumber
-        )
-    if plan.flash and changed.get("position_ids") is not None:
-        # Gapped positions of a single sample would be taken for a packed sequence.
-        changed["position_ids"] = None
-    if plan.flash and document is not None and forward.rows is not None:
-        # Documents are told apart by positions that begin anew; what was said of their lengths is no longer true.
-        fine, place = forward.rows.valid, forward.rows.valid.cumsum(1) - 1
-        changed["position_ids"] = forward.once("documents", None, lambda _: _anew(place, document, fine))
-        changed.update((name, None) for name in PACKED if name in changed)
+            def renumber(_: Any) -> tuple[Tensor, Any]:
+                position = (fine.cumsum(1) - 1).clamp(min=0) + keys.before
+                if document is not None:
+                    position = _anew(position, document, fine)
+                self.renumbered = position
+                return position, plan.decoder.rotary_emb(hidden, position)  # type: ignore[operator]
+
+            changed["position_ids"], changed["position_embeddings"] = self.once(
+                ("positions", segment), None, renumber
+            )
+        if plan.flash and changed.get("position_ids") is not None:
+            # Gapped positions of a single sample would be taken for a packed sequence.
+            changed["position_ids"] = None
+        if plan.flash and document is not None and self.rows is not None:
+            # Documents are told apart by positions that begin anew; what was said of their lengths is no longer true.
+            fine, place = self.rows.valid, self.rows.valid.cumsum(1) - 1
+            changed["position_ids"] = self.once("documents", None, lambda _: _anew(place, document, fine))
+            changed.update((name, None) for name in PACKED if name in changed)
+
+    def _padding(self, mask: Any) -> Any:
+        """The mask of a layer without attention: which of its rows are tokens."""
+        assert self.rows is not None
+        if mask is None:
+            return self.rows.valid if self.ragged else None
+        return (take_rows(mask, self.rows.source, self.length).bool() & self.rows.valid).to(mask.dtype)
 
 
 def _anew(position: Tensor, document: Tensor, valid: Tensor) -> Tensor:
@@ -162,11 +221,3 @@ def _anew(position: Tensor, document: Tensor, valid: Tensor) -> Tensor:
     first = torch.ones_like(valid)
     first[:, 1:] = document[:, 1:] != document[:, :-1]
     return position - torch.where(first & valid, position, 0).cummax(1).values
-
-
-def _padding(forward: ForwardState, mask: Any) -> Any:
-    """The mask of a layer without attention: which of its rows are tokens."""
-    assert forward.rows is not None
-    if mask is None:
-        return forward.rows.valid if forward.ragged else None
-    return (take_rows(mask, forward.rows.source, forward.length).bool() & forward.rows.valid).to(mask.dtype)

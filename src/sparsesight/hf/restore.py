@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import nn
 
 from ..errors import SparseSightError
 
-if TYPE_CHECKING:
-    from .hooks import Hooks
-
 MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed on it
+
+
+class Installed(Protocol):
+    """What sparsification put on a decoder."""
+
+    def remove(self) -> None:
+        """Take everything back; safe to call twice."""
 
 
 def restore(model: nn.Module) -> None:
@@ -32,6 +36,6 @@ def restore(model: nn.Module) -> None:
         hooks.remove()
 
 
-def installed_hooks(model: nn.Module) -> list[Hooks]:
+def installed_hooks(model: nn.Module) -> list[Installed]:
     """The hooks that are installed on decoders in a model."""
     return [vars(module)[MARK] for module in model.modules() if MARK in vars(module)]

@@ -7,7 +7,6 @@ lengths follow from the schedules on the host, so the layer loop never waits for
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,34 +21,22 @@ from ..core.step import StageFacts, TextRows, choose_raters, in_full, run_stage
 from ..errors import SparseSightError
 from .cache import held_keys, make_pruned, pruned_layer
 from .decoder_shape import cached_numbers, number_bytes
-from .layer_inputs import of_pruned_cache, of_rows_left
-from .prompt.layout import Layout, Plan, Record, StageRecord, Trace
+from .layer_inputs import SegmentInputs
+from .prompt.layout import Layout, Record, StageRecord, Trace
 from .rope import axes
 from .seen import CapturedAttention, positions_of
-from .shorten import Keys, fold, unfold
+from .shorten import fold, unfold
 
 
 @dataclass
-class ForwardState:
+class ForwardState(SegmentInputs):
     """State of one forward pass; it is created at the decoder's entrance and dropped at its exit."""
 
-    plan: Plan
-    cache: Any
-    past: int  # logical tokens cached before
-    length: int  # rows of the input
-    batch: int
-    device: torch.device
-    position_ids: Tensor | None
-    layout: Layout | None = None  # None: nothing to prune, only pruned caches to serve
-    rows: Rows | None = None
     done: int = 0  # stages passed
-    ragged: bool = False  # whether the current rows contain filler
     # What follows has one entry per region number (see `core.step`).
     counts: tuple[tuple[Counts, ...], ...] = ()  # per stage; none for a method that decides from data
     prunable: tuple[Tensor, ...] = ()
-    in_front: tuple[
-        Tensor, ...
-    ] = ()  # whose judging text stands in front of its picture; none if nobody's does
+    in_front: tuple[Tensor, ...] = ()  # whose judging text precedes its picture; none if nobody's does
     sizes: tuple[RegionSizes, ...] = ()  # of the regions now
     others: tuple[int, ...] = ()  # rows of each sample that are not visual
     past_keys: tuple[int, ...] = ()
@@ -62,16 +49,11 @@ class ForwardState:
     rater_counts: tuple[HostCount | None, ...] = ()
     trace: list[Trace] = field(default_factory=list)
     seen: tuple[CapturedAttention, ...] = ()  # what the probe saw last, per region number
-    memo: dict[Any, Any] = field(default_factory=dict)
     frames: tuple[Tensor, Tensor] | None = None  # [b, n] frame of each row of the input, and its size
     vision: Vision | None = None  # of each row of the input, where the method asks
     axes_read: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # see `CapturedAttention.attention`
-    asked: bool = (
-        True  # whether hidden states or attentions are to be returned: what follows is kept for them
-    )
     spans: list[tuple[int, Rows]] = field(default_factory=list)  # from which layer on there were which rows
-    keys: dict[int, Keys] = field(default_factory=dict)  # what layers attend to, where that is not everything
-    flight: Any = None  # the segment that runs as one program (fast.Flight)
+    flight: Any = None  # the segment that runs as one program (compiled.dispatch.Flight)
     checkpointed: bool = False  # layers run again in the backward pass, and fill no cache
 
     # -- start ------------------------------------------------------------------------------------------------
@@ -165,9 +147,9 @@ class ForwardState:
         kind = self.plan.kinds[layer]
         if self.rows is None or not self.done:
             cached = pruned_layer(self.cache, kind.source)
-            changed = None if cached is None else of_pruned_cache(self, cached, kind, hidden, kwargs)
+            changed = None if cached is None else self.of_pruned_cache(cached, kind, hidden, kwargs)
         else:
-            changed = of_rows_left(self, kind, hidden, kwargs)
+            changed = self.of_rows_left(kind, hidden, kwargs)
         return None if changed is None else (hidden, changed)
 
     def leave(self, hidden: Tensor) -> Tensor:
@@ -191,23 +173,9 @@ class ForwardState:
         there.scatter_(1, rows.source.masked_fill(~stays, self.length), True)
         return visual.to(self.device) & ~there[:, :-1]
 
-    def document_of(self, rows: Rows) -> Tensor | None:
-        """Number of the packed document that each row is of, [b, n]; None if nothing is packed."""
-        document = None if self.layout is None else self.layout.document
-        return None if document is None else document.gather(1, rows.source)
-
     def rows_of(self, layer: int) -> Rows | None:
         """The rows that ``layer`` computed on; None if it was all of the input."""
         return next((rows for first, rows in reversed(self.spans) if layer >= first), None)
-
-    def keys_of(self, layer: int) -> Keys | None:
-        """The keys that ``layer`` attended to; None if nothing was dropped from them. After that layer has run."""
-        if layer in self.keys:
-            return self.keys[layer]
-        cached = pruned_layer(self.cache, self.plan.kinds[layer].source)
-        if cached is None:
-            return None
-        return Keys(*cached.key_slots(self.batch, self.device), cached.ragged, 0)
 
     def finish(self) -> Record | None:
         """What to remember of a prefill; None for other forwards."""
@@ -295,7 +263,8 @@ class ForwardState:
     def _positions(self, rows: Rows) -> Tensor:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""
         if self.plan.method.positions == "compact" and self.done:
-            return self.memo["positions", None][1][0]
+            assert self.renumbered is not None  # by the layer that just ran
+            return self.renumbered
         return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
     def _text(self) -> tuple[TextRows, ...]:
@@ -304,10 +273,3 @@ class ForwardState:
         assert rows is not None
         made: tuple[TextRows, ...] = self.once("text", None, lambda _: TextRows.of(rows, self.sizes))
         return made
-
-    def once(self, key: Any, value: Any, make: Callable[[Any], Any]) -> Any:
-        """``make(value)``, computed once per segment and value."""
-        key = (key, id(value)) if value is not None else key
-        if key not in self.memo:
-            self.memo[key] = (value, make(value))  # holding `value` keeps its id unique
-        return self.memo[key][1]
