@@ -6,7 +6,7 @@ length it would have had. What a pruned layer knows about its keys lives in the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from ..errors import UnsupportedModelError
 from ..ops import compact
-
-if TYPE_CHECKING:
-    from .cache_lock import FilledBy
+from .filled_by import FilledBy
 
 
 class PrunedLayer(DynamicLayer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -12,7 +12,9 @@ MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed 
 
 
 class Installed(Protocol):
-    """What sparsification put on a decoder."""
+    """What sparsification put on a decoder; ``local`` holds what the calling thread said of its next prompt."""
+
+    local: Any
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""
