@@ -7,9 +7,9 @@ import pytest
 from sparsesight import METHODS, BudgetError, Random, SparseSightError, SparseVLM, SparseVLMPlus, sparsify
 from sparsesight.core.budget import BEFORE
 from sparsesight.equal_cost import REFERENCE, Cost, Prompt, cost, fit
-from sparsesight.flops import DecoderShape
 from sparsesight.hf.decoder_shape import decoder_shape
 from sparsesight.hf.families import inspect_model
+from sparsesight.macs import DecoderShape
 from sparsesight.methods import make_method
 from tests.hf import tiny
 
@@ -40,13 +40,13 @@ def test_as_reported_by_a_run(name: str) -> None:
     sizes = Prompt(sample.visual_tokens, text, sample.text_tokens - text)
     shape = decoder_shape(parts)
     got = cost(method, shape, sizes, parts.prunable)
-    assert (got.flops, got.overhead) == (sample.flops_sparse, sample.flops_scoring)
+    assert (got.macs, got.overhead) == (sample.macs_sparse, sample.macs_scoring)
     assert (got.equal_tokens, got.equal_tokens_entering) == (
         sample.equal_tokens,
         sample.equal_tokens_entering,
     )
     assert got.kv_bytes == run.report.kv_bytes_sparse
-    assert cost(None, shape, sizes).flops == sample.flops_dense
+    assert cost(None, shape, sizes).macs == sample.macs_dense
 
 
 @pytest.mark.parametrize("retain", [288, 192, 128, 64, 32, 0.5, 0.1])
@@ -59,10 +59,10 @@ def test_fitted_methods_cost_the_same(name: str, retain: int | float) -> None:
         # The reference itself is out of reach: it prunes after layer 2 first.
         assert retain in (32, 0.1) and REFERENCE.depths[0] == 2
         return
-    assert found.target == cost(REFERENCE.with_budget(retain, 576, 32), LLAVA, PROMPT).flops
-    a_token = cost(None, LLAVA, PROMPT).flops / (576 + 95)
+    assert found.target == cost(REFERENCE.with_budget(retain, 576, 32), LLAVA, PROMPT).macs
+    a_token = cost(None, LLAVA, PROMPT).macs / (576 + 95)
     nearest_grid = 12 if name == "pooling" else 1.5
-    assert abs(found.cost.flops - found.target) < nearest_grid * a_token, found
+    assert abs(found.cost.macs - found.target) < nearest_grid * a_token, found
     assert type(found.method.retain) is type(retain)
 
 
@@ -103,7 +103,7 @@ def test_published_schedules_give_way_to_costs(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("sparsesight.equal_cost.EQUAL", 0.001)
     found = fit.__wrapped__(SparseVLM(), 128, LLAVA, PROMPT)
     assert found.method != SparseVLM(128) and abs(found.deviation) < 0.006
-    published = cost(SparseVLM(128), LLAVA, PROMPT).flops / found.target - 1
+    published = cost(SparseVLM(128), LLAVA, PROMPT).macs / found.target - 1
     assert abs(published) > abs(found.deviation)
 
 

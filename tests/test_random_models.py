@@ -7,9 +7,9 @@ import torch
 
 from sparsesight import SparseSightError, sparsify
 from sparsesight.bench.work import run_once
-from sparsesight.flops import DecoderShape
 from sparsesight.hf.decoder_shape import decoder_shape
 from sparsesight.hf.families import inspect_model
+from sparsesight.macs import DecoderShape
 from sparsesight.random_models import Shape, random_llava
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseVLM, SparseVLMPlus
-from sparsesight.flops import DecoderShape
+from sparsesight.macs import DecoderShape
 from sparsesight.methods import from_dict
 from sparsesight.report import Latency, Report, batch_report, staircase, where
 
@@ -44,14 +44,14 @@ def test_report_by_hand() -> None:
     assert pruned.equal_tokens == (10 + 6 + 6 + 2 + 2 + 2) / 6
     assert pruned.equal_tokens_entering == 36 / 6
     raters, rows = 10 * 3 * 16, 3 * (15 + 11) * 16  # the second stage's layer still sees 15 - 10 + 6 keys
-    assert pruned.flops_scoring == raters + rows + (2**2 + 1**2) * 16
-    assert pruned.flops_dense == SHAPE.prefill_flops([15] * 6)
-    assert pruned.flops_sparse == SHAPE.prefill_flops([15, 15, 11, 11, 7, 7]) + pruned.flops_scoring
+    assert pruned.macs_scoring == raters + rows + (2**2 + 1**2) * 16
+    assert pruned.macs_dense == SHAPE.prefill_macs([15] * 6)
+    assert pruned.macs_sparse == SHAPE.prefill_macs([15, 15, 11, 11, 7, 7]) + pruned.macs_scoring
     assert pruned.note == ""
 
     assert whole.visual_per_layer == (4,) * 6 and whole.equal_tokens == whole.equal_tokens_entering == 4
-    assert whole.flops_sparse == whole.flops_dense == SHAPE.prefill_flops([8] * 6)
-    assert whole.flops_scoring == 0 and "keeps every visual token" in whole.note
+    assert whole.macs_sparse == whole.macs_dense == SHAPE.prefill_macs([8] * 6)
+    assert whole.macs_scoring == 0 and "keeps every visual token" in whole.note
 
     assert got.kv_lengths == (
         15,
@@ -63,9 +63,9 @@ def test_report_by_hand() -> None:
     )  # the longest sample decides: 11 of 11 and 8, then 8 of 7 and 8
     assert got.kv_bytes_sparse == 2 * SHAPE.kv_cache_bytes((15, 15, 11, 11, 8, 8))
     assert got.kv_bytes_dense == 2 * SHAPE.kv_cache_bytes((15,) * 6)
-    assert got.flops_dense == pruned.flops_dense + whole.flops_dense
-    assert got.flops_sparse == pruned.flops_sparse + whole.flops_sparse
-    assert got.speedup_limit == got.flops_dense / got.flops_sparse > 1
+    assert got.macs_dense == pruned.macs_dense + whole.macs_dense
+    assert got.macs_sparse == pruned.macs_sparse + whole.macs_sparse
+    assert got.speedup_limit == got.macs_dense / got.macs_sparse > 1
     assert got.prefill_ms is None and got.decode_ms is None
 
 
@@ -74,8 +74,8 @@ def test_report_with_a_past() -> None:
     got, without = report(past=past), report()
     assert got.kv_lengths == (20, 20, 16, 16, 11, 11)
     assert got.kv_bytes_dense == 2 * SHAPE.kv_cache_bytes([p + 15 for p in past])
-    assert got.samples[0].flops_dense == SHAPE.prefill_flops([15] * 6, past)
-    more = got.samples[0].flops_scoring - without.samples[0].flops_scoring
+    assert got.samples[0].macs_dense == SHAPE.prefill_macs([15] * 6, past)
+    more = got.samples[0].macs_scoring - without.samples[0].macs_scoring
     assert more == 3 * (past[1] + past[3]) * 16
 
 
@@ -115,7 +115,7 @@ def test_report_of_a_dense_run_says_why(visual: int, text: int, says: str) -> No
     got = report(visual=(visual,), text=(text,), length=(8,), width=8, tokens_out=(), recycled=())
     (sample,) = got.samples
     assert says in sample.note and says in str(got)
-    assert sample.flops_sparse == sample.flops_dense and sample.flops_scoring == 0
+    assert sample.macs_sparse == sample.macs_dense and sample.macs_scoring == 0
     assert got.kv_lengths == (8,) * 6 and got.kv_bytes_dense == got.kv_bytes_sparse
     assert got.speedup_limit == 1
 
@@ -129,9 +129,9 @@ def test_report_is_json() -> None:
     data = json.loads(json.dumps(got.to_dict()))
     assert data == json.loads(got.to_json())
     assert from_dict(data["method"]) == METHOD
-    assert data["flops_sparse"] == sum(s["flops_sparse"] for s in data["samples"])
-    assert data["flops_dense"] == sum(s["flops_dense"] for s in data["samples"])
-    assert data["speedup_limit"] == data["flops_dense"] / data["flops_sparse"]
+    assert data["macs_sparse"] == sum(s["macs_sparse"] for s in data["samples"])
+    assert data["macs_dense"] == sum(s["macs_dense"] for s in data["samples"])
+    assert data["speedup_limit"] == data["macs_dense"] / data["macs_sparse"]
     assert data["kv_lengths"] == list(got.kv_lengths)
     assert data["samples"][0]["visual_per_layer"] == [10, 10, 6, 6, 2, 2]
 
@@ -143,7 +143,7 @@ def test_report_reads_well() -> None:
         "                                 dense      sparse",
         "equal tokens                       7.0         4.3",
         "equal tokens (entering)            7.0         5.0",
-        f"prefill multiply-adds         {report().flops_dense / 1e3:.2f} k    {report().flops_sparse / 1e3:.2f} k",
+        f"prefill multiply-adds         {report().macs_dense / 1e3:.2f} k    {report().macs_sparse / 1e3:.2f} k",
         "KV cache bytes                 11.52 k      8.70 k",
         "prefill ms                                    3.14",
         "visual tokens per layer",
@@ -155,7 +155,7 @@ def test_report_reads_well() -> None:
 def test_rows_use_metric_prefixes() -> None:
     big = report(shape=DecoderShape.llama(6, 4096, 11008, 32))
     rows = {name: (dense, sparse) for name, dense, sparse in big.rows()}
-    assert rows["prefill multiply-adds"][0] == f"{big.flops_dense / 1e9:.2f} G"
+    assert rows["prefill multiply-adds"][0] == f"{big.macs_dense / 1e9:.2f} G"
     assert rows["KV cache bytes"][1] == f"{big.kv_bytes_sparse / 1e6:.2f} M"
 
 

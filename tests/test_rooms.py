@@ -17,7 +17,7 @@ ROOMS = (
     ("core",),
     ("methods",),
     (
-        "flops",
+        "macs",
         "equal_cost",
         "report",
         "profiling",

@@ -16,7 +16,7 @@ Run = dict[
 ]  # a burst as JSON: turn, requests, retain (None: vanilla), first, first_cpu, wall, cpu, tokens
 
 
-def request_flops(shape: Shape, method: Method | None, tokens: int) -> tuple[int, int]:
+def request_macs(shape: Shape, method: Method | None, tokens: int) -> tuple[int, int]:
     """Multiply-adds of one request, up to its first token and in all; the method's own are left out.
 
     Args:
@@ -29,14 +29,14 @@ def request_flops(shape: Shape, method: Method | None, tokens: int) -> tuple[int
     if method is not None:
         visual = list(method.plan(shape.visual, layers, method.stage_layers(layers)).entering)
     keys = [shape.text + n for n in visual]
-    first = decoder.prefill_flops(keys)
-    later = (decoder.prefill_flops([1] * layers, [n + t for n in keys]) for t in range(tokens - 1))
+    first = decoder.prefill_macs(keys)
+    later = (decoder.prefill_macs([1] * layers, [n + t for n in keys]) for t in range(tokens - 1))
     return first, first + sum(later)
 
 
 def limits(shape: Shape, method: Method, tokens: int) -> tuple[float, float]:
     """How many times faster arithmetic alone lets a first token, and a whole request, be."""
-    dense, sparse = request_flops(shape, None, tokens), request_flops(shape, method, tokens)
+    dense, sparse = request_macs(shape, None, tokens), request_macs(shape, method, tokens)
     return dense[0] / sparse[0], dense[1] / sparse[1]
 
 

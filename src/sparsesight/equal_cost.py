@@ -1,7 +1,7 @@
 """What a method costs at a budget, before anything runs, and which budgets of two methods cost the same.
 
 Comparisons are decided by one number: multiply-adds of the language model's prefill, the method's own overhead included
-(:mod:`sparsesight.flops` states the conventions). Equal tokens do not decide, as a method that prunes after the third
+(:mod:`sparsesight.macs` states the conventions). Equal tokens do not decide, as a method that prunes after the third
 layer computes more at 64 equal tokens than one that prunes before the first.
 
 What a budget may cost is set by :data:`REFERENCE`: ``retain=64`` stands for what SparseVLM+ costs at ``retain=64`` with
@@ -17,7 +17,7 @@ from numbers import Integral
 
 from .core.budget import Retain, Schedule
 from .errors import BudgetError, SparseSightError
-from .flops import DecoderShape
+from .macs import DecoderShape
 from .methods import Method, SparseVLMPlus
 
 REFERENCE = SparseVLMPlus()
@@ -43,7 +43,7 @@ class Prompt:
 class Cost:
     """What the prefill of one prompt costs."""
 
-    flops: int  # multiply-adds, overhead included
+    macs: int  # multiply-adds, overhead included
     overhead: int  # of the method itself
     equal_tokens: float  # visual tokens per layer, as published: those that leave a layer
     equal_tokens_entering: float
@@ -61,7 +61,7 @@ class Fitted:
     @property
     def deviation(self) -> float:
         """Relative difference to the target: 0.01 costs one percent more."""
-        return self.cost.flops / self.target - 1
+        return self.cost.macs / self.target - 1
 
 
 def cost(
@@ -95,10 +95,10 @@ def _cost(method: Method | None, schedule: Schedule, shape: DecoderShape, prompt
     entering = [others + n for n in schedule.entering]
     overhead = 0
     if method is not None:
-        overhead = shape.overhead_flops(schedule, others, prompt.text, method.overhead)
+        overhead = shape.overhead_macs(schedule, others, prompt.text, method.overhead)
     lengths = shape.kv_lengths(entering, [0] * len(entering))
     return Cost(
-        shape.prefill_flops(entering) + overhead,
+        shape.prefill_macs(entering) + overhead,
         overhead,
         schedule.equal_tokens,
         schedule.equal_tokens_entering,
@@ -144,7 +144,7 @@ def fit(
     if isinstance(retain, bool) or not isinstance(retain, int | float):
         raise BudgetError(f"retain={retain!r}: equal costs are solved for a number of tokens or a ratio")
     count = len(shape.layers)
-    target = reference_flops(retain, shape, prompt, allowed)
+    target = reference_macs(retain, shape, prompt, allowed)
     published = _published(method, retain, shape, prompt, allowed)
     if published is not None:
         found = Fitted(published, cost(published, shape, prompt, allowed), target)
@@ -163,7 +163,7 @@ def fit(
             continue
         if best is None or abs(found.deviation) < abs(best.deviation):
             best = found
-        if found.cost.flops < target:
+        if found.cost.macs < target:
             low = tokens + 1
         else:
             high = tokens - 1
@@ -173,7 +173,7 @@ def fit(
     return best
 
 
-def reference_flops(
+def reference_macs(
     retain: int | float, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None = None
 ) -> int:
     """What ``retain`` stands for: the multiply-adds of :data:`REFERENCE` at it.
@@ -183,7 +183,7 @@ def reference_flops(
     """
     reference = REFERENCE.with_budget(retain, prompt.visual, len(shape.layers))
     try:
-        return cost(reference, shape, prompt, allowed).flops
+        return cost(reference, shape, prompt, allowed).macs
     except BudgetError as error:
         raise BudgetError(
             f"{error}. That is the reference, which says what a budget costs; --same-retain measures methods at their "

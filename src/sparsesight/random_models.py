@@ -11,7 +11,7 @@ from torch import nn
 
 from .equal_cost import Prompt
 from .errors import SparseSightError
-from .flops import DecoderShape
+from .macs import DecoderShape
 from .suggestions import did_you_mean
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .core.budget import BEFORE, Schedule, Stage
 from .core.facts import AFTER, BEFORE_PICTURE, NOTHING
-from .flops import DecoderShape, Overhead
+from .macs import DecoderShape, Overhead
 
 
 @dataclass
@@ -80,9 +80,9 @@ class SampleReport:
     visual_per_layer: tuple[int, ...]  # entering each layer
     equal_tokens: float  # a pruning layer counts at its pruned size, as published
     equal_tokens_entering: float  # every layer counts what enters it
-    flops_dense: int
-    flops_sparse: int  # scoring included
-    flops_scoring: int  # raters, rater-row attention, merging
+    macs_dense: int
+    macs_sparse: int  # scoring included
+    macs_scoring: int  # raters, rater-row attention, merging
     note: str = ""  # why it ran dense, if it did
     clips: tuple[Clip, ...] = ()  # its pictures and clips, in their order
     regions: tuple[RegionReport, ...] = ()  # which text judged which of its visual tokens
@@ -103,21 +103,21 @@ class Report:
     trimmed: bool = False  # whether layers up to the first stage forgot what it dropped
 
     @property
-    def flops_dense(self) -> int:
-        return sum(s.flops_dense for s in self.samples)
+    def macs_dense(self) -> int:
+        return sum(s.macs_dense for s in self.samples)
 
     @property
-    def flops_sparse(self) -> int:
-        return sum(s.flops_sparse for s in self.samples)
+    def macs_sparse(self) -> int:
+        return sum(s.macs_sparse for s in self.samples)
 
     @property
     def speedup_limit(self) -> float:
         """Dense over sparse prefill FLOPs: no implementation can be faster by more."""
-        return self.flops_dense / self.flops_sparse
+        return self.macs_dense / self.macs_sparse
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        totals = {"flops_dense": self.flops_dense, "flops_sparse": self.flops_sparse}
+        totals = {"macs_dense": self.macs_dense, "macs_sparse": self.macs_sparse}
         return {**asdict(self), **totals, "speedup_limit": self.speedup_limit}
 
     def to_json(self) -> str:
@@ -141,7 +141,7 @@ class Report:
                 mean([s.visual_tokens for s in self.samples]),
                 mean([s.equal_tokens_entering for s in self.samples]),
             ),
-            ("prefill multiply-adds", si(self.flops_dense), si(self.flops_sparse)),
+            ("prefill multiply-adds", si(self.macs_dense), si(self.macs_sparse)),
             ("KV cache bytes", si(self.kv_bytes_dense), si(self.kv_bytes_sparse)),
         ]
         for name, value in (("prefill ms", self.prefill_ms), ("decode ms per token", self.decode_ms)):
@@ -288,7 +288,7 @@ def batch_report(
         for region in own:
             keys = [n - v + a.tokens_in - b.tokens_in for a, b in zip(stages, region.stages, strict=True)]
             part = Schedule(region.visual_tokens, count, region.stages)
-            scoring += shape.overhead_flops(part, keys, region.text_tokens, overhead, past)
+            scoring += shape.overhead_macs(part, keys, region.text_tokens, overhead, past)
         note = _why_dense(v, t) if all(e == v for e in entering) else ""
         scoring = 0 if note else scoring
         samples.append(
@@ -298,9 +298,9 @@ def batch_report(
                 visual_per_layer=entering,
                 equal_tokens=schedule.equal_tokens,
                 equal_tokens_entering=schedule.equal_tokens_entering,
-                flops_dense=shape.prefill_flops([n] * count, past),
-                flops_sparse=shape.prefill_flops([n - v + e for e in entering], past) + scoring,
-                flops_scoring=scoring,
+                macs_dense=shape.prefill_macs([n] * count, past),
+                macs_sparse=shape.prefill_macs([n - v + e for e in entering], past) + scoring,
+                macs_scoring=scoring,
                 note=note,
                 clips=clips[i] if clips is not None else (),
                 regions=own if v else (),

@@ -8,9 +8,9 @@ import torch
 from sparsesight import BudgetError, SparseSightError
 from sparsesight.bench.cases import make_cases, prompt_sizes
 from sparsesight.equal_cost import REFERENCE, Prompt, cost
-from sparsesight.flops import DecoderShape
 from sparsesight.hf.decoder_shape import decoder_shape
 from sparsesight.hf.families import inspect_model
+from sparsesight.macs import DecoderShape
 from sparsesight.methods import SparseVLM, parse
 from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
@@ -25,8 +25,8 @@ def test_one_budget_is_one_cost() -> None:
     assert [(x.name, x.retain) for x in cases] == [(name, retain) for name in names for retain in (192, 0.25)]
     for case in cases:
         tokens = case.retain if case.retain == 192 else 144
-        target = cost(REFERENCE.with_budget(tokens, 576, 32), VICUNA, PROMPT).flops
-        found = cost(case.method, VICUNA, PROMPT).flops
+        target = cost(REFERENCE.with_budget(tokens, 576, 32), VICUNA, PROMPT).macs
+        found = cost(case.method, VICUNA, PROMPT).macs
         assert abs(found / target - 1) < 0.01
         assert case.deviation == pytest.approx(found / target - 1, abs=0.002)
     # Before the first layer the same cost buys more tokens in every layer than after the third.
@@ -40,7 +40,7 @@ def test_the_same_tokens_cost_what_they_cost() -> None:
     own, other = make_cases(methods, [64], VICUNA, PROMPT, same_retain=True)
     assert own.method.retain == other.method.retain == 64
     assert own.deviation == 0
-    saved = 1 - cost(other.method, VICUNA, PROMPT).flops / cost(own.method, VICUNA, PROMPT).flops
+    saved = 1 - cost(other.method, VICUNA, PROMPT).macs / cost(own.method, VICUNA, PROMPT).macs
     assert other.deviation == pytest.approx(-saved) and saved > 0.1
 
 
@@ -52,7 +52,7 @@ def test_a_budget_that_the_reference_cannot_meet() -> None:
         make_cases(methods, [40], VICUNA, clip)
     own, other = make_cases(methods, [40], VICUNA, clip, same_retain=True)
     assert own.method.retain == other.method.retain == 40 and own.deviation == 0
-    costs = [cost(case.method, VICUNA, clip).flops for case in (own, other)]
+    costs = [cost(case.method, VICUNA, clip).macs for case in (own, other)]
     assert other.deviation == pytest.approx(costs[1] / costs[0] - 1) and other.deviation != 0
 
 

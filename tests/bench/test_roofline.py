@@ -11,7 +11,7 @@ import torch
 
 from sparsesight.bench.ceilings import Ceilings
 from sparsesight.bench.roofline import Bound, bound, no_gain, roofline, token_ms
-from sparsesight.flops import DecoderShape, LayerShape
+from sparsesight.macs import DecoderShape, LayerShape
 
 # Two layers of 1000 multiply-adds a token; 10 numbers cached and 8 of hidden state, of 2 bytes.
 SHAPE = DecoderShape(hidden=8, layers=(LayerShape(1000, 8, 10),) * 2, kv_bytes=2)
@@ -24,7 +24,7 @@ def test_a_layer_takes_as_long_as_the_longer_of_its_work_and_its_bytes() -> None
     macs = [3 * (10 * 1000 + 2 * 55 * 8), 3 * (4 * 1000 + 2 * 10 * 8)]  # 1 + 2 + ... keys are seen
     moved = [70_000 + 2 * 3 * 10 * 26, 3000 + 2 * 3 * 4 * 26]
     assert macs[0] < moved[0] and macs[1] > moved[1]
-    assert found.flops_ms == pytest.approx(sum(macs) / 1000)
+    assert found.macs_ms == pytest.approx(sum(macs) / 1000)
     assert found.bytes_ms == pytest.approx(sum(moved) / 1000)
     assert found.launch_ms == pytest.approx(0.2)
     device = (moved[0] + macs[1]) / 1000
@@ -43,7 +43,7 @@ def test_attention_needs_what_a_row_may_see(window: int | None) -> None:
     pairs = int(((distance >= 0) & (distance < (window or 10))).sum())
     layers = (LayerShape(0, 8, 0, window),)
     found = bound(DEVICE, DecoderShape(hidden=8, layers=layers), [0], [10], batch=1, kernels=0)
-    assert found.flops_ms == pytest.approx(2 * pairs * 8 / 1000)
+    assert found.macs_ms == pytest.approx(2 * pairs * 8 / 1000)
 
 
 def test_a_token_reads_everything_once() -> None:
@@ -56,7 +56,7 @@ def row_of(**changes: Any) -> dict[str, Any]:
         "prefill_dense_cpu_ms": 32.0,
         "prefill_sparse_ms": 20.0,
         "prefill_sparse_cpu_ms": 10.0,
-        "flops_limit": 4.0,
+        "macs_limit": 4.0,
         "equal_tokens": 64.2,
         "visual": 576,
         "text": 64,
@@ -97,6 +97,6 @@ def test_a_gain_needs_no_words() -> None:
     row = row_of()
     row |= roofline(DEVICE, Bound(15, 5, 1, 16), Bound(3, 4, 2, 8), row)
     assert no_gain(row) is None
-    assert no_gain(row | {"flops_limit": 1.04}) == (
+    assert no_gain(row | {"macs_limit": 1.04}) == (
         "the FLOPs limit itself is 1.04x: 64 of 576 visual tokens stay on average, beside 64 of text"
     )

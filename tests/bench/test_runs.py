@@ -56,7 +56,7 @@ def test_a_row_for_each_case(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert (row["batch"], row["visual"], row["text"]) == (2, 36, 12)
         assert row["settings"]["layers"] == (0, 1)
-        assert row["prefill_ratio_to_limit"] == pytest.approx(row["prefill_speedup"] / row["flops_limit"])
+        assert row["prefill_ratio_to_limit"] == pytest.approx(row["prefill_speedup"] / row["macs_limit"])
         assert row["kv_sparse_bytes"] < row["peak_sparse_bytes"] < row["peak_dense_bytes"]
         for kind in ("", "_cpu"):
             assert 0 < row[f"overhead_share{kind}"] < 1 and row[f"products_limit{kind}"] > 0
@@ -88,11 +88,9 @@ def test_counts_are_those_of_the_report(small: Subject, rows: list[dict[str, Any
         run_once(model, repeat_prompt(prompt, 2), 0)
     report, row = run.report, rows[1]
     sample = report.samples[0]
-    assert (row["flops_dense"], row["flops_sparse"]) == (report.flops_dense, report.flops_sparse)
-    assert row["flops_overhead"] == 2 * sample.flops_scoring > 0
-    assert row["flops_limit"] == pytest.approx(
-        sample.flops_dense / (sample.flops_sparse - sample.flops_scoring)
-    )
+    assert (row["macs_dense"], row["macs_sparse"]) == (report.macs_dense, report.macs_sparse)
+    assert row["macs_overhead"] == 2 * sample.macs_scoring > 0
+    assert row["macs_limit"] == pytest.approx(sample.macs_dense / (sample.macs_sparse - sample.macs_scoring))
     assert (row["kv_dense_bytes"], row["kv_sparse_bytes"]) == (report.kv_bytes_dense, report.kv_bytes_sparse)
     assert row["equal_tokens"] == sample.equal_tokens < row["equal_tokens_entering"] < 36
     assert row["visual_per_layer"] == sample.visual_per_layer

@@ -27,16 +27,16 @@ def row(visual: int, batch: int, depth: int, retain: int = 8) -> dict[str, Any]:
     quantities = {
         "prefill_sparse_ms": visual * batch * depth,
         "prefill_sparse_cpu_ms": visual * batch * depth,
-        "flops_sparse": visual * batch * depth,
+        "macs_sparse": visual * batch * depth,
         "prefill_dense_ms": visual**2 * batch * depth,
         "prefill_dense_cpu_ms": visual**2 * batch * depth,
-        "flops_dense": visual**2 * batch * depth,
+        "macs_dense": visual**2 * batch * depth,
         "peak_sparse_bytes": visual * batch,
         "least_peak_sparse_bytes": visual * batch,
         "kv_held_sparse_bytes": visual * batch * depth,
         "kv_sparse_bytes": visual * batch * depth,
         "overhead_us_cpu": {"scoring": visual * batch, "rest": visual * batch},
-        "flops_overhead": 0,
+        "macs_overhead": 0,
     }
     return {
         "method": "random",

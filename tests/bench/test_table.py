@@ -60,10 +60,10 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def test_remarks(rows: list[dict[str, Any]]) -> None:
-    fine = [{**row, "flops_limit": 2.0, "roofline_speedup": 1.5} for row in rows]
+    fine = [{**row, "macs_limit": 2.0, "roofline_speedup": 1.5} for row in rows]
     said = remarks(fine)
     assert len(said) == 2 and all("G multiply-adds/s" in text for text in said)  # of each length
-    said = remarks([{**fine[0], "flops_limit": 1.05}])
+    said = remarks([{**fine[0], "macs_limit": 1.05}])
     assert "no gain here, because the FLOPs limit itself is 1.05x" in said[0] and len(said) == 2
 
 

@@ -22,14 +22,14 @@ def test_the_limit_is_the_arithmetic_of_the_whole_request() -> None:
     method = SparseVLMPlus(64)
     dense, sparse = cost(None, SHAPE.decoder, SHAPE.prompt), cost(method, SHAPE.decoder, SHAPE.prompt)
     first, request = figures.limits(SHAPE, method, 3)
-    assert first == pytest.approx(dense.flops / (sparse.flops - sparse.overhead))
+    assert first == pytest.approx(dense.macs / (sparse.macs - sparse.overhead))
     # A decoding step: every weight once, and every key of its layer twice.
     linear, width = SHAPE.decoder.layers[0].linear, 1024
     steps = sum(24 * linear + 2 * 24 * (600 + t + 1) * width for t in range(2))
-    assert figures.request_flops(SHAPE, None, 3) == (dense.flops, dense.flops + steps)
+    assert figures.request_macs(SHAPE, None, 3) == (dense.macs, dense.macs + steps)
     keys = sparse.kv_bytes // (4 * 2 * width)  # of all layers
     short = sum(24 * linear + 2 * (keys + 24 * (t + 1)) * width for t in range(2))
-    assert request == pytest.approx((dense.flops + steps) / (sparse.flops - sparse.overhead + short))
+    assert request == pytest.approx((dense.macs + steps) / (sparse.macs - sparse.overhead + short))
     assert figures.limits(SHAPE, method, 1) == (first, first)
 
 

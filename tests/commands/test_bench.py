@@ -34,7 +34,7 @@ def test_methods_batches_and_lengths_side_by_side() -> None:
         for m in ("sparsevlm+", "random(seed=3)")
         for r in (0.5, 12)
     ]
-    doubled = {(row["visual"], row["batch"]): row["flops_dense"] for row in data["rows"]}
+    doubled = {(row["visual"], row["batch"]): row["macs_dense"] for row in data["rows"]}
     assert doubled[36, 2] == 2 * doubled[36, 1]
 
 
@@ -61,7 +61,7 @@ def test_a_sweep_over_depth(tmp_path: Path) -> None:
     assert "random LLaVA of 8,4 layers" in result.stdout and "Growth with decoder layers" in result.stdout
     data = json.loads((out / "bench.json").read_text())
     assert [(row["depth"], len(row["visual_per_layer"])) for row in data["rows"]] == [(8, 8), (4, 4)]
-    assert data["rows"][0]["flops_dense"] == 2 * data["rows"][1]["flops_dense"]
+    assert data["rows"][0]["macs_dense"] == 2 * data["rows"][1]["macs_dense"]
     assert (out / "growth-depth.png").exists()
 
 

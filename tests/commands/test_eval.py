@@ -95,7 +95,7 @@ def test_published_settings_and_counts_from_data_are_at_their_own_cost(tmp_path:
     assert cells["visionzip:published@128"]["cost"]["equal_tokens"] == 128
     # 128 tokens in every layer cost less than an average of 128 that begins with all of them.
     assert (
-        cells["visionzip:published@128"]["cost"]["flops_sparse"] < cells["random@128"]["cost"]["flops_sparse"]
+        cells["visionzip:published@128"]["cost"]["macs_sparse"] < cells["random@128"]["cost"]["macs_sparse"]
     )
     table = (out / "table.md").read_text()
     assert table.startswith("# Sweep: costs differ")

@@ -24,7 +24,7 @@ from sparsesight.core.budget import (
     recycled_counts,
 )
 from sparsesight.core.retain import check_retain
-from sparsesight.flops import DecoderShape
+from sparsesight.macs import DecoderShape
 
 LLAMA_7B = DecoderShape.llama(32, 4096, 11008, 32)
 BEFORE, VISUAL, AFTER = 35, 576, 53
@@ -59,11 +59,11 @@ def test_published_schedules(
     assert tuple(s.keep for s in schedule.stages) == kind.published_budgets[retain]
     assert round(schedule.equal_tokens, 2) == equal
     entering = [BEFORE + n + AFTER for n in schedule.entering]
-    assert round(LLAMA_7B.prefill_flops(entering) * 1e-12, 3) == tflops
+    assert round(LLAMA_7B.prefill_macs(entering) * 1e-12, 3) == tflops
 
 
-def test_dense_flops_are_the_published_ones() -> None:
-    assert round(LLAMA_7B.prefill_flops([BEFORE + VISUAL + AFTER] * 32) * 1e-12, 3) == 4.416
+def test_dense_macs_are_the_published_ones() -> None:
+    assert round(LLAMA_7B.prefill_macs([BEFORE + VISUAL + AFTER] * 32) * 1e-12, 3) == 4.416
 
 
 def test_the_two_conventions_differ_as_published() -> None:

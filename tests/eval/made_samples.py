@@ -16,17 +16,17 @@ from sparsesight.eval.task import Answering
 from sparsesight.methods import Method
 
 
-def cost(flops: int = 100, dense: int = 400) -> Cost:
+def cost(macs: int = 100, dense: int = 400) -> Cost:
     return Cost(
         visual_tokens=576,
         text_tokens=40,
         equal_tokens=64.0,
         equal_tokens_entering=70.5,
-        flops_dense=dense,
-        flops_sparse=flops,
-        flops_scoring=1,
+        macs_dense=dense,
+        macs_sparse=macs,
+        macs_scoring=1,
         kv_bytes_dense=dense * 10,
-        kv_bytes_sparse=flops * 10,
+        kv_bytes_sparse=macs * 10,
         kept=[60],
         note="",
     )
@@ -88,7 +88,7 @@ class Made:
         number = int(item.target)
         budget = 400 if method is None else int(method.retain)
         right = (number * 37) % 400 < budget * 0.9
-        return Answer(item.target if right else "no idea", cost(flops=budget), prefill_ms=budget / 10)
+        return Answer(item.target if right else "no idea", cost(macs=budget), prefill_ms=budget / 10)
 
     def sizes(self, items: Sequence[Item]) -> list[Prompt]:
         return [Prompt(576, 20, 5) for _ in items]

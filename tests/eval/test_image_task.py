@@ -102,11 +102,11 @@ def test_samples_are_what_the_model_says_alone(swept: Path, loaded: Loaded, cell
         assert sample["answer"] == text and sample["scores"]["correct"] == (text == item.target)
         cost = sample["cost"]
         if report is None:
-            assert cost["flops_sparse"] == cost["flops_dense"] and cost["equal_tokens"] == 576
+            assert cost["macs_sparse"] == cost["macs_dense"] and cost["equal_tokens"] == 576
             assert cost["kv_bytes_sparse"] == cost["kv_bytes_dense"]
         else:
             (one,) = report.samples
-            assert (cost["flops_sparse"], cost["flops_dense"]) == (one.flops_sparse, one.flops_dense)
+            assert (cost["macs_sparse"], cost["macs_dense"]) == (one.macs_sparse, one.macs_dense)
             assert (cost["equal_tokens"], cost["equal_tokens_entering"]) == (
                 one.equal_tokens,
                 one.equal_tokens_entering,
@@ -121,7 +121,7 @@ def test_summary_of_a_real_sweep(swept: Path) -> None:
     summary = json.loads((swept / "summary.json").read_text())
     cells = summary["tasks"]["scenes"]["cells"]
     assert cells["dense"]["score"]["value"] == 100  # of these questions the dense model knows all answers
-    assert cells["random@64"]["cost"]["flops_sparse"] < 0.5 * cells["dense"]["cost"]["flops_sparse"]
+    assert cells["random@64"]["cost"]["macs_sparse"] < 0.5 * cells["dense"]["cost"]["macs_sparse"]
     assert summary["tasks"]["scenes"]["units"] == len({item.unit for item in items()})
     assert set(summary["tasks"]["scenes"]["tags"]) == {tag for item in items() for tag in item.tags}
     assert all(prefill_ms(swept, cell.label) > 0 for cell in CELLS)

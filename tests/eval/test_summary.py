@@ -26,8 +26,8 @@ CELLS = [DENSE, cell("random", 64), cell("sparsevlm+", 64), cell("random", 192)]
 RIGHT = [1] * 60 + [0] * 20  # 75 % of 80
 
 
-def priced(samples: list[Sample], flops: int) -> list[Sample]:
-    return [replace(x, cost=cost(flops)) for x in samples]
+def priced(samples: list[Sample], macs: int) -> list[Sample]:
+    return [replace(x, cost=cost(macs)) for x in samples]
 
 
 def runs(**changes: list[Sample]) -> dict[str, list[Sample]]:
@@ -92,7 +92,7 @@ def test_mean_costs() -> None:
     mixed = priced(marked(RIGHT), 100)
     mixed[0] = replace(mixed[0], cost={**cost(420), "note": "ran dense: no visual tokens"})
     found = summary(random_64=mixed)["tasks"]["made"]["cells"]["random@64"]["cost"]
-    assert found["flops_sparse"] == 104 and found["flops_dense"] == 400 and found["ran_dense"] == 1
+    assert found["macs_sparse"] == 104 and found["macs_dense"] == 400 and found["ran_dense"] == 1
     assert found["equal_tokens"] == 64 and found["equal_tokens_entering"] == 70.5
     assert found["kv_bytes_sparse"] == pytest.approx((79 * 1000 + 4200) / 80)
 
@@ -131,7 +131,7 @@ def test_overall_is_the_mean_over_tasks() -> None:
     both = summarise({"made": (Mean(), runs()), "half": (Mean(), half)}, CELLS)
     assert set(both["overall"]) == {"dense", "random@64"}  # what not all tasks have has no mean
     assert both["overall"]["random@64"]["of_dense"]["value"] == (50 + 75) / 2
-    assert both["overall"]["random@64"]["flops_share"] == (0.25 + 0.5) / 2
+    assert both["overall"]["random@64"]["macs_share"] == (0.25 + 0.5) / 2
     one = both["tasks"]["made"]["cells"]["random@64"]["of_dense"]
     mean = both["overall"]["random@64"]["of_dense"]
     assert 0 < mean["high"] - mean["low"] < one["high"] - one["low"]

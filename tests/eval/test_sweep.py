@@ -24,7 +24,7 @@ from sparsesight.eval.report import write_report
 from sparsesight.eval.run_dir import Config, RunFolder
 from sparsesight.eval.sweep import RunSpec, cell_dict, equal_cost, make_cells, same_retain, sweep
 from sparsesight.eval.task import fingerprint
-from sparsesight.flops import DecoderShape
+from sparsesight.macs import DecoderShape
 from sparsesight.methods import Method, make_method
 from tests.eval.made_samples import Made
 
@@ -81,7 +81,7 @@ def test_every_question_is_asked_once_per_cell(tmp_path: Path) -> None:
         right["random@64"] += (number * 37) % 400 < 64 * 0.9
     found = summary["tasks"]["made"]["cells"]
     assert {x: found[x]["score"]["value"] for x in right} == {x: n / 0.4 for x, n in right.items()}
-    assert found["random@64"]["cost"]["flops_sparse"] == 64
+    assert found["random@64"]["cost"]["macs_sparse"] == 64
     assert "| 6.4 |" in (tmp_path / "run" / "table.md").read_text()  # milliseconds of the prefill
 
 
@@ -266,8 +266,8 @@ def test_equal_costs_are_equal() -> None:
     fitted = equal_cost(shape, prompt, tuple(range(31)))
     made = make_cells(["sparsevlm", "sparsevlm+", "random"], [192, 64], make_method, fitted)
     for budget in (192, 64):
-        flops = [cost(c.method, shape, prompt).flops for c in made if c.retain == budget]
-        assert max(flops) < 1.02 * min(flops)
+        macs = [cost(c.method, shape, prompt).macs for c in made if c.retain == budget]
+        assert max(macs) < 1.02 * min(macs)
     assert {c.method.retain for c in made if c.method and c.name == "sparsevlm+"} == {192, 64}
     with pytest.raises(SparseSightError, match=r"--retain 300,200,110: counts per stage have no equal"):
         make_cells(["sparsevlm"], [(300, 200, 110)], make_method, fitted)

@@ -94,16 +94,16 @@ def test_csv_has_full_digits(both: dict[str, Any]) -> None:
         r for r in rows if (r["task"], r["method"], r["retain"], r["group"]) == ("made", "random", "64", "")
     ]
     found = both["tasks"]["made"]["cells"]["random@64"]
-    assert float(one["difference"]) == -37.5 and float(one["flops"]) == 100 and one["prefill_ms"] == "12.34"
+    assert float(one["difference"]) == -37.5 and float(one["macs"]) == 100 and one["prefill_ms"] == "12.34"
     assert float(one["difference_low"]) == found["against_dense"]["difference"]["low"]
     assert (one["only_method_right"], one["only_dense_right"]) == ("0", "30")
     (early,) = [r for r in rows if r["method"] == "random" and r["retain"] == "64" and r["group"] == "early"]
-    assert float(early["score"]) == 25 and early["flops"] == ""
+    assert float(early["score"]) == 25 and early["macs"] == ""
 
 
 def test_curves_are_the_overall_numbers(both: dict[str, Any]) -> None:
-    (flops,) = curves(both, {})
-    assert flops["random"]["x"] == [25.0, 50.0] and flops["random"]["y"] == [50.0, 100.0]
+    (macs,) = curves(both, {})
+    assert macs["random"]["x"] == [25.0, 50.0] and macs["random"]["y"] == [50.0, 100.0]
     times = {(task, label): x for task in both["tasks"] for x, label in enumerate(both["overall"], 1)}
     _, timed = curves(both, times)
     assert timed["random"]["x"] == [2.0, 4.0]

@@ -17,9 +17,9 @@ from transformers import (
     Qwen3MoeModel,
 )
 
-from sparsesight.flops import DecoderShape, LayerShape
 from sparsesight.hf.decoder_shape import decoder_shape
 from sparsesight.hf.families import inspect_model
+from sparsesight.macs import DecoderShape, LayerShape
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

@@ -114,7 +114,7 @@ FIELDS: dict[str, list[tuple[list[str | int], tuple[int, ...]]]] = {
         (["scores"], (9,)),
         (["scores", "correct"], (2,)),
         (["cost"], ()),
-        (["cost", "flops_dense"], ()),
+        (["cost", "macs_dense"], ()),
         (["cost", "equal_tokens"], (2,)),
         (["cost", "kept"], (8, 10)),
         (["cost", "note"], (7,)),

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.budget import Retain
-from ..equal_cost import Prompt, cost, fit, reference_flops
+from ..equal_cost import Prompt, cost, fit, reference_macs
 from ..errors import BudgetError, SparseSightError
-from ..flops import DecoderShape
 from ..hf.families import inspect_model
 from ..hf.prompt.inputs import among
+from ..macs import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
 
 
@@ -61,10 +61,10 @@ def make_cases(
                     chosen = make_method(name, retain=retain)
                 else:
                     chosen = method.with_budget(retain, prompt.visual, len(shape.layers))
-                flops = cost(chosen, shape, prompt, allowed).flops
+                macs = cost(chosen, shape, prompt, allowed).macs
                 if retain not in targets:
-                    targets[retain] = _target(retain, shape, prompt, allowed) or flops
-                deviation = flops / targets[retain] - 1
+                    targets[retain] = _target(retain, shape, prompt, allowed) or macs
+                deviation = macs / targets[retain] - 1
             layers = chosen.stage_layers(len(shape.layers), allowed)
             if not chosen.plan(prompt.visual, len(shape.layers), layers).stages:
                 raise SparseSightError(
@@ -79,7 +79,7 @@ def _target(
     retain: int | float, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None
 ) -> int | None:
     try:
-        return reference_flops(retain, shape, prompt, allowed)
+        return reference_macs(retain, shape, prompt, allowed)
     except BudgetError:
         return None
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..flops import DecoderShape
+from ..macs import DecoderShape
 from .ceilings import Ceilings
 
 WORTH_IT = 1.1  # a speed-up below this is not promised to anybody
@@ -29,13 +29,13 @@ class Bound:
     """Least milliseconds of a prefill.
 
     Attributes:
-        flops_ms: of its multiply-adds alone.
+        macs_ms: of its multiply-adds alone.
         bytes_ms: of its bytes alone.
         launch_ms: of its kernel launches alone.
         bound_ms: of all three, layer by layer.
     """
 
-    flops_ms: float
+    macs_ms: float
     bytes_ms: float
     launch_ms: float
     bound_ms: float
@@ -43,7 +43,7 @@ class Bound:
     @property
     def decides(self) -> str:
         """Which of the three takes longest."""
-        each = {"arithmetic": self.flops_ms, "bytes": self.bytes_ms, "launches": self.launch_ms}
+        each = {"arithmetic": self.macs_ms, "bytes": self.bytes_ms, "launches": self.launch_ms}
         return max(each, key=lambda name: each[name])
 
 
@@ -65,16 +65,16 @@ def bound(
         batch: samples, all alike.
         kernels: that the decoder launches in it.
     """
-    flops, moved = [], []
+    macs, moved = [], []
     for layer, weight, n in zip(shape.layers, weights, entering, strict=True):
-        flops.append(
+        macs.append(
             1e3 * batch * (n * layer.linear + 2 * _seen(n, layer.window) * layer.width) / ceilings.macs
         )
         numbers = batch * n * (layer.cached + 2 * shape.hidden)
         moved.append(1e3 * (weight + shape.kv_bytes * numbers) / ceilings.bytes)
     launch = 1e3 * kernels * ceilings.launch
-    device = sum(map(max, flops, moved))
-    return Bound(sum(flops), sum(moved), launch, device + launch if ceilings.serial else max(device, launch))
+    device = sum(map(max, macs, moved))
+    return Bound(sum(macs), sum(moved), launch, device + launch if ceilings.serial else max(device, launch))
 
 
 def _seen(rows: int, window: int | None) -> int:
@@ -104,14 +104,14 @@ def roofline(ceilings: Ceilings, dense: Bound, sparse: Bound, row: dict[str, Any
 
 def no_gain(row: dict[str, Any]) -> str | None:
     """Why a prefill cannot become faster, where it cannot; else None."""
-    if row["flops_limit"] < WORTH_IT:
+    if row["macs_limit"] < WORTH_IT:
         return (
-            f"the FLOPs limit itself is {row['flops_limit']:.2f}x: {row['equal_tokens']:.0f} of {row['visual']} visual "
+            f"the FLOPs limit itself is {row['macs_limit']:.2f}x: {row['equal_tokens']:.0f} of {row['visual']} visual "
             f"tokens stay on average, beside {row['text']} of text"
         )
     if row["roofline_speedup"] < WORTH_IT:
         least = row["roofline_sparse"]
-        part = {"arithmetic": "flops_ms", "bytes": "bytes_ms", "launches": "launch_ms"}[least["decides"]]
+        part = {"arithmetic": "macs_ms", "bytes": "bytes_ms", "launches": "launch_ms"}[least["decides"]]
         return (
             f"the limit of this device is {row['roofline_speedup']:.2f}x: what takes longest is "
             f"{REASONS[least['decides']]} ({least[part]:.2f} ms of at least {least['bound_ms']:.2f} ms)"

@@ -59,14 +59,14 @@ def bench(
         further token (None without steps). Ratios are medians of the ratios within a turn, so that a machine that
         drifts does not bend them; they come from the wall clock (CUDA: from events), and ``*_cpu`` are the same from
         processor time, which a loaded machine disturbs less.
-        ``flops_limit`` is arithmetic (without the method's own); ``products_limit`` is what this machine reaches in the
+        ``macs_limit`` is arithmetic (without the method's own); ``products_limit`` is what this machine reaches in the
         layers' matrix products alone at the same lengths (:func:`products`), and ``measured_limit`` in the same layers
         when they just get shorter inputs (:func:`shortened`). ``roofline_*`` is what this device allows by its
         measured ``ceilings`` (:mod:`.roofline`). ``overhead_share`` is what the mechanism's parts take of the sparse
         prefill, ``overhead_us`` the same in microseconds, with what it does before the decoder. ``peak_*_bytes`` are
         the most that tensors took at once in a whole prefill, vision tower and cache included, weights not;
         ``least_peak_*_bytes`` what the decoder alone cannot do without. ``kv_held_*_bytes`` are the storages of the
-        cache, ``kv_*_bytes`` follow from sizes. FLOPs are multiply-adds of the whole batch. With ``fast``, ``fast`` has
+        cache, ``kv_*_bytes`` follow from sizes. MACs are multiply-adds of the whole batch. With ``fast``, ``fast`` has
         the times of the dense model on that path and what became of it; memory and operations are counted without.
 
     Raises:
@@ -121,7 +121,7 @@ def bench(
             "method": case.name,
             "retain": case.retain,
             "batch": len(report.samples),
-            **_times(times["dense", 0], times["sparse", i], times["bare", i], _flops_limit(report)),
+            **_times(times["dense", 0], times["sparse", i], times["bare", i], _macs_limit(report)),
             **_overhead(model, prompt, decoder, case.method, text_tower, fast),
             **limits[i],
             **_counts(report),
@@ -187,8 +187,8 @@ def _lengths(report: Report) -> tuple[int, list[int]]:
     ]
 
 
-def _flops_limit(report: Report) -> float:
-    return report.flops_dense / sum(s.flops_sparse - s.flops_scoring for s in report.samples)
+def _macs_limit(report: Report) -> float:
+    return report.macs_dense / sum(s.macs_sparse - s.macs_scoring for s in report.samples)
 
 
 def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
         "first_token_speedup_cpu": ratio(FIRST, sparse, "cpu"),
         "prefill_speedup": speedup,
         "prefill_speedup_cpu": cpu_speedup,
-        "flops_limit": limit,
+        "macs_limit": limit,
         "prefill_ratio_to_limit": speedup / limit,
         "prefill_ratio_to_limit_cpu": cpu_speedup / limit,
         "measured_limit": ratio(PREFILL, bare),
@@ -289,9 +289,9 @@ def _counts(report: Report) -> dict[str, Any]:
         "equal_tokens": sample.equal_tokens,
         "equal_tokens_entering": sample.equal_tokens_entering,
         "visual_per_layer": sample.visual_per_layer,
-        "flops_dense": report.flops_dense,
-        "flops_sparse": report.flops_sparse,
-        "flops_overhead": sum(s.flops_scoring for s in report.samples),
+        "macs_dense": report.macs_dense,
+        "macs_sparse": report.macs_sparse,
+        "macs_overhead": sum(s.macs_scoring for s in report.samples),
         "kv_dense_bytes": report.kv_bytes_dense,
         "kv_sparse_bytes": report.kv_bytes_sparse,
     }

@@ -24,16 +24,16 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float | None:
 COLUMNS: tuple[tuple[str, Callable[[Row], float]], ...] = (
     ("prefill", lambda row: row["prefill_sparse_ms"]),
     ("(processor)", lambda row: row["prefill_sparse_cpu_ms"]),
-    ("FLOPs", lambda row: row["flops_sparse"]),
+    ("FLOPs", lambda row: row["macs_sparse"]),
     ("dense", lambda row: row["prefill_dense_ms"]),
     ("(processor)", lambda row: row["prefill_dense_cpu_ms"]),
-    ("FLOPs", lambda row: row["flops_dense"]),
+    ("FLOPs", lambda row: row["macs_dense"]),
     ("peak", lambda row: row["peak_sparse_bytes"]),
     ("at least", lambda row: row["least_peak_sparse_bytes"]),
     ("KV held", lambda row: row["kv_held_sparse_bytes"]),
     ("at least", lambda row: row["kv_sparse_bytes"]),
     ("overhead (processor)", lambda row: sum(row["overhead_us_cpu"].values())),
-    ("its FLOPs", lambda row: row["flops_overhead"]),
+    ("its FLOPs", lambda row: row["macs_overhead"]),
 )
 
 

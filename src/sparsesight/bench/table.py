@@ -45,7 +45,7 @@ PREFILL = (
     Column("prefill ms", _number("prefill_sparse_ms")),
     Column("dense", _number("prefill_dense_ms")),
     Column("speed-up", _both("prefill_speedup", "prefill_speedup_cpu")),
-    Column("FLOPs limit", _number("flops_limit", 2)),
+    Column("FLOPs limit", _number("macs_limit", 2)),
     Column("ratio", _both("prefill_ratio_to_limit", "prefill_ratio_to_limit_cpu")),
     Column("products limit", _both("products_limit", "products_limit_cpu")),
     Column("measured limit", _both("measured_limit", "measured_limit_cpu")),
@@ -61,8 +61,8 @@ TOKENS = (
 SIZES = (
     Column("equal tokens", _number("equal_tokens")),
     Column("entering", _number("equal_tokens_entering")),
-    Column("GFLOPs", _number("flops_sparse", 2, 1e9)),
-    Column("dense", _number("flops_dense", 2, 1e9)),
+    Column("GMACs", _number("macs_sparse", 2, 1e9)),
+    Column("dense", _number("macs_dense", 2, 1e9)),
     Column("KV MB", _number("kv_sparse_bytes", 2, 1e6)),
     Column("dense", _number("kv_dense_bytes", 2, 1e6)),
 )
@@ -72,7 +72,7 @@ ROOFLINE = (
     Column("of the measured", _share("roofline_share_sparse", "roofline_share_sparse_cpu")),
     Column("dense", _share("roofline_share_dense", "roofline_share_dense_cpu")),
     Column("limit", _number("roofline_speedup", 2)),
-    Column("FLOPs ms", lambda row: f"{row['roofline_sparse']['flops_ms']:.2f}"),
+    Column("MACs ms", lambda row: f"{row['roofline_sparse']['macs_ms']:.2f}"),
     Column("bytes ms", lambda row: f"{row['roofline_sparse']['bytes_ms']:.2f}"),
     Column("launches ms", lambda row: f"{row['roofline_sparse']['launch_ms']:.2f}"),
     Column("kernels", _number("kernels_sparse", 0)),

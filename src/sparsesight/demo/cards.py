@@ -91,10 +91,10 @@ def costs(dense: StreamedAnswer, sparse: StreamedAnswer) -> str:
         ),
         _row(
             "Prefill multiply-adds",
-            si(report.flops_dense),
-            si(report.flops_sparse),
-            report.flops_dense,
-            report.flops_sparse,
+            si(report.macs_dense),
+            si(report.macs_sparse),
+            report.macs_dense,
+            report.macs_sparse,
         ),
         _row(
             "KV cache",
@@ -208,7 +208,7 @@ def _cell(cell: Cell) -> str:
     facts = (
         f"first token {_milliseconds(cell.speech)}",
         f"{sample.equal_tokens:,.0f} equal tokens",
-        f"{report.flops_sparse / report.flops_dense:.0%} of the multiply-adds",
+        f"{report.macs_sparse / report.macs_dense:.0%} of the multiply-adds",
         f"{report.kv_bytes_sparse / report.kv_bytes_dense:.0%} of the KV cache",
     )
     listed = "".join(f"<li>{fact}</li>" for fact in facts)

@@ -72,7 +72,7 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
     made, why_not = panels(sparse.pruned)
     same = "The same answer" if dense.text == sparse.text else "Another answer"
     report = sparse.pruned.report
-    status = f"{same}, with {report.flops_sparse / report.flops_dense:.0%} of the prefill's arithmetic."
+    status = f"{same}, with {report.macs_sparse / report.macs_dense:.0%} of the prefill's arithmetic."
     yield replace(
         view("", 0),
         costs=cards.costs(dense, sparse),

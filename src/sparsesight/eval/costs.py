@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
-from ..flops import DecoderShape
 from ..hf.prompt.inputs import among
 from ..hf.sparsify import Sparsified
+from ..macs import DecoderShape
 from ..report import Report, SampleReport
 
 
@@ -15,16 +15,16 @@ class Cost(TypedDict):
     """One sample's prefill, counted as if it were alone: the padding of its batch is not in it.
 
     ``kept`` are the visual tokens, merged ones included, that leave each stage; it is empty, and ``note`` says why, if
-    the sample ran dense although a method was in use. FLOPs count a multiply-add as one (``sparsesight.flops``).
+    the sample ran dense although a method was in use. MACs are multiply-adds (``sparsesight.macs``).
     """
 
     visual_tokens: int
     text_tokens: int
     equal_tokens: float
     equal_tokens_entering: float
-    flops_dense: int
-    flops_sparse: int
-    flops_scoring: int
+    macs_dense: int
+    macs_sparse: int
+    macs_scoring: int
     kv_bytes_dense: int
     kv_bytes_sparse: int
     kept: list[int]
@@ -34,16 +34,16 @@ class Cost(TypedDict):
 def dense_cost(shape: DecoderShape, visual: int, text: int) -> Cost:
     """Of a prefill of ``visual`` + ``text`` tokens in which every layer sees all of them."""
     count = len(shape.layers)
-    flops = shape.prefill_flops([visual + text] * count)
+    macs = shape.prefill_macs([visual + text] * count)
     held = _kv_bytes(shape, [visual + text] * count)
     return Cost(
         visual_tokens=visual,
         text_tokens=text,
         equal_tokens=float(visual),
         equal_tokens_entering=float(visual),
-        flops_dense=flops,
-        flops_sparse=flops,
-        flops_scoring=0,
+        macs_dense=macs,
+        macs_sparse=macs,
+        macs_scoring=0,
         kv_bytes_dense=held,
         kv_bytes_sparse=held,
         kept=[],
@@ -86,9 +86,9 @@ def _sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> C
         text_tokens=text,
         equal_tokens=sample.equal_tokens,
         equal_tokens_entering=sample.equal_tokens_entering,
-        flops_dense=sample.flops_dense,
-        flops_sparse=sample.flops_sparse,
-        flops_scoring=sample.flops_scoring,
+        macs_dense=sample.macs_dense,
+        macs_sparse=sample.macs_sparse,
+        macs_scoring=sample.macs_scoring,
         kv_bytes_dense=_kv_bytes(shape, [text + sample.visual_tokens] * len(entering)),
         kv_bytes_sparse=_kv_bytes(shape, [text + visual for visual in held]),
         kept=[] if sample.note else [entering[layer + 1] for layer in report.layers],

@@ -27,7 +27,7 @@ def curves(summary: Mapping[str, Any], latencies: Latencies) -> list[dict[str, d
     """
     tasks = summary["tasks"]
     first = next(iter(tasks.values()))
-    flops: dict[str, dict[str, list[float]]] = {}
+    macs: dict[str, dict[str, list[float]]] = {}
     times: dict[str, dict[str, list[float]]] = {}
     labels = list(summary["overall"])
     timed = bool(labels) and all((task, label) in latencies for task in tasks for label in labels)
@@ -36,18 +36,18 @@ def curves(summary: Mapping[str, Any], latencies: Latencies) -> list[dict[str, d
         point = overall["of_dense"]
         bounds = [point[key] if point[key] is not None else point["value"] for key in ("low", "high")]
         for panel, x in (
-            (flops, 100 * overall["flops_share"]),
+            (macs, 100 * overall["macs_share"]),
             (times, sum(latencies.get((task, label), 0.0) for task in tasks) / len(tasks)),
         ):
             curve = panel.setdefault(name, {"x": [], "y": [], "low": [], "high": []})
             for key, value in zip(curve, (x, point["value"], *bounds), strict=True):
                 curve[key].append(value)
-    for panel in (flops, times):
+    for panel in (macs, times):
         for curve in panel.values():
             order = sorted(range(len(curve["x"])), key=curve["x"].__getitem__)
             for key in curve:
                 curve[key] = [curve[key][i] for i in order]
-    return [flops, times] if timed else [flops]
+    return [macs, times] if timed else [macs]
 
 
 def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:

@@ -15,7 +15,7 @@ from .costs import Cost
 _OPTIONAL = float | None
 _COST: dict[str, Any] = {
     **dict.fromkeys(("equal_tokens", "equal_tokens_entering"), float),
-    **dict.fromkeys(("visual_tokens", "text_tokens", "flops_dense", "flops_sparse", "flops_scoring"), int),
+    **dict.fromkeys(("visual_tokens", "text_tokens", "macs_dense", "macs_sparse", "macs_scoring"), int),
     **dict.fromkeys(("kv_bytes_dense", "kv_bytes_sparse"), int),
     "kept": list,
     "note": str,

@@ -166,9 +166,9 @@ def _costs(tasks: Mapping[str, Any], cells: Sequence[RunSpec]) -> dict[str, Any]
     spread: dict[str, float] = {}
     for budget in dict.fromkeys(budget_text(cell.retain) for cell in cells if cell.retain is not None):
         for task in tasks.values():
-            flops = [c["cost"]["flops_sparse"] for c in task["cells"].values() if c["retain"] == budget]
-            if len(flops) > 1:
-                spread[budget] = round(max(spread.get(budget, 0.0), max(flops) / min(flops) - 1), 4)
+            macs = [c["cost"]["macs_sparse"] for c in task["cells"].values() if c["retain"] == budget]
+            if len(macs) > 1:
+                spread[budget] = round(max(spread.get(budget, 0.0), max(macs) / min(macs) - 1), 4)
     return {"equal": all(x <= EQUAL for x in spread.values()), "allowed": EQUAL, "spread": spread}
 
 
@@ -184,9 +184,9 @@ def _overall(
             value = float(np.mean([x[label][0] for x in shares.values()]))
             drawn = np.mean([x[label][1] for x in shares.values()], axis=0)
             costs = [task["cells"][label]["cost"] for task in tasks.values()]
-            flops = [cost["flops_sparse"] / cost["flops_dense"] for cost in costs]
+            macs = [cost["macs_sparse"] / cost["macs_dense"] for cost in costs]
             overall[label] = {
                 "of_dense": asdict(estimate(value, drawn, min(task["units"] for task in tasks.values()))),
-                "flops_share": round(float(np.mean(flops)), 6),
+                "macs_share": round(float(np.mean(macs)), 6),
             }
     return overall

@@ -10,7 +10,7 @@ from typing import Any
 from ..core.budget import Retain
 from ..equal_cost import Prompt, fit
 from ..errors import SparseSightError
-from ..flops import DecoderShape
+from ..macs import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
 from .cell_file import CellFile
 from .distributed import Ranks

@@ -18,7 +18,7 @@ FEW = 20  # units, below which the bootstrap's intervals are known to be too nar
 LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
-"no difference found" mean that the interval holds zero. FLOPs are multiply-adds of the language model's prefill per
+"no difference found" mean that the interval holds zero. MACs are multiply-adds of the language model's prefill per
 sample, the method's own overhead included; KV is the cache after it. Equal tokens are visual tokens averaged over the
 layers, those that leave a layer and (entering) those that enter it.
 """
@@ -63,7 +63,7 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
     if len(summary["tasks"]) > 1 and summary["overall"]:
         head = ["method", "% of dense, mean over tasks", "FLOPs, % of dense"]
         rows = [
-            [label, _estimate(x["of_dense"]).text(), f"{100 * x['flops_share']:.1f}"]
+            [label, _estimate(x["of_dense"]).text(), f"{100 * x['macs_share']:.1f}"]
             for label, x in summary["overall"].items()
         ]
         parts += ["\n## All tasks\n\n", _table(head, rows)]
@@ -106,9 +106,9 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
         "of_dense",
         "of_dense_low",
         "of_dense_high",
-        "flops",
-        "flops_dense",
-        "flops_overhead",
+        "macs",
+        "macs_dense",
+        "macs_overhead",
     ]
     names += [
         "equal_tokens",
@@ -136,9 +136,9 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
                     **_flat(task, cell),
                     **_over(task, task, label),
                     **_bounds("of_dense", cell["of_dense"]),
-                    "flops": cost["flops_sparse"],
-                    "flops_dense": cost["flops_dense"],
-                    "flops_overhead": cost["flops_scoring"],
+                    "macs": cost["macs_sparse"],
+                    "macs_dense": cost["macs_dense"],
+                    "macs_overhead": cost["macs_scoring"],
                     "equal_tokens": cost["equal_tokens"],
                     "equal_tokens_entering": cost["equal_tokens_entering"],
                     "kv_bytes": cost["kv_bytes_sparse"],
@@ -167,14 +167,14 @@ def _budgets(task: Mapping[str, Any]) -> list[str]:
 
 def _scores(name: str, task: Mapping[str, Any], latencies: Latencies) -> str:
     head = ["method", "budget", f"score ({task['metric']})", "difference from dense", "p", "% of dense"]
-    head += ["FLOPs", "overhead", "equal tokens", "entering", "KV"]
+    head += ["MACs", "overhead", "equal tokens", "entering", "KV"]
     timed = any((name, label) in latencies for label in task["cells"])
     rows = []
     for label, cell in task["cells"].items():
         cost = cell["cost"]
         row = [cell["name"], cell["retain"] or "", _estimate(cell["score"]).text(), *_against(cell)]
         row.append("" if cell["of_dense"] is None else f"{cell['of_dense']['value']:.1f}")
-        row += [_si(cost["flops_sparse"]), f"{cost['flops_scoring'] / cost['flops_sparse']:.2%}"]
+        row += [_si(cost["macs_sparse"]), f"{cost['macs_scoring'] / cost['macs_sparse']:.2%}"]
         row += [f"{cost['equal_tokens']:.1f}", f"{cost['equal_tokens_entering']:.1f}"]
         row.append(f"{_si(cost['kv_bytes_sparse'])}B")
         if timed:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers.cache_utils import Cache
 
-from ..flops import DecoderShape, LayerShape
+from ..macs import DecoderShape, LayerShape
 from .families import Layer, ModelParts, attention_of, layer_config
 
 # Names under which configs keep how many experts a token goes to.

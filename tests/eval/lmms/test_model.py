@@ -153,8 +153,8 @@ def test_costs_are_those_of_the_report(alone: SparseSightModel) -> None:
     report = run.report
     (sample,) = report.samples
     assert (task, document) == ("scenes", 0)
-    assert cost["flops_sparse"] == sample.flops_sparse == report.flops_sparse < cost["flops_dense"]
-    assert cost["flops_scoring"] == sample.flops_scoring > 0
+    assert cost["macs_sparse"] == sample.macs_sparse == report.macs_sparse < cost["macs_dense"]
+    assert cost["macs_scoring"] == sample.macs_scoring > 0
     assert (cost["equal_tokens"], cost["equal_tokens_entering"]) == (
         sample.equal_tokens,
         sample.equal_tokens_entering,
@@ -174,9 +174,9 @@ def test_the_cost_of_a_dense_sample_is_the_dense_side_of_a_sparse_one(alone: Spa
         alone.generate_until(requests([3]))
         costs.append(alone.costs["scenes", 3])
     dense, sparse = costs
-    for key in ("visual_tokens", "text_tokens", "flops_dense", "kv_bytes_dense"):
+    for key in ("visual_tokens", "text_tokens", "macs_dense", "kv_bytes_dense"):
         assert dense[key] == sparse[key]
-    assert (dense["flops_sparse"], dense["kept"]) == (dense["flops_dense"], [])
+    assert (dense["macs_sparse"], dense["kept"]) == (dense["macs_dense"], [])
 
 
 def test_a_sample_without_a_picture_costs_what_it_costs(three: SparseSightModel) -> None:
@@ -186,7 +186,7 @@ def test_a_sample_without_a_picture_costs_what_it_costs(three: SparseSightModel)
     assert (results[0].text, results[2].text) == (DOCS[0]["answer"], DOCS[1]["answer"])
     assert [three.costs["mixed", i]["visual_tokens"] for i in range(3)] == [576, 0, 576]
     assert three.costs["mixed", 1]["equal_tokens"] == 0
-    assert three.costs["mixed", 1]["flops_sparse"] == three.costs["mixed", 1]["flops_dense"] > 0
+    assert three.costs["mixed", 1]["macs_sparse"] == three.costs["mixed", 1]["macs_dense"] > 0
 
 
 def test_clean_keeps_the_model(alone: SparseSightModel) -> None:

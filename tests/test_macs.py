@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsesight.flops import DecoderShape, LayerShape
+from sparsesight.macs import DecoderShape, LayerShape
 
 LAYERS, HIDDEN, FFN, HEADS = 3, 64, 96, 4
 
@@ -12,31 +12,31 @@ LAYERS, HIDDEN, FFN, HEADS = 3, 64, 96, 4
 # -- decoder shapes ----------------------------------------------------------------------------------------------
 
 
-def test_flops_of_multi_head_attention_are_the_published_formula() -> None:
+def test_macs_of_multi_head_attention_are_the_published_formula() -> None:
     d, m, entering = HIDDEN, FFN, (50, 50, 20)
     expected = sum(4 * n * d**2 + 2 * n**2 * d + 3 * n * d * m for n in entering)
-    assert DecoderShape.llama(LAYERS, d, m, HEADS).prefill_flops(entering) == expected
+    assert DecoderShape.llama(LAYERS, d, m, HEADS).prefill_macs(entering) == expected
 
 
-def test_flops_of_grouped_query_attention_by_hand() -> None:
+def test_macs_of_grouped_query_attention_by_hand() -> None:
     """Keys and values are half as wide with two of four heads; attention itself is as dear as before."""
     shape = DecoderShape.llama(2, 64, 96, 4, kv_heads=2)
     per_token = 64 * 64 + 64 * 32 + 64 * 32 + 64 * 64 + 3 * 64 * 96
     assert shape.layers[1].linear == per_token
-    assert shape.prefill_flops((10, 7)) == 17 * per_token + 2 * 64 * (10 * 10 + 7 * 7)
+    assert shape.prefill_macs((10, 7)) == 17 * per_token + 2 * 64 * (10 * 10 + 7 * 7)
 
 
-def test_flops_with_a_past_by_hand() -> None:
+def test_macs_with_a_past_by_hand() -> None:
     shape = DecoderShape.llama(2, 64, 96, 4)
-    new = shape.prefill_flops((10, 7))
-    assert shape.prefill_flops((10, 7), (5, 3)) == new + 2 * 64 * (10 * 5 + 7 * 3)
+    new = shape.prefill_macs((10, 7))
+    assert shape.prefill_macs((10, 7), (5, 3)) == new + 2 * 64 * (10 * 5 + 7 * 3)
 
 
-def test_flops_need_a_count_for_every_layer() -> None:
+def test_macs_need_a_count_for_every_layer() -> None:
     shape = DecoderShape.llama(2, 64, 96, 4)
     for counts in ((10,), (10, 10, 10)):
         with pytest.raises(ValueError, match="zip"):
-            shape.prefill_flops(counts)
+            shape.prefill_macs(counts)
 
 
 def test_kv_bytes_by_hand() -> None:
@@ -53,13 +53,13 @@ def test_windows_and_layers_without_keys_by_hand() -> None:
     assert shape.kv_lengths((10, 10, 10, 3), (2, 7, 0, 1)) == (12, 7, 0, 4)
     assert shape.kv_cache_bytes((12, 7, 0, 4)) == 2 * 6 * (12 + 7 + 4)
     attention = 2 * 4 * (10 * 12 + 10 * 17 + 3 * 4)
-    assert shape.prefill_flops((10, 10, 10, 3), (2, 7, 0, 1)) == 5 * 23 + 7 * 10 + attention
+    assert shape.prefill_macs((10, 10, 10, 3), (2, 7, 0, 1)) == 5 * 23 + 7 * 10 + attention
 
 
 def test_what_a_cache_was_seen_to_hold_counts() -> None:
     shape = DecoderShape.llama(2, 64, 96, 4)
     assert shape.caching((3, 0)).kv_cache_bytes((5, 7)) == 2 * 15
-    assert shape.caching((3, 0)).prefill_flops((5, 7)) == shape.prefill_flops((5, 7))
+    assert shape.caching((3, 0)).prefill_macs((5, 7)) == shape.prefill_macs((5, 7))
 
 
 def test_no_prefill_peaks_below_its_keys_and_hidden_states() -> None:

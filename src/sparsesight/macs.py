@@ -1,7 +1,8 @@
 """What a prefill costs: arithmetic and KV memory, from counts and sizes alone.
 
-Conventions, stated once: *FLOPs* count a multiply-add as one, as SparseVLM's tables do; attention counts the full
-``queries x keys`` rectangle (no causal halving); the vocabulary projection and the vision tower are left out, since
+Conventions, stated once: costs are counted in multiply-adds (MACs), as in SparseVLM's tables, where they are called
+FLOPs; one is two floating-point operations, so a ratio is the same in either. Attention counts the full ``queries x
+keys`` rectangle (no causal halving); the vocabulary projection and the vision tower are left out, since
 sparsification does not change them. With ordinary multi-head attention and a gated MLP this is the published
 ``sum_l (4 n d^2 + 2 n^2 d + 3 n d m)``.
 """
@@ -70,7 +71,7 @@ class DecoderShape:
         )
         return replace(self, layers=layers)
 
-    def prefill_flops(self, entering: Sequence[int], past: Sequence[int] | None = None) -> int:
+    def prefill_macs(self, entering: Sequence[int], past: Sequence[int] | None = None) -> int:
         """Multiply-adds of one sample's prefill.
 
         Args:
@@ -83,7 +84,7 @@ class DecoderShape:
             for x, n, p in zip(self.layers, entering, past, strict=True)
         )
 
-    def overhead_flops(
+    def overhead_macs(
         self,
         schedule: Schedule,
         others: int | Sequence[int],
