@@ -1,4 +1,4 @@
-"""``sparsesight ask``: the answer with all visual tokens beside the answer with few."""
+"""``sparsesight ask``: the dense answer next to the sparse one."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ def ask(
         None, metavar="IMAGE", help="A picture file.", show_default="a bundled picture"
     ),
     question: str | None = typer.Argument(
-        None, metavar="QUESTION", help="What to ask about it.", show_default="one about the bundled picture"
+        None, metavar="QUESTION", help="A question about it.", show_default="one about the bundled picture"
     ),
     model: str | None = typer.Option(
         None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
     ),
     method: str | None = typer.Option(
-        None, help="One of those that 'sparsesight methods' lists.", show_default=METHOD
+        None, help="A method that 'sparsesight methods' lists.", show_default=METHOD
     ),
     retain: str | None = typer.Option(
         None,
-        help="Visual tokens to keep: on average over the layers (64), as a ratio of all (0.33 or 33%), or after each "
+        help="Visual tokens to keep: the average per layer (64), a ratio of all (0.33 or 33%), or counts after each "
         "stage (300,200,110).",
         show_default=f"{RETAIN}, or the published setting's own",
     ),
     layers: str | None = typer.Option(
         None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
     ),
-    max_new_tokens: int = typer.Option(64, min=1, help="Longest answer."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs."),
+    max_new_tokens: int = typer.Option(64, min=1, help="Maximum length of the answer."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
     save: Path | None = typer.Option(
         None,
-        help="Save what was kept: all stages as a picture (kept.png), one after the other (kept.gif), or as a "
-        "page with scores and the words that judged (kept.html).",
+        help="Save the kept tokens: all stages as a picture (kept.png), as an animation (kept.gif), or as a page "
+        "with scores and raters (kept.html).",
         show_default=False,
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Let code that comes with the model run."
+        False, "--trust-remote-code", help="Run code that comes with the model."
     ),
 ) -> None:
-    """Ask about a picture, with all its visual tokens and with few, and show which ones were kept.
+    """Answer a question about a picture, dense and sparse, and show which visual tokens were kept.
 
     --method sparsevlm:published is SparseVLM as published, at one of its published
     budgets; 'sparsesight methods' lists which methods have such a setting.
@@ -71,7 +71,7 @@ def ask(
     Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --method.
     """
-    # Whatever can be wrong with what was typed is found before anything slow begins.
+    # Wrong arguments are found before anything slow begins.
     budget = given_retain(retain)
     name = choose_method(method)
     pruning = None if layers is None else parse_layers(layers)
@@ -129,7 +129,7 @@ def ask(
 
 
 def _picture_and_question(image: str | None, question: str | None) -> tuple[Path, Image, str]:
-    """What to look at and what to ask; a lone question is about the bundled picture.
+    """The picture and the question; a lone question is about the bundled picture.
 
     Raises:
         SparseSightError: a picture that cannot be opened, or one without a question.
@@ -152,7 +152,7 @@ def _picture_and_question(image: str | None, question: str | None) -> tuple[Path
 
 
 def _is_question(text: str) -> bool:
-    """Whether a lone argument is words rather than a file name."""
+    """Whether a lone argument is a question rather than a file name."""
     try:
         exists = Path(text).exists()
     except OSError:  # longer than a file name can be
@@ -161,7 +161,7 @@ def _is_question(text: str) -> bool:
 
 
 def _check_target(save: Path) -> None:
-    """Find out that a picture cannot be saved before computing it."""
+    """Check that the picture can be saved, before it is computed."""
     from PIL import Image
 
     if save.is_dir():

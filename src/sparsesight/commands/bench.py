@@ -1,4 +1,4 @@
-"""``sparsesight bench``: dense against sparse on this machine, beside what the arithmetic allows."""
+"""``sparsesight bench``: dense against sparse on this machine, and the limit set by arithmetic."""
 
 from __future__ import annotations
 
@@ -27,31 +27,33 @@ def bench(
     shape: str | None = typer.Option(None, help=SHAPE_HELP),
     methods: str | None = typer.Option(
         None,
-        help="Methods side by side, such as sparsevlm+,sparsevlm,random (see: sparsesight methods); dense is always "
-        "measured beside them.",
+        help="Methods to compare, such as sparsevlm+,sparsevlm,random (see: sparsesight methods); dense is always "
+        "measured too.",
         show_default=METHOD,
     ),
     retain: str | None = typer.Option(
         None,
-        help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for all methods but :published ones.",
+        help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for all methods except :published ones.",
         show_default=BUDGETS,
     ),
     same_retain: bool = typer.Option(
         False,
         "--same-retain",
-        help="Give every method the same average in place of the same prefill FLOPs.",
+        help="Give every method the same average number of tokens instead of the same prefill FLOPs.",
     ),
     layers: str | None = typer.Option(None, help="Pruning layers, such as 2,6,15."),
-    batch: str = typer.Option("1", help="Prompts per forward; several are a sweep, such as 1,4."),
+    batch: str = typer.Option("1", help="Prompts per forward; several values are a sweep, such as 1,4."),
     visual: str | None = typer.Option(
         None, help="With --shape: a sweep over its visual tokens, such as 576,1152,2304.", show_default=False
     ),
     depth: str | None = typer.Option(
         None, help="With --shape: a sweep over its decoder layers, such as 6,12,24.", show_default=False
     ),
-    repeats: int = typer.Option(7, min=1, help="Counted turns of every configuration, after one to warm up."),
+    repeats: int = typer.Option(
+        7, min=1, help="Measured turns of every configuration, after one warm-up turn."
+    ),
     steps: int = typer.Option(16, min=0, help="Decoding steps per turn."),
-    threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
+    threads: int = typer.Option(0, min=0, help="CPU threads; 0 keeps torch's default."),
     attention: str = typer.Option("sdpa", help="Attention implementation for --shape."),
     device: str = typer.Option("auto", help="cpu, cuda, or auto."),
     dtype: str = typer.Option(
@@ -60,18 +62,18 @@ def bench(
     fast: str | None = typer.Option(
         None,
         help="Layers between two stages as one program: graph (CUDA), compile, plain, or auto for the device's best; "
-        "the dense model is measured on that path, too.",
+        "the dense model is also measured on that path.",
         show_default="off",
     ),
     text_tower: str | None = typer.Option(
         None,
-        help="Folder or Hub id of the CLIP that the vision tower is from, for methods that read its text tower.",
+        help="Folder or Hub id of the vision tower's CLIP checkpoint, for methods that use its text tower.",
         show_default="none",
     ),
     memory: float | None = typer.Option(
         None,
         min=0.001,
-        help="GB: say how large a batch and how many visual tokens fit, from a sweep of --batch or --visual.",
+        help="GB: estimate which batch and how many visual tokens fit, from a sweep of --batch or --visual.",
         show_default=False,
     ),
     out: Path | None = typer.Option(
@@ -79,10 +81,10 @@ def bench(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON only."),
 ) -> None:
-    """Measure the first token, prefill and decoding, dense and sparse, taking turns in one process.
+    """Measure the time to the first token, prefill and decoding, dense and sparse, alternating in one process.
 
-    A method with :published behind its name is measured as published: --retain is
-    then its own schedule at that budget, whatever it costs.
+        A method with :published after its name is measured as published: --retain then
+    selects its own schedule at that budget, whatever it costs.
 
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
@@ -122,7 +124,7 @@ def bench(
     from ..hf.loading import check_attention, check_text_tower, out_of_memory
     from ..random_models import Shape, repeat_prompt
 
-    # What is wrong with an option fails before a model is loaded.
+    # Wrong options fail before a model is loaded.
     how_fast = None if fast is None else parse_fast(fast == "auto" or fast)
     chosen = {name: _at_layers(name, pruning) for name in names}
     check_text_tower(names, text_tower)
@@ -181,7 +183,7 @@ def bench(
                     text_tower=tower,
                     fast=how_fast,
                 )
-            if out is not None:  # after each, so that a sweep that is stopped leaves what it has
+            if out is not None:  # after each, so that a stopped sweep leaves its results
                 alone = weights.device.type == "cpu" and torch.get_num_threads() == 1
                 save(out, config, rows, processor=alone, memory=room)
     if as_json:
@@ -191,7 +193,7 @@ def bench(
 
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
-    """A method as written, pruning after ``layers``."""
+    """The method that was named, pruning after ``layers``."""
     from ..methods import is_published, parse
 
     method = parse(name)
@@ -211,7 +213,7 @@ def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
 def _subject(
     model: str | None, sizes: Shape | None, device: str, dtype: str, attention: str, text_tower: str | None
 ) -> tuple[Any, dict[str, Any], str, Any]:
-    """The model to measure, its prompt, what to call it, and the text tower if one was named."""
+    """The model to measure, its prompt, its name, and the text tower if one was named."""
     import torch
 
     from ..hf.loading import check_dtype, load_model, pick_device

@@ -99,7 +99,7 @@ def _sparsesight(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    """Vision-language models that look only where the question points."""
+    """Make vision-language models faster: drop the visual tokens that the question does not need."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -114,7 +114,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper
-        ):  # a sign that the terminal does not know is no reason to stop
+        ):  # a character that the terminal cannot show must not end the program
             stream.reconfigure(errors="replace")
     app(prog_name="sparsesight")
 

@@ -1,4 +1,4 @@
-"""``sparsesight demo``: the same as ``ask``, in a browser."""
+"""``sparsesight demo``: dense and sparse answers in a browser."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def demo(
     model: str | None = typer.Option(
         None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
     ),
-    method: str | None = typer.Option(None, help="StageRecord at first.", show_default=METHOD),
+    method: str | None = typer.Option(None, help="The initial method.", show_default=METHOD),
     retain: str | None = typer.Option(
         None,
-        help="Visual tokens to keep, chosen at first: on average over the layers (64), or as a ratio (0.33 or 33%).",
+        help="The initial budget: the average number of visual tokens per layer (64), or a ratio (0.33 or 33%).",
         show_default=str(RETAIN),
     ),
-    max_new_tokens: int = typer.Option(64, min=1, help="Longest answer."),
+    max_new_tokens: int = typer.Option(64, min=1, help="Maximum length of an answer."),
     host: str = typer.Option(
-        "127.0.0.1", help="Address to listen on: 0.0.0.0 lets other machines in, without a password."
+        "127.0.0.1", help="Address to listen on: 0.0.0.0 accepts other machines, without a password."
     ),
     port: int | None = typer.Option(
         None, min=1, max=65535, help="Port to listen on.", show_default="the first free one from 7860 on"
@@ -44,13 +44,13 @@ def demo(
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Let code that comes with the model run."
+        False, "--trust-remote-code", help="Run code that comes with the model."
     ),
 ) -> None:
-    """Serve a page where questions about a picture are answered with all its visual tokens and with few.
+    """Serve a page that answers questions about a picture, dense and sparse.
 
     Needs Gradio, which the extra "demo" installs. Pictures stay in a temporary folder and are deleted at the end;
-    nothing is sent anywhere. Ctrl+C ends it.
+    nothing is sent to other machines. Ctrl+C ends the server.
 
     Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
     --method.
@@ -81,7 +81,7 @@ def demo(
         choices = first_choices(engine, name, budget)
     from ..demo.server import serving
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder goes
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder is deleted
     try:
         with serving(engine, choices, host, port) as url:
             echo(f"SparseSight is at {url} (Ctrl+C ends it)")
@@ -96,15 +96,15 @@ def demo(
         engine.close()
     typer.echo("ended")
     sys.stdout.flush()
-    # Threads of the server and of the model may be in the middle of something; nobody waits for it any more.
+    # Threads of the server and the model may still be running, but nobody waits for their results.
     os._exit(0)
 
 
 def first_choices(engine: Engine, method: str, budget: int | float) -> Choices:
-    """What the page begins with; asks the model about a picture, so that it is known to work.
+    """The page's initial values; also runs the model on a picture once, to check that it works.
 
     Raises:
-        SparseSightError: if it does not, or the picture has fewer visual tokens than are to be kept.
+        SparseSightError: the model does not work, or the picture has fewer visual tokens than the budget.
     """
     from .. import bundled
     from ..demo.tabs import Choices

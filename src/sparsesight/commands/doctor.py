@@ -1,4 +1,4 @@
-"""``sparsesight doctor``: what is installed, and whether it works."""
+"""``sparsesight doctor``: what is installed and whether it works."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, for programs."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
-    """Report versions, devices, attention implementations and extras, and try the bundled model.
+    """Report versions, devices, attention implementations and extras, and run the bundled model.
 
-    Ends with code 1 if something keeps SparseSight from working; a missing extra does not.
+    The exit code is 1 if SparseSight cannot work here; a missing extra does not count.
     """
     from .environment import diagnose
 
-    with redirect_stdout(sys.stderr):  # what is imported may print
+    with redirect_stdout(sys.stderr):  # imported packages may print
         found = diagnose()
     if as_json:
         typer.echo(json.dumps(found.to_dict()))

@@ -1,4 +1,4 @@
-"""What is installed, what is missing, and whether the bundled model answers: the facts of ``sparsesight doctor``."""
+"""What ``sparsesight doctor`` reports: installed and missing packages, and whether the bundled model answers."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-# What each extra is for. Which packages it consists of is read from the installed package's own requirements.
+# The purpose of each extra. Its packages are read from the installed package's own requirements.
 EXTRAS = {
     "plots": "plot.png of sparsesight eval, growth plots of sparsesight bench",
     "eval": "published benchmarks in sparsesight eval, through lmms-eval",
     "demo": "the demo in a browser: sparsesight demo",
     "vllm": "pruning inside vLLM: sparsesight serve",
 }
-# What the extras and the integrations work with, where it is there.
+# Optional packages that the extras and the integrations use.
 BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "matplotlib")
 PACKAGE = "sparsesight"
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed or missing package; ``problem`` is empty where all is well."""
+    """An installed or missing package; ``problem`` is empty if it works."""
 
     name: str
     version: str | None
@@ -33,7 +33,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Extra:
-    """An optional part of this package; it is there if ``missing`` is empty."""
+    """An optional part of this package; it is installed if ``missing`` is empty."""
 
     name: str
     gives: str
@@ -50,7 +50,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Trial:
-    """The bundled model asked about a bundled picture, dense and sparse."""
+    """One run of the bundled model on a bundled picture, dense and sparse."""
 
     question: str = ""
     dense: str = ""
@@ -61,7 +61,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All of it. ``problems`` are what keeps SparseSight itself from working; missing extras are none."""
+    """The whole report. ``problems`` lists what prevents SparseSight from working; missing extras do not count."""
 
     python: str
     system: str
@@ -82,7 +82,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything; takes a few seconds, as torch and transformers are imported."""
+    """Make the report; takes a few seconds, as torch and transformers are imported."""
     needed, extras = requirements()
     packages = [Package(PACKAGE, _version(PACKAGE) or "not installed, run from its source")]
     packages += [look_at(requirement) for requirement in needed]
@@ -97,16 +97,14 @@ def diagnose() -> Diagnosis:
         extras=tuple(
             Extra(name, gives, tuple(str(r) for r in wanted if look_at(r).problem) if wanted else (name,))
             for name, gives in EXTRAS.items()
-            for wanted in [
-                extras.get(name)
-            ]  # nothing where this package is run from source, or was installed before
+            for wanted in [extras.get(name)]  # nothing if this package runs from source
         ),
         bundled=Trial(problem="not tried, because of the packages above") if broken else try_bundled(),
     )
 
 
 def requirements() -> tuple[list[Any], dict[str, list[Any]]]:
-    """What the installed package requires, always and by extra, as ``packaging`` has it; nothing if run from source."""
+    """The requirements of the installed package, always and by extra (``packaging``); none if run from source."""
     from packaging.requirements import Requirement
 
     try:
@@ -122,7 +120,7 @@ def requirements() -> tuple[list[Any], dict[str, list[Any]]]:
 
 
 def look_at(requirement: Any) -> Package:
-    """Whether a requirement is met, by what is installed; torch and transformers must also load."""
+    """Whether an installed package meets a requirement; torch and transformers must also load."""
     name, found = requirement.name, _version(requirement.name)
     if found is None:
         return Package(name, None, f"missing: pip install '{name}{requirement.specifier}'")
@@ -139,7 +137,7 @@ def look_at(requirement: Any) -> Package:
 
 
 def devices() -> tuple[str, ...]:
-    """The processor and every accelerator that torch can use, in words."""
+    """Descriptions of the processor and of every accelerator that torch can use."""
     import torch
 
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
@@ -176,7 +174,7 @@ def attention_backends() -> tuple[Backend, ...]:
 
 
 def try_bundled() -> Trial:
-    """Ask the bundled model, dense and sparse; whatever goes wrong is told in a sentence."""
+    """Run the bundled model, dense and sparse; any error becomes one sentence."""
     start = time.perf_counter()
     try:
         from .. import bundled
@@ -191,7 +189,7 @@ def try_bundled() -> Trial:
             loaded = load_model(None, "cpu")
             inputs = prepare(loaded, open_image(picture), entry["question"])
             result = compare(loaded, inputs, make_method("sparsevlm+", retain=128), 8)
-    except Exception as error:  # this is the place to say what is wrong, whatever it is
+    except Exception as error:  # reports whatever is wrong
         return Trial(problem=f"does not run: {_gist(error)}")
     dense, sparse = result.dense.answer, result.sparse.answer
     wrong = "" if dense == entry["answer"] else f"answers {dense!r}, not {entry['answer']!r}"
@@ -208,7 +206,7 @@ def _version(name: str) -> str | None:
 
 
 def _tried(look: Callable[[], Any], otherwise: Any) -> Any:
-    """A library that does not load is already told of; what is asked of it is then not known."""
+    """``look()``, or ``otherwise`` if it fails: a library that does not load is reported elsewhere."""
     try:
         return look()
     except Exception:

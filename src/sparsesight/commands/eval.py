@@ -1,4 +1,4 @@
-"""``sparsesight eval``: what methods cost in accuracy at equal compute, on published benchmarks or on scenes."""
+"""``sparsesight eval``: the accuracy of methods at equal cost, on published benchmarks or on scenes."""
 
 from __future__ import annotations
 
@@ -31,57 +31,59 @@ def evaluate(
     ),
     methods: str | None = typer.Option(
         None,
-        help="Such as sparsevlm,sparsevlm+,random; a method may have options, sparsevlm(per_frame=True), and several "
-        "may follow one another with > between them. The dense model always runs.",
+        help="Such as sparsevlm,sparsevlm+,random; a method may have options, sparsevlm(per_frame=True), and > "
+        "chains methods. The dense model always runs.",
         show_default="sparsevlm+",
     ),
     retain: str | None = typer.Option(
         None,
-        help="Budgets for each method: tokens on average over the layers, ratios, or counts per stage in brackets.",
+        help="Budgets for each method: average tokens per layer, ratios, or counts per stage in brackets.",
         show_default=BUDGETS,
     ),
     same_retain: bool = typer.Option(
         False,
         "--same-retain",
-        help="Give every method the same average in place of the same prefill FLOPs.",
+        help="Give every method the same average number of tokens instead of the same prefill FLOPs.",
     ),
-    limit: int | None = typer.Option(None, min=1, help="Only so many questions a task.", show_default="all"),
+    limit: int | None = typer.Option(
+        None, min=1, help="Maximum number of questions per task.", show_default="all"
+    ),
     batch_size: int = typer.Option(8, min=1, help="Questions per forward."),
     out: Path = typer.Option(Path("eval-run"), help="The run folder."),
     resume: bool = typer.Option(
-        False, "--resume", help="Go on with the run in the folder; what is answered is not asked again."
+        False, "--resume", help="Continue the run in the folder; answered questions are skipped."
     ),
     data: Path | None = typer.Option(
         None, help="Folder of local copies of the data (docs/benchmarks.md).", show_default="the Hub"
     ),
-    setting: str = typer.Option("auto", help="How the model is asked: own, llava-1.5 or auto."),
-    latency: bool = typer.Option(False, "--latency", help="Also measure the prefills."),
+    setting: str = typer.Option("auto", help="How the model is prompted: own, llava-1.5 or auto."),
+    latency: bool = typer.Option(False, "--latency", help="Also measure prefill times."),
     trim_early_layers: bool = typer.Option(
         False,
         "--trim-early-layers",
-        help="Let the layers up to the first stage forget what it dropped once the prefill is over.",
+        help="After the prefill, also drop the first stage's dropped tokens from the caches of the layers before it.",
     ),
     text_tower: str | None = typer.Option(
         None,
-        help="Folder or Hub id of the CLIP that the vision tower is from, for methods that read its text tower.",
+        help="Folder or Hub id of the vision tower's CLIP checkpoint, for methods that use its text tower.",
         show_default="none",
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
     device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Let code that comes with the model run."
+        False, "--trust-remote-code", help="Run code that comes with the model."
     ),
 ) -> None:
-    """Run methods at several budgets over benchmarks, and compare them with the dense model and with each other.
+    """Run methods at several budgets on benchmarks, and compare them with the dense model and with each other.
 
-    Every method is given the budget at which its prefill costs what SparseVLM+
-    costs at the --retain asked for. The run folder holds all answers, a summary, a
+    Every method gets the budget at which its prefill costs as much as that of
+    SparseVLM+ at the given --retain. The run folder holds all answers, a summary, a
     table and a plot. On several GPUs: accelerate launch -m sparsesight eval ...
 
-    A method with :published behind its name runs as published: --retain is then its
-    own schedule at that budget, and the table shows what it costs. A method that
-    decides its counts from data, sparsevlm(adaptive=True), runs once, without a budget.
+    A method with :published after its name runs as published: --retain then selects
+    its own schedule at that budget, and the table gives its cost. A method that derives
+    its counts from the data, sparsevlm(adaptive=True), runs once, without a budget.
 
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
@@ -133,7 +135,7 @@ def evaluate(
 
 
 def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -> dict[str, Any] | None:
-    """Fill the folder; the first process returns the summary."""
+    """Run everything into the folder; the first process returns the summary."""
     from importlib.util import find_spec
 
     from ..eval.prepare import prepare_tasks, session, settings
@@ -161,7 +163,7 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
     unsolved = []
     for cell in cells:
         if cell.method is not None and (cell.retain is None or is_published(cell.name)):
-            # Refuses layers that this model lacks, before the folder is begun.
+            # Refuses layers that this model lacks, before the folder is created.
             cell.method.stage_layers(len(parts.layers), parts.prunable)
             unsolved.append(f"`{cell.label}`")
     config = Config(

@@ -1,22 +1,22 @@
-"""What the help of the program and of its commands ends with: lines to copy."""
+"""The examples at the end of the program's help and of each command's."""
 
 from __future__ import annotations
 
 import inspect
 import re
 
-WIDTH = 77  # of a line that a terminal of 80 columns shows whole
+WIDTH = 77  # of a line that fits into a terminal of 80 columns
 
 _DAY_ONE = """
-sparsesight doctor                        # what is installed, does it work?
+sparsesight doctor                        # what is installed and whether it works
 sparsesight ask                           # bundled model, bundled picture
 sparsesight ask "How many cards are there?" --retain 33%
 sparsesight ask photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf
-sparsesight methods                       # what --method may name
+sparsesight methods                       # the methods to choose from
 sparsesight demo                          # the same in a browser
 """
 
-# By the name of a command; "" is the program itself.
+# By command name; "" is the program itself.
 EXAMPLES = {
     "": _DAY_ONE,
     "ask": """
@@ -48,7 +48,7 @@ sparsesight demo
 sparsesight demo --model llava-hf/llava-1.5-7b-hf
 """,
     "serve": """
-sparsesight serve bundled                 # the tiny model, to try it out
+sparsesight serve bundled                 # the bundled tiny model
 sparsesight serve llava-hf/llava-1.5-7b-hf --retain 64 --port 8001
 sparsesight serve llava-hf/llava-1.5-7b-hf --retain 33% --dry-run
 """,
@@ -56,7 +56,7 @@ sparsesight serve llava-hf/llava-1.5-7b-hf --retain 33% --dry-run
 
 
 def unwrapped(command: object) -> str:
-    """What a command's docstring says, with the line breaks of paragraphs alone: terminals have widths of their own."""
+    """A command's docstring with line breaks only between paragraphs, as terminals differ in width."""
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
 
 

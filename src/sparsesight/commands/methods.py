@@ -1,4 +1,4 @@
-"""``sparsesight methods``: what there is to choose from."""
+"""``sparsesight methods``: the methods to choose from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def methods() -> None:
 
 
 def _written(field: Field[Any]) -> str:
-    """An option as one would write it, ``seed=0``."""
+    """An option in the form that a user writes, ``seed=0``."""
     if field.default is MISSING:
         return field.name
     value = f"{field.default:g}" if isinstance(field.default, float) else repr(field.default)

@@ -1,4 +1,4 @@
-"""What a user may write for ``--retain`` and ``--layers``, and what the environment may choose."""
+"""Reads ``--retain``, ``--layers``, ``--method`` and the environment variables that set their defaults."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def parse_counts(text: str, option: str) -> tuple[int, ...]:
 def choose_retain(
     option: str | None, environment: Mapping[str, str] = os.environ
 ) -> int | float | tuple[int, ...]:
-    """``--retain``, else what the environment says, else 64. An empty variable counts as unset.
+    """``--retain``, else the environment variable, else 64. An empty variable counts as unset.
 
     Raises:
-        SparseSightError: if the one that decides makes no sense, or the two spellings of the variable disagree.
+        SparseSightError: the value is invalid, or the two spellings of the variable disagree.
     """
     chosen = given_retain(option, environment)
     return RETAIN if chosen is None else chosen
@@ -63,7 +63,7 @@ def choose_retain(
 def given_retain(
     option: str | None, environment: Mapping[str, str] = os.environ
 ) -> int | float | tuple[int, ...] | None:
-    """As :func:`choose_retain`; None where neither says anything."""
+    """As :func:`choose_retain`; None if neither is given."""
     if option is not None:
         return parse_retain(option)
     found = {name: environment[name] for name in RETAIN_VARIABLES if environment.get(name, "").strip()}
@@ -75,11 +75,11 @@ def given_retain(
 
 
 def choose_method(option: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """``--method``, else what the environment says, which is a published setting, else SparseVLM+. An empty variable
+    """``--method``, else the published setting that the environment variable names, else SparseVLM+. An empty variable
     counts as unset.
 
     Raises:
-        SparseSightError: if the variable is no version.
+        SparseSightError: the variable is not a known version.
     """
     if option is not None:
         return option
@@ -93,10 +93,10 @@ def choose_method(option: str | None, environment: Mapping[str, str] = os.enviro
 
 
 def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Method:
-    """The method of ``--method``, a name or written with options, at the budget and layers of the other options.
+    """The method of ``--method``, a name with or without options, at the budget and layers of the other options.
 
     Raises:
-        SparseSightError: if there is none such, or an option says again what stands in brackets.
+        SparseSightError: an unknown method, or an option that is also set in brackets.
     """
     from ..methods import is_published, make_method, parse
 
@@ -118,7 +118,7 @@ def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Meth
 
 
 def choose_plain_method(option: str | None, command: str, environment: Mapping[str, str] = os.environ) -> str:
-    """As :func:`choose_method`, for commands in which budgets change while they run: a version in the environment means
+    """As :func:`choose_method`, for commands whose budgets change while they run: a version in the environment selects
     the method without the published setting.
 
     Raises:
@@ -137,10 +137,10 @@ def choose_plain_method(option: str | None, command: str, environment: Mapping[s
 
 
 def split_list(text: str, source: str) -> list[str]:
-    """``a,b(c=1,d=2) > e`` -> ["a", "b(c=1,d=2) > e"]: at commas that are in no brackets.
+    """``a,b(c=1,d=2) > e`` -> ["a", "b(c=1,d=2) > e"]: split at commas outside brackets.
 
     Raises:
-        SparseSightError: brackets that do not match, an empty part, nothing at all.
+        SparseSightError: unmatched brackets, an empty part, or an empty list.
     """
     parts, depth = [""], 0
     for sign in text:
@@ -162,8 +162,8 @@ def split_list(text: str, source: str) -> list[str]:
 def choose_budgets(
     option: str | None, environment: Mapping[str, str] = os.environ
 ) -> list[int | float | tuple[int, ...]]:
-    """``192,128,64``, or counts per stage in brackets: ``(300,200,110),(66,30,17)``; else the one that the environment
-    names, else 192, 128 and 64.
+    """``192,128,64``, or counts per stage in brackets: ``(300,200,110),(66,30,17)``; else the environment's, else
+    192, 128 and 64.
 
     Raises:
         SparseSightError: as :func:`choose_retain`.
@@ -174,7 +174,7 @@ def choose_budgets(
 
 
 def choose_methods(option: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """``dense,sparsevlm,fastv``; else dense and the one that the environment names, else dense and SparseVLM+.
+    """``dense,sparsevlm,fastv``; else dense and the environment's method, else dense and SparseVLM+.
 
     Raises:
         SparseSightError: as :func:`choose_method`.

@@ -1,4 +1,4 @@
-"""What ``sparsesight ask`` found, on a terminal."""
+"""Prints the result of ``sparsesight ask`` on a terminal."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def show(result: Comparison, *, picture: str, question: str, model: str) -> None:
-    """Print the two answers, the report and what each stage kept.
+    """Print the two answers, the report and the tokens that each stage kept.
 
     Args:
-        result: of :func:`sparsesight.compare.compare`; without a look it is said why there is none.
-        picture, question, model: what was asked, of what.
+        result: of :func:`sparsesight.compare.compare`; without a look, the reason is printed.
+        picture, question, model: the input, for display.
     """
     console = Console(highlight=False)
     facts = Table.grid(padding=(0, 2))
@@ -65,7 +65,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
 
 
 def _report(result: Comparison) -> Table:
-    """The report's rows, with the dense run's measurements where the report cannot know them."""
+    """The report's rows, with the dense run's measurements where the report has none."""
     dense = result.dense
     measured = {"prefill ms": dense.prefill_ms, "decode ms per token": dense.decode_ms}
     table = Table(box=box.SIMPLE, pad_edge=False)

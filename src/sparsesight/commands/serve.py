@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 SERVER = "vllm.entrypoints.openai.api_server"
-# Options that are not ours go to vLLM as they are, so no letter may be taken for one of ours.
+# Other options go to vLLM unchanged, so no single letter may be parsed as one of ours.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]}
 
 
@@ -29,29 +29,31 @@ def serve(
     model: str = typer.Argument(
         ...,
         metavar="MODEL",
-        help="A folder or a Hugging Face Hub id; 'bundled' is the tiny model of the package.",
+        help="A folder or a Hugging Face Hub id; 'bundled' is the tiny model that ships with the package.",
     ),
     method: str | None = typer.Option(
         None,
-        help="One of those that 'sparsesight methods' lists, with options in brackets: sparsevlm+(heads=0.5).",
+        help="A method that 'sparsesight methods' lists, with options in brackets: sparsevlm+(heads=0.5).",
         show_default=METHOD,
     ),
     retain: str | None = typer.Option(
         None,
-        help="Visual tokens to keep: on average over the layers (64), as a ratio of all (0.33 or 33%), or after each "
-        "stage (300,200,110). A request may choose another budget.",
+        help="Visual tokens to keep: the average per layer (64), a ratio of all (0.33 or 33%), or counts after each "
+        "stage (300,200,110). A request may set its own budget.",
         show_default=str(RETAIN),
     ),
     layers: str | None = typer.Option(
         None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check, print the command of vLLM, and stop."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check the options, print the vLLM command, and stop."
+    ),
 ) -> None:
-    """Serve a model by vLLM's OpenAI-compatible server, with visual tokens pruned inside it.
+    """Serve a model with vLLM's OpenAI-compatible server, with visual tokens pruned inside it.
 
-    What cannot work is refused before the model is loaded; flags that vLLM needs are set, and named with the reason.
-    All other options are vLLM's own (--port, --max-model-len, ...); python -m vllm.entrypoints.openai.api_server
-    --help=all lists them.
+    Options that cannot work are refused before the model is loaded. Flags that pruning needs are set, and printed with
+    the reason. All other options are vLLM's own (--port, --max-model-len, ...); python -m
+    vllm.entrypoints.openai.api_server --help=all lists them.
 
     Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
     --method.
@@ -77,17 +79,17 @@ def serve(
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    # In the place of this process, so that signals and the exit code are vLLM's. No shell reads the arguments.
+    # Replaces this process, so that signals and the exit code are vLLM's. No shell reads the arguments.
     os.execve(  # nosec B606
         sys.executable, [sys.executable, "-m", SERVER, *arguments], {**os.environ, **variables}
     )
 
 
 def _method(name: str, retain: str | None, layers: str | None) -> Method:
-    """The method as it is asked for.
+    """The requested method.
 
     Raises:
-        SparseSightError: if there is none such.
+        SparseSightError: an unknown method, or one that vLLM does not support.
     """
     from ..methods import parse
 
@@ -107,10 +109,10 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
 def _complete(
     model: str, method: Method, given: list[str]
 ) -> tuple[list[str], dict[str, str], list[Addition]]:
-    """All arguments of vLLM's server and the variables to set, checked; and what of it was added.
+    """All arguments of vLLM's server and the variables to set, checked; and those that were added.
 
     Raises:
-        SparseSightError: if it cannot work.
+        SparseSightError: the combination cannot work.
     """
     from rich.console import Console
 
