@@ -1,4 +1,4 @@
-"""SparseSight: vision-language models that look only where the question points."""
+"""SparseSight: training-free pruning of the visual tokens that the question does not need."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and transformers, which takes seconds, only when something needs them."""
+    """Import torch and transformers lazily, as that takes seconds."""
     from importlib import import_module
 
     if name not in __all__:

@@ -1,4 +1,4 @@
-"""What a prefill cost and saved, as it is printed and written: tokens per layer, FLOPs, KV bytes, latency."""
+"""The report of a prefill: tokens per layer, FLOPs, KV bytes, latency."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Clip:
-    """A picture or a clip of a prompt, and what is left of it.
+    """The tokens of a picture or a clip in a prompt, before and after each stage.
 
     Attributes:
         kind: "image" or "video".
         frames: visual tokens of each frame; a picture is one frame.
-        kept: per stage, how many of them were kept; merged tokens are not among them.
-        frames_known: whether the frames could be told apart; if not, the clip is taken for one frame.
+        kept: kept tokens of each frame, per stage, without merged tokens.
+        frames_known: whether the frames could be separated; if not, the clip counts as one frame.
     """
 
     kind: str
@@ -49,14 +49,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class RegionReport:
-    """Visual tokens that were judged together: those of a turn of a chat, of a packed document, or of the prompt.
+    """Visual tokens that were scored together: those of a turn of a chat, of a packed document, or of the prompt.
 
     Attributes:
-        turn: number of the turn or document within what came with this prefill, from 0.
+        turn: number of the turn or document within this prefill, from 0.
         visual_tokens: of all its pictures.
-        text_tokens: that could judge; the method may have chosen raters among them.
-        judged_by: where those stand: "after the picture", "before the picture", or "no text".
-        stages: what each stage that ran did.
+        text_tokens: scoring text tokens, among which the method may select raters.
+        judged_by: their position: "after the picture", "before the picture", or "no text".
+        stages: counts of each stage that ran.
     """
 
     turn: int
@@ -84,13 +84,13 @@ class SampleReport:
     macs_sparse: int  # scoring included
     macs_scoring: int  # raters, rater-row attention, merging
     note: str = ""  # why it ran dense, if it did
-    clips: tuple[Clip, ...] = ()  # its pictures and clips, in their order
-    regions: tuple[RegionReport, ...] = ()  # which text judged which of its visual tokens
+    clips: tuple[Clip, ...] = ()  # its pictures and clips, in order
+    regions: tuple[RegionReport, ...] = ()  # which text scored which of its visual tokens
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the last prefill cost and saved; ``print`` it, or take :meth:`to_dict`."""
+    """Costs and savings of the last prefill; ``print`` it, or use :meth:`to_dict`."""
 
     method: dict[str, Any]
     layers: tuple[int, ...]
@@ -100,7 +100,7 @@ class Report:
     kv_bytes_sparse: int
     prefill_ms: float | None = None
     decode_ms: float | None = None
-    trimmed: bool = False  # whether layers up to the first stage forgot what it dropped
+    trimmed: bool = False  # whether the caches of the layers up to the first stage were trimmed
 
     @property
     def macs_dense(self) -> int:
@@ -112,11 +112,11 @@ class Report:
 
     @property
     def speedup_limit(self) -> float:
-        """Dense over sparse prefill FLOPs: no implementation can be faster by more."""
+        """Dense over sparse prefill FLOPs: an upper limit of the speed-up."""
         return self.macs_dense / self.macs_sparse
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
+        """JSON-serialisable data."""
         totals = {"macs_dense": self.macs_dense, "macs_sparse": self.macs_sparse}
         return {**asdict(self), **totals, "speedup_limit": self.speedup_limit}
 
@@ -188,7 +188,7 @@ def html_table(report: Report) -> str:
 
 
 def where(layers: Sequence[int]) -> str:
-    """``before the first layer and after layers 2, 6``: where the stages are."""
+    """The positions of the stages: ``before the first layer and after layers 2, 6``."""
     after = ", ".join(str(layer) for layer in layers if layer != BEFORE)
     said = ["before the first layer"] if BEFORE in layers else []
     return " and ".join([*said, *([f"after layers {after}"] if after else [])])
@@ -200,7 +200,7 @@ def _name(method: dict[str, Any]) -> str:
 
 
 def staircase(per_layer: Sequence[int]) -> str:
-    """``576 x3, 300 x4``: counts with how many layers in a row have them."""
+    """``576 x3, 300 x4``: run lengths of equal counts over the layers."""
     runs: list[list[int]] = []
     for count in per_layer:
         if runs and runs[-1][0] == count:
@@ -211,7 +211,7 @@ def staircase(per_layer: Sequence[int]) -> str:
 
 
 def _whole(visual: int, text: int, stages: tuple[Stage, ...]) -> RegionReport:
-    """A sample that is one region."""
+    """The region of a sample that has only one."""
     return RegionReport(0, visual, text, AFTER if text else NOTHING, stages)
 
 
@@ -251,21 +251,21 @@ def batch_report(
     trimmed: bool = False,
     overhead: Overhead = lambda _: 0,
 ) -> Report:
-    """Put a report together from counts.
+    """Build a report from counts.
 
     Args:
         method: the method as a dict.
         shape: of the decoder.
         layers: pruning layers.
-        visual, text, length: per sample: visual tokens, text tokens that judge them, all tokens.
+        visual, text, length: per sample: visual tokens, scoring text tokens, all tokens.
         width: padded length of the batch.
         tokens_out: visual tokens per sample after each stage that ran; empty if the prefill ran dense.
-        recycled, merged: recycled tokens per stage and sample, and what became of them.
-        past: keys each layer had cached before.
+        recycled, merged: recycled tokens per stage and sample, and the merged tokens made of them.
+        past: number of keys that each layer had cached before.
         latency: measurements, possibly none.
         clips: pictures and clips of every sample.
-        regions: of every sample; default: all its visual tokens are one.
-        trimmed: whether layers up to the first stage cache no more than leaves it.
+        regions: of every sample; default: all its visual tokens are one region.
+        trimmed: whether the layers up to the first stage cache no more tokens than leave it.
         overhead: multiply-adds of the method itself at a stage.
     """
     count = len(shape.layers)

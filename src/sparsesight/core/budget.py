@@ -3,12 +3,12 @@
 A *stage* prunes after one decoder layer. ``retain`` asks for an average over layers, the *equal tokens*, which has two
 conventions in the literature:
 
-* ``published``: a layer counts the visual tokens that *leave* it, so a pruning layer counts at its pruned size. This
-  is what SparseVLM's tables state, and what ``retain`` means here.
-* ``entering``: a layer counts the visual tokens that *enter* it, which is what it computes on and caches. Always
-  larger: 206.5 where the published v1.5 schedule says 192.03.
+* ``published``: a layer counts the visual tokens that *leave* it, so a pruning layer counts at its pruned size.
+  SparseVLM's tables use this convention, and so does ``retain``.
+* ``entering``: a layer counts the visual tokens that *enter* it, which it computes and caches. Always larger: 206.5
+  for the published v1.5 schedule of 192.03.
 
-Tokens merged by recycling count in both.
+The merged tokens that recycling adds count in both.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Retain = int | float | tuple[int, ...]
 # Depths of the published pruning layers are given for a decoder of this many layers.
 PUBLISHED_LAYERS = 32
 PUBLISHED_VISUAL = 576
-# The "layer" of a stage that acts before the first decoder layer.
+# The "layer" of a stage before the first decoder layer.
 BEFORE = -1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Counts of one stage. ``tokens_out = keep + merged`` visual tokens go on to the next layer."""
+    """Counts of one stage. ``tokens_out = keep + merged`` visual tokens enter the next layer."""
 
     layer: int  # 0-based decoder layer after which the stage prunes; BEFORE the first
     tokens_in: int
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageSizes:
-    """Sizes of one sample at a stage, from which a method counts its own arithmetic (``Method.overhead``)."""
+    """Sizes of one sample at a stage, from which a method computes its own cost (``Method.overhead``)."""
 
     index: int  # which stage, from 0
     tokens_in: int  # visual tokens
@@ -57,7 +57,7 @@ class StageSizes:
     recycled: int
     merged: int
     text: int  # text tokens after the visual ones
-    keys: int  # of the pruning layer's attention; before the first layer, of what enters it
+    keys: int  # of the pruning layer's attention; before the first layer, the tokens that enter it
     width: int  # of all attention heads together
     hidden: int  # width of the hidden states
 
@@ -91,7 +91,7 @@ class Schedule:
 
 
 def recycled_counts(dropped: int, fraction: float) -> tuple[int, int]:
-    """Recycled tokens ``int(fraction * dropped) + 1`` and clusters ``int(recycled / 10) + 1`` (none of none)."""
+    """Recycled tokens ``int(fraction * dropped) + 1``, clusters ``int(recycled / 10) + 1``; (0, 0) if none dropped."""
     if not dropped or not fraction:
         return 0, 0
     recycled = min(int(dropped * fraction) + 1, dropped)
@@ -106,11 +106,11 @@ def pruning_layers(
     Args:
         depths: 0-based layers of a 32-layer decoder, or :data:`BEFORE`.
         num_layers: layers of this decoder.
-        allowed: layers at which this model may prune; each depth moves to the nearest one, but for :data:`BEFORE`.
+        allowed: layers after which this model may prune; each depth except :data:`BEFORE` moves to the nearest one.
             Default: all but the last.
 
     Raises:
-        BudgetError: if the decoder has fewer layers to prune at than there are depths.
+        BudgetError: the decoder has fewer layers to prune after than there are depths.
     """
     allowed = tuple(range(BEFORE, num_layers - 1)) if allowed is None else allowed
     if depths and depths[0] == BEFORE:
@@ -128,7 +128,7 @@ def pruning_layers(
         )
     chosen: list[int] = []
     for i, depth in enumerate(depths):
-        # Rounded down: a budget that is possible at the published depths stays possible.
+        # Rounded down, so that a budget that is possible at the published depths stays possible.
         wanted = depth * num_layers // PUBLISHED_LAYERS
         left = len(depths) - i - 1  # leave room for the stages that follow
         free = [x for x in allowed[: len(allowed) - left] if not chosen or x > chosen[-1]]
@@ -147,7 +147,7 @@ def plan(
     always_drop: bool = False,
     published: tuple[tuple[int, tuple[int, ...]], ...] = (),
 ) -> Schedule:
-    """Solve for the counts of every stage.
+    """Compute the counts of every stage.
 
     Args:
         retain: average visual tokens per layer (int; ``published`` convention), the same as a fraction of ``visual``
@@ -156,7 +156,7 @@ def plan(
         num_layers: decoder layers.
         layers: 0-based layers after which to prune, or :data:`BEFORE`, ascending, each below ``num_layers - 1``.
         recycle: fraction of the dropped tokens that is merged (0: none).
-        always_drop: the published clamp ``min(count, tokens - 1)``; off, a stage that needs to drop nothing does not.
+        always_drop: the published clamp ``min(count, tokens - 1)``; without it, a stage may drop nothing.
         published: published schedules as ``((retain, counts), ...)``, used where they meet the request: 32 layers,
             576 visual tokens, the published pruning layers and recycling.
 
@@ -164,7 +164,7 @@ def plan(
         A schedule whose equal tokens lie within one token of the request, or the largest that ``always_drop`` allows.
 
     Raises:
-        BudgetError: if no schedule meets the request; the message says which values are possible.
+        BudgetError: no schedule meets the request; the message says which values are possible.
     """
     check_retain(retain)
     check_layers(layers, num_layers)
@@ -196,12 +196,14 @@ def plan(
 
 
 def check_layers(layers: tuple[int, ...], num_layers: int | None = None) -> None:
-    """Reject pruning layers that are not ascending and, where its depth is known, within the decoder.
+    """Reject pruning layers that are not ascending or, if its depth is given, not within the decoder.
 
     Raises:
-        BudgetError: naming the layers and the range.
+        BudgetError: with the layers and the valid range.
     """
-    end = math.inf if num_layers is None else num_layers - 1  # nothing is left to save after the last layer
+    end = (
+        math.inf if num_layers is None else num_layers - 1
+    )  # pruning after the last layer would save nothing
     fits = isinstance(layers, tuple) and all(
         isinstance(x, Integral) and not isinstance(x, bool) and BEFORE <= x < end for x in layers
     )
@@ -221,7 +223,7 @@ def _build(
     recycle: float,
     always_drop: bool,
 ) -> Schedule:
-    """A schedule from kept counts, clamped to what each stage receives."""
+    """A schedule from kept counts, clamped to the tokens that each stage receives."""
     stages, tokens = [], visual
     for layer, count in zip(layers, counts, strict=True):
         keep = max(min(count, tokens - 1 if always_drop else tokens), 0)
@@ -236,8 +238,8 @@ def _solve(
 ) -> Schedule:
     """Every stage halves a token's odds of being kept: ``visual * s / (s + 2**i * (1 - s))``, ``s`` by bisection.
 
-    This is the shape of the published schedules (odds of 1.08, 0.53, 0.26 at 192 tokens), one number fixes it, and
-    the equal tokens grow with that number. Rounding is made good in the later stages.
+    This is the shape of the published schedules (odds of 1.08, 0.53, 0.26 at 192 tokens). It has one parameter, and
+    the equal tokens grow with it. The later stages compensate for rounding.
     """
 
     def build(counts: tuple[int, ...]) -> Schedule:
@@ -250,7 +252,7 @@ def _solve(
         counts, tokens = [], visual
         for i in range(len(layers)):
             wanted = visual * s / (s + 2**i * (1 - s))
-            # What recycling gives back is taken off first: keep + merged should be what the curve says.
+            # The tokens that recycling adds are subtracted first: keep + merged should lie on the curve.
             keep = round(wanted) - recycled_counts(max(tokens - round(wanted), 0), recycle)[1]
             keep = min(max(keep, 1), tokens)
             tokens = keep + recycled_counts(tokens - keep, recycle)[1]

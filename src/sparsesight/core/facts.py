@@ -1,4 +1,4 @@
-"""What is told of a region, the visual tokens that are judged together: plain data that needs no tensors."""
+"""Facts about a region, the visual tokens that are scored together, without tensors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ AFTER, BEFORE_PICTURE, NOTHING = "after the picture", "before the picture", "no 
 
 @dataclass(frozen=True)
 class RegionFacts:
-    """What is told of a region.
+    """Facts about a region.
 
     Attributes:
         turn: number of its turn or document in the prompt, from 0.
-        text: how many text tokens judge.
-        where: where these stand: :data:`AFTER` it, :data:`BEFORE_PICTURE`, or :data:`NOTHING` judges.
+        text: number of scoring text tokens.
+        where: their position: :data:`AFTER` the picture, :data:`BEFORE_PICTURE`, or :data:`NOTHING` if there are none.
     """
 
     turn: int

@@ -1,4 +1,4 @@
-"""Numbers that the device computes and the host needs, read without stalling the device."""
+"""Counts that the device computes and the host needs, read without stalling the device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
-# Below so many text tokens a device scores all of them rather than tell the host how many rate.
+# Up to this many text tokens, a device scores all of them instead of reporting the number of raters to the host.
 FEW = 128
 
 
 class HostCount:
-    """A whole number that was computed on the device, on its way to the host.
+    """An integer that was computed on the device, on its way to the host.
 
-    The copy is only queued. :meth:`read` waits for the work that was queued before it and for nothing after: read some
-    layers later it does not stall the device, which still has those layers to run.
+    The copy is only queued. :meth:`read` waits only for work that was queued before it: read some layers later, it does
+    not stall the device, which still has those layers to run.
 
     Args:
         count: a scalar on any device.
@@ -44,7 +44,7 @@ class HostCount:
 
 
 def most_rows(rows: Bool[Tensor, "b r"]) -> HostCount | None:
-    """How many of ``rows`` any sample has at most; None where asking costs more than taking all of them."""
+    """The largest number of ``rows`` in any sample; None if reading it costs more than using all rows."""
     if rows.device.type != "cpu" and rows.shape[1] <= FEW:
         return None
     return HostCount(rows.sum(1).amax())

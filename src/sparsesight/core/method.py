@@ -1,10 +1,10 @@
-"""The contract between a token-reduction method and whatever runs the model.
+"""The interface between a token-reduction method and the host that runs the model.
 
 A host (the transformers integration, the vLLM plugin) builds a :class:`StageInput` at every stage, before the first
-decoder layer or after any, and gets a :class:`Selection` back. A method says which text tokens judge
-(``select_raters``), how much each visual token matters (``score``), how many stay (``plan``, or ``counts`` where the
-data decide) and what becomes of the others (``merge``). Everything that must hold for every method, exact counts,
-stable ties, order, recycling, lives in :meth:`Method.select` and is written once.
+decoder layer or after any, and gets a :class:`Selection` back. A method defines which text tokens are raters
+(``select_raters``), how much each visual token matters (``score``), how many stay (``plan``, or ``counts`` if they
+depend on the data) and what happens to the others (``merge``). :meth:`Method.select` implements what holds for every
+method: exact counts, stable ties, order and recycling.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
-# More visual tokens than any picture has: what cannot be met with these cannot be met.
+# More visual tokens than any picture has: a budget that cannot be met with these cannot be met at all.
 ANY_PICTURE = 1_000_000
-MAX_TEXT = 4096  # characters of a method as it is written
-MAX_WORD = 256  # ... and of a field of it
+MAX_TEXT = 4096  # characters of a method in text form
+MAX_WORD = 256  # characters of one field
 MAX_NUMBER = 2**63 - 1  # of a field; larger ones do not even fit a tensor
 
 
@@ -54,22 +54,22 @@ class Method(ABC):
     Attributes:
         retain: average visual tokens per layer (int), a ratio in (0, 1], or kept counts per stage (tuple); see
             :mod:`sparsesight.core.budget`.
-        layers: 0-based decoder layers after which to prune, -1 for before the first; by default the published relative
+        layers: 0-based decoder layers after which to prune, -1 for before the first. Default: the published relative
             depths.
         positions: ``"original"`` keeps every token's rotary position; ``"compact"`` renumbers the tokens of each
             stage from zero and places merged tokens after the kept ones, as SparseVLM v1.x does.
-        always_drop: the published clamp, every stage drops at least one token. Off by default: a budget that the
-            picture already meets leaves it alone.
-        per_frame: spread what is kept over the frames of clips, and over pictures: each keeps the same share, to
-            within rounding (:func:`ops.group_ranks`), instead of competing for the budget of the whole prompt. How
-            many tokens a stage keeps in all is the same.
-        judged_by: ``"turn"``: a picture is judged by the text of the turn that it came with, and each turn of a chat
-            has its own budget, where the host knows how turns end. ``"prompt"``, as published: one budget for all
-            pictures of a prompt, judged by all text after the last.
+        always_drop: the published clamp: every stage drops at least one token. Off by default, so that a budget that
+            the picture already meets drops nothing.
+        per_frame: spread the budget over the frames of clips, and over pictures: each keeps the same share, to within
+            rounding (:func:`ops.group_ranks`), instead of competing for the budget of the whole prompt. The total
+            number of tokens that a stage keeps is the same.
+        judged_by: ``"turn"``: a picture is scored by the text of its own turn, and each turn of a chat has its own
+            budget, if the host knows how turns end. ``"prompt"``, as published: one budget for all pictures of a
+            prompt, scored by all text after the last picture.
 
     Raises:
-        BudgetError: if ``retain`` or ``layers`` cannot be a budget.
-        SparseSightError: if another field has no meaning.
+        BudgetError: ``retain`` or ``layers`` is not a valid budget.
+        SparseSightError: another field is invalid.
     """
 
     retain: Retain = 64
@@ -82,12 +82,12 @@ class Method(ABC):
     name: ClassVar[str]
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
-    # Budgets of `published()`; a range where the release takes any number, () where it is one setting without a budget.
-    published_at: ClassVar[Sequence[Retain] | None] = None  # None: nobody published a setting
-    requires_attention: ClassVar[bool] = True  # False: it can act before the first layer as well
-    requires_raters: ClassVar[bool] = True  # False: `select_raters` is not called, and nothing is a rater
+    # Budgets of `published()`; a range if the release accepts any number, () if it is one setting without a budget.
+    published_at: ClassVar[Sequence[Retain] | None] = None  # None: no setting is published
+    requires_attention: ClassVar[bool] = True  # False: it can also prune before the first layer
+    requires_raters: ClassVar[bool] = True  # False: `select_raters` is not called, and there are no raters
     requires_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
-    # Whether it needs `StageInput.question_relevance`, for which the user gives a text tower; it reads vision as well.
+    # Whether it needs `StageInput.question_relevance`, for which the user passes a text tower; it needs vision as well.
     requires_text_tower: ClassVar[bool] = False
     requires_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
 
@@ -115,7 +115,7 @@ class Method(ABC):
         visual_mask: Bool[Tensor, "b v"],
         text_mask: Bool[Tensor, "b t"],
     ) -> Bool[Tensor, "b t"]:
-        """Which text tokens judge, from the embeddings entering layer 0, of the visual tokens that do enter it.
+        """Which text tokens are raters, from the embeddings of text and visual tokens that enter layer 0.
 
         Default: :func:`ops.text_raters`.
         """
@@ -126,12 +126,12 @@ class Method(ABC):
         """How much each visual token matters; larger is better."""
 
     def counts(self, stage: StageInput) -> Counts:
-        """How many tokens stay. Default: the schedule's counts, known before any tensor exists."""
+        """How many tokens to keep. Default: the schedule's counts, known before any tensor exists."""
         assert stage.planned is not None
         return stage.planned
 
     def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:
-        """What the recycled visual tokens (columns, best score first) become.
+        """Merge the recycled visual tokens (columns, best score first).
 
         Default: :func:`ops.density_peaks_merge` of their hidden states.
         """
@@ -141,8 +141,8 @@ class Method(ABC):
     def overhead(self, sizes: StageSizes) -> int:
         """Multiply-adds of the method itself at one stage, for one sample.
 
-        Default: the raters (once), one row of attention for every text token, which is the most that can rate, and the
-        distances of recycled tokens.
+        Default: the raters (once), one row of attention for every text token, which is the maximum number of raters,
+        and the distances between recycled tokens.
         """
         raters = sizes.tokens_in * sizes.text * sizes.hidden if sizes.index == 0 else 0
         return raters + sizes.text * sizes.keys * sizes.width + sizes.recycled**2 * sizes.hidden
@@ -150,7 +150,7 @@ class Method(ABC):
     def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
         """This method at another budget, for prompts of ``visual`` tokens in a decoder of ``num_layers``.
 
-        A method whose published layers cannot meet every budget moves them here.
+        A method whose published layers cannot meet every budget overrides this to move them.
         """
         return dataclasses.replace(self, retain=retain)
 
@@ -158,12 +158,12 @@ class Method(ABC):
 
     @property
     def data_dependent(self) -> bool:
-        """Whether counts depend on the data (then there is no schedule and a stage costs one device sync)."""
+        """Whether counts depend on the data; then there is no schedule, and each stage needs one device sync."""
         return False
 
     @property
     def one_budget(self) -> bool:
-        """Whether another ``retain`` or ``layers`` can take the place of its own; a composition's parts have theirs."""
+        """Whether the method has one ``retain`` and ``layers``; in a composition each part has its own."""
         return True
 
     @property
@@ -175,8 +175,8 @@ class Method(ABC):
         """The pruning layers in a decoder of ``num_layers``.
 
         Raises:
-            BudgetError: if they do not fit, or no picture could meet the budget with them.
-            SparseSightError: if one is not ``allowed``.
+            BudgetError: they do not fit, or no picture could meet the budget with them.
+            SparseSightError: one of them is not ``allowed``.
         """
         layers = self._layers(num_layers, allowed)
         if not self.data_dependent and not isinstance(self.retain, int):
@@ -225,13 +225,13 @@ class Method(ABC):
         )
 
     def select(self, stage: StageInput) -> Selection:
-        """Score, keep exactly the counted tokens (ties to the earlier one), and merge what is recycled."""
+        """Score, keep exactly the planned number of tokens (the earlier one wins ties), and merge the recycled ones."""
         with torch.no_grad():
             score = self.score(stage)
         return self.select_from_scores(stage, score)
 
     def select_from_scores(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
-        """The second half of :meth:`select`, from scores: hosts that measure call the halves one by one."""
+        """The second half of :meth:`select`, given the scores; hosts that measure time call the halves separately."""
         with torch.no_grad():
             counts = self.counts(stage)
             place = ops.ranks(score, stage.visual)
@@ -249,7 +249,7 @@ class Method(ABC):
         return Selection(keep, score, counts, recycled, self.merge(stage, recycled, counts))
 
     def __str__(self) -> str:
-        """As :func:`sparsesight.methods.parse` reads it: ``sparsevlm+(retain=192)``; defaults are left out."""
+        """The text that :func:`sparsesight.methods.parse` reads: ``sparsevlm+(retain=192)``, without default values."""
         said = [
             f"{f.name}={value!r}"
             for f in dataclasses.fields(self)
@@ -258,13 +258,13 @@ class Method(ABC):
         return f"{self.name}({', '.join(said)})" if said else self.name
 
     def to_dict(self) -> dict[str, Any]:
-        """This method as JSON-ready data; :func:`sparsesight.methods.from_dict` reads it back."""
+        """This method as JSON-serialisable data; :func:`sparsesight.methods.from_dict` reads it."""
         return {"method": self.name, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True)
 class PreDecoderMethod(Method):
-    """A method that acts on the projected visual tokens, before the first decoder layer: nothing has attended yet."""
+    """A method that prunes the projected visual tokens before the first decoder layer, without its attention."""
 
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     requires_attention: ClassVar[bool] = False
@@ -272,15 +272,15 @@ class PreDecoderMethod(Method):
 
 
 def is_number(value: object) -> bool:
-    """Whether a field holds a finite number; ``True`` is none."""
+    """Whether a field holds a finite number; booleans do not count."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_plain(name: str, value: object) -> None:
-    """Reject a field of a size or form that no method has a use for, before a method looks at it.
+    """Reject a field whose size or form no method can use, before a method sees it.
 
     Raises:
-        SparseSightError: a number of more than 64 bits, a long text, a long list, lists within lists.
+        SparseSightError: a number of more than 64 bits, a long text, a long list, nested lists.
     """
     if isinstance(value, list | tuple) and len(value) > MAX_STAGES:
         raise SparseSightError(f"{name}={brief(value)}: a list of {len(value):,} has no meaning")
@@ -294,7 +294,7 @@ def check_plain(name: str, value: object) -> None:
 
 
 def plain_value(value: Any) -> Any:
-    """The JSON-ready equal of a field: lists (JSON, the command line) become tuples, numpy's numbers Python's."""
+    """A field as a plain value: lists (JSON, the command line) become tuples, numpy's numbers Python's."""
     if isinstance(value, list | tuple):
         return tuple(plain_value(x) for x in value)
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -1,8 +1,8 @@
-"""Which text judges which visual tokens, from what is known of a prompt's tokens; hosts with one rule use this.
+"""Assigns scoring text to visual tokens, with one rule for all hosts.
 
-A picture is judged by the text of the turn it came with, and a packed document by itself. A *segment* of a sample is
-a turn (from behind the end of the turn before it up to its own end) or what lies between the borders of documents; a
-segment with visual tokens is a region, numbered within its sample in the order of the prompt.
+A picture is scored by the text of its own turn, and a packed document by its own text. A *segment* of a sample is a
+turn (from the end of the previous turn to its own end) or a packed document. A segment with visual tokens is a region,
+numbered within its sample in the order of the prompt.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is known of the rows of a prompt, boolean [b, n]; all of it may be unknown.
+    """Known properties of the rows of a prompt, boolean [b, n]; any of them may be unknown (None).
 
     Attributes:
-        end: the last row of a turn, which asks for an answer.
-        start: the first row of what a user says in a turn.
-        template: rows that ask nothing: markers, names of roles, blanks. None: not known, and every text row may judge.
-        document: the first row of a packed document, but for a sample's first.
-        answer: rows that have labels. Those that follow a region's last visual token, and all text behind the first of
-            them, do not judge; labels that are on everything tell nothing.
+        end: the last row of a turn, which starts the answer.
+        start: the first row of the user's text in a turn.
+        template: template rows: markers, role names, blanks. None: unknown, and every text row may score.
+        document: the first row of each packed document except a sample's first.
+        answer: rows with labels. Those after a region's last visual token, and all text after the first of them, do not
+            score; labels on every row are ignored.
     """
 
     end: Bool[Tensor, "b n"] | None = None
@@ -46,8 +46,8 @@ class Regions:
     """The regions of a batch of prompts.
 
     Attributes:
-        text: which rows judge.
-        number: of the region that a visual or judging row is of, -1 elsewhere; None if no sample has a second one.
+        text: which rows are scoring text.
+        number: region number of each visual or scoring row, -1 elsewhere; None if no sample has a second region.
         sizes: per region number.
         facts: per region number and sample; None where a sample has no such region.
     """
@@ -59,17 +59,16 @@ class Regions:
 
     @property
     def in_front(self) -> list[list[bool]]:
-        """Per region number and sample, whether its text stands in front of its picture; empty if none does."""
+        """Per region number and sample, whether the text comes before its picture; empty if none does."""
         where = [[fact is not None and fact.where == BEFORE_PICTURE for fact in each] for each in self.facts]
         return where if any(map(any, where)) else []
 
 
 def assign(visual: Bool[Tensor, "b n"], text: Bool[Tensor, "b n"], marks: Marks) -> Regions:
-    """The regions of prompts with ``visual`` rows and other rows that are ``text``; waits for the device twice.
+    """The regions of prompts with ``visual`` rows and other rows that are ``text``; synchronises with the device twice.
 
-    The text of a region is what follows its last visual token up to the end of its turn. Where that is template alone,
-    it is what the user says in that turn in front of the last visual token, without template; where that is nothing,
-    the template after all.
+    The text of a region is the text from its last visual token to the end of its turn. If that is only template, it is
+    the user's text in that turn before the last visual token, without template; if there is none, the template.
     """
     row = torch.arange(visual.shape[1], device=visual.device).expand_as(visual)
     segment = _segments(visual, marks)
@@ -91,7 +90,9 @@ def assign(visual: Bool[Tensor, "b n"], text: Bool[Tensor, "b n"], marks: Marks)
         )
         everything = (most(where(marks.answer & ~behind)) >= 0) & (start <= last + 2)
         judges = judges & ((row < start.gather(1, segment)) | everything.gather(1, segment))
-    before = torch.zeros_like(last, dtype=torch.bool)  # per segment: whether the text in front of it judges
+    before = torch.zeros_like(
+        last, dtype=torch.bool
+    )  # per segment: whether the text before it is the scoring text
     if marks.template is not None:
         said = text & ~marks.template
         in_front = said & (row < own_last)
@@ -119,7 +120,7 @@ def assign(visual: Bool[Tensor, "b n"], text: Bool[Tensor, "b n"], marks: Marks)
 
 
 def matches(ids: Int[Tensor, "b n"], sequences: Sequence[Sequence[int]]) -> Bool[Tensor, "b n"]:
-    """The last row of every place where one of the ``sequences`` of token ids stands."""
+    """The last row of every occurrence of one of the ``sequences`` of token ids."""
     found = torch.zeros_like(ids, dtype=torch.bool)
     for sequence in sequences:
         width = ids.shape[1] - len(sequence) + 1
@@ -133,7 +134,7 @@ def matches(ids: Int[Tensor, "b n"], sequences: Sequence[Sequence[int]]) -> Bool
 
 
 def covered(ends: Bool[Tensor, "b n"], length: int) -> Bool[Tensor, "b n"]:
-    """The rows of sequences of that length that end at ``ends``."""
+    """The rows of sequences of this length that end at ``ends``."""
     rows = ends.clone()
     for i in range(1, length):
         rows[:, :-i] |= ends[:, i:]

@@ -1,4 +1,4 @@
-"""A budget as people write it, and what one may be."""
+"""Parses and checks budgets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numbers import Integral, Real
 
 from ..errors import BudgetError, SparseSightError, brief
 
-MAX_TOKENS = 2**31 - 1  # what a budget may name; more than any prompt has
+MAX_TOKENS = 2**31 - 1  # upper limit of a budget; more than any prompt has
 MAX_STAGES = 1024
 
 
@@ -17,11 +17,11 @@ def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int
     """``64`` -> 64 tokens on average, ``0.33`` or ``33%`` -> a ratio, ``300,200,110`` -> counts per stage.
 
     Args:
-        text: what was written.
-        source: the option or variable it was written in, for messages.
+        text: the budget as text.
+        source: the option or variable that it comes from, for messages.
 
     Raises:
-        SparseSightError: if it is none of these; the message names the source and the text.
+        SparseSightError: it is none of these; the message names the source and the text.
     """
     value = text.strip()
     if re.fullmatch(r"\d{1,10}", value, re.ASCII):
@@ -41,10 +41,10 @@ def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int
 
 
 def check_retain(retain: int | float | tuple[int, ...]) -> None:
-    """Reject a ``retain`` that is no average (int >= 1), ratio (0 < float <= 1) or per-stage counts.
+    """Reject a ``retain`` that is not an average (int >= 1), a ratio (0 < float <= 1) or counts per stage.
 
     Raises:
-        BudgetError: naming the value and the forms that are possible.
+        BudgetError: with the value and the valid forms.
     """
     if isinstance(retain, bool) or not isinstance(retain, Real | tuple):
         raise BudgetError(

@@ -1,4 +1,4 @@
-"""The rows a decoder still computes on, and how a selection shortens them."""
+"""The rows that a decoder still computes, and how a selection shortens them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RegionSizes(NamedTuple):
-    """How many visual and judging text tokens the regions of one number have, per sample."""
+    """Numbers of visual and of scoring text tokens of the regions with one number, per sample."""
 
     visual: tuple[int, ...]
     text: tuple[int, ...]
@@ -27,23 +27,23 @@ class RegionSizes(NamedTuple):
 class Rows:
     """Bookkeeping of the current rows; all [b, n].
 
-    ``source`` is the row of the unpruned input that a row stands for (a merged token: its cluster centre). ``slot``
-    is the place it takes in masks; it differs from ``source`` only where merged tokens were moved behind the kept
-    ones, so that causality follows the order of the rows. Filler rows are invalid and point at an existing row.
+    ``source`` is the row of the unpruned input that a row stands for (for a merged token, its cluster centre). ``slot``
+    is its position in masks; it differs from ``source`` only if merged tokens were moved after the kept ones, so that
+    causality follows the order of the rows. Padding rows are invalid and point at an existing row.
     """
 
     source: Int[Tensor, "b n"]
     slot: Int[Tensor, "b n"]
     valid: Bool[Tensor, "b n"]
     visual: Bool[Tensor, "b n"]
-    text: Bool[Tensor, "b n"]  # text that judges: what follows the last visual token of its region
+    text: Bool[Tensor, "b n"]  # scoring text: the text after the last visual token of its region
     rater: Bool[Tensor, "b n"]
     origin: Int[Tensor, "b n"]  # index among the sample's visual tokens; -1: text or merged
-    # Number of the region that a visual or judging row is of; None: each sample is one region.
+    # Number of the region of each visual or scoring row; None: each sample is one region.
     region: Int[Tensor, "b n"] | None = None
 
     def of(self, number: int) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
-        """The visual and the judging rows of the regions with this number."""
+        """The visual and the scoring text rows of the regions with this number."""
         if self.region is None:
             return self.visual, self.text
         own = self.region == number
@@ -56,10 +56,10 @@ class Rows:
         visual: Bool[Tensor, "b n"],
         prompt: int | Int[Tensor, " b"] | None = None,
     ) -> Rows:
-        """All rows of a forward; ``visual`` must lie within ``valid``. Nothing rates yet.
+        """All rows of a forward; ``visual`` must lie within ``valid``. There are no raters yet.
 
-        Rows from column ``prompt`` on (of all samples, or of each) do not belong to the prompt: they are neither visual
-        nor text that may rate.
+        Rows from column ``prompt`` on (for all samples, or for each) do not belong to the prompt: they are neither
+        visual nor scoring text.
         """
         asked = prompt_rows(valid, prompt)
         visual = visual & asked
@@ -71,7 +71,7 @@ class Rows:
 
 
 def prompt_rows(valid: Bool[Tensor, "b n"], prompt: int | Int[Tensor, " b"] | None) -> Bool[Tensor, "..."]:
-    """Which rows are in front of column ``prompt``, of all samples or of each; broadcastable to [b, n]."""
+    """Which rows come before column ``prompt``, for all samples or for each; broadcastable to [b, n]."""
     end = valid.shape[1] if prompt is None else prompt
     return torch.arange(valid.shape[1], device=valid.device) < (
         end[:, None] if isinstance(end, Tensor) else end
@@ -84,12 +84,12 @@ def advance(
     """Apply what was selected: the rows that go on, and their hidden states; right-aligned, ``length`` wide.
 
     Rows that are not visual always stay. A merged token takes its cluster centre's row, and with ``move_merged`` is
-    moved behind the last visual row of its region (the published order).
+    moved after the last visual row of its region (the published order).
 
     Args:
         rows: before the stage.
-        chosen: what the method was shown and what it selected, per region number.
-        length: most rows of a sample that go on, known to the host.
+        chosen: the input of the method and its selection, per region number.
+        length: the largest number of remaining rows of any sample, known to the host.
         move_merged: whether merged tokens are moved.
     """
     n = rows.valid.shape[1]

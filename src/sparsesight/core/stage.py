@@ -1,4 +1,4 @@
-"""What a method may see of a stage, and what it gives back: plain data between methods and hosts."""
+"""The input of a stage and the selection that a method returns: plain data between methods and hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Counts(NamedTuple):
-    """Per-sample counts of one stage: on the device what selects, on the host what fixes shapes."""
+    """Per-sample counts of one stage: on the device for the selection, on the host for the shapes."""
 
     keep: Int[Tensor, " b"]
     recycle: Int[Tensor, " b"]
@@ -29,15 +29,15 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of the pruning layer: queries of the judging text rows, over all its keys.
+    """The attention of the pruning layer: queries of the scoring text rows, over all its keys.
 
-    Time and memory are linear in the rows, so take :meth:`only` those that are needed.
+    Time and memory are linear in the number of rows, so use :meth:`only` to select those that are needed.
     """
 
     query: Float[Tensor, "b h r d"]  # after the rotary embedding
     key: Float[Tensor, "b g k d"]  # cached ones included, after the rotary embedding
-    # Which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive. Hosts give a function of the
-    # rows' numbers [b, r], which makes it for the rows that are asked for.
+    # Which keys the rows may see, broadcastable to [b, h, r, k]; boolean or additive. Hosts pass a function of the row
+    # numbers [b, r], which creates it for the requested rows.
     mask: Tensor | Callable[[Int[Tensor, "b r"]], Tensor]
     key_column: Int[Tensor, "b v"]  # key of each visual token
     query_position: Num[Tensor, "... b r"]  # rotary positions of the text rows; some have fractions
@@ -50,12 +50,12 @@ class Attention:
     def only(
         self, rows: Bool[Tensor, "b r"], at_most: int | None = None
     ) -> tuple[Attention, Bool[Tensor, "b m"]]:
-        """The attention of some rows alone, compacted to the right, and which of them are no filler.
+        """The attention of some rows only, compacted to the right, and which rows of the result are valid.
 
         Args:
-            rows: which ones.
-            at_most: how many of them any sample has. None: it is read where that is free, on a CPU; on another device
-                all rows stay.
+            rows: which rows to keep.
+            at_most: upper bound of their number in any sample. None: it is read on a CPU, where this is free; on
+                another device all rows stay.
         """
         width = rows.shape[1]
         if at_most is None:
@@ -90,9 +90,9 @@ class Attention:
     def received(
         self, rows: Bool[Tensor, "b r"], divisor: Tensor | None = None, at_most: int | None = None
     ) -> Float[Tensor, "b h v"]:
-        """Attention every visual token receives per head, averaged over ``rows`` (see :func:`ops.head_sums`).
+        """Attention that every visual token receives per head, averaged over ``rows`` (see :func:`ops.head_sums`).
 
-        Without a ``divisor`` [b, r, k] it is computed for :meth:`only` those rows; with one, for all of this attention.
+        Without a ``divisor`` [b, r, k] it is computed for those rows :meth:`only`; with one, for all rows.
         """
         if divisor is None:
             attention, rows = self.only(rows, at_most)
@@ -111,10 +111,10 @@ class Attention:
         return mean.gather(2, self.key_column[:, None].expand(-1, mean.shape[1], -1))
 
     def seeing(self, who: Bool[Tensor, " b"], visual: Bool[Tensor, "b v"]) -> Attention:
-        """The same with the mask lifted for samples ``who``, whose text stands in front of their visual tokens.
+        """The same with the mask lifted for samples ``who``, whose text comes before their visual tokens.
 
-        No text row of a causal decoder attends to a later picture. Here its query meets the picture's keys as they
-        are, both with their own rotary positions.
+        In a causal decoder no text row attends to a later picture. Here its query is compared with the picture's keys
+        anyway, both with their own rotary positions.
         """
         keys = self.key.shape[2]
         seen = torch.zeros(visual.shape[0], keys + 1, dtype=torch.bool, device=visual.device)
@@ -128,7 +128,7 @@ class Attention:
         return replace(self, mask=lifted(of) if isinstance(of, Tensor) else lambda row: lifted(of(row)))
 
     def also(self, allowed: Callable[[Int[Tensor, "b r"]], Bool[Tensor, "b h r k"]]) -> Attention:
-        """The same where the rows (by their numbers) see no more keys than ``allowed``; its own mask is boolean."""
+        """The same with the mask further restricted to ``allowed``, a function of row numbers; both are boolean."""
         of = self.mask
         assert not isinstance(of, Tensor)
         return replace(self, mask=lambda row: of(row) & allowed(row))
@@ -136,7 +136,7 @@ class Attention:
     def rope_weight(self) -> Float[Tensor, "b r k"]:
         """Rotary weight of every (text row, key) pair (see :func:`ops.rope_weight`).
 
-        It is 1 in a layer without rotary positions, where there is nothing to divide out.
+        It is 1 in a layer without rotary positions.
         """
         if self.inv_freq is None:
             return self.key.new_ones(*self.query.shape[::2], self.key.shape[2], dtype=torch.float32)
@@ -146,18 +146,18 @@ class Attention:
 
 @dataclass(frozen=True)
 class Vision:
-    """What the vision tower says of the visual tokens, at the layer whose output the language model is given."""
+    """The vision tower's view of the visual tokens, at the layer whose output goes to the language model."""
 
-    # What the class token gives to each token's patch (without a class token: what the patch receives from all
-    # patches), averaged over heads; -inf where no patch stands behind a token, 0 on padding.
+    # Attention from the class token to each token's patch (without a class token: from all patches to that patch),
+    # averaged over heads; -inf for a token that has no patch, 0 on padding.
     attention: Float[Tensor, "b v"]
     key: Float[Tensor, "b v d"]  # averaged over heads; zero where there is no patch
-    # Cosine of each token's patch and the sample's question in the space of a text tower; -inf where there is no patch,
-    # 0 on padding. Only where the method asks.
+    # Cosine of each token's patch and the sample's question in the space of a text tower; -inf without a patch, 0 on
+    # padding. Only if the method requires it.
     relevance: Float[Tensor, "b v"] | None = None
 
     def at(self, row: Int[Tensor, "b v"], visual: Bool[Tensor, "b v"]) -> Vision:
-        """Of the rows ``row``, where ``visual`` is False on padding; a merged token has its cluster centre's."""
+        """The values of the rows ``row``; ``visual`` is False on padding. A merged token has its cluster centre's."""
         attention, key = (ops.gather_rows(x, row) for x in (self.attention, self.key))
         relevance = self.relevance
         if relevance is not None:
@@ -167,14 +167,14 @@ class Vision:
 
 @dataclass(frozen=True)
 class StageInput:
-    """What a method may see at a stage. ``v`` columns are visual tokens, ``r`` columns text tokens after them.
+    """The input of a method at a stage. ``v`` columns are visual tokens, ``r`` columns the text tokens that score them.
 
-    Before the first layer (``layer`` is -1) there is no attention yet, and ``hidden`` is what enters that layer.
+    Before the first layer (``layer`` is -1) there is no attention yet, and ``hidden`` is the input of that layer.
     """
 
     index: int  # which stage, from 0
     layer: int  # decoder layer after which it prunes, -1 before the first
-    planned: Counts | None  # counts of the schedule; None for a method that decides from data
+    planned: Counts | None  # counts of the schedule; None if they depend on the data
     visual: Bool[Tensor, "b v"]  # False on padding
     prunable: Bool[Tensor, " b"]  # False: keep all of this sample (no text follows its visual tokens)
     origin: Int[Tensor, "b v"]  # index among the sample's visual tokens, -1 for a merged token
@@ -182,51 +182,55 @@ class StageInput:
     column: Int[Tensor, "b v"]  # row of `hidden` of each visual token
     text: Bool[Tensor, "b r"]  # False on padding
     text_column: Int[Tensor, "b r"]  # row of `hidden` of each text token
-    rater: Bool[Tensor, "b r"]  # which text tokens judge; none has been chosen before the first layer
+    rater: Bool[Tensor, "b r"]  # which text tokens are raters; none before the first layer
     at: Attention | None  # of layer `layer`
-    vision: Vision | None = None  # only where the method asks
-    frame: Int[Tensor, "b v"] | None = None  # number of each visual token's frame; only where the method asks
-    frame_tokens: Int[Tensor, "b v"] | None = None  # how many tokens that frame had in the prompt
-    rater_count: int | None = None  # most raters of any sample, or more; None where the host does not know
+    vision: Vision | None = None  # only if the method requires it
+    frame: Int[Tensor, "b v"] | None = (
+        None  # frame number of each visual token; only if the method requires it
+    )
+    frame_tokens: Int[Tensor, "b v"] | None = None  # number of tokens that this frame had in the prompt
+    rater_count: int | None = (
+        None  # upper bound of the raters of any sample; None if the host does not know it
+    )
 
     @property
     def attention(self) -> Attention:
-        """The pruning layer's attention; methods that act before the first layer have none."""
+        """The pruning layer's attention; not available before the first layer."""
         assert self.at is not None, "there is no attention before the first layer"
         return self.at
 
     def rater_attention(self) -> tuple[Attention, Bool[Tensor, "b m"]]:
-        """The attention of the raters alone, and which of its rows are no filler (see :meth:`Attention.only`)."""
+        """The attention of the raters only, and which of its rows are valid (see :meth:`Attention.only`)."""
         return self.attention.only(self.rater, self.rater_count)
 
     @property
     def tower(self) -> Vision:
-        """What the vision tower says; only for methods that ask for it (``requires_vision``)."""
+        """The vision tower's attention and keys; only for methods with ``requires_vision``."""
         assert self.vision is not None, "the host gave nothing of the vision tower"
         return self.vision
 
     @property
     def question_relevance(self) -> Float[Tensor, "b v"]:
-        """See :attr:`Vision.relevance`; only for methods that ask for it (``requires_text_tower``)."""
+        """See :attr:`Vision.relevance`; only for methods with ``requires_text_tower``."""
         assert self.tower.relevance is not None, "the host gave nothing of a text tower"
         return self.tower.relevance
 
     def features(self) -> Float[Tensor, "b v c"]:
-        """Hidden states of the visual tokens; padding is some other row's."""
+        """Hidden states of the visual tokens; padding holds those of another row."""
         return ops.gather_rows(self.hidden, self.column)
 
     def text_features(self) -> Float[Tensor, "b r c"]:
-        """Hidden states of the text tokens; padding is some other row's."""
+        """Hidden states of the text tokens; padding holds those of another row."""
         return ops.gather_rows(self.hidden, self.text_column)
 
     def last_text(self) -> Bool[Tensor, "b r"]:
-        """The last text token of the prompt alone."""
+        """A mask of the last text token of each prompt."""
         at = torch.arange(self.text.shape[1], device=self.text.device)
         return at == torch.where(self.text, at, -1).amax(1, keepdim=True)
 
 
 class Selection(NamedTuple):
-    """What a method returns: which visual tokens stay, and what the merged ones became."""
+    """The result of a method: which visual tokens stay, and the merged tokens."""
 
     keep: Bool[Tensor, "b v"]
     score: Float[Tensor, "b v"]
@@ -240,8 +244,8 @@ def planned_counts(
 ) -> tuple[tuple[Counts, ...], ...]:
     """The counts per region number and stage, moved to the device in one copy.
 
-    ``schedules`` holds those of every sample, region number by region number; a schedule without stages keeps
-    everything.
+    ``schedules`` holds the schedules of all samples, for one region number after the other; a schedule without stages
+    keeps everything.
     """
     batch = len(schedules) // regions
     numbers = [schedules[i * batch : (i + 1) * batch] for i in range(regions)]

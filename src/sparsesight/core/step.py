@@ -1,8 +1,8 @@
-"""What every host does at a stage: choose raters -> score -> select -> shorten.
+"""The steps of every host at a stage: choose raters -> score -> select -> shorten.
 
-A *region* is the visual tokens of one turn of a chat, or of one packed document, with the text that judges them and a
-budget of its own. Mostly a sample is one region. The regions of a sample are numbered in their order; those with the
-same number are shown to the method together, one of each sample, so that a method only ever sees a batch of samples.
+A *region* is the visual tokens of one turn of a chat, or of one packed document, with the text that scores them and its
+own budget. Usually a sample is one region. The regions of a sample are numbered in their order; the method gets those
+with the same number together, one per sample, so that a method always sees a batch of samples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Clock = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class TextRows:
-    """The judging text of the regions with one number, compacted."""
+    """The scoring text of the regions with one number, compacted."""
 
     column: Int[Tensor, "b r"]  # row of the hidden states
     valid: Bool[Tensor, "b r"]  # False on padding
@@ -47,12 +47,12 @@ def choose_raters(
     text: Sequence[TextRows],
     hidden: Float[Tensor, "b n c"],
 ) -> tuple[Rows, tuple[HostCount | None, ...]]:
-    """The rows with their raters, from what enters the first layer, and how many these are per region number."""
+    """The rows with their raters, from the input of the first layer, and the rater counts per region number."""
     counts: list[HostCount | None] = []
     rater = torch.nn.functional.pad(torch.zeros_like(rows.text), (0, 1))
     for i, (size, judges) in enumerate(zip(sizes, text, strict=True)):
         if not max(size.text):
-            counts.append(None)  # nothing judges any of these
+            counts.append(None)  # no text scores any of these
             continue
         column, is_visual = ops.compact(rows.of(i)[0], max(size.visual))
         chosen = method.select_raters(
@@ -67,20 +67,20 @@ def choose_raters(
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What a host provides for one stage; sequences have one entry per region number.
+    """The data that a host provides for one stage; sequences have one entry per region number.
 
     Attributes:
         index: which stage, from 0.
         layer: decoder layer after which it prunes, -1 before the first.
         hidden: all rows that would enter the next layer.
-        planned: counts of the schedules; empty for a method that decides from data.
-        prunable: boolean [b] each, whether a sample has such a region with text to judge it.
-        attention: ``attention(i, text, column)`` is the pruning layer's, of the queries of the text rows of region
-            number ``i`` and the visual tokens in the rows ``column``; None where there is none.
-        vision: what the vision tower says of each row of the input, where the method asks.
-        frames: frame of each row of the input, and how many tokens that has, where the method asks.
-        in_front: boolean [b] each, whether the judging text stands in front of the picture; empty if none does.
-        rater_counts: how many raters there are, on their way to the host; empty if none were chosen.
+        planned: counts of the schedules; empty if counts depend on the data.
+        prunable: boolean [b] each, whether a sample has such a region with text to score it.
+        attention: ``attention(i, text, column)`` is the pruning layer's attention, with the queries of the text rows of
+            region number ``i`` and the visual tokens in the rows ``column``; None before the first layer.
+        vision: the vision tower's data for each row of the input, if the method requires it.
+        frames: the frame of each row of the input, and that frame's number of tokens, if the method requires it.
+        in_front: boolean [b] each, whether the scoring text comes before the picture; empty if none does.
+        rater_counts: the numbers of raters, on their way to the host; empty if none were selected.
     """
 
     index: int
@@ -96,7 +96,7 @@ class StageFacts:
 
 
 class Chosen(NamedTuple):
-    """What the method was shown of the regions with one number, and what it decided."""
+    """The method's input and selection for the regions with one number."""
 
     stage: StageInput
     selection: Selection
@@ -105,14 +105,14 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage did.
+    """The result of a stage.
 
     Attributes:
-        rows: that go on.
+        rows: the remaining rows.
         hidden: their hidden states.
-        sizes: of the regions now.
-        tokens_out: visual tokens that go on, per sample.
-        ragged: whether samples go on with different numbers of rows.
+        sizes: of the regions after the stage.
+        tokens_out: remaining visual tokens per sample.
+        ragged: whether samples have different numbers of remaining rows.
         chosen: per region number.
     """
 
@@ -133,15 +133,15 @@ def run_stage(
     facts: StageFacts,
     clock: Clock = lambda _: nullcontext(),
 ) -> Step:
-    """Show the method its regions, and apply what it decides.
+    """Run the method on its regions, and apply its selection.
 
     Args:
-        method: that decides.
+        method: the method.
         rows: before the stage.
-        sizes: of the regions now, per number.
-        text: their judging text.
-        others: rows of each sample that are not visual.
-        facts: what the host provides.
+        sizes: of the regions before the stage, per number.
+        text: their scoring text.
+        others: number of rows of each sample that are not visual.
+        facts: the host's data.
         clock: measures the parts "scoring", "selection" and "gather".
     """
     chosen: list[Chosen] = []
@@ -190,12 +190,12 @@ def run_stage(
 
 
 def _all(stage: StageInput, size: RegionSizes, score: Tensor) -> Selection:
-    """Every token, where no text judges."""
+    """Keep every token, where no text scores them."""
     nothing = (0,) * len(size.visual)
     keep = stage.visual.sum(1)
     return Selection(stage.visual, score, Counts(keep, torch.zeros_like(keep), nothing, nothing, size.visual))
 
 
 def in_full(device: torch.device) -> torch.autocast:
-    """Scores are in fp32 under autocast, too."""
+    """A context that computes scores in fp32 even under autocast."""
     return torch.autocast(device.type, enabled=False)

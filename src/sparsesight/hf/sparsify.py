@@ -1,4 +1,4 @@
-"""``sparsify()``: install sparsification on a model, and undo it."""
+"""``sparsify()``: sparsify a model, and restore it."""
 
 from __future__ import annotations
 
@@ -50,57 +50,58 @@ def sparsify(
     fast: Fast | bool | str = False,
     **options: Unpack[MethodOptions],
 ) -> Sparsified:
-    """Let a vision-language model drop visual tokens between its decoder layers, guided by the question.
+    """Make a vision-language model drop visual tokens between its decoder layers, guided by the question.
 
-    Works at once and until :meth:`Sparsified.restore`, or as a context manager::
+    Takes effect at once and until :meth:`Sparsified.restore`, or as a context manager::
 
         with sparsify(model, "sparsevlm+", retain=64) as run:
             output = model.generate(**inputs)
         print(run.report)
 
-    Every way of ``generate()`` knows where its prompt ends. In a plain forward it ends where :func:`prompt_ends` says,
-    or where labels begin behind the sample's last picture; without either, and where labels are on everything, all text
-    after the picture is the question. Labels that would be predicted from dropped tokens are ignored, with a warning
-    that counts them.
+    In every mode of ``generate()`` the end of the prompt is known. In a plain forward it is given by
+    :func:`prompt_ends`, or by the first label after the sample's last picture. Without either, and if every token has a
+    label, all text after the picture is the question. Labels that would be predicted from dropped tokens are ignored,
+    with a warning that counts them.
 
     Args:
         model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
-            or with ``visual_mask`` any transformers decoder.
+            or any transformers decoder together with ``visual_mask``.
         method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``retain`` and ``options`` are its
-            fields). A name that is only known when the program runs goes through ``methods.make_method`` for type
-            checkers.
-        retain: what is to stay: an average of visual tokens per layer (int), a ratio in (0, 1], or counts per stage
-            (tuple). Default: the method's own.
-        visual_mask: for models that pass ``inputs_embeds`` only, where the visual tokens of a prompt are: ``"per
-            call"`` if every call says so by :func:`visual_tokens`; a boolean [b, n] or [n] for prompts that are all
-            alike; or a callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
+            fields). For type checkers, pass a name that is only known at run time through ``methods.make_method``.
+        retain: the budget: average visual tokens per layer (int), a ratio in (0, 1], or counts per stage (tuple).
+            Default: the method's own.
+        visual_mask: the positions of visual tokens, for models that get only ``inputs_embeds``: ``"per call"`` if every
+            call sets them with :func:`visual_tokens`; a boolean [b, n] or [n] if they are the same in all prompts; or a
+            callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
         text_tower: for methods that compare the question with the patches of the vision tower, such as
-            ``CDPruner.published()``: the text tower that it was trained with.
-        processor: the model's processor or tokenizer, whose chat template says how a user's turn ends: by its
-            generation prompt. A picture is then judged by the text of the turn it came with, and each turn has its own
-            budget, so that a chat sent whole is what it is turn by turn over a kept cache. Where behind a picture
-            stands nothing but template, what the user says in front of it in the same turn judges: the queries of these
-            tokens meet the picture's keys as if the mask let them.
-        turns: the same without a chat template, or in its place: what ends a user's turn, as text (with the
-            ``processor``), a token id or a sequence of ids, several in a list; or :class:`Turns`. Without both, all
-            text after the last picture judges all pictures; so it is with ``judged_by="prompt"``, as published.
-        trim_early_layers: once the prefill is over, also drop from the cache of the layers up to the first stage what
-            that stage dropped, so that no layer caches more visual tokens than leave the first stage. Text and all
-            positions stay. Decoding then looks at less in those layers than the prompt itself did; of a merged token
-            they keep the cluster centre's own key.
-        timing: measure prefill and decode latency for the report; waits for the device around every forward.
-        trace: keep what every stage of the last prefill saw and decided in :attr:`Sparsified.trace` (memory!).
-        fast: run the layers between two stages as one program of a fixed shape wherever that is possible, for prompts
-            so short that Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first
-            prefill of a length is slow; :attr:`Sparsified.fast` says what became of it.
+            ``CDPruner.published()``: the text tower that the vision tower was trained with.
+        processor: the model's processor or tokenizer, whose chat template shows how a user's turn ends: with its
+            generation prompt. The visual tokens of a picture are then scored by the text of its own turn, and each turn
+            has its own budget, so that a chat sent as a whole gives the same result as turn by turn over a kept cache.
+            If only template text follows a picture, the user's text before it in the same turn scores it: the queries
+            of these tokens are compared with the picture's keys as if the mask allowed it.
+        turns: the same without a chat template, or instead of it: the end of a user's turn, as text (with the
+            ``processor``), a token id or a sequence of ids, several in a list; or :class:`Turns`. Without both, and
+            with ``judged_by="prompt"``, as published, all text after the last picture scores all pictures.
+        trim_early_layers: after the prefill, also remove the tokens that the first stage dropped from the caches of the
+            layers before it, so that no layer caches more visual tokens than leave the first stage. Text and all
+            positions stay. In those layers, decoding then attends to fewer tokens than the prompt did; for a merged
+            token they keep the key of its cluster centre.
+        timing: measure prefill and decode latency for the report; synchronises the device around every forward.
+        trace: keep the input and the decision of every stage of the last prefill in :attr:`Sparsified.trace`; this
+            takes much memory.
+        fast: run the layers between two stages as one program of a fixed shape if possible, for prompts so short that
+            Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first prefill of each
+            length is slow; :attr:`Sparsified.fast` reports the result.
         **options: further fields of the method, such as ``layers=(2, 6, 15)``.
 
     Returns:
-        The handle; it is also a context manager.
+        The handle, which is also a context manager.
 
     Raises:
-        SparseSightError: unknown method or option, a budget no picture can meet, a model that is already sparsified.
-        UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the reason is named.
+        SparseSightError: unknown method or option, a budget that no picture can meet, a model that is already
+            sparsified.
+        UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the message has the reason.
     """
     budget = {} if retain is None else {"retain": retain}
     return Sparsified(
@@ -117,14 +118,15 @@ def sparsify(
 
 
 class Sparsified:
-    """Handle of an installed sparsification.
+    """Handle of a sparsified model.
 
-    What it tells (``report``, ``kept``, ``choices``, ``raters``, ``trace``, ``fast``) is of the last prefill that this
-    thread ran; a thread that ran none, such as one that waits for a worker, is told of the last one of all.
+    Its results (``report``, ``kept``, ``choices``, ``raters``, ``trace``, ``fast``) are of the last prefill in the
+    current thread. A thread that ran none, such as one that waits for a worker, gets those of the last prefill in any
+    thread.
 
     Attributes:
-        model: that it is installed on, without a wrapper for adapters.
-        visual_ids: token ids that stand for visual tokens; none where the caller says where those are.
+        model: the sparsified model, without a wrapper for adapters.
+        visual_ids: token ids that stand for visual tokens; empty if the caller passes their positions.
         method: the method in use.
         layers: 0-based decoder layers after which it prunes.
     """
@@ -187,7 +189,7 @@ class Sparsified:
 
     @property
     def report(self) -> Report:
-        """What the last prefill cost and saved, printable and JSON-ready.
+        """Tokens, FLOPs, KV bytes and latency of the last prefill, printable and JSON-serialisable.
 
         Raises:
             SparseSightError: before the model has run.
@@ -215,8 +217,8 @@ class Sparsified:
 
     @property
     def kept(self) -> list[list[Tensor]]:
-        """Kept visual tokens of the last prefill: ``kept[stage][sample]`` are sorted indices (int64, on the CPU)
-        among that sample's visual tokens, all its pictures counted through. Merged tokens are not in it.
+        """Kept visual tokens of the last prefill: ``kept[stage][sample]`` are sorted indices (int64, on the CPU) among
+        that sample's visual tokens, numbered through all its pictures. Merged tokens are not included.
 
         A prefill that ran dense has no stages.
         """
@@ -230,9 +232,9 @@ class Sparsified:
         ]
 
     def choices(self, sample: int = 0) -> list[Choice]:
-        """What every stage of the last prefill did with each visual token of a sample, with scores and what was merged.
+        """The decision of every stage of the last prefill for each visual token of a sample, with scores and merges.
 
-        Empty if the prefill ran dense. Costs a few numbers per token, so it need not be asked for before.
+        Empty if the prefill ran dense. Always recorded, at the cost of a few numbers per token.
 
         Raises:
             SparseSightError: before the model has run, or without such a sample.
@@ -240,8 +242,8 @@ class Sparsified:
         return choices(self._ran("choices", sample), self.layers, sample)
 
     def raters(self, sample: int = 0) -> Tensor:
-        """Which columns of the last prefill's input, padding counted, are text tokens that judged: boolean [n], on the
-        CPU. None is where the method chooses no raters, or the prefill ran dense.
+        """Which columns of the last prefill's input, including padding, are raters: boolean [n], on the CPU. All False
+        if the method selects no raters, or the prefill ran dense.
 
         Raises:
             SparseSightError: before the model has run, or without such a sample.
@@ -260,17 +262,17 @@ class Sparsified:
 
     @property
     def trace(self) -> list[Trace]:
-        """What each stage of the last prefill saw and decided; empty unless asked for with ``trace=True``."""
+        """The input and the decision of each stage of the last prefill; empty without ``trace=True``."""
         last = self._runs.current.last
         return [] if last is None else last.trace
 
     @property
     def fast(self) -> FastUse | None:
-        """What became of the fast path in the last prefill; None without ``fast=``."""
+        """How the last prefill used the fast path; None without ``fast=``."""
         return None if self._hooks.fast is None else self._runs.current.fast or self._hooks.fast.use
 
     def restore(self) -> None:
-        """Give the model back exactly as it was; safe to call twice, and again after an interrupt."""
+        """Restore the model exactly as it was; safe to call twice, and again after an interrupt."""
         self._hooks.remove()
 
     def __del__(self) -> None:
@@ -296,7 +298,7 @@ class Sparsified:
 
     @contextmanager
     def count_operations(self) -> Iterator[Operations]:
-        """Within it, count what this thread gives torch to do: the mechanism's parts, and under "" all else."""
+        """Count the torch operations of this thread within the context, by part of the mechanism; "" is all else."""
         self._clock.sections = {}
         try:
             with Operations(lambda: self._clock.open[-1] if self._clock.open else "") as counted:
@@ -306,9 +308,9 @@ class Sparsified:
 
     @contextmanager
     def measure_sections(self, processor: bool = False) -> Iterator[dict[str, float]]:
-        """Within it, collect the seconds of each part of the mechanism (``hf.clock.PARTS``).
+        """Collect the seconds of each part of the mechanism (``profiling.sections.PARTS``) within the context.
 
-        By the wall clock, which waits for the device; or processor time of all threads, where ``processor`` is set.
+        Wall-clock time, which synchronises the device, or with ``processor`` the processor time of all threads.
         """
         self._clock.sections = {}
         self._clock.processor = processor
@@ -319,5 +321,5 @@ class Sparsified:
 
 
 def _per_sample(regions: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    """Of each sample the sum over its regions."""
+    """The sum over the regions of each sample."""
     return tuple(map(sum, zip(*regions, strict=True)))

@@ -56,11 +56,11 @@ def make_method(method: Method | str, **options: Any) -> Method:
     """A method from its name and options, or the instance itself.
 
     ``make_method("sparsevlm:published", retain=192)`` is the published setting, ``SparseVLM.published(192)``, without
-    ``retain`` the default of that; it has no further options.
+    ``retain`` its default; it has no further options.
 
     Raises:
-        SparseSightError: unknown name or option (the message lists the known ones), or options beside an instance.
-        BudgetError: a budget at which a published setting is not published.
+        SparseSightError: unknown name or option (the message lists the known ones), or options with an instance.
+        BudgetError: a budget at which the setting was not published.
     """
     if isinstance(method, Method):
         if options:
@@ -103,13 +103,13 @@ def _published(name: str, options: dict[str, Any]) -> Method:
 
 
 def parse(text: str) -> Method:
-    """A method as it is written: ``fastv``, ``visionzip(retain=192)``, a published setting ``sparsevlm:published``, or
-    several in order with ``>`` between them.
+    """A method from text: ``fastv``, ``visionzip(retain=192)``, a published setting ``sparsevlm:published``, or a
+    composition with ``>`` between methods.
 
     ``parse(str(method)) == method``.
 
     Raises:
-        SparseSightError: as :func:`make_method`, and for what is not written like this.
+        SparseSightError: as :func:`make_method`, and for other syntax.
     """
     if not isinstance(text, str):
         raise SparseSightError(f"method {brief(text)}: write it as text, such as 'sparsevlm+(retain=64)'")
@@ -141,7 +141,7 @@ def _parse_one(text: str) -> Method:
     source = f"f({arguments or ''})"
     try:
         call = ast.parse(source, mode="eval").body
-        # One call that ends where the text does: neither f(...)(...) nor a comment behind it.
+        # One call that ends with the text: neither f(...)(...) nor a comment after it.
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError
         if ast.get_source_segment(source, call) != source:
@@ -157,7 +157,7 @@ def _parse_one(text: str) -> Method:
 
 
 def _value(node: ast.expr, inner: bool = False) -> Any:
-    """A number, a text, True, False, None, or a list of these; nothing is nested deeper.
+    """A number, a text, True, False, None, or a list of these without deeper nesting.
 
     Raises:
         ValueError: for anything else.
@@ -177,7 +177,7 @@ def from_dict(data: Mapping[str, Any]) -> Method:
     """The inverse of :meth:`Method.to_dict`.
 
     Raises:
-        SparseSightError: as :func:`make_method`, and for data that is no method.
+        SparseSightError: as :func:`make_method`, and for data that is not a method.
     """
     options = _fields(data)
     name = options.pop("method", "")

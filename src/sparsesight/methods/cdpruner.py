@@ -1,4 +1,4 @@
-"""CDPruner: diversity under the condition of the question.
+"""CDPruner: diverse tokens, conditioned on the question.
 
 Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
 arXiv:2506.10967, section 3.
@@ -26,25 +26,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CDPruner(PreDecoderMethod):
-    """Before the language model, the most probable subset of a determinantal point process, found greedily.
+    """Before the language model, keep the most probable subset of a determinantal point process, found greedily.
 
     Its kernel is ``diag(r) S diag(r)``: ``S`` the cosine similarity of the projected visual tokens, ``r`` their
-    relevance to the question, stretched to [0, 1].
+    relevance to the question, scaled to [0, 1].
 
     Attributes:
-        guide: what ``r`` is the cosine similarity of. ``"text-tower"``, as published for LLaVA: of a token's patch and
-            the question in the space of the CLIP that the vision tower is from. A vision-language model lacks CLIP's
-            text tower: give it by ``sparsify(..., text_tower=...)``. ``"language-model"``, which needs nothing: of a
-            visual token and the question in the language model's own space, averaged over the question's tokens.
-        opposite: take what is least like the question for the most relevant. The released code does so with CLIP.
+        guide: which cosine similarity ``r`` is. ``"text-tower"``, as published for LLaVA: between a token's patch and
+            the question, in the space of the vision tower's CLIP. A vision-language model lacks CLIP's text tower: pass
+            it as ``sparsify(..., text_tower=...)``. ``"language-model"``, which needs nothing else: between a visual
+            token and the question in the language model's own space, averaged over the question's tokens.
+        opposite: treat the tokens least similar to the question as the most relevant, as the released code does with
+            CLIP.
 
-    Faithful (:meth:`published`, against the authors' code): patches of the layer that the language model is given, by
-    CLIP's last normalisation and projection; the negative cosine; kernel, greedy inference, positions numbered anew.
-    Different: there every crop keeps the same number of tokens, here a prompt's pictures compete for one budget
-    (``per_frame=True`` gives each its own). There relevance is stretched over all crops of a call and raised by 1e-6,
-    here over the visual tokens of a sample, so that a batch changes nothing, and the least relevant token has none.
-    There tokens that end a row of patches are kept on top of the budget, here they are the first to go. A question too
-    long for the text tower is there cut where its window ends, here each part begins and ends as a text of its own.
+    Faithful (:meth:`published`, to the authors' code): patches of the layer whose output goes to the language model,
+    with CLIP's last normalisation and projection; the negative cosine; kernel, greedy inference, renumbered positions.
+    Different: in the released code every crop keeps the same number of tokens; here a prompt's pictures compete for one
+    budget (``per_frame=True`` gives each its own). Its relevance is scaled over all crops of a call and raised by 1e-6;
+    here it is scaled over the visual tokens of a sample, so that batching changes nothing, and the least relevant token
+    gets 0. It keeps the tokens that end a row of patches in addition to the budget; here they are dropped first. It
+    splits a question that is too long for the text tower at its window; here each part is a complete text.
     """
 
     guide: Literal["language-model", "text-tower"] = "language-model"
@@ -79,10 +80,10 @@ class CDPruner(PreDecoderMethod):
         return -place.float()
 
     def relevance(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        """Of every visual token to the question, between 0 and 1; all ones where it is the same for all."""
+        """The relevance of every visual token to the question, in [0, 1]; all ones if it is the same for all."""
         if self.requires_text_tower:
             likeness = stage.question_relevance
-            known = stage.visual & likeness.isfinite()  # no patch stands behind the others
+            known = stage.visual & likeness.isfinite()  # the others have no patch
         else:
             visual = ops.unit_vectors(stage.features(), stage.visual)
             text = ops.unit_vectors(stage.text_features(), stage.text)
@@ -91,14 +92,14 @@ class CDPruner(PreDecoderMethod):
         return _stretched(-likeness if self.opposite else likeness, known)
 
     def overhead(self, sizes: StageSizes) -> int:
-        """Relevance in the language model's space, likenesses and factor; not what a text tower computes."""
+        """Relevance in the language model's space, similarities and factor, without the text tower."""
         relevance = 0 if self.requires_text_tower else (sizes.tokens_in + sizes.text) * sizes.hidden
         factor = sizes.keep * (sizes.keep + 1) // 2 * sizes.tokens_in
         return relevance + sizes.keep * sizes.tokens_in * sizes.hidden + factor
 
 
 def _stretched(x: Float[Tensor, "b v"], known: Bool[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-    """From 0 for the smallest of a sample to 1 for the largest; 1 where all are the same, 0 where nothing is known."""
+    """Scaled from 0 for the smallest of a sample to 1 for the largest; 1 if all are the same, 0 where not known."""
     low = x.masked_fill(~known, math.inf).amin(1, keepdim=True)
     span = x.masked_fill(~known, -math.inf).amax(1, keepdim=True) - low
     return torch.where(span > 0, (x - low) / span, 1).masked_fill(~known, 0)

@@ -1,4 +1,4 @@
-"""Several methods one after another, such as one before the language model and one inside it."""
+"""Chains several methods, such as one before the language model and one inside it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 class Compose(Method):
     """``Compose(VisionZip(retain=192), SparseVLMPlus(retain=64))``: the stages of its parts, in order.
 
-    A part's ``retain`` is about the visual tokens that the part before left: as a number of tokens it is their average
-    over the layers of the decoder, as a ratio it is of those that came. Raters are chosen once, among what enters the
-    first layer, by the first part that goes by them.
+    A part's ``retain`` applies to the visual tokens that the previous part kept: a number is their average over the
+    layers of the decoder, a ratio is a fraction of them. Raters are selected once, from the input of the first layer,
+    by the first part that uses raters.
 
     Attributes:
         parts: methods whose stages follow one another.
 
     Raises:
-        SparseSightError: fewer than two parts, parts that decide counts from data, parts with different ``positions``.
+        SparseSightError: fewer than two parts, parts whose counts depend on the data, parts with different
+            ``positions``.
     """
 
     parts: tuple[Method, ...] = ()
@@ -101,7 +102,7 @@ class Compose(Method):
             of_part, at = layers[at : at + own], at + own
             planned = part.plan(tokens, num_layers, of_part).stages
             some = some or bool(planned)
-            # A part that keeps all has stages all the same where others do not.
+            # A part that keeps all tokens still has stages if other parts prune.
             stages += planned or [Stage(layer, tokens, tokens) for layer in of_part]
             tokens = stages[-1].tokens_out
         return Schedule(visual, num_layers, tuple(stages) if some else ())
@@ -138,7 +139,7 @@ class Compose(Method):
         return part.overhead(dataclasses.replace(sizes, index=index))
 
     def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
-        """The last part at another budget; the parts before stay as they are."""
+        """The last part at another budget; the other parts are unchanged."""
         if isinstance(retain, float):
             raise BudgetError(
                 f"retain={retain!r}: give a composition tokens; its parts see different numbers of them"
@@ -156,7 +157,7 @@ class Compose(Method):
 
 
 def _stages_of(part: Method) -> int:
-    """How many stages a method has."""
+    """The number of stages of a method."""
     if part.layers is not None:
         return len(part.layers)
     return len(part.retain if isinstance(part.retain, tuple) else part.depths)

@@ -1,4 +1,4 @@
-"""DART: what matters is not how important a token is, but whether another says the same.
+"""DART: drop duplicates instead of ranking tokens by importance.
 
 Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
 arXiv:2502.11494, section 4.
@@ -29,17 +29,17 @@ class DART(Method):
     """Keep a few pivots, and the visual tokens that are least similar to them.
 
     The pivots are the visual and the text tokens whose keys (all heads together, after the rotary embedding) have the
-    largest L1 norm. Visual pivots stay. Then each pivot in turn takes an equal share of what is still to be kept: the
-    tokens with the smallest cosine similarity to it, of the layer's output.
+    largest L1 norm. Visual pivots stay. Then each pivot in turn adds an equal share of the remaining budget: the tokens
+    with the smallest cosine similarity to it, by the layer's output.
 
     Attributes:
         pivots: visual pivots, published 4.
         text_pivots: pivots among the text after the picture, published 4.
 
-    Faithful: layer (before the third, by the keys of the second), choice and number of pivots, equal shares. Different:
-    the count is kept exactly, where the released code keeps ``4 + 8 * (tokens // 8)``; visual pivots take their share
-    before text pivots, each by norm, where the released order is that of a Python set; and hidden states are compared
-    as they are, where the released code first applies the final norm of the decoder, whose weights stretch channels.
+    Faithful: layer (before the third, by the keys of the second), selection and number of pivots, equal shares.
+    Different: the count is exact, while the released code keeps ``4 + 8 * (tokens // 8)``; visual pivots add their
+    share before text pivots, each ordered by norm, while the released order is that of a Python set; and hidden states are
+    compared directly, while the released code first applies the decoder's final norm, whose weights rescale channels.
     """
 
     pivots: int = 4
@@ -61,15 +61,13 @@ class DART(Method):
 
     @classmethod
     def published(cls, tokens: int = 128) -> DART:
-        """4 visual and 4 text pivots, and so many tokens after the second layer: 192, 128 or 64 of LLaVA-1.5's 576."""
+        """4 visual and 4 text pivots, and 192, 128 or 64 of LLaVA-1.5's 576 tokens after the second layer."""
         return cls((tokens,), (1,), judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention, keep = stage.attention, self.counts(stage).keep
         norm = attention.key.abs().sum((1, 3), dtype=torch.float32)
-        column = (
-            stage.text_column + attention.key.shape[2] - stage.hidden.shape[1]
-        )  # cached keys stand in front
+        column = stage.text_column + attention.key.shape[2] - stage.hidden.shape[1]  # cached keys come first
         by_norm = ops.ranks(norm.gather(1, attention.key_column), stage.visual)
         text_by_norm = ops.ranks(norm.gather(1, column), stage.text)
         held = keep.clamp(max=self.pivots)

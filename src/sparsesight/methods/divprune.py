@@ -1,4 +1,4 @@
-"""DivPrune: keep tokens that lie far from each other; the question has no say.
+"""DivPrune: keep tokens that are far apart, independent of the question.
 
 Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", arXiv:2503.02175, section 3.
 """
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 class DivPrune(PreDecoderMethod):
     """Before the language model, greedily enlarge the smallest cosine distance between kept tokens.
 
-    The first is the token whose nearest neighbour is farthest, then always the one whose nearest chosen token is.
+    The first token is the one whose nearest neighbour is farthest; each further one is the token whose nearest kept
+    token is farthest.
 
-    Faithful: where it acts, distance, greedy order. Different: ``positions="original"`` (published: compact, since the
-    tokens are gone before they get positions; :meth:`published` restores it). Pictures of one prompt compete for the
-    budget unless ``per_frame=True``.
+    Faithful: pruning before the language model, distance, greedy order. Different: ``positions="original"`` (published:
+    compact, since tokens are dropped before they get positions; :meth:`published` restores it). Pictures of one prompt
+    compete for the budget unless ``per_frame=True``.
     """
 
     name: ClassVar[str] = "divprune"

@@ -1,4 +1,4 @@
-"""HoloV: every part of the picture keeps its share, by attention and by how its tokens differ."""
+"""HoloV: every part of the picture gets a share of the budget, by attention and by the variance of its tokens."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HoloV(PreDecoderMethod):
-    """Cut the visual tokens into crops; a crop's share of the budget is in proportion to its mean score.
+    """Split the visual tokens into crops; a crop's share of the budget is proportional to its mean score.
 
     Zou et al., "Don't Just Chase 'Highlighted Tokens' in MLLMs: Revisiting Visual Holistic Context Retention",
     arXiv:2510.02912, section 3. A token's score is the attention of the vision tower's class token, plus ``balance``
-    times the variance of its likeness to the others of its crop, scaled to the crop's attention.
+    times the variance of its similarity to the others of its crop, scaled to the crop's attention.
 
     Attributes:
-        crops: into how many runs of equal length, in raster order, the tokens are cut. Released: 16, of 36 tokens.
+        crops: number of runs of equal length, in raster order, that the tokens are split into. Released: 16, of 36
+            tokens.
         balance: weight of the variance. Released: 0.09.
-        by_attention: inside a crop go by attention alone, as the released code does. As the variance is scaled to the
-            crop's mean attention, it then cancels out of the shares as well, and diversity hardly counts.
+        by_attention: rank within a crop by attention only, as the released code does. As the variance is scaled to the
+            crop's mean attention, it then also cancels out of the shares, and diversity has little effect.
 
-    What differs: where a crop's share is larger than the crop, the rest goes to the other crops in proportion (the
-    released code fills up with zeros); the variance is over the other tokens (the released code counts the token itself
-    as one of likeness zero). Of the paper's text only what its summaries and the released code say was at hand. The
-    recall of dropped tokens inside the decoder is not part of this. :meth:`published` numbers positions anew.
+    Different: if a crop's share exceeds the crop, the rest goes to the other crops in proportion (the released code
+    pads with zeros); the variance is over the other tokens (the released code includes the token itself, with
+    similarity zero). The paper was known only through summaries and the released code. The recall of dropped tokens
+    inside the decoder is not implemented. :meth:`published` renumbers positions.
     """
 
     crops: int = 16
@@ -74,7 +75,7 @@ class HoloV(PreDecoderMethod):
         variance = ops.likeness_variance(features.flatten(0, 1), inside)
         count = size.flatten()[:, None].clamp(min=1)
 
-        def mean(x: Tensor) -> Tensor:  # in fp64: crops that are equal stay so, whatever the batch
+        def mean(x: Tensor) -> Tensor:  # in fp64: equal crops stay equal in any batch
             return (x.double().masked_fill(~inside, 0).sum(1, keepdim=True) / count).float()
 
         scale = mean(attention) / mean(variance).clamp(min=torch.finfo(torch.float32).tiny)
@@ -83,7 +84,7 @@ class HoloV(PreDecoderMethod):
         score = attention if self.by_attention else score
         score = score.masked_fill(given.isneginf(), -math.inf)
         chosen = inside & (ops.ranks(score, inside) < share.flatten()[:, None])
-        # What is chosen comes first, each by score; a token without a patch behind it comes last in its crop.
+        # Selected tokens come first, ordered by score; a token without a patch comes last in its crop.
         whole = score.new_full((b, v + 1), 0.0)
         column = crops.column.masked_fill(~crops.exists, v).flatten(1)
         whole = whole.scatter(1, column, score.view(b, -1))[:, :v]
@@ -93,5 +94,5 @@ class HoloV(PreDecoderMethod):
         return -torch.where(first, place, valid.sum(1, keepdim=True) + place).float()
 
     def overhead(self, sizes: StageSizes) -> int:
-        """Every pair of a crop's tokens compared once; not the tower's row of attention."""
+        """Every pair of a crop's tokens compared once, without the tower's row of attention."""
         return sizes.tokens_in * -(-sizes.tokens_in // self.crops) * sizes.hidden

@@ -1,4 +1,4 @@
-"""Last token: the control that shows what choosing raters is worth."""
+"""Last token: the control that shows the benefit of selecting raters."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LastToken(Method):
-    """Keep what the last text token attends to, averaged over heads, at SparseVLM's layers and budgets.
+    """Keep what the last text token attends to most, averaged over heads, at SparseVLM's layers and budgets.
 
-    The last token of a prompt predicts the answer, and most methods inside the language model ask it alone (FastV,
-    PyramidDrop). No paper publishes this combination; it differs from SparseVLM without recycling in who rates.
+    The last token of a prompt predicts the answer, and most methods inside the language model use it alone (FastV,
+    PyramidDrop). No paper publishes this combination; it differs from SparseVLM without recycling only in the rater.
     """
 
     name: ClassVar[str] = "last-token"

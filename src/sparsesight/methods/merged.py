@@ -1,4 +1,4 @@
-"""What methods share that merge tokens where those stand: schedules, and the order of the prompt."""
+"""Schedules and prompt order, shared by the methods that merge tokens in place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def plan_merged(
     method: Method, visual: int, num_layers: int, layers: tuple[int, ...], share: float
 ) -> Schedule:
-    """The method's schedule in which ``share`` of what leaves a stage is merged, out of all that is not kept.
+    """The method's schedule in which ``share`` of the tokens that leave a stage are merged from all that are not kept.
 
     The totals are those of :func:`sparsesight.core.budget.plan`; a stage that drops nothing merges nothing.
     """
@@ -38,7 +38,7 @@ def plan_merged(
 def merge_in_order(
     recycled: Int[Tensor, "b m"], sizes: Sequence[int], merge: Callable[[Tensor], ops.Merge]
 ) -> ops.Merge:
-    """What ``merge`` makes of the recycled columns in the order of the prompt, told of the order they have."""
+    """Apply ``merge`` to the recycled columns in prompt order, and map the result back to their given order."""
     valid = torch.arange(recycled.shape[1], device=recycled.device) < recycled.new_tensor(sizes)[:, None]
     order = recycled.masked_fill(~valid, torch.iinfo(recycled.dtype).max).argsort(dim=1, stable=True)
     made = merge(recycled.gather(1, order))
@@ -49,7 +49,7 @@ def merge_in_order(
 
 @dataclass(frozen=True)
 class MergesAll(PreDecoderMethod):
-    """A method that keeps no token as it is: all are merged, into as many as the budget has."""
+    """A method that merges all tokens into as many as the budget allows, and keeps none unchanged."""
 
     @property
     def recycled_fraction(self) -> float:
@@ -59,5 +59,5 @@ class MergesAll(PreDecoderMethod):
         return plan_merged(self, visual, num_layers, layers, 1.0)
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
-        """None is better than another."""
+        """All tokens score the same."""
         return stage.visual.float()

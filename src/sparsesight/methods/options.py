@@ -1,4 +1,4 @@
-"""Names and options of all methods, for editors and type checkers; a test keeps them in step with the methods."""
+"""Names and options of all methods, for editors and type checkers; a test keeps them in sync with the methods."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MethodName = Literal[
 
 
 class MethodOptions(TypedDict, total=False):
-    """Fields of all methods but ``retain``; which method has which is checked when it is made."""
+    """Fields of all methods except ``retain``; creating a method checks which ones it has."""
 
     layers: tuple[int, ...] | None
     positions: Literal["original", "compact"]

@@ -1,4 +1,4 @@
-"""Pooling: each picture's grid averaged to a coarser one, the control that every merging method must beat."""
+"""Pooling: average each picture's grid to a coarser one, the control that every merging method must beat."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class Pooling(MergesAll):
     """Spatial average pooling of the tokens that enter the language model, to exactly the budget's count.
 
-    A picture (or frame) of ``n`` tokens is taken for a grid of ``h x w = n``, a square where ``n`` is one and otherwise
-    as nearly one as its divisors allow; a picture that is cut into another grid, or has newline tokens, is pooled along
-    its raster all the same, into cells that are not its own squares. Where no coarser grid has as many cells as the
-    budget, the rows are cut into bands and the bands into cells, one more or less of them (:func:`ops.grid_pool`), so
-    that costs stay equal: 64 of 576 are 8 x 8 cells of 3 x 3, 192 are 14 bands of 13 or 14.
+    A picture (or frame) of ``n`` tokens is treated as a grid of ``h x w = n``, a square if ``n`` is a square number and
+    otherwise as nearly square as its divisors allow. A picture with another grid, or with newline tokens, is also
+    pooled along its raster, into cells that do not match its own grid. If no coarser grid has as many cells as the
+    budget, the rows are split into bands and the bands into cells, whose numbers differ by at most one
+    (:func:`ops.grid_pool`), so that costs stay equal: 64 of 576 are 8 x 8 cells of 3 x 3, 192 are 14 bands of 13 or 14.
 
-    Every picture has its share of the budget, to within rounding, so ``per_frame`` changes nothing; with fewer tokens
-    than pictures some have none. A control, not a published method: any size of average pooling can be asked for.
+    Every picture gets its share of the budget, to within rounding, so ``per_frame`` changes nothing; with fewer tokens
+    than pictures some get none. A control, not a published method; it supports every budget.
     """
 
     name: ClassVar[str] = "pooling"

@@ -1,4 +1,4 @@
-"""Published settings by name: ``sparsevlm:published``, at the budgets that its authors published."""
+"""Published settings by name, such as ``sparsevlm:published``, at the budgets that their authors published."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ SUFFIX = ":published"
 
 
 def is_published(name: str) -> bool:
-    """Whether a method as it is written asks for its published setting, with a budget in brackets or without."""
+    """Whether the text of a method names its published setting, with or without a budget in brackets."""
     return name.partition("(")[0].strip().endswith(SUFFIX)
 
 
 def has_budget(name: str, method: Method) -> bool:
-    """Whether ``--retain`` chooses anything of a method as it is written: not where the data decide on the counts, and
-    neither where a published setting is the only one or names its budget in brackets."""
+    """Whether ``--retain`` has an effect on a method: not if its counts depend on the data, nor if a published setting
+    is the only one or names its budget in brackets."""
     if method.data_dependent:
         return False
     return not is_published(name) or ("(" not in name and method.published_at != ())
 
 
 def make_published(kind: type[Method], retain: Retain | None = None) -> Method:
-    """What ``kind.published()`` gives, at a budget that is published; without one at its own default.
+    """``kind.published()`` at a published budget; without one, at its own default.
 
     Raises:
-        SparseSightError: if nothing is published, or only a setting without a budget.
-        BudgetError: if the budget is none of the published ones; the message names them.
+        SparseSightError: no setting is published, or only one without a budget.
+        BudgetError: the budget is not a published one; the message lists those.
     """
     name = f"{kind.name}{SUFFIX}"
     if kind.published_at is None:
         raise SparseSightError(f"method {name!r}: no setting is published; write {kind.name!r}")
-    preset: Any = getattr(kind, "published")  # noqa: B009 - methods that nobody published lack it
+    preset: Any = getattr(kind, "published")  # noqa: B009 - unpublished methods lack it
     if retain is None:
         made: Method = preset()
         return made
@@ -43,7 +43,7 @@ def make_published(kind: type[Method], retain: Retain | None = None) -> Method:
         raise SparseSightError(
             f"retain={brief(retain)}: {name!r} is one setting without a budget; leave retain out"
         )
-    # `==` would take True for 1, and a ratio of 1.0 for one token.
+    # `==` alone would accept True for 1, and a ratio of 1.0 for one token.
     if isinstance(retain, tuple) or not any(
         type(x) is type(retain) and x == retain for x in _known(kind.published_at, retain)
     ):
@@ -56,7 +56,7 @@ def make_published(kind: type[Method], retain: Retain | None = None) -> Method:
 
 
 def describe(kind: type[Method]) -> str:
-    """The published setting for a list of methods: ``fastv:published, retain 288 or 144``; nothing if there is none."""
+    """The published setting for the list of methods: ``fastv:published, retain 288 or 144``; empty if there is none."""
     if kind.published_at is None:
         return ""
     name = f"{kind.name}{SUFFIX}"

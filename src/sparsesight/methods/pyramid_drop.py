@@ -1,4 +1,4 @@
-"""PyramidDrop: a deeper stage, a smaller picture.
+"""PyramidDrop: fewer visual tokens in each deeper stage.
 
 Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction",
 arXiv:2410.17247, section 3.
@@ -19,19 +19,20 @@ from .last_token import LastToken
 
 @dataclass(frozen=True)
 class PyramidDrop(LastToken):
-    """Stages of equal depth; at the end of each the same fraction stays, of what the last token attends to most.
+    """Stages of equal depth; each keeps the same fraction, the tokens that the last token attends to most.
 
     Attributes:
-        ratio: the fraction that every stage keeps, published 0.5; ``retain`` is not used then. None: the fraction that
-            makes the average over the layers meet ``retain``.
+        ratio: the fraction that every stage keeps, published 0.5; ``retain`` is not used then. None: the fraction with
+            which the average over the layers meets ``retain``.
 
-    Faithful: three prunings at a quarter, half and three quarters of the decoder, geometric counts, softmax attention
-    of the last instruction token averaged over heads. Different: the attention is that of the last layer of a stage
-    itself, where the released code applies the next layer's projections to its output; and ``positions="original"``
-    (published: compact, which :meth:`published` restores).
+    Faithful: three stages at a quarter, half and three quarters of the decoder, geometric counts, softmax attention of
+    the last instruction token averaged over heads. Different: the attention is that of the stage's last layer, while
+    the released code applies the next layer's projections to its output; and ``positions="original"`` (published:
+    compact, which :meth:`published` restores).
 
-    With the published layers and ratio 576 tokens of LLaVA-1.5 come to 254 on average. Much less cannot be met there,
-    as the first quarter of the decoder sees every token; :meth:`with_budget` moves the prunings forward.
+    With the published layers and ratio, LLaVA-1.5's 576 tokens become 254 on average. A much smaller budget cannot be
+    met there, as the first quarter of the decoder processes every token; :meth:`with_budget` moves the stages to
+    earlier layers.
     """
 
     ratio: float | None = None
@@ -49,7 +50,7 @@ class PyramidDrop(LastToken):
 
     @classmethod
     def published(cls, ratio: float = 0.5) -> PyramidDrop:
-        """Before layers 8, 16 and 24 (counted from zero) half of the tokens go."""
+        """Half of the tokens are dropped before layers 8, 16 and 24 (counted from zero)."""
         return cls(1.0, (7, 15, 23), "compact", ratio=ratio, judged_by="prompt")
 
     def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
@@ -57,7 +58,7 @@ class PyramidDrop(LastToken):
         if ratio is None:
             wanted = super().plan(
                 visual, num_layers, layers
-            )  # says what is possible, and refuses what is not
+            )  # refuses an impossible budget, with the possible range
             if isinstance(self.retain, tuple) or not wanted.stages:
                 return wanted
             ratio = _ratio_for(self.retain, visual, num_layers, layers)
@@ -71,10 +72,10 @@ class PyramidDrop(LastToken):
         )
 
     def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
-        """The latest stages of equal depth that meet the budget while they keep half or more of their tokens.
+        """The deepest stages of equal depth that meet the budget and keep at least half of their tokens.
 
-        From the published quarter of the decoder down to one layer each; a budget that is too small even then gets
-        stages of one layer and a smaller fraction.
+        Tried from the published quarter of the decoder down to one layer per stage; a budget that is still too small
+        gets stages of one layer and a smaller fraction.
         """
         fitted = replace(self, retain=retain, ratio=None)
         if isinstance(retain, tuple):
@@ -90,7 +91,7 @@ class PyramidDrop(LastToken):
 
 
 def _ratio_for(retain: int | float, visual: int, num_layers: int, layers: tuple[int, ...]) -> float:
-    """The fraction every stage must keep to meet ``retain``, where a layer counts the tokens that leave it."""
+    """The fraction that every stage must keep to meet ``retain``, counting the tokens that leave each layer."""
     share = retain if isinstance(retain, float) else retain / visual
     spans = [b - a for a, b in pairwise((0, *layers, num_layers))]
     low, high = 0.0, 1.0

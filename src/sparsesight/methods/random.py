@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Random(Method):
     """Keep a random subset at each stage.
 
-    The draw is a hash of (seed, stage, index of the token), not a generator: it is the same on every device and a
+    The draw is a hash of (seed, stage, index of the token), not a generator: it is the same on every device, and a
     sample keeps the same tokens alone and in any batch.
 
     Attributes:
-        seed: another seed, another draw.
+        seed: seed of the draw.
     """
 
     seed: int = 0

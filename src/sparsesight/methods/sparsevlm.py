@@ -1,4 +1,4 @@
-"""SparseVLM: text tokens that match the picture judge the visual tokens; the best of the rest are merged.
+"""SparseVLM: text tokens that match the picture rate the visual tokens; the best of the dropped ones are merged.
 
 Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference",
 arXiv:2410.04417: raters (section 3.2), rank rule (3.3), recycling (3.4). v1.5 fixed the counts per stage.
@@ -28,12 +28,12 @@ class SparseVLM(Method):
 
     Attributes:
         recycle: fraction of the dropped tokens that is merged by density-peaks clustering and kept.
-        adaptive: v1.0, keep ``int(rank * scale + bias)`` tokens, where rank is that of the raters-by-visual attention;
-            ``retain`` is not used then, the counts depend on the question, and every stage waits for the device once.
-        scale, bias: of the rank rule. Published: (13.5, 0), (9, 6), (0.8, 0) for about 192, 128, 64 tokens.
+        adaptive: v1.0: keep ``int(rank * scale + bias)`` tokens, with the rank of the raters-by-visual attention;
+            ``retain`` is not used then, counts depend on the question, and every stage synchronises the device once.
+        scale, bias: parameters of the rank rule. Published: (13.5, 0), (9, 6), (0.8, 0) for about 192, 128, 64 tokens.
 
-    Safer than published by default: ``positions="original"`` (published: compact), merged tokens at their cluster
-    centre's place (published: after the kept ones) and ``always_drop=False``. :meth:`published`, :meth:`v1_0` and
+    Safer than published by default: ``positions="original"`` (published: compact), merged tokens at the position of
+    their cluster centre (published: after the kept ones) and ``always_drop=False``. :meth:`published`, :meth:`v1_0` and
     :meth:`video` restore the published rules.
     """
 

@@ -1,4 +1,4 @@
-"""SparseVLM+ (v2.0): SparseVLM's raters without the bias of rotary distance, on the heads that look at the picture."""
+"""SparseVLM+ (v2.0): SparseVLM's raters, corrected for rotary distance, on the heads that attend to the picture."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SparseVLMPlus(Method):
     Source: SparseVLM v2.0 as released by its authors (successor of arXiv:2410.04417).
 
     Attributes:
-        heads: heads that vote, as a count or as a fraction of all; published: 14 of 32.
-        gravity_floor: smallest rotary weight that is divided by, as a fraction of the weight at distance zero.
+        heads: number of heads used, as a count or as a fraction of all; published: 14 of 32.
+        gravity_floor: lower bound of the rotary weight divisor, as a fraction of the weight at distance zero.
 
-    Safer than published by default: ``heads`` is the fraction 14/32 rather than the number 14, which means nothing
-    for another head count; and the rotary weight, which crosses zero at long distance (at 1707 tokens for a head
-    width of 128 and base 1e4) and then flips the sign of a score, is floored. The floor does not bite on 576 visual
-    tokens of LLaVA-1.5. :meth:`published` restores both, and the clamp ``always_drop``.
+    Safer than published by default: ``heads`` is the fraction 14/32 rather than the number 14, which does not carry
+    over to another head count; and the rotary weight, which crosses zero at long distance (at 1707 tokens for a head
+    width of 128 and base 1e4) and then flips the sign of a score, has a lower bound. The bound has no effect for the
+    576 visual tokens of LLaVA-1.5. :meth:`published` restores both, and the clamp ``always_drop``.
     """
 
     heads: int | float = 14 / 32
@@ -61,7 +61,7 @@ class SparseVLMPlus(Method):
 
     @classmethod
     def published(cls, retain: int = 192) -> SparseVLMPlus:
-        """v2.0 as published: layers 2, 6, 15 of 32, 14 heads, no floor under the rotary weight."""
+        """v2.0 as published: layers 2, 6, 15 of 32, 14 heads, no lower bound on the rotary weight."""
         return cls(retain, (2, 6, 15), always_drop=True, heads=14, gravity_floor=None, judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
@@ -74,10 +74,10 @@ class SparseVLMPlus(Method):
         return score
 
     def head_count(self, heads: int) -> int:
-        """How many of ``heads`` vote.
+        """How many of ``heads`` are used.
 
         Raises:
-            SparseSightError: if more are asked for than the model has.
+            SparseSightError: more heads are requested than the model has.
         """
         if not isinstance(self.heads, Integral):
             return max(round(self.heads * heads), 1)

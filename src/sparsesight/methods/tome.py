@@ -1,4 +1,4 @@
-"""ToMe: the likest pairs of projected tokens are merged until the budget is met."""
+"""ToMe: merge the most similar pairs of projected tokens until the budget is met."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ToMe(MergesAll):
     """Bipartite soft matching of the tokens that enter the language model; nothing is dropped, all are merged.
 
     Bolya et al., "Token Merging: Your ViT But Faster", arXiv:2210.09461, section 3. The paper merges a fixed number of
-    tokens in every layer of a vision transformer, compares keys and lets attention know how many patches a token
-    stands for. Here the tower stays as it is: projected tokens are compared, in as many rounds as it takes (each halves
-    them at most), and attention is not told. A merged token is the mean of all it was made of and stands where its
-    member of set B stood; the order of the prompt is kept between rounds. Tokens of different pictures may be merged.
-    There is no published setting for language models to restore.
+    tokens in every layer of a vision transformer, compares keys, and weights attention by the number of patches that a
+    token represents. Here the tower is unchanged: projected tokens are compared, in as many rounds as needed (each at
+    most halves them), and attention is not weighted. A merged token is the mean of all its members and takes the
+    position of its member of set B; the order of the prompt is kept between rounds. Tokens of different pictures may be
+    merged. There is no published setting for language models.
 
     Raises:
-        SparseSightError: with ``per_frame=True``, as how many tokens of a frame are alike cannot be chosen.
+        SparseSightError: ``per_frame=True``, as the number of similar tokens in a frame cannot be prescribed.
     """
 
     name: ClassVar[str] = "tome"
@@ -50,7 +50,7 @@ class ToMe(MergesAll):
         return merge_in_order(recycled, counts.recycled, merge)
 
     def overhead(self, sizes: StageSizes) -> int:
-        """Each round compares one half with the other and adds it up; one average at the end."""
+        """Each round compares one half with the other and adds up the merged tokens; one average at the end."""
         left, pairs = sizes.tokens_in, 0
         while left > sizes.merged:
             pairs += 2 * (left // 2) * (left - left // 2)

@@ -1,4 +1,4 @@
-"""Uniform: evenly spaced tokens, a control that looks at nothing."""
+"""Uniform: evenly spaced tokens, a control that ignores the content."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Uniform(PreDecoderMethod):
     """Keep every ``n/k``-th token of each picture (or frame) in raster order, the middles of ``k`` equal parts.
 
-    Every picture has its share of the budget, to within rounding (:func:`ops.group_ranks`), so ``per_frame`` changes
-    nothing. The steps are taken along the raster, not along rows and columns: any count is possible. A control, not a
+    Every picture gets its share of the budget, to within rounding (:func:`ops.group_ranks`), so ``per_frame`` changes
+    nothing. Steps run along the raster, not along rows and columns, so any count is possible. A control, not a
     published method.
     """
 

@@ -1,4 +1,4 @@
-"""VisionZip: the patches that the vision tower's class token looks at, and the rest merged by their keys."""
+"""VisionZip: keep the patches that the vision tower's class token attends to, and merge the rest by their keys."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class VisionZip(PreDecoderMethod):
     """Keep the dominant tokens, by attention of the class token; merge all others into a few contextual ones.
 
     Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv:2412.04467, sections
-    3.2 and 3.3: attention and keys are those of the layer whose output the language model is given; of the tokens that
-    are not dominant every ``n``-th is a target, and the others are merged into the target with the likest key.
+    3.2 and 3.3: attention and keys are those of the layer whose output goes to the language model; every ``n``-th token
+    that is not dominant is a target, and the others are merged into the target with the most similar key.
 
     Attributes:
         contextual: share of the retained tokens that is merged. Published: 10 of 64, 20 of 128, 30 of 192.
-        add: a contextual token is its target plus the mean of what is merged into it, as released. By default it is
-            the mean of them all, as long as any other token.
+        add: a contextual token is its target plus the mean of the tokens merged into it, as released. By default it is
+            the mean of them all, so that its norm is like that of other tokens.
 
-    What differs: the class token itself, which the paper counts as one of the dominant, is no visual token here, and a
+    Different: the class token itself, which the paper counts as a dominant token, is not a visual token here, and a
     patch takes its place; tokens are merged after the projector, not before it; a prompt's pictures compete for one
-    budget (the paper has one each: ``per_frame=True`` does that for the dominant tokens). By default tokens keep their
-    positions, and a contextual one stands where its target stood. :meth:`published` has them one after the other, the
-    contextual ones behind, and ``add``. A tower without a class token has the attention that patches receive from
-    all others, as the paper has it for such.
+    budget (in the paper each has its own: ``per_frame=True`` does that for the dominant tokens). By default tokens keep
+    their positions, and a contextual one takes that of its target. :meth:`published` renumbers them with the contextual
+    tokens last, and sets ``add``. For a tower without a class token, attention is what a patch receives from all
+    others, as in the paper.
     """
 
     contextual: float = 10 / 64
@@ -81,5 +81,5 @@ class VisionZip(PreDecoderMethod):
         )
 
     def overhead(self, sizes: StageSizes) -> int:
-        """Keys compared with targets (taken for as wide as hidden states), and the averages; not the tower's row."""
+        """Keys compared with targets (assumed as wide as hidden states), and averages; without the tower's row."""
         return 2 * sizes.recycled * sizes.merged * sizes.hidden

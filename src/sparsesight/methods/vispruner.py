@@ -1,4 +1,4 @@
-"""VisPruner: half of the tokens by what the class token looks at, half by being unlike the others; and FasterVLM."""
+"""VisPruner: half of the tokens by the class token's attention, half by dissimilarity to the others; and FasterVLM."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VisPruner(PreDecoderMethod):
-    """Keep the tokens with most attention of the class token, and of the rest those that are no duplicates.
+    """Keep the tokens with the most attention from the class token, and of the rest those that are not duplicates.
 
     Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs",
     arXiv:2412.01818 (v2), section 4: duplicates are removed in rounds of bipartite matching
-    (:func:`ops.thinned_places`), which starts from the order of falling attention.
+    (:func:`ops.thinned_places`), which starts in descending order of attention.
 
     Attributes:
-        important: share of the kept tokens that goes by attention alone. Released: 0.5.
-        step: how many duplicates a round removes, as a count or as a fraction of the visual tokens, rounded up.
+        important: share of the kept tokens that is selected by attention alone. Released: 0.5.
+        step: number of duplicates that a round removes, as a count or as a fraction of the visual tokens, rounded up.
             Released: 8, of 576.
 
-    What differs: likeness is that of the tokens after the projector, not before it; a prompt's pictures compete for one
-    budget (``per_frame=True`` gives each its own); ``step`` is the fraction 8/576 by default, so that a long prompt
-    takes no more rounds. A token without a patch behind it (a newline) can stay only as one of the different ones.
-    :meth:`published` numbers positions anew, as the released code does.
+    Different: similarity is computed after the projector, not before it; a prompt's pictures compete for one budget
+    (``per_frame=True`` gives each its own); ``step`` is the fraction 8/576 by default, so that a long prompt takes no
+    more rounds. A token without a patch (a newline) can stay only as one of the dissimilar tokens. :meth:`published`
+    renumbers positions, as the released code does.
     """
 
     important: float = 0.5
@@ -59,7 +59,7 @@ class VisPruner(PreDecoderMethod):
 
     @classmethod
     def published(cls, retain: int = 128) -> VisPruner:
-        """As released for LLaVA-1.5, half and half, 8 duplicates a round."""
+        """As released for LLaVA-1.5: half and half, 8 duplicates per round."""
         return cls(retain, positions="compact", important=0.5, step=8, judged_by="prompt")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
@@ -69,7 +69,7 @@ class VisPruner(PreDecoderMethod):
         counts = self.counts(stage)
         visual = stage.visual.sum(1)
         most = stage.visual.shape[1] - min(counts.tokens_out)
-        # A bound on the rounds, known to the host. At the end they halve what is left, where that is below the step.
+        # A bound on the rounds, known to the host. The last ones halve the remaining tokens, if fewer than the step.
         if isinstance(self.step, Integral):
             step = torch.full_like(visual, int(self.step))
             rounds = -(-most // int(self.step)) + int(self.step).bit_length()
@@ -83,7 +83,7 @@ class VisPruner(PreDecoderMethod):
         return -place.float()
 
     def overhead(self, sizes: StageSizes) -> int:
-        """Every pair of the tokens compared once; not the tower's row of attention."""
+        """Every pair of tokens compared once, without the tower's row of attention."""
         return 0 if self.important == 1 else sizes.tokens_in**2 * sizes.hidden
 
 
@@ -97,5 +97,5 @@ class FasterVLM(VisPruner):
 
     @classmethod
     def published(cls, retain: int = 144) -> FasterVLM:
-        """With new positions; the paper goes down to 5 %, 29 of LLaVA-1.5's 576 tokens."""
+        """With renumbered positions; the paper goes down to 5 %, 29 of LLaVA-1.5's 576 tokens."""
         return cls(retain, positions="compact", judged_by="prompt")
