@@ -38,8 +38,9 @@ class DART(Method):
 
     Faithful: layer (before the third, by the keys of the second), selection and number of pivots, equal shares.
     Different: the count is exact, while the released code keeps ``4 + 8 * (tokens // 8)``; visual pivots add their
-    share before text pivots, each ordered by norm, while the released order is that of a Python set; and hidden states are
-    compared directly, while the released code first applies the decoder's final norm, whose weights rescale channels.
+    share before text pivots, each ordered by norm, while the released order is that of a Python set; and hidden states
+    are compared directly, while the released code first applies the decoder's final norm, whose weights rescale
+    channels.
     """
 
     pivots: int = 4
