@@ -8,7 +8,7 @@ import re
 WIDTH = 77  # of a line that fits into a terminal of 80 columns
 
 _DAY_ONE = """
-sparsesight doctor                        # what is installed and whether it works
+sparsesight doctor                        # check the installation
 sparsesight ask                           # bundled model, bundled picture
 sparsesight ask "How many cards are there?" --retain 33%
 sparsesight ask photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf
