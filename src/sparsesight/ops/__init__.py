@@ -2,8 +2,8 @@
 
 Conventions. Every function is batch-first and maskable: padded entries carry ``False`` in a boolean mask and never
 influence another entry. Inputs may be fp16, bf16 or fp32; sums, softmaxes and distances run in fp32. Nothing here
-reads a value back to the host, so nothing here waits for an accelerator (but for the SVD in :func:`attention_rank`,
-which PyTorch may synchronise).
+reads a value back to the host, so nothing here waits for an accelerator (except for the SVD in :func:`attention_rank`,
+for which PyTorch may synchronise).
 
 Axes in the annotations: ``b`` batch, ``n`` sequence rows, ``v`` visual tokens, ``t`` text tokens, ``r`` rater rows,
 ``k`` keys, ``h`` query heads, ``g`` key-value heads, ``d`` head width, ``c`` hidden width, ``m`` recycled tokens.

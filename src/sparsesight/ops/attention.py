@@ -1,4 +1,4 @@
-"""Which text tokens judge the picture, and the attention that they give to it."""
+"""Raters, and the attention from text tokens to visual tokens."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def text_raters(
     visual_mask: Bool[Tensor, "b v"],
     text_mask: Bool[Tensor, "b t"],
 ) -> Bool[Tensor, "b t"]:
-    """Text tokens that may judge the picture (SparseVLM, arXiv:2410.04417, section 3.2).
+    """Raters: the text tokens that match the picture (SparseVLM, arXiv:2410.04417, section 3.2).
 
-    Every visual token spreads one vote over the text tokens by a softmax of raw dot products; a text token is a rater
-    if its share, averaged over the visual tokens, is strictly above the mean share. Where rounding leaves none (a
-    single text token, equal tokens) all text tokens rate.
+    Every visual token distributes one vote over the text tokens by a softmax of raw dot products; a text token is a
+    rater if its share, averaged over the visual tokens, is strictly above the mean share. If rounding leaves none (a
+    single text token, equal tokens), all text tokens are raters.
     """
     # The softmax ignores what all text tokens have in common: without it, equal tokens tie exactly, not up to rounding.
     text = text.float()
@@ -100,7 +100,7 @@ def head_mean(
     scale: float,
     softcap: float | None = None,
 ) -> Float[Tensor, "b r k"]:
-    """Attention of every row averaged over heads: the raters-by-keys matrix whose rank SparseVLM v1.0 takes."""
+    """Attention of every row averaged over heads: the raters-by-keys matrix whose rank SparseVLM v1.0 uses."""
     chunks = _row_chunks(query, key, mask, scale, softcap)
     return torch.cat([attention.mean(1) for _, attention in chunks], 1)
 
@@ -108,7 +108,7 @@ def head_mean(
 def _row_chunks(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """:func:`attention_rows` for a bounded number of rows at a time, with which rows they are."""
+    """:func:`attention_rows` for a bounded number of rows at a time, with their row indices."""
     for rows in chunks(query.shape[2]):
         part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
         yield rows, attention_rows(query[:, :, rows], key, part, scale, softcap)
@@ -119,7 +119,7 @@ def select_heads(
 ) -> tuple[Int[Tensor, "b q"], Float[Tensor, "b v"]]:
     """The ``count`` heads whose attention to the visual tokens sums highest, best first, and the mean over them.
 
-    A tie goes to the lower head.
+    Ties go to the lower head index.
     """
     received = received.masked_fill(~visual[:, None], 0)
     heads = received.sum(2).argsort(dim=1, descending=True, stable=True)[:, :count]

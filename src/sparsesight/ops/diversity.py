@@ -1,11 +1,11 @@
-"""Choosing tokens that differ from each other.
+"""Selecting tokens that differ from each other.
 
-Every function returns *places* like :func:`ranks`: 0 is chosen first, so that ``place < keep`` is the choice. Tokens
-that are not chosen take the places behind, best first, and padding the last ones.
+Every function returns *places* like :func:`ranks`: 0 is selected first, so that ``place < keep`` is the selection.
+Tokens that are not selected take the places after these, best first, and padding the last ones.
 
-Likeness is the cosine. It is taken from exact differences of unit vectors (``1 - d**2 / 2``) rather than from a matrix
-product, whose last digits depend on the shape of the batch: equal tokens tie exactly, and a tie goes to the earlier.
-No matrix of all pairs is ever held.
+Similarity is the cosine. It is computed from exact differences of unit vectors (``1 - d**2 / 2``) rather than from a
+matrix product, whose last digits depend on the shape of the batch: equal tokens tie exactly, and ties go to the earlier
+token. No matrix of all pairs is ever held.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from .rows import chunks, distances, gather_rows, ranks
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-# What is left of a token's own quality below this fraction is the rounding of fp32, not new information.
+# A gain below this fraction of a token's own quality is fp32 rounding, not new information.
 EXHAUSTED = 1e-5
 
 
 def unit_vectors(x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"]) -> Float[Tensor, "b v c"]:
-    """Rows of length one in fp32; padding is zero, whatever it held."""
+    """Rows of unit length in fp32; padding is zero."""
     return torch.nn.functional.normalize(x.float().masked_fill(~valid[..., None], 0), dim=-1)
 
 
 def farthest_point_ranks(
     x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"], steps: int
 ) -> Int[Tensor, "b v"]:
-    """Greedy max-min diversity: always the token whose nearest chosen one is farthest, by cosine distance.
+    """Greedy max-min diversity: each step selects the token farthest from its nearest selected one, by cosine distance.
 
-    The first is the token whose nearest neighbour is farthest (DivPrune, arXiv:2503.02175). The places behind the
-    chosen go by the distance to the nearest chosen one.
+    The first is the token whose nearest neighbour is farthest (DivPrune, arXiv:2503.02175). The remaining places are
+    ordered by the distance to the nearest selected token.
 
     Args:
-        x: what is compared.
-        valid: False on padding, which is never chosen.
-        keep: how many each sample chooses; with fewer valid tokens it chooses them all.
+        x: the vectors to compare.
+        valid: False on padding, which is never selected.
+        keep: number of tokens to select per sample; with fewer valid tokens, all are selected.
         steps: the largest of ``keep``, on the host.
     """
     unit = unit_vectors(x, valid)
@@ -76,12 +76,12 @@ def greedy_dpp_map(
 ) -> Int[Tensor, "b v"]:
     """Greedy most probable subset of a determinantal point process with kernel ``diag(q) cos(x, x) diag(q)``.
 
-    Each step takes the token that enlarges the determinant most, which an incremental Cholesky factor tells in time
-    linear in the tokens (Chen et al. 2018, arXiv:1709.05135, algorithm 1). Where tokens lie in fewer dimensions than
-    are to be kept, no token adds anything any more; the places from there on go by quality.
+    Each step selects the token that increases the determinant most, found with an incremental Cholesky factor in time
+    linear in the tokens (Chen et al. 2018, arXiv:1709.05135, algorithm 1). If the tokens span fewer dimensions than
+    ``keep``, further tokens no longer increase it; the remaining places are ordered by quality.
 
     Args:
-        x: what is compared.
+        x: the vectors to compare.
         quality: of every token, not negative.
         valid, keep, steps: as :func:`farthest_point_ranks`.
     """
@@ -115,18 +115,18 @@ def least_similar_places(
     exists: Bool[Tensor, "b p"],
     keep: Int[Tensor, " b"],
 ) -> Int[Tensor, "b v"]:
-    """Each pivot in turn takes its share of the tokens that are least similar to it, by cosine.
+    """Each pivot in turn selects its share of the tokens that are least similar to it, by cosine.
 
-    Every pivot of a sample takes the same number, the first ones one more where that does not come out even. The
-    places behind go by the distance to the nearest pivot.
+    Every pivot of a sample selects the same number, the first ones one more if the number does not divide evenly. The
+    remaining places are ordered by the distance to the nearest pivot.
 
     Args:
-        x: what is compared.
-        valid: False on padding, which is never chosen.
-        held: tokens that are kept beforehand (no more than ``keep``); they take the first places.
-        pivot: what tokens are compared with.
+        x: the vectors to compare.
+        valid: False on padding, which is never selected.
+        held: tokens that are kept in any case (no more than ``keep``); they take the first places.
+        pivot: the vectors that tokens are compared with.
         exists: False on pivots that a sample does not have.
-        keep: how many are chosen in all.
+        keep: total number of tokens to select.
     """
     unit, pivot = unit_vectors(x, valid), unit_vectors(pivot, exists)
     taken = held & valid
@@ -146,5 +146,5 @@ def least_similar_places(
 
 
 def _with_rest(place: Tensor, taken: Tensor, score: Tensor, valid: Tensor) -> Tensor:
-    """The places of the taken, and behind them the others by descending score."""
+    """The places of the selected tokens, followed by the others in order of descending score."""
     return torch.where(taken, place, taken.sum(1, keepdim=True) + ranks(score, valid & ~taken))

@@ -1,8 +1,8 @@
-"""Merging and thinning tokens by how alike they are.
+"""Merging and removing similar tokens.
 
-Likeness is the cosine, from a matrix product in fp64 that is rounded to fp32: the last digits of a product depend on
-the shape of the batch, and are gone then, so that equal tokens tie, and a tie goes to the earlier. A vector of zeros is
-like nothing.
+Similarity is the cosine, from a matrix product in fp64 that is rounded to fp32. The last digits of a product depend on
+the shape of the batch and are removed by rounding, so that equal tokens tie, and ties go to the earlier token. A zero
+vector has similarity zero to all others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def cosine_similarity(a: Float[Tensor, "b m c"], b: Float[Tensor, "b n c"]) -> F
 def group_means(
     x: Float[Tensor, "b m c"], assign: Int[Tensor, "b m"], valid: Bool[Tensor, "b m"], groups: int
 ) -> Float[Tensor, "b q c"]:
-    """Mean of the valid rows of every group, in fp32; zero for a group without any."""
+    """Mean of the valid rows of every group, in fp32; zero for an empty group."""
     x, own, means = x.float().masked_fill(~valid[..., None], 0), torch.arange(groups, device=x.device), []
     for some in chunks(groups):
         member = ((assign[:, None] == own[some, None]) & valid[:, None]).float()
@@ -45,15 +45,15 @@ def even_target_merge(
     clusters: Sequence[int],
     add: bool = False,
 ) -> Merge:
-    """Merge tokens into every ``n``-th of them, each into the one with the likest key (VisionZip, section 3.3).
+    """Merge tokens into every ``n``-th token, each into the one with the most similar key (VisionZip, section 3.3).
 
     Of ``m`` tokens the targets of ``q`` clusters are number 0, ``s``, ``2 s``, ... with ``s = m // q``.
 
     Args:
         x: tokens in order; sample ``i`` has ``sizes[i]`` of them, padding follows.
-        key: what is compared.
+        key: the vectors to compare.
         sizes, clusters: per sample, ``clusters[i] <= sizes[i]``.
-        add: a merged token is its target plus the mean of what joins it, as released, not the mean of them all.
+        add: a merged token is its target plus the mean of the tokens merged into it, as released, not the mean of all.
     """
     (b, m), width, device = x.shape[:2], max(clusters), x.device
     size, count = (torch.tensor(n, device=device)[:, None] for n in (sizes, clusters))
@@ -69,7 +69,9 @@ def even_target_merge(
             for rows in chunks(m)
         ]
         assign = torch.cat([some.argmax(-1) for some in alike], 1)
-        scratch = torch.cat((assign, assign[:, :1]), 1)  # targets are of their own cluster, also among equals
+        scratch = torch.cat(
+            (assign, assign[:, :1]), 1
+        )  # targets belong to their own cluster, even among equal tokens
         assign = scratch.scatter(1, centre.masked_fill(~exists, m), own)[:, :m]
     if add:
         is_target = torch.zeros(b, m + 1, dtype=torch.bool, device=device)
@@ -82,11 +84,11 @@ def even_target_merge(
 
 
 def bipartite_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], clusters: Sequence[int]) -> Merge:
-    """Bipartite soft matching (ToMe, section 3), repeated until ``clusters`` are left.
+    """Bipartite soft matching (ToMe, section 3), repeated until ``clusters`` tokens remain.
 
-    A round takes the tokens that are left in turns into sets A and B; each of A is drawn to its likest in B; the
-    likest pairs become one, as many as are too many, at most half of all. A merged token is the mean of all that it
-    was made of, and stands where its member of B stood.
+    A round assigns the remaining tokens alternately to sets A and B and matches each token of A with the most similar
+    one in B. The most similar pairs are merged, as many as needed, at most half of all tokens. A merged token is the
+    mean of all its members, and takes the position of its member of B.
 
     Args:
         x: tokens in order; sample ``i`` has ``sizes[i]`` of them, padding follows.
@@ -98,14 +100,14 @@ def bipartite_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], clusters: S
     x = x.float().masked_fill(~valid[..., None], 0)
     left = list(sizes)
     with torch.no_grad():
-        total, alive, head = x.detach(), valid, at.expand(b, m)  # head: the token that each is a part of
+        total, alive, head = x.detach(), valid, at.expand(b, m)  # head: the merged token that each belongs to
         while any(n > k for n, k in zip(left, clusters, strict=True)):
             merges = [min(n - k, n // 2) for n, k in zip(left, clusters, strict=True)]
             count, r = (torch.tensor(n, device=device)[:, None] for n in (left, merges))
             order = (~alive).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(left)]
             is_left = at[: max(left)] < count
             (a, into), (is_a, is_b) = ((y[:, 0::2], y[:, 1::2]) for y in (order, is_left))
-            unit = unit_vectors(total, alive)  # a sum points where its mean does
+            unit = unit_vectors(total, alive)  # a sum has the direction of its mean
             near, other = gather_rows(unit, a), gather_rows(unit, into)
             drawn = [
                 cosine_similarity(near[:, rows], other).masked_fill(~is_b[:, None], -math.inf).max(-1)
@@ -139,22 +141,23 @@ def thinned_places(
     step: Int[Tensor, " b"],
     rounds: int,
 ) -> Int[Tensor, "b v"]:
-    """Places (see :func:`ranks`) where behind the best tokens come the most different ones (VisPruner, section 4.2).
+    """Places (see :func:`ranks`) with the best tokens first, then the most dissimilar ones (VisPruner, section 4.2).
 
-    The rest is thinned in rounds. A round takes what is left in turns into two halves and removes those ``step`` of the
-    first that have the likest token in the second; what stays of the first comes in order of falling likeness, then
-    the second. Whatever was removed later has a better place.
+    Duplicates among the other tokens are removed in rounds. A round splits the remaining tokens alternately into two
+    halves and removes the ``step`` tokens of the first half that have the most similar token in the second. The rest of
+    the first half follows in order of descending similarity, then the second half. Tokens removed later have better
+    places.
 
-    The likeness of all pairs is held: ``v ** 2`` numbers a sample.
+    The similarities of all pairs are held: ``v ** 2`` numbers per sample.
 
     Args:
-        x: what is compared.
-        place: of every token before, 0 is best.
+        x: the vectors to compare.
+        place: initial place of every token, 0 is best.
         valid: False on padding.
-        held: how many of the best are kept whatever they look like.
-        keep: how many are kept in all.
-        step: how many are removed in a round.
-        rounds: bound on the rounds of every sample.
+        held: number of best tokens that are kept in any case.
+        keep: total number of tokens to keep.
+        step: number of tokens removed per round.
+        rounds: upper bound on the rounds of every sample.
     """
     width = valid.shape[1]
     at = torch.arange(width, device=x.device)
@@ -180,9 +183,9 @@ def thinned_places(
 
 
 def likeness_variance(x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"]) -> Float[Tensor, "b m"]:
-    """Of every token the variance of its likeness to the other valid ones; zero where there is no other.
+    """The variance of every token's similarity to the other valid tokens; zero if there are none.
 
-    Summed in fp64, so that padding cannot move one that equals another.
+    Summed in fp64, so that padding cannot change the order of equal values.
     """
     unit = unit_vectors(x, valid)
     other = valid[:, :, None] & valid[:, None] & ~torch.eye(x.shape[1], dtype=torch.bool, device=x.device)

@@ -32,8 +32,8 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
     if there is none); the ``k`` largest ``density * delta`` are centres, and every token joins its nearest centre.
     A cluster's token is its sum over ``count + 1e-6``.
 
-    Densities are compared as logarithms: the order is the same, and large hidden states cannot underflow them to a
-    tie that arithmetic noise would decide.
+    Densities are compared as logarithms: the order is the same, and with large hidden states they cannot underflow to
+    a tie that rounding would decide.
 
     Args:
         x: tokens to merge; sample ``i`` has ``sizes[i]`` of them, padding follows.
@@ -49,7 +49,7 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
     own = torch.arange(width, device=device).expand(b, width)
     with torch.no_grad():
         # Three passes over the distances, a bounded number of rows at a time: memory stays linear in the tokens.
-        # Exact differences, not a matmul: every choice below hangs on these, and a pair must not feel the batch.
+        # Exact differences, not a matmul: every decision below depends on these, and must not depend on the batch.
         density, largest = [], x.new_zeros(b)
         for rows in chunks(m):
             pair = valid[:, rows, None] & valid[:, None]
@@ -84,7 +84,7 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances over the root of the width."""
+    """Euclidean distances divided by the square root of the width."""
     return distances(a, b) / math.sqrt(a.shape[-1])
 
 
@@ -93,8 +93,8 @@ def _peaks(
 ) -> Int[Tensor, "b q"]:
     """Indices of the ``k`` largest entries of every sample, best first.
 
-    With two clusters the two densest tokens are each other's nearest and tie exactly. The published code leaves the
-    tie to ``topk``; so do we, over a sample's own entries only, so that its order does not depend on its batch mates.
+    With two clusters the two densest tokens are each other's nearest and tie exactly. As in the published code, the
+    order of ``topk`` decides, here over a sample's own entries only, so that it does not depend on the batch.
     """
     centre = torch.zeros(peak.shape[0], width, dtype=torch.long, device=peak.device)
     for size, k in sorted(set(zip(sizes, clusters, strict=True))):

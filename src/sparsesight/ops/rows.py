@@ -1,4 +1,4 @@
-"""Rows of padded batches: picking, compacting and ranking them."""
+"""Rows of padded batches: gathering, compacting and ranking them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gather_rows(x: Tensor, index: Int[Tensor, "b m"]) -> Tensor:
 def compact(
     mask: Bool[Tensor, "b n"], length: int, order: Int[Tensor, "b n"] | None = None
 ) -> tuple[Int[Tensor, "b m"], Bool[Tensor, "b m"]]:
-    """Right-aligned compaction: the index of every ``True`` entry, filler on the left.
+    """Right-aligned compaction: the index of every ``True`` entry, padding on the left.
 
     Args:
         mask: entries to keep; no row may hold more than ``length`` of them.
@@ -38,7 +38,7 @@ def compact(
         order: optional non-negative sort keys; by default entries stay in their order.
 
     Returns:
-        ``index`` [b, length] into axis 1, and ``valid`` [b, length], ``False`` on filler (whose index is in range).
+        ``index`` [b, length] into axis 1, and ``valid`` [b, length], ``False`` on padding (whose index is in range).
     """
     keys = mask.to(torch.int64) if order is None else torch.where(mask, order + 1, 0)
     index = keys.argsort(dim=1, stable=True)[:, mask.shape[1] - length :]
@@ -56,7 +56,7 @@ def causal_rows(
 
 
 def ranks(score: Float[Tensor, "b v"], valid: Bool[Tensor, "b v"]) -> Int[Tensor, "b v"]:
-    """Place of every entry when sorted by descending score: 0 is best, a tie goes to the earlier entry.
+    """Place of every entry when sorted by descending score: 0 is best, ties go to the earlier entry.
 
     Invalid entries rank behind all valid ones, so ``ranks(...) < count`` keeps the same tokens alone and in a batch.
     A NaN score counts as the lowest.
@@ -74,17 +74,17 @@ def group_ranks(
     size: Int[Tensor, "b v"],
     valid: Bool[Tensor, "b v"],
 ) -> Int[Tensor, "b v"]:
-    """Places (see :func:`ranks`) under which any number of the best has the same share of every group.
+    """Places (see :func:`ranks`) such that the best ``k`` contain the same share of every group, for any ``k``.
 
-    The ``r``-th best of a group of ``s`` entries is due at ``(r + 1/2) / s``, so the first ``k`` places are the
-    apportionment of ``k`` seats by Webster's method: how many each group gets follows from the sizes alone, to within
-    rounding ``k * s / total``, and never falls as ``k`` grows. Groups that are due at once take turns spread over
-    their numbers (multiples of the golden ratio), so that a few seats among many groups are not all at the beginning.
+    The ``r``-th best of a group of ``s`` entries has the key ``(r + 1/2) / s``, so the first ``k`` places are the
+    apportionment of ``k`` seats by Webster's method: the number of seats of a group depends on the sizes alone, is
+    ``k * s / total`` to within rounding, and never falls as ``k`` grows. Groups with equal keys are ordered by
+    multiples of the golden ratio of their numbers, so that a few seats among many groups are not all at the beginning.
 
     Args:
         place: by score, 0 is best.
         group: number of each entry's group, below 2**31.
-        size: how many entries its group has, those included that are gone already; the same for all of a group.
+        size: number of entries of its group, including those already dropped; the same for all entries of a group.
         valid: invalid entries get the last places.
     """
     at = torch.arange(place.shape[1], device=place.device).expand_as(place)
@@ -114,5 +114,5 @@ def chunks(size: int) -> Iterator[slice]:
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [b, m, n] from exact differences, not a matrix product: no pair feels its batch."""
+    """Euclidean distances [b, m, n] from exact differences, not a matrix product, so independent of the batch."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

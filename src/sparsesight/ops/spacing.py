@@ -1,4 +1,4 @@
-"""Where in a picture tokens lie: even spacing, pooling of grids, shares of regions."""
+"""Selection by position in the picture: even spacing, pooling of grids, shares of regions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Groups(NamedTuple):
-    """Of every token: its place in its group, how many are there, and how many of them may stay."""
+    """For every token: its place in its group, the group's size, and how many of the group may stay."""
 
     within: Int[Tensor, "b v"]
     size: Int[Tensor, "b v"]
     seats: Int[Tensor, "b v"]
-    start: Int[Tensor, "b v"]  # how many tokens the groups before have
+    start: Int[Tensor, "b v"]  # number of tokens in the groups before
 
 
 def group_seats(group: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"]) -> Groups:
@@ -53,7 +53,7 @@ def group_seats(group: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"], keep: Int
 
 
 def evenly_spaced(groups: Groups, valid: Bool[Tensor, "b v"]) -> Bool[Tensor, "b v"]:
-    """Of each group of ``n`` the tokens number ``floor((j + 1/2) n / k)``, one for each of its ``k`` seats."""
+    """From each group of ``n`` tokens, numbers ``floor((j + 1/2) n / k)``, one for each of its ``k`` seats."""
     n, k = groups.size.clamp(min=1), groups.seats
 
     def before(i: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ def grid_pool(
 ) -> Merge:
     """Average pooling of each group's grid to as many cells as it has seats (:func:`group_seats`).
 
-    A group of ``n`` tokens is taken for a grid of ``h x w = n`` as nearly square as its divisors allow, ``h <= w``, in
-    raster order. For ``k`` cells its rows are cut into about ``sqrt(k h / w)`` bands and each band into its share of
-    the cells, so that the count is exactly ``k``, and the cells are a plain grid wherever ``k`` makes one. A cell
-    stands where its middle token stood. A group without a seat goes.
+    A group of ``n`` tokens is treated as a grid of ``h x w = n`` as nearly square as its divisors allow, ``h <= w``, in
+    raster order. For ``k`` cells its rows are split into about ``sqrt(k h / w)`` bands and each band into its share of
+    the cells, so that the count is exactly ``k``, and the cells form a plain grid if ``k`` allows one. A cell takes the
+    position of its middle token. A group without a seat is dropped.
 
     Args:
         x: tokens in order; sample ``i`` has ``sizes[i]`` of them, padding follows.
@@ -121,13 +121,13 @@ def _middle(part: Tensor, length: Tensor, parts: Tensor) -> Tensor:
 def apportion(
     weight: Float[Tensor, "b p"], room: Int[Tensor, "b p"], total: Int[Tensor, " b"]
 ) -> Int[Tensor, "b p"]:
-    """Give out ``total`` in proportion to ``weight``, to none more than it has ``room`` for.
+    """Distribute ``total`` in proportion to ``weight``, to each at most its ``room``.
 
-    Rounded down first; what is left goes one each to the heaviest, and what found no room again in proportion to those
-    that have some. ``total`` must not exceed all the room there is.
+    Rounded down first; the remainder goes one each to the largest weights, and any excess over ``room`` is distributed
+    in the same way among those that have room. ``total`` must not exceed the total room.
     """
     given = torch.zeros_like(room)
-    slack = min(1e-4, 0.5 / room.shape[1])  # so that 8 that is 7.9999995 is not rounded down to 7
+    slack = min(1e-4, 0.5 / room.shape[1])  # so that 7.9999995 is not rounded down to 7
     for _ in range(room.shape[1]):  # every round but the last fills a part
         free = given < room
         part = weight.float().clamp(min=1e-30).masked_fill(~free, 0)
@@ -147,7 +147,7 @@ class Runs(NamedTuple):
 
 
 def even_runs(valid: Bool[Tensor, "b v"], runs: int) -> Runs:
-    """The valid entries in order, cut into ``runs`` runs; the first ones have one more where that does not come out."""
+    """The valid entries in order, split into ``runs`` runs; the first ones have one more if they divide unevenly."""
     width = valid.shape[1]
     n = valid.sum(1)[:, None, None]
     number = torch.arange(runs, device=valid.device)[:, None]

@@ -1,4 +1,4 @@
-"""How many visual tokens enter each layer, as a staircase."""
+"""Plots the number of visual tokens that enter each layer, as a staircase."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Counted = Look | Report
-MARKERS = ("", "o", "s", "^")  # one more each time that the colours begin anew
-BROAD, DASH = 2.2, 2.0  # of a line, and how many times that a dash is long
+MARKERS = ("", "o", "s", "^")  # one more each time that the colours repeat
+BROAD, DASH = 2.2, 2.0  # line width, and dash length as a multiple of it
 Piece = tuple[tuple[float, ...], tuple[float, ...], list[int]]
 
 
 def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, height: float = 3.2) -> Figure:
-    """Visual tokens entering each layer, of one run or of several beside the dense model.
+    """Visual tokens entering each layer, of one run or of several, compared with the dense model.
 
     Args:
-        looks: a look or a report (of its first sample), or several by name.
+        looks: a look or a report (its first sample), or several by name.
         width, height: inches.
 
     Returns:
-        A figure of matplotlib: ``figure.savefig("stairs.svg")``.
+        A matplotlib figure: ``figure.savefig("stairs.svg")``.
 
     Raises:
-        SparseSightError: without matplotlib, or without looks.
+        SparseSightError: matplotlib is missing, or there are no looks.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -83,7 +83,7 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an <svg> element; its letters are text, so that they can be read and searched."""
+    """The figure as an <svg> element with real text, which can be read and searched."""
     import matplotlib
 
     out = io.StringIO()

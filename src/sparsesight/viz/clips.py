@@ -1,4 +1,4 @@
-"""Which part of which frame of a clip each visual token stands for."""
+"""The part of a clip's frame that each visual token represents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def clip_views(
     each clip are counted from 0.
 
     Raises:
-        SparseSightError: for a family whose clips are not known, or without what tells their grids.
+        SparseSightError: a family whose clips are not known, or missing inputs that hold their grids.
     """
     if not clips:
         return []

@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers tell apart, and what each means in all pictures."""
+"""Colours that colour-blind readers can distinguish, and their meaning in all pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures: of one stage, of all, of several runs, and as an animation."""
+"""Draws pictures of one stage, of all stages, of several runs, and animations."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SIZE = 480  # pixels of a panel's longer side
 
 
 def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bool = True) -> Image.Image:
-    """Which patches one stage left, on the picture itself.
+    """The patches that one stage kept, drawn on the picture.
 
-    Kept patches are as they were and outlined, merged ones blue and hatched (a dot is where the merged token stands),
-    dropped ones pale and grey; what the processor cuts off is dark, padding that it adds is light and hatched. Several
-    views, tiles or frames lie side by side.
+    Kept patches are unchanged and outlined, merged ones blue and hatched (a dot marks the position of the merged
+    token), dropped ones pale and grey. Parts that the processor cuts off are dark, padding that it adds is light and
+    hatched. Several views, tiles or frames are shown side by side.
 
     Args:
-        look: of :func:`look`.
+        look: from :func:`look`.
         stage: counted from 0, or from the last if negative; None for the picture before any stage.
         size: pixels of the longer side.
-        caption: whether a line above says what is shown.
+        caption: whether to add a line above that says what is shown.
 
     Raises:
-        SparseSightError: if there is no such stage (of a prefill that ran dense, -1 is all of it).
+        SparseSightError: there is no such stage (for a prefill that ran dense, -1 shows the whole picture).
     """
     picture, _ = signed(look, stage, size=size)
     if not caption:
@@ -43,7 +43,7 @@ def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bo
 
 
 def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Image.Image, set[Sign]]:
-    """An overlay without its caption, and what a legend of it explains."""
+    """An overlay without its caption, and the entries for its legend."""
     chosen, signs = _chosen(look, stage), set[Sign]()
 
     def paint(image: Image.Image, view: View, each: int) -> Image.Image:
@@ -55,11 +55,11 @@ def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Ima
 
 
 def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image.Image:
-    """The picture and what each stage left of it, with the question above and a legend below.
+    """The picture and the patches that remain after each stage, with the question above and a legend below.
 
     Args:
         size: pixels of the longer side of each panel.
-        columns: panels beside one another; by default about as many as below one another.
+        columns: panels per row; by default about as many as rows.
     """
     shown: list[Stage | None] = [None, *checked(look).stages]
     panels, signs = [], {RATER} if any(word.rates for word in look.words) else set()
@@ -75,12 +75,12 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
 
 
 def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = True) -> Image.Image:
-    """What the method gave to each patch at one stage, dark blue to yellow, with the kept ones outlined.
+    """The method's score of each patch at one stage, dark blue to yellow, with the kept ones outlined.
 
-    The colours span the scores from the 2nd to the 98th percentile. Patches that came to the stage no more are pale.
+    The colours span the scores from the 2nd to the 98th percentile. Patches dropped before the stage are pale.
 
     Raises:
-        SparseSightError: if there is no such stage.
+        SparseSightError: there is no such stage.
     """
     chosen = checked(look).stage(stage)
     finite = chosen.score[np.isfinite(chosen.score)]
@@ -101,14 +101,14 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
 def side_by_side(
     looks: Mapping[str, Look], stage: int = -1, *, size: int = 320, columns: int | None = None
 ) -> Image.Image:
-    """What several methods or budgets left of the same picture.
+    """The patches of the same picture that several methods or budgets kept.
 
     Args:
-        looks: name (lines after the first are smaller in tone) -> look; ``columns`` of them beside one another.
-        stage: counted from the last by default, as methods differ in how many they have.
+        looks: name (lines after the first are less prominent) -> look; ``columns`` of them per row.
+        stage: counted from the last by default, as methods differ in their number of stages.
 
     Raises:
-        SparseSightError: without looks, or if one of them has no such stage.
+        SparseSightError: no looks, or one of them has no such stage.
     """
     looks = by_name(looks)
     panels, signs = [], set[Sign]()
@@ -122,10 +122,10 @@ def side_by_side(
 
 
 def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> bytes:
-    """A GIF that goes from the picture through the stages, and begins anew.
+    """A GIF that goes from the picture through the stages, in a loop.
 
     Args:
-        ms: how long each stage is shown.
+        ms: duration of each stage in milliseconds.
         steps: pictures in between, each of 60 milliseconds.
     """
     frames: list[Image.Image] = []
@@ -143,7 +143,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
         times += [60] * len(mixed) + [ms]
         before = picture
     times[-1] *= 2
-    broad = max(frame.width for frame in frames)  # a caption may be broader than a narrow picture
+    broad = max(frame.width for frame in frames)  # a caption may be wider than a narrow picture
     frames = [ImageOps.pad(frame, (broad, frame.height), color="white", centering=(0, 0)) for frame in frames]
     # One palette for all, or still patches would flicker.
     still = [frame for frame, time in zip(frames, times, strict=True) if time >= ms]
@@ -155,7 +155,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
 
 
 def _palette(picture: Image.Image) -> Image.Image:
-    """255 colours: 32 greys, which dropped patches need, and else the picture's own."""
+    """255 colours: 32 greys, which dropped patches need, and the picture's own."""
     greys = [level for step in range(32) for level in (round(step * 255 / 31),) * 3]
     colours = picture.quantize(223, method=Image.Quantize.MEDIANCUT).getpalette() or []
     palette = Image.new("P", (1, 1))
@@ -164,10 +164,10 @@ def _palette(picture: Image.Image) -> Image.Image:
 
 
 def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
-    """The question, with the tokens that judged on yellow and underlined.
+    """The question, with raters on yellow and underlined.
 
     Raises:
-        SparseSightError: if the look was made without ``inputs``.
+        SparseSightError: the look was made without ``inputs``.
     """
     picture = question(checked(look).words, width, letter)
     if picture is None:

@@ -1,4 +1,4 @@
-"""Looks as HTML: a page of its own, in one file, or a part of a notebook."""
+"""Looks as HTML: a page in one file, or a part of a notebook."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ Looks = Look | Mapping[str, Look]
 def page(
     looks: Looks, *, title: str = "What the question kept", answers: Mapping[str, str] | None = None
 ) -> str:
-    """A page in one file that needs nothing else, no network either: light and dark, narrow and broad.
+    """A self-contained HTML page in one file, without network access, for light and dark mode and any width.
 
     Args:
-        looks: one, or several by name; those come side by side first, then one after the other.
+        looks: one, or several by name, which are shown side by side first, then one after the other.
         title: of the page.
-        answers: what was answered, by who did, such as ``{"dense": "K", "sparse": "K"}``.
+        answers: answers by name, such as ``{"dense": "K", "sparse": "K"}``.
 
     Raises:
-        SparseSightError: without looks.
+        SparseSightError: there are no looks.
     """
     named = by_name(looks, single=True)
     body = [f"<h1>{escape(title)}</h1>", '<div class="sparsesight">']
@@ -89,7 +89,7 @@ def page(
 
 
 def fragment(look: Look) -> str:
-    """A look as a notebook shows it."""
+    """A look as HTML for a notebook."""
     return f'<div class="sparsesight"><style>{STYLE}</style>{_prompt(look.words)}{_body(look, "", alone=True)}</div>'
 
 
@@ -162,7 +162,7 @@ def _answers(answers: Mapping[str, str]) -> str:
 
 
 def _stairs(looks: Mapping[str, Look]) -> str:
-    """The chart, or the counts where matplotlib is missing."""
+    """The chart, or the counts if matplotlib is missing."""
     try:
         return f'<div class="paper">{svg(staircase(looks))}</div>'
     except SparseSightError:

@@ -1,4 +1,4 @@
-"""What patches look like once they are painted, each with its name: the entries of every legend."""
+"""The looks of painted patches with their names: the entries of legends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .colours import KEPT, MERGED, PADDING, PAPER, RATES, RGB, RULE, SKY, web
 
 @dataclass(frozen=True)
 class Sign:
-    """A small square that looks as what it names."""
+    """A legend entry: a small square painted like the patches that it names."""
 
     name: str
     colour: RGB
@@ -21,7 +21,7 @@ class Sign:
     dot: bool = False
 
     def sample(self, side: int) -> Image.Image:
-        """For a sheet, ``side`` pixels broad."""
+        """For a sheet, ``side`` pixels wide."""
         drawn = Image.new("RGB", (side, side), self.colour)
         draw = ImageDraw.Draw(drawn)
         if self.stripes:

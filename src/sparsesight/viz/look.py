@@ -1,4 +1,4 @@
-"""What a run kept, put together from its handle, its pictures and the model's processor."""
+"""Builds a look from a handle, the pictures and the model's processor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Clip = np.ndarray | Sequence[Still]
 
 
 class NotebookLook(Look):
-    """A :class:`Look` that a notebook shows by itself."""
+    """A :class:`Look` with an HTML representation for notebooks."""
 
     def _repr_html_(self) -> str:
         return fragment(self)
@@ -44,22 +44,22 @@ def look(
     sample: int = 0,
     images_kwargs: Mapping[str, Any] | None = None,
 ) -> Look:
-    """What the last prefill of ``run`` looked at, to be drawn.
+    """A record of what the last prefill of ``run`` kept, for drawing.
 
     Args:
         run: handle of :func:`sparsesight.sparsify` whose model has run.
         image: the sample's picture, or a sequence with one entry for each of its pictures and clips, in the order of
             the prompt. A picture is a PIL image, a uint8 array [h, w, 3] or a file name; a clip is a uint8 array
             [frames, h, w, 3] or a sequence of pictures.
-        processor: the model's, with an ``image_processor``. It is asked where it puts a picture of this size.
-        inputs: what the model was given, as the processor made it: with them the words that judged are shown. Clips of
-            families with grids need them.
-        sample: which one of the batch.
-        images_kwargs: what the processor was told of pictures in this one call, such as ``{"max_patches": 4}``.
+        processor: the model's, with an ``image_processor``. It is run on a picture of this size to find the layout.
+        inputs: the model's inputs, as the processor returned them, to show the raters. Clips of families with grids
+            need them.
+        sample: index in the batch.
+        images_kwargs: picture options that were passed to the processor in this call, such as ``{"max_patches": 4}``.
 
     Raises:
-        SparseSightError: if the model has not run; if the family's tokens cannot be placed, or make another number
-            than the prompt had.
+        SparseSightError: the model has not run; the family's tokens cannot be placed, or their number differs from the
+            prompt's.
     """
     choices = run.choices(sample)
     visual = run.report.samples[sample].visual_tokens
@@ -72,7 +72,7 @@ def look(
 
 def _stages(choices: Sequence[Choice], visual: int) -> list[Stage]:
     kept = np.ones(visual, dtype=bool)
-    group = np.full(visual, -1)  # the centre of the merged token that each token is part of
+    group = np.full(visual, -1)  # centre of the merged token that each token belongs to
     stages = []
     for choice in choices:
         token, old, on = (np.asarray(x) for x in (choice.token, choice.merged, choice.kept))
@@ -113,7 +113,7 @@ def _pictures(
     if images is None and not all(clips):
         raise SparseSightError(f"processor={type(processor).__name__}: it has no image_processor")
     if not all(clips):
-        rule_of(config)  # refuses a family that is not known
+        rule_of(config)  # refuses an unknown family
     moving = iter(
         clip_views(run, processor, inputs, sample, [f for f, clip in zip(given, clips, strict=True) if clip])
     )

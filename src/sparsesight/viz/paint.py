@@ -1,4 +1,4 @@
-"""One view of one picture, painted: which patches are left, or what they scored."""
+"""Paints one view of one picture: the remaining patches, or their scores."""
 
 from __future__ import annotations
 

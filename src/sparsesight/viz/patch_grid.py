@@ -1,4 +1,4 @@
-"""What part of a picture each visual token stands for."""
+"""The part of a picture that each visual token represents."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """One look of a model at a picture or at a frame: rows and columns of patches, each of them a visual token.
+    """One view that a model has of a picture or a frame: rows and columns of patches, each of them a visual token.
 
     Attributes:
-        name: such as "whole" or "tiles"; empty if it is the only one.
+        name: such as "whole" or "tiles"; empty if it is the only view.
         tokens: index among the sample's visual tokens.
-        x, y: left and right, upper and lower edge of every column and row, in pixels of the picture. What lies
-            outside of it is padding that the processor added.
-        ends: tokens that end each row and stand for no part of the picture, as LLaVA-NeXT has them; may be empty.
-        frame: which frame of a clip it shows.
-        silent: tokens beside these that stand for no part of it and are not drawn, such as a class token.
+        x, y: left and right, upper and lower edge of every column and row, in pixels of the picture. Parts outside of
+            the picture are padding that the processor added.
+        ends: tokens that end each row and represent no part of the picture, as in LLaVA-NeXT; may be empty.
+        frame: the frame of a clip that it shows.
+        silent: further tokens that represent no part of it and are not drawn, such as a class token.
     """
 
     name: str
@@ -52,7 +52,7 @@ class View:
 
     @property
     def size(self) -> int:
-        """How many visual tokens it has."""
+        """Number of its visual tokens."""
         return self.tokens.size + self.ends.size + self.silent
 
     @property
@@ -65,13 +65,13 @@ class View:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, upper, right and lower edge of all it sees, in pixels of the picture."""
+        """Left, upper, right and lower edge of the view, in pixels of the picture."""
         return tuple(  # type: ignore[return-value]
             float(edge) for edge in (self.x.min(), self.y.min(), self.x.max(), self.y.max())
         )
 
     def after(self, tokens: int) -> View:
-        """The same behind ``tokens`` other visual tokens."""
+        """The same view after ``tokens`` other visual tokens."""
         return replace(self, tokens=self.tokens + tokens, ends=self.ends + tokens)
 
     def cells(self) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
@@ -85,7 +85,7 @@ class View:
 
     @property
     def end_width(self) -> float:
-        """How broad the tokens that end rows are drawn."""
+        """Drawn width of the tokens that end rows."""
         return float(np.diff(self.x).mean()) if self.ends.size else 0.0
 
     def spread(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:

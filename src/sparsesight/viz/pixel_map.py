@@ -1,8 +1,8 @@
-"""Where an image processor puts a picture: it is given one whose colours are coordinates, and the answer is read.
+"""Measures where an image processor puts a picture, by processing one whose colours are coordinates.
 
-Whatever a processor does, resize, crop, pad, cut into tiles, with whichever settings, it does to this picture too. Red
-and green are the place across and down, blue says that this is the picture and no padding. A line fitted through what
-comes out tells to a small part of a patch which pixels of the picture the model sees where.
+Whatever a processor does (resize, crop, pad, split into tiles, with any settings), it also does to this picture. Red
+and green encode the horizontal and vertical position, blue marks the picture as opposed to padding. A line fitted to
+the result shows, to a small part of a patch, which pixels of the picture the model sees where.
 """
 
 from __future__ import annotations

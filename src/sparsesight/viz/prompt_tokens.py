@@ -1,4 +1,4 @@
-"""The prompt's text, token by token, with those that judged."""
+"""The prompt's text, token by token, with its raters."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Word:
 
     Attributes:
         text: with the blanks before it; empty for visual tokens.
-        rates: whether it judged the visual tokens.
-        visual: how many visual tokens stand here.
+        rates: whether it is a rater.
+        visual: number of visual tokens at this position.
     """
 
     text: str
@@ -36,7 +36,7 @@ def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sam
     """The words of a sample's prompt.
 
     Raises:
-        SparseSightError: if ``inputs`` are not those of the last prefill.
+        SparseSightError: ``inputs`` are not those of the last prefill.
     """
     ids = np.asarray(inputs["input_ids"][sample].cpu())
     rates = np.asarray(run.raters(sample))

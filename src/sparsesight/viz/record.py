@@ -1,4 +1,4 @@
-"""A prefill as pictures need it: which patches each stage kept, merged and dropped, what they scored, who judged."""
+"""A prefill as drawings need it: the patches that each stage kept, merged and dropped, their scores, and the raters."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Picture:
     """A picture of the prompt, or a clip, with the model's views of it.
 
     Attributes:
-        frames: one for a picture.
-        views: their tokens are counted through all pictures of the sample.
+        frames: a picture has one.
+        views: their tokens are numbered through all pictures of the sample.
     """
 
     frames: tuple[Image.Image, ...]
@@ -35,14 +35,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is left after one stage; ``v`` are all visual tokens of the sample.
+    """The tokens after one stage; ``v`` are all visual tokens of the sample.
 
     Attributes:
-        layer: it pruned after this layer, -1: before the first.
-        kept: which tokens are left as they were.
-        merged: which tokens went into a merged one that is left.
-        centre: which tokens' places the merged ones take.
-        score: what the method gave to each token that came to this stage, ``nan`` for the others.
+        layer: it pruned after this layer; -1: before the first.
+        kept: tokens that remain unchanged.
+        merged: tokens that are part of a remaining merged token.
+        centre: tokens whose position a merged token takes.
+        score: the method's score of each token that entered this stage, ``nan`` for the others.
     """
 
     layer: int
@@ -66,14 +66,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Look:
-    """What one sample's last prefill looked at: plain data, which later prefills do not change.
+    """What the last prefill kept of one sample: plain data, which later prefills do not change.
 
     Attributes:
-        pictures: with the views of each.
-        stages: in their order; none if the prefill ran dense.
-        words: the prompt's text with its raters; empty if it was not given.
-        report: of the run, for its counts.
-        sample: which of the batch it was.
+        pictures: the pictures with their views.
+        stages: in order; empty if the prefill ran dense.
+        words: the prompt's text with its raters; empty if ``inputs`` were not given.
+        report: the run's report, for its counts.
+        sample: index in the batch.
     """
 
     pictures: tuple[Picture, ...]
@@ -92,10 +92,10 @@ class Look:
         return self.report.samples[self.sample].visual_per_layer
 
     def stage(self, number: int) -> Stage:
-        """Stage ``number``, counted from 0, or from the end if it is negative.
+        """Stage ``number``, counted from 0, or from the end if negative.
 
         Raises:
-            SparseSightError: if there is none.
+            SparseSightError: there is no such stage.
         """
         if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
             raise SparseSightError(
@@ -112,10 +112,10 @@ class Look:
 
 
 def checked(look: Any, name: str = "look") -> Look:
-    """``look``, if it is one.
+    """``look``, checked to be a :class:`Look`.
 
     Raises:
-        SparseSightError: for anything else.
+        SparseSightError: anything else.
     """
     if isinstance(look, Look):
         return look
@@ -125,10 +125,10 @@ def checked(look: Any, name: str = "look") -> Look:
 
 
 def by_name(looks: Any, kinds: tuple[type, ...] = (Look,), single: bool = False) -> dict[str, Any]:
-    """``looks`` by name; one alone, where that may be, has an empty one.
+    """``looks`` by name; a single one, if allowed, gets an empty name.
 
     Raises:
-        SparseSightError: for anything but a mapping of strings to ``kinds``, and for an empty one.
+        SparseSightError: anything but a non-empty mapping of strings to ``kinds``.
     """
     if single and isinstance(looks, kinds):
         return {"": looks}

@@ -1,4 +1,4 @@
-"""Panels put together on a sheet: captions, the question with those of its words that judged, a legend."""
+"""Arranges panels on a sheet, with captions, the question with its raters, and a legend."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def letters(size: int) -> int:
-    """Pixels of the letters beside a panel whose longer side is ``size``: at 320 as large as a web page's."""
+    """Font size in pixels for a panel whose longer side is ``size``; at 320 it is that of a web page."""
     return max(13, round(size / 26))
 
 
@@ -57,7 +57,7 @@ def painted(look: Look, paint: Painter, size: int) -> Image.Image:
 def arrange(
     panels: Sequence[Panel], columns: int, letter: int, gap: int = GAP, edge: int = GAP
 ) -> Image.Image:
-    """Panels in rows of ``columns``, each column as broad as it needs."""
+    """Panels in rows of ``columns``, each column as wide as it needs."""
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     lines = [max(len(panel.lines) for panel in row) for row in rows]
     pace = round(1.45 * letter)
@@ -86,7 +86,7 @@ def arrange(
 
 
 def stack(*parts: Image.Image | None, edge: int = GAP) -> Image.Image:
-    """Parts below one another, at the left edge."""
+    """Stack parts vertically, aligned at the left edge."""
     there = [part for part in parts if part is not None]
     sheet = Image.new("RGB", (max(p.width for p in there), sum(p.height for p in there)), PAPER)
     y = 0
@@ -97,7 +97,7 @@ def stack(*parts: Image.Image | None, edge: int = GAP) -> Image.Image:
 
 
 def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) -> Image.Image | None:
-    """The text behind the last picture with the tokens that judged on yellow and underlined; None without text."""
+    """The text after the last picture, with raters on yellow and underlined; None without text."""
     last = max((i for i, word in enumerate(words) if word.visual), default=-1)
     lines, x, type_ = [[]], 0.0, font(letter)  # type: ignore[var-annotated]
     for word in words[last + 1 :]:
@@ -136,7 +136,7 @@ def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) ->
 
 
 def legend(found: Collection[Sign], width: int, letter: int, edge: int = GAP) -> Image.Image:
-    """What the colours mean, of those that were painted."""
+    """A legend of the colours that were used."""
     entries = [(sign.name, sign.sample(round(1.1 * letter))) for sign in in_order(found)]
     type_, x, y, pace = font(letter), edge, edge // 2, round(1.6 * letter)
     places = []

@@ -1,4 +1,4 @@
-"""What was kept, as text for a terminal."""
+"""Kept patches as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .record import Look, checked
 
 
 def text(look: Look, *, width: int = 80, ascii_only: bool = False) -> str:
-    """What each stage kept, in characters that are one patch wide and two patches high.
+    """The patches that each stage kept, in characters that are one patch wide and two patches high.
 
-    Captions are short, so that three stages of 24 x 24 patches fit 80 columns: ``layer 5: 66+8 of 576`` are 66 kept
+    Captions are short, so that three stages of 24 x 24 patches fit 80 columns: ``layer 5: 66+8 of 576`` means 66 kept
     and 8 merged tokens.
 
     Args:

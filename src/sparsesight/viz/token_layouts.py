@@ -1,7 +1,7 @@
-"""In which order visual tokens are made of a picture: the few rules; a family's row names its own.
+"""The order of a picture's visual tokens: a few rules, of which each family's row names one.
 
-Where a plane of pixels lies in the picture is measured (:mod:`.measure`); a rule only says how a family's tokens follow
-one another over its planes. A family without a rule is refused: a picture that guesses would look as right as any.
+The position of a plane of pixels in the picture is measured (:mod:`.pixel_map`); a rule only says how a family's tokens
+are ordered over its planes. A family without a rule is refused, as a guessed picture would look just as correct.
 """
 
 from __future__ import annotations
