@@ -36,7 +36,8 @@ READ = (
     "idefics3",
 )
 BUDGETS = (0.4, 0.5, 0.45)
-TIED = {"muse_spark": 0.4}  # at the budget that falls to it two experts are within 1e-6: rounding routes a token
+# Two experts are within 1e-6 at the budget that falls to it: rounding would route a token.
+TIED = {"muse_spark": 0.4}
 THREE_STAGES = ("sparsevlm", "sparsevlm+", "pyramiddrop", "last-token", "random")
 
 
