@@ -102,10 +102,10 @@ def _said(model: nn.Module, name: str, value: Any) -> Iterator[None]:
     if not hooks:
         yield
         return
-    local = hooks[0].local
-    outer = getattr(local, name, None)
-    setattr(local, name, value)
+    call = hooks[0].call
+    outer = getattr(call, name)
+    setattr(call, name, value)
     try:
         yield
     finally:
-        setattr(local, name, outer)
+        setattr(call, name, outer)

@@ -3,39 +3,35 @@
 A forward passes them in this order: the model's entrance (token ids, before the picture is encoded), the decoder's
 entrance, the first layer's entrance (embeddings: a stage before it acts, then raters are chosen), the attention of
 pruning layers (the probe), the entrance of every layer after the first stage, the last layer's exit, the decoder's
-exit. What one forward knows is in
-:class:`ForwardState`, one per thread; it is gone when the decoder returns or raises.
+exit. What one forward knows is in :class:`ForwardState`, one per thread; it is gone when the decoder returns or raises.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..core.budget import BEFORE
-from ..core.regions import Marks
 from ..core.rows import Rows
 from ..errors import SparseSightError
-from ..profiling.sections import LAYOUT
 from .cache import cached_length, check_cache, was_pruned
 from .cache_lock import lock, sign, unlock
+from .call import Call
 from .compiled.dispatch import FastPath
 from .compiled.options import Fast, FastUse
 from .families import ModelParts, attention_implementation, check_implementation, copies_of
 from .install import Installation
 from .outputs import widen_outputs
 from .probe import Probe, probed
-from .prompt.answers import IgnoredLabels, Labels, prompt_end
-from .prompt.frames import FrameRule, Frames
+from .prompt.answers import IgnoredLabels, Labels
 from .prompt.generation import Generating, no_continuous_batching
-from .prompt.inputs import among, asks_for_outputs, is_checkpointed, refuse_tracing, valid_rows
-from .prompt.layout import Layout, Plan, Record
-from .prompt.turns import Turns, marks_of
-from .prompt.visual_mask import VisualMask, cannot_tell, layout_as_given
+from .prompt.inputs import asks_for_outputs, is_checkpointed, refuse_tracing
+from .prompt.layout import Plan, Record
+from .prompt.reading import PromptReader
+from .prompt.turns import Turns
+from .prompt.visual_mask import VisualMask
 from .restore import MARK
 from .router_logits import RouterLogits
 from .state import ForwardState
@@ -80,16 +76,15 @@ class Hooks:
                 f"model={type(parts.model).__name__} is already sparsified: restore() the first handle, or "
                 "call sparsesight.restore(model) if it is lost"
             )
-        self.parts, self.plan, self.visual_mask = parts, plan, visual_mask
-        self.frame_rule = FrameRule.of(parts.model.config)
+        self.parts, self.plan = parts, plan
         self.done, self.timing = done, timing
-        self.local = threading.local()
+        self.call = Call()
         self.generating = Generating()
+        self.reader = PromptReader(parts, plan, visual_mask, turns, self.generating, self.call)
         self.ignored_labels, self.router_logits = IgnoredLabels(), RouterLogits(parts)
         self.added = Installation()
         self.probes: list[Probe] = []
         self.vision, self.text_tower = None, text_tower
-        self.turns = turns if plan.method.judged_by == "turn" else None
         if plan.method.requires_vision:
             self.vision = VisionReader(parts, str(plan.method), text_tower)
         self.how_fast = fast
@@ -107,7 +102,7 @@ class Hooks:
         self.added.attribute(parts.decoder, MARK, self)
         generate = getattr(parts.model, "generate", None)
         if generate is not None:
-            watched = self.generating.watch(generate, self.has_pictures, self.forget_pictures)
+            watched = self.generating.watch(generate, self.reader.has_pictures, self.forget_pictures)
             self.added.attribute(parts.model, "generate", watched)
         if hasattr(parts.model, "init_continuous_batching"):
             self.added.attribute(parts.model, "init_continuous_batching", no_continuous_batching)
@@ -136,7 +131,7 @@ class Hooks:
         """Take everything back; safe to call twice."""
         self.added.remove()
         self.probes = []
-        self.local = threading.local()
+        self.call = Call()
 
     def probe(self) -> None:
         """Listen to the attention of pruning layers; adapters may bring other copies of it at any time."""
@@ -156,16 +151,10 @@ class Hooks:
             probe.follow()
         self.implementation = attention_implementation(self.parts.decoder)
 
-    def has_pictures(self, ids: Any) -> bool:
-        """Whether a prompt of these token ids (None if it is embeddings) has visual tokens."""
-        if self.visual_mask is not None or not isinstance(ids, Tensor) or ids.is_floating_point():
-            return self.visual_mask is not None
-        return bool(among(ids, self.parts.visual_ids).any())
-
     @property
     def forward(self) -> ForwardState | None:
         """The forward in flight in this thread."""
-        return getattr(self.local, "forward", None)
+        return self.call.forward
 
     # -- in the order of a forward ----------------------------------------------------------------------------
 
@@ -173,8 +162,8 @@ class Hooks:
         """Labels stay with the outermost model; which of them count is decided inside."""
         refuse_tracing()
         unlock(kwargs.get("past_key_values"), self.plan.filled_by)
-        self.local.asked = getattr(self.local, "asked", None) or asks_for_outputs(module, kwargs)
-        self.local.labels = labels = Labels.of(kwargs)
+        self.call.asked = self.call.asked or asks_for_outputs(module, kwargs)
+        self.call.labels = labels = Labels.of(kwargs)
         return None if labels is None else (args, {**kwargs, **labels.given})
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -184,35 +173,14 @@ class Hooks:
         past = cached_length(kwargs.get("past_key_values"))
         if ids is None and isinstance(kwargs.get("inputs_embeds"), Tensor):
             ids = self.generating.ids_of(past, kwargs["inputs_embeds"])
-        self.local.layout, self.local.ids = None, ids
-        if self.visual_mask is None and isinstance(ids, Tensor) and ids.ndim == 2 and ids.shape[1] > 1:
-            prompt = self.generating.prompt_columns(past, ids.shape[1])
-            if not prompt:
-                return
-            with self.plan.clock(LAYOUT):
-                valid = valid_rows(kwargs.get("attention_mask"), ids)
-                visual = among(ids, self.parts.visual_ids) & valid
-                video = among(ids, self.frame_rule.video_ids) & visual
-                frames = Frames.of(visual, video, self.frame_rule, kwargs)
-                marks = self.marks(ids, kwargs, valid)
-                self.local.layout = Layout.of(valid, frames, self.prompt_end(visual, prompt), marks)
-
-    def prompt_end(self, visual: Tensor, prompt: int) -> int | Tensor:
-        """The column at which the prompt ends: ``prompt``, as far as ``generate()`` knows."""
-        said, labels = getattr(self.local, "ends", None), getattr(self.local, "labels", None)
-        return prompt if self.generating.within else prompt_end(visual, said, labels)
-
-    def marks(self, ids: Any, call: dict[str, Any], valid: Tensor) -> Marks | None:
-        """What marks turns and packed documents in a prompt; None if nothing does."""
-        labels, plain = getattr(self.local, "labels", None), not self.generating.within
-        return marks_of(self.turns, ids, call if plain else {}, labels if plain else None, valid)
+        self.call.layout, self.call.ids = self.reader.of_ids(ids, past, kwargs), ids
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
         refuse_tracing()
-        self.local.forward = None  # an interrupted one is not told that it is over
+        self.call.forward = None  # an interrupted one is not told that it is over
         if self.timing:
-            self.local.started = self.plan.clock.now()
+            self.call.started = self.plan.clock.now()
         with self.plan.clock(REST):
             return self.open_forward(module, args, kwargs)
 
@@ -225,24 +193,13 @@ class Hooks:
             x = kwargs.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
                 return None
-        cache = self.local.cache = kwargs.get("past_key_values")
+        cache = self.call.cache = kwargs.get("past_key_values")
         unlock(cache, self.plan.filled_by)
-        batch, length = x.shape[:2]
-        layout, ids, given = (getattr(self.local, name, None) for name in ("layout", "ids", "given"))
-        self.local.layout = None
-        past, mask = cached_length(cache), kwargs.get("attention_mask")
-        prompt = self.generating.prompt_columns(past, length)
-        if length > 1 and (self.visual_mask is not None or given is not None):
-            known = partial(self.marks, ids if x.is_floating_point() else x, kwargs)
-            if callable(self.visual_mask) and not x.is_floating_point():
-                x = module.get_input_embeddings()(x)  # type: ignore[operator]
-            layout = layout_as_given(given, self.visual_mask, x, mask, past, prompt, self.prompt_end, known)
-        elif length > 1 and not past and prompt and ids is None and x.is_floating_point():
-            raise cannot_tell(self.parts.model)
-        if layout is None and prompt and (length > 1 or not past) and not (past and given is not None):
-            layout = Layout.dense(valid_rows(mask, x[..., 0] if x.is_floating_point() else x))
+        past, (batch, length) = cached_length(cache), x.shape[:2]
+        layout = self.reader.at_decoder(module, x, past, kwargs)
+        self.call.layout = None
         forward = ForwardState(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
-        forward.asked = getattr(self.local, "asked", False) or asks_for_outputs(module, kwargs)
+        forward.asked = self.call.asked or asks_for_outputs(module, kwargs)
         if layout is not None:
             self.probe()
             forward.activate(layout)
@@ -256,7 +213,7 @@ class Hooks:
                         asked = self.questions(rows, regions)
                         forward.vision = self.vision.take(x, rows.visual, asked, rows.region)
         if layout is not None or was_pruned(cache):
-            self.local.forward = forward
+            self.call.forward = forward
         last = kwargs.get("logits_to_keep")
         if forward.active and isinstance(last, int) and last > forward.kept_end:
             # A decoder that goes on with so many last rows would take others than are meant.
@@ -265,14 +222,11 @@ class Hooks:
 
     def questions(self, rows: Rows, regions: int) -> list[list[str]]:
         """What is asked of each sample of a prompt, for each of the ``regions``; none without a text tower."""
-        tower = self.text_tower
-        if tower is None:
+        if self.text_tower is None:
             return []
-        given, ids = getattr(self.local, "questions", None), getattr(self.local, "ids", None)
-        return [
-            questions_of(tower, given, ids, rows.of(i)[1], self.generating.samples, str(self.plan.method))
-            for i in range(regions)
-        ]
+        known = (self.text_tower, self.call.questions, self.call.ids)
+        samples, method = self.generating.samples, str(self.plan.method)
+        return [questions_of(*known, rows.of(i)[1], samples, method) for i in range(regions)]
 
     def observe(self, layer: int, query: Tensor, key: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         """What the probe of a pruning layer shows."""
@@ -288,18 +242,7 @@ class Hooks:
             if forward is None:
                 return None
             with self.plan.clock(REST):
-                return entered(forward, args, kwargs)
-
-        def entered(forward: ForwardState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            more = {str(i): arg for i, arg in enumerate(args[1:])}
-            given = {**more, **kwargs}
-            changed = forward.enter(index, args[0] if args else given.pop("hidden_states"), given)
-            if changed is None:
-                return None
-            hidden, kwargs = changed
-            if args:
-                return (hidden, *(kwargs.pop(i) for i in more)), kwargs
-            return args, {**kwargs, "hidden_states": hidden}
+                return forward.enter_call(index, args, kwargs)
 
         return enter_layer
 
@@ -321,16 +264,15 @@ class Hooks:
                 record = forward.finish()
                 widen_outputs(output, forward)
                 self.router_logits.leave_decoder(output, forward)
-                self.ignored_labels.apply(getattr(self.local, "labels", None), forward.dropped)
+                self.ignored_labels.apply(self.call.labels, forward.dropped)
                 sign(forward.cache, self.plan.filled_by)
-        ms = 1e3 * (self.plan.clock.now() - self.local.started) if self.timing else None
+        ms = 1e3 * (self.plan.clock.now() - self.call.started) if self.timing else None
         self.done(record, ms, None if self.fast is None or record is None else self.fast.use)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Also after an exception: nothing of a forward outlives it."""
-        lock(getattr(self.local, "cache", None) if self.forward is None else self.forward.cache)
-        self.local.cache = None
-        self.local.forward = self.local.layout = self.local.labels = self.local.asked = self.local.ids = None
+        lock(self.call.cache if self.forward is None else self.forward.cache)
+        self.call.over()
         if not self.generating.within:  # which encodes pictures once, and may want them several times
             self.forget_pictures()
 

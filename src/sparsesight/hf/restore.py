@@ -12,9 +12,9 @@ MARK = "_sparsesight_hooks"  # attribute of a decoder while hooks are installed 
 
 
 class Installed(Protocol):
-    """What sparsification put on a decoder; ``local`` holds what the calling thread said of its next prompt."""
+    """What sparsification put on a decoder; ``call`` holds what the calling thread said of its next prompt."""
 
-    local: Any
+    call: Any
 
     def remove(self) -> None:
         """Take everything back; safe to call twice."""

@@ -152,6 +152,18 @@ class ForwardState(SegmentInputs):
             changed = self.of_rows_left(kind, hidden, kwargs)
         return None if changed is None else (hidden, changed)
 
+    def enter_call(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The arguments with which a layer was called, rewritten; None if nothing changes."""
+        more = {str(i): arg for i, arg in enumerate(args[1:])}
+        given = {**more, **kwargs}
+        changed = self.enter(layer, args[0] if args else given.pop("hidden_states"), given)
+        if changed is None:
+            return None
+        hidden, kwargs = changed
+        if args:
+            return (hidden, *(kwargs.pop(i) for i in more)), kwargs
+        return args, {**kwargs, "hidden_states": hidden}
+
     def leave(self, hidden: Tensor) -> Tensor:
         """The last layer's output at the length of the input; rows of dropped tokens are zero."""
         if self.rows is None or not self.done or hidden.shape[-2] < self.rows.source.shape[1]:
