@@ -1,4 +1,4 @@
-"""One question about one picture, put to a model as it is and sparsified."""
+"""Runs a model dense and sparse on one question about one picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for proces
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, and how long its decoder took."""
+    """A model's answer, and the time of its decoder."""
 
     answer: str
     tokens: int  # of the answer, the end token included
@@ -33,14 +33,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What the prefill of one prompt kept, and what it cost.
+    """The tokens that the prefill of one prompt kept, and its cost.
 
     Attributes:
         kept: per stage, indices of the kept visual tokens.
-        merged: per stage, merged tokens that went on beside them.
+        merged: per stage, the number of merged tokens in addition.
         layers: per stage, the layer after which it pruned. All three are empty if the prefill ran dense.
-        look: for pictures; None if there was no picture, or if this model's tokens cannot be placed on it.
-        why_not: why there is no look.
+        look: for drawing; None if there was no picture, or if this model's tokens cannot be placed on it.
+        why_not: the reason why there is no look.
     """
 
     report: Report
@@ -67,8 +67,8 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
     """Model inputs for one picture and one question, on the model's device.
 
     Raises:
-        SparseSightError: if the question is empty or contains the model's picture placeholder, or if the checkpoint's
-            chat template or processor cannot make a prompt of it.
+        SparseSightError: the question is empty or contains the model's picture placeholder, or the checkpoint's chat
+            template or processor cannot make a prompt of it.
     """
     processor = loaded.processor
     placeholder = getattr(processor, "image_token", None) or "<image>"
@@ -102,13 +102,13 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
 def compare(
     loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int, picture: Image | None = None
 ) -> Comparison:
-    """Answer greedily, dense and sparse; each way once unmeasured before, so that neither pays for a first run.
+    """Answer greedily, dense and sparse, each after one warm-up run.
 
-    With the ``picture`` the result has a look at it.
+    With the ``picture`` the result has a look for drawing.
 
     Raises:
-        SparseSightError: what :func:`sparsesight.sparsify` refuses, a budget that this picture cannot meet, too
-            little memory.
+        SparseSightError: anything that :func:`sparsesight.sparsify` refuses, a budget that this picture cannot meet,
+            too little memory.
     """
     from . import sparsify
     from .bench import DECODE, PREFILL, Times, timed_decoder
@@ -134,7 +134,7 @@ def compare(
 def pruned(
     run: Sparsified, picture: Image | None = None, loaded: Loaded | None = None, inputs: Any = None
 ) -> Pruned:
-    """What the last prefill of one prompt kept; with a look at it if the picture and what made the prompt are given."""
+    """The tokens that the last prefill of one prompt kept; with a look if the picture and the prompt are given."""
     report = run.report
     kept = [stage[0].tolist() for stage in run.kept]
     layers = list(run.layers[: len(kept)])

@@ -1,12 +1,12 @@
-"""What a method costs at a budget, before anything runs, and which budgets of two methods cost the same.
+"""The cost of a method at a budget, before anything runs, and budgets at which two methods cost the same.
 
-Comparisons are decided by one number: multiply-adds of the language model's prefill, the method's own overhead included
-(:mod:`sparsesight.macs` states the conventions). Equal tokens do not decide, as a method that prunes after the third
+Comparisons use one number: multiply-adds of the language model's prefill, including the method's own overhead
+(:mod:`sparsesight.macs` states the conventions). Equal tokens are not used, as a method that prunes after the third
 layer computes more at 64 equal tokens than one that prunes before the first.
 
-What a budget may cost is set by :data:`REFERENCE`: ``retain=64`` stands for what SparseVLM+ costs at ``retain=64`` with
-its default layers, which at 32 layers and 576 tokens is its published schedule. Another method is then given as many
-tokens as cost the same, which may be more or fewer than 64.
+The cost of a budget is set by :data:`REFERENCE`: ``retain=64`` stands for the cost of SparseVLM+ at ``retain=64`` with
+its default layers, which at 32 layers and 576 tokens is its published schedule. Another method then gets the number of
+tokens that costs the same, which may be larger or smaller than 64.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the prefill of one prompt costs."""
+    """The cost of the prefill of one prompt."""
 
     macs: int  # multiply-adds, overhead included
     overhead: int  # of the method itself
@@ -52,11 +52,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A method at the budget that costs what was asked for, as nearly as whole tokens allow."""
+    """A method at the budget that has the requested cost, as closely as whole tokens allow."""
 
     method: Method
     cost: Cost
-    target: int  # multiply-adds that were asked for
+    target: int  # requested multiply-adds
 
     @property
     def deviation(self) -> float:
@@ -76,8 +76,8 @@ def cost(
         allowed: layers after which the model can prune; default all but the last.
 
     Raises:
-        BudgetError: if the budget cannot be met.
-        SparseSightError: if the counts depend on the data.
+        BudgetError: the budget cannot be met.
+        SparseSightError: the counts depend on the data.
     """
     if method is None:
         return _cost(None, Schedule(prompt.visual, len(shape.layers), ()), shape, prompt)
@@ -114,28 +114,28 @@ def fit(
     prompt: Prompt,
     allowed: tuple[int, ...] | None = None,
 ) -> Fitted:
-    """``method`` at the budget that costs what :data:`REFERENCE` costs at ``retain``.
+    """``method`` at the budget that costs as much as :data:`REFERENCE` at ``retain``.
 
-    A schedule that is published for ``retain`` is kept as it is where it costs the same to within :data:`EQUAL`.
+    A schedule that is published for ``retain`` is used unchanged if it costs the same to within :data:`EQUAL`.
 
-    The budget is solved for one prompt. Where prompts differ in size, give ``retain`` as a ratio: the result is a ratio
-    then, and costs of other sizes are equal as nearly as they scale alike.
+    The budget is solved for one prompt. If prompts differ in size, give ``retain`` as a ratio: then the result is a
+    ratio, and costs at other sizes are equal as far as they scale alike.
 
     Args:
-        method: its options stay, its ``retain`` is replaced, and where its published layers cannot meet the cost, its
-            layers (:meth:`Method.with_budget`).
+        method: its options stay; its ``retain`` is replaced, and also its layers if the published ones cannot meet the
+            cost (:meth:`Method.with_budget`).
         retain: visual tokens per layer, or a ratio.
         shape: of the decoder.
         prompt: sizes to solve for.
         allowed: layers after which the model can prune; default all but the last.
 
     Returns:
-        The nearest budget; :attr:`Fitted.deviation` tells how near. It is far off where no budget of the method costs
+        The nearest budget; :attr:`Fitted.deviation` is the difference, which is large if no budget of the method costs
         so little.
 
     Raises:
-        BudgetError: if ``retain`` is none, or the reference itself cannot meet it.
-        SparseSightError: if the counts depend on the data.
+        BudgetError: ``retain`` is invalid, or the reference itself cannot meet it.
+        SparseSightError: the counts depend on the data.
     """
     if method.data_dependent:
         raise SparseSightError(
@@ -179,7 +179,7 @@ def reference_macs(
     """What ``retain`` stands for: the multiply-adds of :data:`REFERENCE` at it.
 
     Raises:
-        BudgetError: if the reference cannot meet it.
+        BudgetError: the reference cannot meet it.
     """
     reference = REFERENCE.with_budget(retain, prompt.visual, len(shape.layers))
     try:
@@ -194,7 +194,7 @@ def reference_macs(
 def _published(
     method: Method, retain: Retain, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None
 ) -> Method | None:
-    """``method`` at ``retain`` if it would prune by its published schedule there."""
+    """``method`` at ``retain`` if it would use its published schedule there."""
     counts = method.published_budgets.get(retain) if isinstance(retain, int) else None
     if counts is None:
         return None
@@ -208,5 +208,5 @@ def _published(
 
 
 def _at(method: Method, retain: Retain, tokens: int, visual: int, num_layers: int) -> Method:
-    """``method`` at so many tokens, as a ratio if the budget was one."""
+    """``method`` at the given number of tokens, as a ratio if the budget was one."""
     return method.with_budget(tokens if isinstance(retain, Integral) else tokens / visual, visual, num_layers)

@@ -1,4 +1,4 @@
-"""The errors a user can cause. Their messages name the argument, the value and the fix."""
+"""Errors that a user can cause. Their messages name the argument, the value and the fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from reprlib import Repr
 
 
 class SparseSightError(ValueError):
-    """Something asked of SparseSight cannot be done; nothing was changed."""
+    """A request that SparseSight cannot fulfil; nothing was changed."""
 
 
 class BudgetError(SparseSightError):
@@ -24,7 +24,7 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 64
 
 
 def brief(value: object) -> str:
-    """``repr`` of a value that came from outside, for a message: of bounded length and depth, whatever it is."""
+    """``repr`` of an external value for a message, of bounded length and depth."""
     try:
         return _REPR.repr(value)
     except ValueError:  # Python refuses to write out an int of more than 4,300 digits

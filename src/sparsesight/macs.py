@@ -1,4 +1,4 @@
-"""What a prefill costs: arithmetic and KV memory, from counts and sizes alone.
+"""The cost of a prefill: arithmetic and KV memory, from counts and sizes alone.
 
 Conventions, stated once: costs are counted in multiply-adds (MACs), as in SparseVLM's tables, where they are called
 FLOPs; one is two floating-point operations, so a ratio is the same in either. Attention counts the full ``queries x
@@ -19,13 +19,13 @@ Overhead = Callable[[StageSizes], int]
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Sizes of a decoder layer that fix its cost.
+    """Sizes of a decoder layer that determine its cost.
 
     Attributes:
         linear: multiply-adds per token of its projections, convolutions, MLP and active experts.
-        width: of all attention heads together; 0 if it does not attend (a recurrence itself is not counted).
+        width: of all attention heads together; 0 without attention (a recurrence itself is not counted).
         cached: numbers that it caches per token, keys and values; 0 if it reads another layer's or none.
-        window: tokens that a sliding window sees, the newest included: its cache keeps one less.
+        window: tokens that a sliding window sees, including the newest: its cache keeps one fewer.
     """
 
     linear: int
@@ -39,7 +39,7 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Sizes of a decoder that fix its cost.
+    """Sizes of a decoder that determine its cost.
 
     Attributes:
         hidden: model width.
@@ -63,7 +63,7 @@ class DecoderShape:
         return cls(hidden, (layer,) * layers, kv_bytes)
 
     def caching(self, cached: Sequence[int], sizes: Sequence[int] | None = None) -> DecoderShape:
-        """The same with numbers cached per token as measured, per layer, and the bytes that they take."""
+        """The same with the measured numbers cached per token, per layer, and their bytes."""
         known: Sequence[int | None] = [None] * len(cached) if sizes is None else sizes
         layers = tuple(
             replace(x, cached=c, cached_bytes=size)
@@ -95,9 +95,9 @@ class DecoderShape:
         """Multiply-adds of a method itself in one sample's prefill.
 
         Args:
-            schedule: of the visual tokens that are judged together.
-            others: its other tokens, at every stage or at each.
-            text: those of them that judge.
+            schedule: of the visual tokens that are scored together.
+            others: number of other tokens, one for all stages or per stage.
+            text: number of scoring text tokens among them.
             overhead: of the method, at one stage.
             past: keys cached before, per layer; default none.
         """
@@ -131,7 +131,7 @@ class DecoderShape:
         return tuple(held(x, n + p) for x, n, p in zip(self.layers, entering, past, strict=True))
 
     def least_peak_bytes(self, entering: Sequence[int]) -> int:
-        """Bytes below which no prefill of a sample peaks: keys and values of the layers so far, and the hidden states.
+        """Lower bound of a sample's peak prefill memory in bytes: keys and values of the layers so far, hidden states.
 
         Args:
             entering: tokens (text included) entering each layer.

@@ -1,4 +1,4 @@
-"""What someone probably meant who wrote a name that does not exist."""
+"""Suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: object, known: Iterable[str] | Mapping[str, str]) -> str:
-    """``; did you mean 'fastv'?``, to be put at the end of a message; nothing where no name is near.
+    """``; did you mean 'fastv'?`` for the end of a message; empty if no name is close.
 
     Args:
-        name: what was written.
-        known: the names there are, or a mapping of spellings to names. Upper and lower case are taken for the same.
+        name: the unknown name.
+        known: the known names, or a mapping of spellings to names. Case is ignored.
     """
     spellings = dict(known) if isinstance(known, Mapping) else {word: word for word in known}
     names = {spelling.lower(): word for spelling, word in spellings.items()}

@@ -1,8 +1,8 @@
-"""The tiny vision-language model that ships with the package, and pictures to ask it about.
+"""The tiny vision-language model that ships with the package, and example pictures.
 
 It is an ordinary LLaVA checkpoint of 5 MB, so that every example, test and benchmark runs without a
-download, on the CPU of a laptop. `README.md` beside this file says what it can do. The modules beside it
-render the scenes with questions on which it was trained: `scenes.py` one by one, `dataset.py` in splits.
+download, on the CPU of a laptop. Its model card is `README.md` in this folder. It was trained on the scenes
+of `sparsesight.scenes`.
 """
 
 import json
@@ -37,7 +37,7 @@ def default_picture() -> Path:
 
 
 def picture_questions() -> dict[str, list[dict[str, str]]]:
-    """Questions that the model answers rightly: picture file name -> {"question", "answer", "kind"} each."""
+    """Questions that the model answers correctly: picture file name -> list of {"question", "answer", "kind"}."""
     return {name: entry["questions"] for name, entry in _catalogue().items()}
 
 

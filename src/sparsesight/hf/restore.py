@@ -1,4 +1,4 @@
-"""Finding what is installed on a model, with or without its handle."""
+"""Finds and removes the hooks on a model, with or without its handle."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class Installed(Protocol):
     call: Any
 
     def remove(self) -> None:
-        """Take everything back; safe to call twice."""
+        """Remove everything; safe to call twice."""
 
 
 def restore(model: nn.Module) -> None:
-    """Give a model back exactly as it was before :func:`sparsify`, also where the handle is lost or was interrupted.
+    """Restore a model exactly as it was before :func:`sparsify`, even if the handle is lost or was interrupted.
 
-    It does nothing to a model that is not sparsified, and may be called again where it was interrupted itself.
+    It does nothing if the model is not sparsified, and may be called again if it was interrupted itself.
 
     Args:
-        model: the model that was given to :func:`sparsify`, or one that contains its decoder: PEFT's wrapper, that of
-            ``torch.compile``, ``DistributedDataParallel``.
+        model: the model that was given to :func:`sparsify`, or one that contains its decoder: the wrapper of PEFT or
+            ``torch.compile``, or ``DistributedDataParallel``.
 
     Raises:
-        SparseSightError: if it is no module.
+        SparseSightError: it is not a module.
     """
     if not isinstance(model, nn.Module):
         raise SparseSightError(f"restore: got {type(model).__name__}; pass the model that was sparsified")
@@ -39,5 +39,5 @@ def restore(model: nn.Module) -> None:
 
 
 def installed_hooks(model: nn.Module) -> list[Installed]:
-    """The hooks that are installed on decoders in a model."""
+    """The hooks on the decoders in a model."""
     return [vars(module)[MARK] for module in model.modules() if MARK in vars(module)]

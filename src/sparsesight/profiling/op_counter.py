@@ -1,4 +1,4 @@
-"""Counting what torch is given to do: the same on every machine, so that more work shows without a clock."""
+"""Counts torch operations, which are the same on every machine, so that additional work shows without timing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ GATHERS = {
 
 @dataclass
 class Count:
-    """What one part of a run was.
+    """Operations of one part of a run.
 
     Attributes:
         operations: operators that torch dispatched.
-        kernels: those that compute something; the others only look at the same numbers in another way. On CUDA, roughly
-            the kernels that are launched.
+        kernels: those that compute something; the others are views. On CUDA, roughly the kernels that are launched.
         made: bytes of new storages.
         gathered: bytes that gathers and scatters wrote.
-        names: how many of each operator.
+        names: count of each operator.
     """
 
     operations: int = 0
@@ -45,13 +44,13 @@ class Count:
 
 
 class Operations(TorchDispatchMode):
-    """Within it, counts the operations of this thread by parts.
+    """A context manager that counts the operations of this thread by part.
 
     Args:
-        part: called at each operation, says which part it belongs to.
+        part: called at each operation; returns the part that it belongs to.
 
     Attributes:
-        parts: what was counted, by part.
+        parts: counts by part.
     """
 
     def __init__(self, part: Callable[[], str] = lambda: "") -> None:

@@ -1,4 +1,4 @@
-"""Counting the memory of tensors, on any device, without asking its allocator: the same on every machine."""
+"""Counts the memory of tensors on any device, independent of its allocator: the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Memory(TorchDispatchMode):
-    """Within it, bytes of the storages that are made there and alive: ``now``, at most: ``peak``, of one: ``largest``.
+    """A context manager that counts bytes of storages created within it: alive ``now``, ``peak``, and ``largest`` one.
 
-    Storages that were there before do not count; views and in-place results make none.
+    Storages that existed before do not count; views and in-place results create none.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Measuring where the time goes, when somebody asks."""
+"""Measures the time of parts of the mechanism, on request."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NOTHING = nullcontext()
 class SectionTimer(threading.local):
     """Collects seconds per named section while ``sections`` is a dict; costs next to nothing while it is None.
 
-    Every thread has its own: what others run at the same time is neither measured nor told.
+    Every thread has its own sections; work of other threads is not measured.
 
-    A section within another counts for itself alone, so that all sections add up to what they take together.
+    A nested section is not counted in the outer one, so that all sections add up to the total.
 
     Args:
         device: of what is measured, or a function for its device now, if it may be moved.
@@ -57,7 +57,7 @@ class SectionTimer(threading.local):
                 self._inner[-1] += took
 
     def now(self) -> float:
-        """Seconds, once the device has done what it was given."""
+        """Seconds, after the device has finished its queued work."""
         device = self.device if isinstance(self.device, torch.device) else self.device()
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -3,9 +3,9 @@
     for example in examples("test"):
         example.image, example.question.text, example.question.answer
 
-A split's name and `scenes.VERSION` together say exactly what is in it. The evaluation splits ask each scene
-one question of every kind, and ask alternate scenes for a small and a large object where both exist, so that
-kinds and sizes are evenly filled. "train" has many questions a scene, in the proportions of training.
+A split's name and `scenes.VERSION` together define its content exactly. The evaluation splits have one question
+of every kind per scene, alternately about a small and a large object where both exist, so that kinds and sizes
+are balanced. "train" has many questions per scene, in the proportions of training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the fast path of a prefill runs, as a user says it, and what became of it."""
+"""Options of the fast path of a prefill, and the report of its use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ RUNNERS = ("graph", "compile", "plain")
 
 @dataclass(frozen=True)
 class Fast:
-    """How the fast path runs.
+    """Options of the fast path.
 
     Attributes:
-        runner: ``"graph"`` replays CUDA graphs of the model's own kernels, ``"compile"`` fuses them by
-            ``torch.compile`` (slow to build), ``"plain"`` only arranges the work the same way; None: graphs on CUDA,
+        runner: ``"graph"`` replays CUDA graphs of the model's own kernels, ``"compile"`` fuses them with
+            ``torch.compile`` (slow to build), ``"plain"`` only arranges the work in the same way; None: graphs on CUDA,
             the compiler elsewhere.
-        bucket: programs have lengths that are multiples of this, of twice as much from 16 buckets on, and so forth.
-        programs: most that are kept per thread; the one that was used longest ago goes first.
+        bucket: program lengths are multiples of this, of twice as much from 16 buckets on, and so forth.
+        programs: maximum number kept per thread; the least recently used one is evicted first.
     """
 
     runner: Literal["graph", "compile", "plain"] | None = None
@@ -35,7 +35,7 @@ class Fast:
             )
 
     def length(self, rows: int) -> int:
-        """Rows of the program for so many: at most an eighth more, above 16 buckets."""
+        """Rows of the program for a given number of rows: at most an eighth more, above 16 buckets."""
         step = self.bucket
         while rows > 16 * step:
             step *= 2
@@ -44,13 +44,13 @@ class Fast:
 
 @dataclass(frozen=True)
 class FastUse:
-    """What became of the fast path in the last prefill.
+    """Use of the fast path in the last prefill.
 
     Attributes:
-        segments: first and last layer of every segment of it.
-        ran: whether each was a program.
-        why_not: of those that ran the ordinary way, in the same order.
-        programs: how many were built so far by this thread.
+        segments: first and last layer of every segment.
+        ran: whether each ran as a program.
+        why_not: the reasons of those that ran without one, in the same order.
+        programs: number of programs that this thread has built so far.
     """
 
     segments: tuple[tuple[int, int], ...] = ()
@@ -60,10 +60,10 @@ class FastUse:
 
 
 def parse_fast(fast: Fast | bool | str) -> Fast | None:
-    """What the user means by ``fast=``; None: the ordinary way.
+    """The options for a value of ``fast=``; None: no fast path.
 
     Raises:
-        SparseSightError: for a word that is no runner.
+        SparseSightError: an unknown runner.
     """
     if isinstance(fast, Fast):
         return fast

@@ -1,4 +1,4 @@
-"""How a chat marks its turns, as token ids: given by the caller, or read off a processor's chat template."""
+"""Token ids that mark the turns of a chat, given by the caller or read from a processor's chat template."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class Turns:
     """Sequences of token ids that mark the turns of a chat.
 
     Attributes:
-        end: what ends a user's turn and asks for the answer, such as the ids of ``ASSISTANT:``. What follows, up to and
-            with the next of them, is the next turn. A token that ends the *answer* alone, as LLaVA's ``</s>``, is no
-            such end: answers would be part of the question's turn, though they are not there when it is asked.
-        start: what comes before a user's words, such as the ids of ``USER:``.
-        template: single tokens that ask nothing wherever they stand, such as special tokens and blanks. With them the
-            question may stand in front of its picture, see :func:`sparsesight.sparsify`.
+        end: the end of a user's turn, which starts the answer, such as the ids of ``ASSISTANT:``. The text that
+            follows, up to and including the next of these, is the next turn. A token that ends only the *answer*, such
+            as LLaVA's ``</s>``, does not qualify: answers would be part of the question's turn, although they do not
+            exist yet when it is asked.
+        start: the start of a user's text, such as the ids of ``USER:``.
+        template: single tokens that are never part of a question, such as special tokens and blanks. With these the
+            question may come before its picture, see :func:`sparsesight.sparsify`.
     """
 
     end: tuple[Ids, ...]
@@ -85,12 +86,12 @@ class Turns:
 def marks_of(
     turns: Turns | None, ids: Any, call: dict[str, Any], labels: Labels | None, valid: Tensor
 ) -> Marks | None:
-    """What marks turns and packed documents in a prompt; None if nothing does.
+    """The marks of turns and packed documents in a prompt; None if there are none.
 
     Args:
-        turns: how the model's chats mark theirs, if that is known.
+        turns: the markers of the model's chats, if known.
         ids: token ids [b, n], if there are any.
-        call: arguments of a plain forward; none of ``generate()``, which packs nothing.
+        call: arguments of a plain forward; not those of ``generate()``, which does not pack.
         labels: of the call, if it has any.
         valid: which rows are not padding, boolean [b, n].
     """

@@ -1,4 +1,4 @@
-"""The text tower that a vision tower was trained with: what a question is about, in the space of the patches."""
+"""The text tower that a vision tower was trained with: embeds questions in the space of the patches."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextTower:
-    """What a vision-language model leaves out of the CLIP whose vision tower it took.
+    """The text tower and projections of the CLIP whose vision tower a vision-language model uses.
 
-    For LLaVA-1.5 that is ``openai/clip-vit-large-patch14-336``::
+    For LLaVA-1.5 the CLIP is ``openai/clip-vit-large-patch14-336``::
 
         tower = TextTower.from_pretrained("openai/clip-vit-large-patch14-336", processor.tokenizer)
         with sparsify(model, CDPruner.published(64), text_tower=tower) as run:
             model.generate(**inputs)
 
-    Without ``processor.tokenizer`` every call says its questions itself, by :func:`sparsesight.questions`. The patches
-    are those of the model's own vision tower: nothing is encoded twice, and only the text tower, a normalisation and
-    two projections are held in memory.
+    Without ``processor.tokenizer`` every call sets its questions with :func:`sparsesight.questions`. The patches are
+    those of the model's own vision tower: nothing is encoded twice, and only the text tower, a normalisation and two
+    projections are held in memory.
 
     Attributes:
         texts: embeds questions, n strings -> [n, p].
-        patches: embeds rows of the layer whose output the language model is given, [n, c] -> [n, p].
+        patches: embeds rows of the layer whose output goes to the language model, [n, c] -> [n, p].
         width: c, of the vision tower.
-        decode: token ids of a prompt's text -> the question in it; None if every call says its questions.
+        decode: token ids of a prompt's text -> the question in it; None if every call sets its questions.
     """
 
     texts: Callable[[Sequence[str]], Float[Tensor, "n p"]]
@@ -45,18 +45,18 @@ class TextTower:
     def from_clip(cls, clip: Any, tokenizer: Any, prompt_tokenizer: Any = None) -> TextTower:
         """Of a ``CLIPModel``.
 
-        A question embeds as its projected text embedding of length one; a longer one than the tower reads (75 tokens
-        for CLIP) is read in parts, whose embeddings are averaged. A patch embeds as CLIP would embed its class token:
-        normalised by the vision tower's last normalisation, then projected.
+        A question's embedding is its projected text embedding, scaled to unit length. A question longer than the
+        tower's window (75 tokens for CLIP) is split into parts, whose embeddings are averaged. A patch is embedded as
+        CLIP embeds its class token: by the vision tower's last normalisation, then the projection.
 
         Args:
-            clip: a ``transformers.CLIPModel``; it runs where its weights are, in their dtype.
+            clip: a ``transformers.CLIPModel``; it runs on the device and in the dtype of its weights.
             tokenizer: of the text tower.
             prompt_tokenizer: of the vision-language model. With it the question is the text after the last picture of
-                each prompt, special tokens left out; what a chat template writes after the question stays in it.
+                each prompt without special tokens; template text after the question remains in it.
 
         Raises:
-            SparseSightError: if ``clip`` has no text tower or no projections.
+            SparseSightError: ``clip`` has no text tower or no projections.
         """
         needed = ("text_model", "text_projection", "vision_model", "visual_projection")
         missing = [name for name in needed if not hasattr(clip, name)]
@@ -111,7 +111,7 @@ class TextTower:
         """Of a CLIP checkpoint, a folder or a Hub id, on a device; ``options`` go to ``CLIPModel.from_pretrained``.
 
         Raises:
-            SparseSightError: if it is the checkpoint of another kind of model.
+            SparseSightError: the checkpoint is of another kind of model.
         """
         from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
@@ -137,15 +137,15 @@ def questions_of(
     """The question of each sample of a prompt, whose ``text`` [b, n] comes after its last picture.
 
     Args:
-        tower: that is to embed them.
-        given: by the caller, for each sample in front of beams.
+        tower: the text tower that embeds them.
+        given: questions from the caller, one per sample before beams are expanded.
         ids: token ids of the prompt [b, n], if there are any.
         text: boolean.
-        samples: in front of beams, if ``generate()`` is known to run.
-        method: that asks, for the message.
+        samples: number of samples before beams are expanded, if ``generate()`` runs.
+        method: the method that needs them, for the message.
 
     Raises:
-        SparseSightError: if a question is not known, or if there are more or fewer questions than samples.
+        SparseSightError: a question is not known, or the number of questions is not the number of samples.
     """
     batch = len(text)
     if given is None and tower.decode is not None and isinstance(ids, Tensor) and ids.shape == text.shape:
