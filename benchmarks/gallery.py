@@ -51,8 +51,8 @@ seen = viz.look(run, image, processor, inputs)
 ![The picture, and the patches that remain after layers 0, 1 and 3](stages.jpg)
 
 `sparsevlm`, retain {retain}: kept patches are unchanged and outlined in orange; hatched blue ones were merged into the
-tokens at the dots; grey ones were dropped. The raters among the question's words are on yellow. The model answers
-"{answer}".
+tokens at the dots; grey ones were dropped. The raters among the question's words are on yellow.
+The model answers "{answer}".
 
 ## One stage after the other: `viz.animate(seen)`
 
