@@ -9,7 +9,7 @@ import pytest
 
 from sparsesight import SparseVLM, SparseVLMPlus
 from sparsesight.macs import DecoderShape
-from sparsesight.methods import from_dict
+from sparsesight.methods import from_dict, make_method
 from sparsesight.report import Latency, Report, batch_report, staircase, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)
@@ -34,6 +34,15 @@ def report(**changes: Any) -> Report:
         "latency": Latency(),
     }
     return batch_report(**{**given, **changes})
+
+
+@pytest.mark.parametrize("method", ["tome", "sparsevlm", "divprune", "fastv"])
+def test_a_sample_that_nothing_judges_costs_no_scoring(method: str) -> None:
+    """Beside one that is pruned."""
+    own = make_method(method, retain=4)
+    stages = {"layers": (1,), "tokens_out": ((4, 4),), "recycled": ((10, 0),), "merged": ((4, 0),)}
+    judged, alone = report(overhead=own.overhead, method=own.to_dict(), text=(3, 0), **stages).samples
+    assert judged.macs_scoring > 0 == alone.macs_scoring and "no text" in alone.note
 
 
 def test_report_by_hand() -> None:

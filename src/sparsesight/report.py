@@ -288,7 +288,8 @@ def batch_report(
         for region in own:
             keys = [n - v + a.tokens_in - b.tokens_in for a, b in zip(stages, region.stages, strict=True)]
             part = Schedule(region.visual_tokens, count, region.stages)
-            scoring += shape.overhead_macs(part, keys, region.text_tokens, overhead, past)
+            if region.text_tokens:  # else nothing is scored
+                scoring += shape.overhead_macs(part, keys, region.text_tokens, overhead, past)
         note = _why_dense(v, t) if all(e == v for e in entering) else ""
         scoring = 0 if note else scoring
         samples.append(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import sparsify
+from sparsesight import SparseSightError, sparsify
 from sparsesight.hf.cache import PrunedLayer
 from tests.hf import tiny
 from tests.hf.test_installed import plain_state
@@ -118,9 +118,9 @@ def test_a_failure_in_any_part(where: str, monkeypatch: pytest.MonkeyPatch) -> N
             with pytest.raises(Broken):
                 two_steps(built, tiny.inputs(tools, tiny.SAMPLES[:2]), **how)
         assert run._hooks.forward is None and run._hooks.generating.prompt is None
-        # The decoder alone: whatever the failed prompt was, this one is not it.
+        # The decoder alone: whatever the failed prompt was, this one is not it, and nothing is known of it.
         embeds = torch.randn(1, inputs["input_ids"].shape[1], 64)
-        with torch.no_grad():
+        with torch.no_grad(), pytest.raises(SparseSightError, match="inputs_embeds: in embeddings alone"):
             built.get_decoder()(inputs_embeds=embeds)
         assert all(torch.equal(a[0], b[0]) for a, b in zip(kept, run.kept, strict=True))
         assert torch.equal(two_steps(built, inputs), expected)

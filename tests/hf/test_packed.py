@@ -65,6 +65,9 @@ def compare(model: Any, run: Any, alone: list[Any], together: dict[str, Any], be
         {"method": "sparsevlm", "retain": 0.4, "positions": "compact"},  # merges, and numbers positions anew
         {"method": "divprune", "retain": 0.3},
         {"method": "fastv", "retain": 0.4, "judged_by": "prompt"},  # a published rule sees documents as well
+        {"method": "random", "retain": 0.4},  # by a token's number
+        {"method": "uniform", "retain": 0.4},  # by a frame's
+        {"method": "sparsevlm+", "retain": 0.3, "per_frame": True},
     ],
     ids=str,
 )
@@ -92,6 +95,22 @@ def test_flash_attention(flash: Any, named: bool) -> None:  # noqa: F811
     with torch.no_grad(), sparsify(flash, retain=0.4) as run:
         compare(flash, run, alone, together)
     assert set(taken_for_packed) == set(range(tiny.LAYERS))
+
+
+@pytest.mark.parametrize(
+    "method", [{"method": "tome"}, {"method": "uniform"}, {"method": "fastv", "per_frame": True}], ids=str
+)
+def test_pictures_side_by_side(method: dict[str, Any]) -> None:
+    """A document that ends with a picture nobody asks about, in front of one that begins with its picture."""
+    processor = tiny.processor()
+    alone = [
+        tiny.inputs(processor, [(text, [tiny.picture(i)])])
+        for i, text in enumerate(("the blue ring <image>", "<image> what is the red star ?"))
+    ]
+    with torch.no_grad(), sparsify(tiny.model(), retain=0.4, **method) as run:
+        compare(run.model, run, alone, pack(alone))
+        run.model(**pack(alone))
+        assert [clip.frames for clip in run.report.samples[0].clips] == [(64,), (64,)]
 
 
 def test_turns_within_documents() -> None:

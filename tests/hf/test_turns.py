@@ -54,6 +54,8 @@ def end_ids(family: Family) -> list[list[int]]:
         ("llava", "sdpa", {"method": "sparsevlm", "retain": 0.4}),  # merges
         ("llava", "sdpa", {"method": "divprune", "retain": 0.3}),  # before the decoder
         ("llava", "eager", {"method": "cdpruner", "retain": 0.3}),
+        ("llava", "sdpa", {"method": "random", "retain": 0.3}),
+        ("llava", "sdpa", {"method": "fastv", "retain": 0.3, "per_frame": True}),
         ("qwen2_5_vl", "sdpa", {"method": "fastv", "retain": 0.5}),  # several axes of positions
         ("qwen2_5_vl", "eager", {"method": "sparsevlm+", "retain": 0.4}),
         ("gemma3", "sdpa", {"method": "sparsevlm+", "retain": 0.5}),  # sliding windows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ class Rows:
     visual: Bool[Tensor, "b n"]
     text: Bool[Tensor, "b n"]  # scoring text: the text after the last visual token of its region
     rater: Bool[Tensor, "b n"]
-    origin: Int[Tensor, "b n"]  # index among the sample's visual tokens; -1: text or merged
+    origin: Int[Tensor, "b n"]  # index among the region's visual tokens; -1: text or merged
     # Number of the region of each visual or scoring row; None: each sample is one region.
     region: Int[Tensor, "b n"] | None = None
 
@@ -48,6 +48,25 @@ class Rows:
             return self.visual, self.text
         own = self.region == number
         return self.visual & own, self.text & own
+
+    def divided(self, text: Bool[Tensor, "b n"], region: Int[Tensor, "b n"] | None) -> Rows:
+        """All rows of a forward with the regions that they are of, and the text that judges these."""
+        rows = replace(self, text=text, region=region)
+        origin = torch.where(self.visual, rows.since_region(self.origin), -1)
+        return replace(rows, origin=origin)
+
+    def since_region(self, number: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        """A number of all rows of a forward less what the first visual row of its region has; text rows mean nothing.
+
+        ``number`` may not fall along the visual rows. So a region is what it is alone.
+        """
+        if self.region is None:
+            return number
+        region, most = self.region + 1, torch.iinfo(number.dtype).max
+        first = torch.full_like(number, most).scatter_reduce(
+            1, region, number.masked_fill(~self.visual, most), "amin"
+        )
+        return number - first.gather(1, region)
 
     @classmethod
     def start(

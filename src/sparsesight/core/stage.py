@@ -177,7 +177,7 @@ class StageInput:
     planned: Counts | None  # counts of the schedule; None if they depend on the data
     visual: Bool[Tensor, "b v"]  # False on padding
     prunable: Bool[Tensor, " b"]  # False: keep all of this sample (no text follows its visual tokens)
-    origin: Int[Tensor, "b v"]  # index among the sample's visual tokens, -1 for a merged token
+    origin: Int[Tensor, "b v"]  # index among the region's visual tokens, -1 for a merged token
     hidden: Float[Tensor, "b n c"]  # all rows that would enter the next layer
     column: Int[Tensor, "b v"]  # row of `hidden` of each visual token
     text: Bool[Tensor, "b r"]  # False on padding

@@ -83,7 +83,8 @@ class ForwardState(SegmentInputs):
         if not method.data_dependent:
             self.counts = planned_counts(schedules, len(plan.stages), self.device, len(layout.sizes))
         if method.per_frame or method.requires_frames:
-            self.frames = layout.frames.numbers()
+            frame, tokens = layout.frames.numbers()
+            self.frames = frame if layout.rows is None else layout.rows.since_region(frame), tokens
         may = [[v > 0 and t > 0 for v, t in zip(*size, strict=True)] for size in layout.sizes]
         self.prunable = tuple(torch.tensor(x).to(self.device, non_blocking=True) for x in may)
         if layout.in_front:

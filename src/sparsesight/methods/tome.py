@@ -51,7 +51,7 @@ class ToMe(MergesAll):
 
     def overhead(self, sizes: StageSizes) -> int:
         """Each round compares one half with the other and adds up the merged tokens; one average at the end."""
-        left, pairs = sizes.tokens_in, 0
+        left, pairs = sizes.recycled, 0  # none of a picture that nothing judges
         while left > sizes.merged:
             pairs += 2 * (left // 2) * (left - left // 2)
             left = max(sizes.merged, left - left // 2)

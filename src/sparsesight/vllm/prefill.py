@@ -104,11 +104,8 @@ class Prefill:
         in_front: tuple[Tensor, ...] = ()
         if regions is not None:
             sizes = regions.sizes
-            rows = replace(
-                rows,
-                text=_over(regions.text, rows.text),
-                region=None if regions.number is None else _over(regions.number, rows.origin),
-            )
+            number = None if regions.number is None else _over(regions.number, rows.origin)
+            rows = rows.divided(_over(regions.text, rows.text), number)
             in_front = tuple(torch.tensor(x).to(device, non_blocking=True) for x in regions.in_front)
         counts = planned_counts(schedules, len(layers), device, len(schedules))
         return cls(prompt, layers, rows, sizes, counts, in_front=in_front)

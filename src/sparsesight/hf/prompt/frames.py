@@ -104,6 +104,11 @@ class Frames:
         begins = (t != _before(t)) | (h < _before(h)) | ((h == _before(h)) & (w <= _before(w)))
         return replace(self, start=self.start | (begins & self.video), known=self.known | self.video)
 
+    def divided(self, part: Tensor) -> Frames:
+        """No frame goes on where ``part`` [b, n] changes."""
+        begins = self.visual & (part != _before(part))
+        return replace(self, clip=self.clip | begins, start=self.start | begins)
+
     def numbers(self) -> tuple[Tensor, Tensor]:
         """The frame of every row and how many tokens that has, both int64 [b, n]; text rows mean nothing."""
         frame = (self.start.cumsum(1) - 1).clamp(min=0)

@@ -51,8 +51,10 @@ class Layout:
         if marks is None or (marks.end is None and not packed):
             return cls(rows, (RegionSizes(visual, text),), text, length, frames)
         regions = assign(rows.visual, valid & prompt_rows(valid, prompt) & ~rows.visual, marks)
-        rows = replace(rows, text=regions.text, region=regions.number)
+        rows = rows.divided(regions.text, regions.number)
         document = marks.document.cumsum(1) if packed and marks.document is not None else None
+        if document is not None:
+            frames = frames.divided(document)
         return cls(rows, regions.sizes, text, length, frames, regions.facts, regions.in_front, document)
 
     @property
