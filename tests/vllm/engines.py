@@ -92,8 +92,11 @@ def by_transformers(
     return found
 
 
-def generated(model: Any, inputs: Any, method: Method | None) -> tuple[list[int], list[float]]:
-    with nullcontext() if method is None else sparsify(model, method), torch.no_grad():
+def generated(
+    model: Any, inputs: Any, method: Method | None, processor: Any = None
+) -> tuple[list[int], list[float]]:
+    """What transformers says; with the ``processor``, each picture is judged by its turn."""
+    with nullcontext() if method is None else sparsify(model, method, processor=processor), torch.no_grad():
         out = model.generate(
             **inputs,
             do_sample=False,

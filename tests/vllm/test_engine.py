@@ -161,6 +161,27 @@ def test_two_pictures_in_one_prompt(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("kv_groups", [False, True])
+def test_every_turn_of_a_chat_judges_its_own_picture(opened: Any, kv_groups: bool) -> None:
+    """A chat sent whole, as stateless clients do: the same as in transformers, which equals it turn by turn."""
+    method = SparseVLMPlus(128)
+    pictures = [picture for picture, _ in questions()[::2]][:2]
+    text = (
+        "USER: <image>\nWhat color is the circle? ASSISTANT: red "
+        "USER: <image>\nHow many cards are there? ASSISTANT:"
+    )
+    entry = {"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}}
+    more: dict[str, Any] = {"max_model_len": 1300, "hf_overrides": LONGER, "additional_config": entry}
+    llm = opened(method, limit_mm_per_prompt={"image": 2}, **more)
+    found = answers(llm, [{"prompt": text, "multi_modal_data": {"image": pictures}}], sampling())
+    assert pruner(llm).tally.pruned == 1
+    model, processor = bundled.load()
+    inputs = processor(text=text, images=pictures, return_tensors="pt")
+    same(found, [generated(model, inputs, method, processor)], 1e-3)
+    whole = generated(model, inputs, method)  # all text after the last picture judges both
+    assert whole[1] != pytest.approx(found[0][1], abs=1e-3)
+
+
+@pytest.mark.parametrize("kv_groups", [False, True])
 def test_pictures_that_cannot_meet_the_servers_budget_keep_it_after_every_stage(
     opened: Any, kv_groups: bool
 ) -> None:
