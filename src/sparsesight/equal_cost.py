@@ -83,7 +83,7 @@ def cost(
         return _cost(None, Schedule(prompt.visual, len(shape.layers), ()), shape, prompt)
     if method.data_dependent:
         raise SparseSightError(
-            f"{method} decides its counts from data: what it costs is known after it has run"
+            f"{method} derives its counts from the data: its cost is known only after a run"
         )
     count = len(shape.layers)
     schedule = method.plan(prompt.visual, count, method.stage_layers(count, allowed))
@@ -139,7 +139,7 @@ def fit(
     """
     if method.data_dependent:
         raise SparseSightError(
-            f"{method} decides its counts from data: what it costs is known after it has run"
+            f"{method} derives its counts from the data: its cost is known only after a run"
         )
     if isinstance(retain, bool) or not isinstance(retain, int | float):
         raise BudgetError(f"retain={retain!r}: equal costs are solved for a number of tokens or a ratio")

@@ -61,7 +61,7 @@ def test_a_budget_that_leaves_nothing_to_prune() -> None:
         make_cases({"random": parse("random")}, [600], VICUNA, PROMPT)
     with pytest.raises(BudgetError, match="possible are"):
         make_cases({"random": parse("random")}, [1], VICUNA, PROMPT)
-    with pytest.raises(SparseSightError, match="from data"):
+    with pytest.raises(SparseSightError, match="from the data"):
         make_cases({"v1.0": SparseVLM.v1_0()}, [64], VICUNA, PROMPT)
 
 

@@ -164,7 +164,7 @@ def test_a_text_tower(tmp_path: Path) -> None:
     first, _ = json.loads(result.stdout)["rows"]
     assert first["settings"] == json.loads(json.dumps(CDPruner.published(64).to_dict()))
     assert "reads a text tower: give the CLIP" in refused(run("bench", *how))
-    assert "comes from no CLIP" in refused(run("bench", *how, *tower, "--shape", SMALL))
+    assert "has no CLIP" in refused(run("bench", *how, *tower, "--shape", SMALL))
 
 
 @pytest.mark.parametrize(
@@ -179,12 +179,12 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
         (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),
-        (["--shape", SMALL, "--memory", "24"], "give --batch or --visual two or more"),
+        (["--shape", SMALL, "--memory", "24"], "give two or more values of --batch or --visual"),
         (["--retain", ","], "with commas between them"),
-        (["--retain", "(24,12)"], "no equal of another method"),
-        (["--retain", "many"], "is no budget"),
+        (["--retain", "(24,12)"], "cannot be matched to another method"),
+        (["--retain", "many"], "is not a budget"),
         (["--methods", "fastest"], "fastest"),
-        (["--methods", "dense"], "at least one beside dense"),
+        (["--methods", "dense"], "at least one method besides dense"),
         (["--shape", "layers=32", "--retain", "1"], "possible are"),
         (["--shape", SMALL, "--retain", "40"], "keeps all 36 visual tokens"),
         (["--shape", SMALL, "--retain", "40", "--visual", "64,36"], "keeps all 36 visual tokens"),

@@ -73,7 +73,7 @@ def test_variables_choose_as_upstream_did(tmp_path: Path) -> None:
     message = refused(
         run("eval", *FEW, "--out", str(tmp_path / "other"), RETAIN_TOKN="192", USE_VERSION="1_0")
     )
-    assert "'sparsevlm' in place of 'sparsevlm:published'" in message
+    assert "'sparsevlm' instead of 'sparsevlm:published'" in message
 
 
 def test_published_settings_and_counts_from_data_are_at_their_own_cost(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
         (["--tasks", "scenes", "--methods", "random(seed=1"], "the brackets do not match"),
         (["--tasks", "scenes,scenes"], "'scenes' is named twice"),
         (["--tasks", "scenes,"], "write names with commas between them"),
-        (["--tasks", "scenes", "--retain", "many"], "'many' is no budget"),
+        (["--tasks", "scenes", "--retain", "many"], "'many' is not a budget"),
         (["--tasks", "scenes", "--limit", "0"], "--limit"),
         (["--tasks", "scenes", "--setting", "loud"], "setting='loud' is unknown"),
         (["--tasks", "scenes", "--model", "nowhere/at/all"], "does not exist"),

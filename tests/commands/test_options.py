@@ -145,7 +145,7 @@ def test_published_settings_in_ask() -> None:
     assert "published at 192, 128 or 64" in refused(ask(*how, "--retain", "33%"))
     assert "'layers'" in refused(ask(*how, "--layers", "1,2"))
     # The bundled model has 8 layers, and a version in the environment is meant to the letter.
-    assert "'sparsevlm' in place of 'sparsevlm:published'" in refused(ask(USE_VERSION="1_0"))
+    assert "'sparsevlm' instead of 'sparsevlm:published'" in refused(ask(USE_VERSION="1_0"))
     assert "published at 192, 128, 96 or 64" in refused(ask(USE_VERSION="2_0", RETAIN_TOKN="160"))
 
 

@@ -269,7 +269,7 @@ def test_equal_costs_are_equal() -> None:
         macs = [cost(c.method, shape, prompt).macs for c in made if c.retain == budget]
         assert max(macs) < 1.02 * min(macs)
     assert {c.method.retain for c in made if c.method and c.name == "sparsevlm+"} == {192, 64}
-    with pytest.raises(SparseSightError, match=r"--retain 300,200,110: counts per stage have no equal"):
+    with pytest.raises(SparseSightError, match=r"--retain 300,200,110: counts per stage cannot be matched"):
         make_cells(["sparsevlm"], [(300, 200, 110)], make_method, fitted)
 
 

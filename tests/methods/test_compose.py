@@ -59,13 +59,13 @@ def test_raters_are_those_of_the_part_that_goes_by_them() -> None:
 def test_what_does_not_compose() -> None:
     for parts, says in (
         ((FIRST,), "two methods"),
-        ((FIRST, BOTH), "no single method"),
-        ((FIRST, SparseVLM.v1_0()), "from data"),
+        ((FIRST, BOTH), "not a single method"),
+        ((FIRST, SparseVLM.v1_0()), "from the data"),
         ((FIRST, SparseVLM.published(64)), "positions"),
     ):
         with pytest.raises(SparseSightError, match=says):
             Compose(*parts)
-    with pytest.raises(BudgetError, match="no order"):
+    with pytest.raises(BudgetError, match="not ascending"):
         Compose(SparseVLMPlus(64), FIRST).stage_layers(NUM_LAYERS)
 
 

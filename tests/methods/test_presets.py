@@ -57,7 +57,7 @@ def test_other_budgets_are_refused(name: str, retain: Any, message: str) -> None
     ("text", "message"),
     [
         ("sparsevlm:published(layers=(1,2,3))", r"\['layers'\] cannot be chosen"),
-        ("visionzip > sparsevlm:published", "nothing comes before or behind it"),
+        ("visionzip > sparsevlm:published", "nothing can come before or after it"),
         ("sparsevlm:publishd", "did you mean 'sparsevlm:published'"),
         ("sparsevlm:v1", "unknown"),
         ("sparsvlm:published", "unknown"),
@@ -69,7 +69,7 @@ def test_what_is_written_wrongly(text: str, message: str) -> None:
 
 
 def test_another_depth_is_told_how_to_go_on() -> None:
-    with pytest.raises(BudgetError, match=r"'sparsevlm' in place of 'sparsevlm:published'"):
+    with pytest.raises(BudgetError, match=r"'sparsevlm' instead of 'sparsevlm:published'"):
         SparseVLM.published(192).stage_layers(8)
     with pytest.raises(BudgetError) as caught:
         SparseVLM(192, (2, 6, 14)).stage_layers(8)

@@ -97,18 +97,19 @@ def bench(
     budgets = [x for x in choose_budgets(retain) if not isinstance(x, tuple)]
     if len(budgets) < len(choose_budgets(retain)):
         raise SparseSightError(
-            f"--retain {retain}: counts per stage have no equal of another method; give an average"
+            f"--retain {retain}: counts per stage cannot be matched to another method; give an average"
         )
     names = [name for name in choose_methods(methods) if name != "dense"]
     if not names:
-        raise SparseSightError(f"--methods {methods!r}: give at least one beside dense")
+        raise SparseSightError(f"--methods {methods!r}: give at least one method besides dense")
     pruning = None if layers is None else parse_layers(layers)
     batches = parse_counts(batch, "--batch")
     lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
     depths: tuple[int | None, ...] = (None,) if depth is None else parse_counts(depth, "--depth")
     if memory is not None and max(len(batches), len(lengths)) < 2:
         raise SparseSightError(
-            f"--memory {memory:g}: what fits follows from peaks of several sizes; give --batch or --visual two or more"
+            f"--memory {memory:g}: the estimate needs peaks of several sizes; give two or more values of "
+            "--batch or --visual"
         )
     room = None if memory is None else 1e9 * memory
 
@@ -130,7 +131,7 @@ def bench(
     check_text_tower(names, text_tower)
     if text_tower is not None and shape is not None:
         raise SparseSightError(
-            f"--text-tower {text_tower!r}: the random model of --shape comes from no CLIP; name a --model"
+            f"--text-tower {text_tower!r}: the random model of --shape has no CLIP; pass --model"
         )
     check_attention(attention)
     shapes = [
@@ -151,7 +152,9 @@ def bench(
         built, prompt, what, tower = _subject(model, sizes, device, dtype, attention, text_tower)
         weights = next(built.parameters())
         if weights.device.type not in ("cpu", "cuda"):
-            raise SparseSightError(f"--device {device!r}: this device has no clock here, use cpu or cuda")
+            raise SparseSightError(
+                f"--device {device!r}: timing is not supported on this device, use cpu or cuda"
+            )
         parts = inspect_model(built)
         cases = make_cases(
             chosen,
@@ -204,9 +207,7 @@ def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
             f"--layers: those of {name!r} are part of the published setting, leave them out"
         )
     if not method.one_budget:
-        raise SparseSightError(
-            f"--layers: the parts of {name!r} have layers of their own, write them in brackets"
-        )
+        raise SparseSightError(f"--layers: the parts of {name!r} have their own layers, set them in brackets")
     return replace(method, layers=layers)
 
 

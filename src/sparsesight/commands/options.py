@@ -31,7 +31,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
         SparseSightError: if it is not a list of numbers.
     """
     if not re.fullmatch(r"\s*\d{1,10}(\s*,\s*\d{1,10})*\s*", text, re.ASCII):
-        raise SparseSightError(f"--layers {text!r} are no layers: write 0-based numbers such as 2,6,15")
+        raise SparseSightError(
+            f"--layers {text!r} is not a list of layers: write 0-based numbers such as 2,6,15"
+        )
     return tuple(int(layer) for layer in text.split(","))
 
 
@@ -109,7 +111,7 @@ def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Meth
     whole = not method.one_budget or is_published(name)
     for option, value in (("retain", retain), ("layers", layers)):
         if value is not None and (whole or f"{option}=" in said):
-            raise SparseSightError(f"--{option} {value!r}: it belongs into the brackets of --method {name!r}")
+            raise SparseSightError(f"--{option} {value!r}: set it in the brackets of --method {name!r}")
     if whole:
         return method
     if "retain=" not in said:

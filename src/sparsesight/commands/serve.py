@@ -95,12 +95,10 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
 
     method = parse(name)
     if not method.one_budget:
-        raise SparseSightError(
-            f"--method {name!r}: several methods after one another are not supported in vLLM"
-        )
+        raise SparseSightError(f"--method {name!r}: compositions of methods are not supported in vLLM")
     written = "retain=" in name.replace(" ", "")
     if written and retain is not None:
-        raise SparseSightError(f"--retain {retain!r}: the budget is named in --method {name!r} already")
+        raise SparseSightError(f"--retain {retain!r}: the budget is already set in --method {name!r}")
     if not written:
         method = replace(method, retain=choose_retain(retain))
     return method if layers is None else replace(method, layers=parse_layers(layers))

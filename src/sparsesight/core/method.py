@@ -197,12 +197,12 @@ class Method(ABC):
                 raise
             raise BudgetError(
                 f"{error}; they are the published ones, for a decoder of {PUBLISHED_LAYERS} layers: without layers "
-                f"({self.name!r} in place of '{self.name}:published') the same relative depths are taken"
+                f"({self.name!r} instead of '{self.name}:published') the same relative depths are taken"
             ) from None
         if self.requires_attention and self.layers[0] == BEFORE:
             raise SparseSightError(
-                f"layers={self.layers!r}: {self.name!r} goes by the attention of decoder layers, of which there is "
-                "none before the first; give layers from 0 on"
+                f"layers={self.layers!r}: {self.name!r} uses the attention of decoder layers, and there is none "
+                "before the first; give layers from 0 on"
             )
         bad = [] if allowed is None else [x for x in self.layers if x not in allowed]
         if bad:
@@ -283,14 +283,14 @@ def check_plain(name: str, value: object) -> None:
         SparseSightError: a number of more than 64 bits, a long text, a long list, nested lists.
     """
     if isinstance(value, list | tuple) and len(value) > MAX_STAGES:
-        raise SparseSightError(f"{name}={brief(value)}: a list of {len(value):,} has no meaning")
+        raise SparseSightError(f"{name}={brief(value)}: a list of {len(value):,} values is not valid")
     for x in value if isinstance(value, list | tuple) else (value,):
         if isinstance(x, list | tuple):
-            raise SparseSightError(f"{name}={brief(value)}: lists within lists have no meaning")
+            raise SparseSightError(f"{name}={brief(value)}: nested lists are not valid")
         if isinstance(x, Integral) and not isinstance(x, bool) and abs(int(x)) > MAX_NUMBER:
             raise SparseSightError(f"{name}={brief(value)}: use numbers of at most 64 bits")
         if isinstance(x, str) and len(x) > MAX_WORD:
-            raise SparseSightError(f"{name}={brief(value)}: a text of {len(x):,} characters has no meaning")
+            raise SparseSightError(f"{name}={brief(value)}: a text of {len(x):,} characters is not valid")
 
 
 def plain_value(value: Any) -> Any:

@@ -36,7 +36,7 @@ def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int
     if re.fullmatch(r"\d{1,10}(\s*,\s*\d{1,10})*\s*,?", value, re.ASCII):
         return tuple(int(count) for count in value.rstrip(", ").split(","))
     raise SparseSightError(
-        f"{source} {text!r} is no budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (300,200,110)"
+        f"{source} {text!r} is not a budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (300,200,110)"
     )
 
 

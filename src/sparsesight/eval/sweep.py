@@ -50,8 +50,8 @@ def equal_cost(shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...]) ->
     def fitted(method: Method, retain: Retain) -> Method:
         if isinstance(retain, tuple):
             raise SparseSightError(
-                f"--retain {budget_text(retain)}: counts per stage have no equal of another method; give an average, "
-                "or pass --same-retain"
+                f"--retain {budget_text(retain)}: counts per stage cannot be matched to another method; give an "
+                "average, or pass --same-retain"
             )
         return fit(method, retain, shape, prompt, allowed).method
 

@@ -125,7 +125,7 @@ def parse(text: str) -> Method:
     published = next((part.strip() for part in texts if is_published(part)), None)
     if published is not None and len(texts) > 1:
         raise SparseSightError(
-            f"method {text!r}: {published!r} is a whole setting, nothing comes before or behind it"
+            f"method {text!r}: {published!r} is a complete setting, nothing can come before or after it"
         )
     parts = [_parse_one(part) for part in texts]
     return parts[0] if len(parts) == 1 else Compose(*parts)

@@ -42,10 +42,10 @@ class Compose(Method):
     def __init__(self, *parts: Method) -> None:
         for part in parts:
             if not isinstance(part, Method) or isinstance(part, Compose):
-                raise SparseSightError(f"Compose: {part!r} is no single method")
+                raise SparseSightError(f"Compose: {part!r} is not a single method")
             if part.data_dependent:
                 raise SparseSightError(
-                    f"Compose: {part} decides its counts from data, so that no later part could plan"
+                    f"Compose: {part} derives its counts from the data, so later parts cannot plan"
                 )
         if len(parts) < 2:
             raise SparseSightError(f"Compose: give two methods or more, not {len(parts)}")
@@ -91,7 +91,8 @@ class Compose(Method):
         flat = tuple(x for part in layers for x in part)
         if any(a >= b for a, b in pairwise(flat)):
             raise BudgetError(
-                f"Compose: the stages of its parts come after layers {layers}, which is no order; give layers=(...)"
+                f"Compose: the stages of its parts come after layers {layers}, which are not "
+                "ascending; give layers=(...)"
             )
         return flat
 
