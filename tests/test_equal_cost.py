@@ -85,7 +85,7 @@ def test_pruning_before_the_first_layer_leaves_more_tokens() -> None:
 def test_no_budget() -> None:
     with pytest.raises(BudgetError, match="number of tokens or a ratio"):
         fit(SparseVLMPlus(), (300, 200, 110), LLAVA, PROMPT)  # type: ignore[arg-type]
-    with pytest.raises(SparseSightError, match="from data"):
+    with pytest.raises(SparseSightError, match="from the data"):
         cost(SparseVLM.v1_0(), LLAVA, PROMPT)
 
 
