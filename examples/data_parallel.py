@@ -3,8 +3,9 @@
     python examples/data_parallel.py                                              # two replicas of the bundled model
     python examples/data_parallel.py --model llava-hf/llava-1.5-7b-hf --replicas 8
 
-starts `sparsesight serve MODEL --retain N --data-parallel-size REPLICAS`, asks it the bundled questions, all at once,
-and says how many each replica answered. A production needs only that one command: vLLM's server shares requests out.
+This starts `sparsesight serve MODEL --retain N --data-parallel-size REPLICAS`, sends it the bundled questions all
+at once, and reports how many each replica answered. In production only that command is needed: vLLM's server distributes
+requests.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python examples/ray_batch.py                                          # the bundled model, pictures and questions
     python examples/ray_batch.py --model llava-hf/llava-1.5-7b-hf --questions questions.jsonl --engines 8 --gpus 1
 
-A line of the questions is {"picture": "path.png", "question": "...", "retain": 64}; "retain" may be left out: then it
-is --retain. Answers go to --out as JSON lines. Needs vLLM, sparsesight and `pip install 'ray[data]'`.
+Each line of the questions file is {"picture": "path.png", "question": "...", "retain": 64}; "retain" is optional and
+defaults to --retain. Answers go to --out as JSON lines. Needs vLLM, sparsesight and `pip install 'ray[data]'`.
 """
 
 from __future__ import annotations
