@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseVLM, SparseVLMPlus
+from sparsesight.hf.batch_report import batch_report
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import from_dict, make_method
-from sparsesight.report import Latency, Report, batch_report, staircase, where
+from sparsesight.report import Latency, Report, staircase, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)
 METHOD = SparseVLM((6, 2), (1, 3))

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .hf.context import prompt_ends, questions, visual_tokens
     from .hf.prompt.turns import Turns
     from .hf.restore import restore
-    from .hf.sparsify import Sparsified, sparsify
+    from .hf.sparsified import Sparsified
+    from .hf.sparsify import sparsify
     from .hf.vision.text_tower import TextTower
     from .methods import (
         DART,
@@ -77,7 +78,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {
-        "Sparsified": ".hf.sparsify",
+        "Sparsified": ".hf.sparsified",
         "TextTower": ".hf.vision.text_tower",
         "Turns": ".hf.prompt.turns",
         "prompt_ends": ".hf.context",

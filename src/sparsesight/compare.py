@@ -13,7 +13,7 @@ from .hf.prompt.limits import apply_template
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .hf.sparsify import Sparsified
+    from .hf.sparsified import Sparsified
     from .methods import Method
     from .report import Report
     from .viz import Look

@@ -63,5 +63,7 @@ def test_what_it_costs() -> None:
         index=0, tokens_in=8, keep=0, recycled=8, merged=3, text=4, keys=12, width=16, hidden=10
     )
     assert ToMe((3,)).overhead(sizes) == (2 * 16 + 2 * 4 + 8 * 3) * 10
-    nothing = replace(sizes, keep=sizes.tokens_in, recycled=0, merged=0)  # no text judges: it must come to an end
+    nothing = replace(
+        sizes, keep=sizes.tokens_in, recycled=0, merged=0
+    )  # no text judges: it must come to an end
     assert ToMe((3,)).overhead(nothing) == 0

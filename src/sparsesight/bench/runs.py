@@ -14,7 +14,8 @@ from ..errors import SparseSightError
 from ..hf.compiled.options import Fast, FastUse
 from ..hf.decoder_shape import decoder_shape
 from ..hf.families import ModelParts, inspect_model
-from ..hf.sparsify import Sparsified, sparsify
+from ..hf.sparsified import Sparsified
+from ..hf.sparsify import sparsify
 from ..hf.vision.text_tower import TextTower
 from ..methods import Method
 from ..profiling.sections import LAYOUT, PARTS

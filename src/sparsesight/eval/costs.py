@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from ..hf.prompt.inputs import among
-from ..hf.sparsify import Sparsified
+from ..hf.sparsified import Sparsified
 from ..macs import DecoderShape
 from ..report import Report, SampleReport
 

@@ -16,7 +16,7 @@ from .pixel_map import measure
 from .token_layouts import drawn
 
 if TYPE_CHECKING:
-    from ..hf.sparsify import Sparsified
+    from ..hf.sparsified import Sparsified
 
 Frames = Sequence[Image.Image]
 

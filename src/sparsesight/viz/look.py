@@ -22,7 +22,7 @@ from .token_layouts import Asked, rule_of, views
 
 if TYPE_CHECKING:
     from ..hf.record import Choice
-    from ..hf.sparsify import Sparsified
+    from ..hf.sparsified import Sparsified
 
 Still = Image.Image | np.ndarray | str | os.PathLike[str]
 Clip = np.ndarray | Sequence[Still]

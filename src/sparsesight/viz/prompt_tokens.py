@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import SparseSightError
 
 if TYPE_CHECKING:
-    from ..hf.sparsify import Sparsified
+    from ..hf.sparsified import Sparsified
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 

@@ -19,7 +19,7 @@ from ...errors import SparseSightError
 from ...hf.decoder_shape import decoder_shape
 from ...hf.families import inspect_model
 from ...hf.loading import Loaded, load_model, out_of_memory
-from ...hf.sparsify import Sparsified
+from ...hf.sparsified import Sparsified
 from ...methods import Method, make_method, parse
 from ...suggestions import did_you_mean
 from ..costs import Cost, batch_costs
