@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from ..core.budget import Schedule, Stage
+from ..core.facts import AFTER, NOTHING
 from ..macs import DecoderShape, Overhead
 from ..report import Clip, Latency, RegionReport, Report, SampleReport
 
