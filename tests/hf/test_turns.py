@@ -300,9 +300,27 @@ def test_a_template_that_shows_nothing_is_none() -> None:
         ([True], None, "token id"),
         ([-1], None, "token id"),
         ([[]], None, "token id"),
+        (3.5, None, r"turns=3\.5: give what ends"),
+        (b"abc", None, r"turns=b'abc': give what ends"),
+        (torch.tensor([1.5]), None, "token id"),
+        (object(), None, "token id"),
         (None, object(), "processor=object"),
     ],
 )
 def test_markers_that_are_none(turns: Any, processor: Any, said: str) -> None:
     with pytest.raises(SparseSightError, match=said):
         Turns.of(turns, processor)
+
+
+def test_markers_as_tensors() -> None:
+    for turns in (torch.tensor([[3, 4]]), [torch.tensor([3, 4])], [[3, 4]]):
+        found = Turns.of(turns, None)
+        assert found is not None and found.end == ((3, 4),)
+
+
+def test_markers_of_ends_leave_the_starts_to_the_template() -> None:
+    """Otherwise an answer would judge the picture of the turn after it, where nothing else is said."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = PLAIN
+    whole, given = Turns.of(None, tokenizer), Turns.of(END, tokenizer)
+    assert whole is not None and given is not None and given.start == whole.start != ()

@@ -77,6 +77,22 @@ def test_embeddings_alone_are_refused(entrance: str) -> None:
         assert all(torch.equal(a[0], b[0]) for a, b in zip(kept, run.kept, strict=True))
 
 
+def test_embeddings_alone_are_refused_over_a_kept_cache() -> None:
+    """They may bring a picture as well."""
+    built, prompt = model("llava"), batch("llava", (0,))
+    embeds = embedded(built, prompt)
+    with sparsify(built, retain=0.4) as run, torch.no_grad():
+        cache = built(**prompt, use_cache=True).past_key_values
+        report = run.report.to_json()
+        with pytest.raises(SparseSightError, match="inputs_embeds: in embeddings alone"):
+            built(inputs_embeds=embeds, past_key_values=cache)
+        assert run.report.to_json() == report and cache.get_seq_length() == embeds.shape[1]
+        built(inputs_embeds=embeds[:, -1:], past_key_values=cache)  # a step brings none
+        with visual_tokens(built, None):
+            built(inputs_embeds=embeds[:, -5:], past_key_values=cache)
+        assert run.report.samples[0].visual_tokens == 0
+
+
 def test_a_prompt_that_ran_dense_is_what_is_reported() -> None:
     """Whatever was the reason: the report, what was kept, choices, raters and trace are not of a call before."""
     built, prompt, text = model("llava"), batch("llava", (0,)), batch("llava", (2,))

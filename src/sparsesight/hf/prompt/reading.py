@@ -80,7 +80,7 @@ class PromptReader:
             if callable(self.visual_mask) and not x.is_floating_point():
                 x = decoder.get_input_embeddings()(x)  # type: ignore[operator]
             layout = layout_as_given(given, self.visual_mask, x, mask, past, prompt, self.end, known)
-        elif length > 1 and not past and prompt and ids is None and x.is_floating_point():
+        elif length > 1 and prompt and ids is None and x.is_floating_point():
             raise cannot_tell(self.parts.model)
         if layout is None and prompt and (length > 1 or not past) and not (past and given is not None):
             layout = Layout.dense(valid_rows(mask, x[..., 0] if x.is_floating_point() else x))

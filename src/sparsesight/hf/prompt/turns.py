@@ -66,7 +66,10 @@ class Turns:
             )
         if turns is not None:
             end = _given(turns, tokenizer)
-            return cls(end, template=() if tokenizer is None else silent_tokens(tokenizer))
+            if tokenizer is None:
+                return cls(end)
+            of_chats = of_template(processor)
+            return cls(end, () if of_chats is None else of_chats.start, silent_tokens(tokenizer))
         return None if processor is None else of_template(processor)
 
     def marks(self, ids: Tensor) -> Marks:
@@ -105,9 +108,11 @@ def marks_of(
 
 
 def _given(turns: Marker | Iterable[Marker], tokenizer: Any) -> tuple[Ids, ...]:
-    markers = [turns] if isinstance(turns, (str, int)) else list(turns)
+    turns = turns.tolist() if isinstance(turns, Tensor) else turns
+    markers = [turns] if isinstance(turns, (str, bytes, int)) or not isinstance(turns, Iterable) else list(turns)
     found: list[Ids] = []
-    for marker in markers:
+    for given in markers:
+        marker = given.tolist() if isinstance(given, Tensor) else given
         if isinstance(marker, str) and marker.strip():
             if tokenizer is None:
                 raise SparseSightError(
@@ -118,7 +123,7 @@ def _given(turns: Marker | Iterable[Marker], tokenizer: Any) -> tuple[Ids, ...]:
         elif isinstance(marker, int) and not isinstance(marker, bool) and marker >= 0:
             found.append((marker,))
         elif (
-            not isinstance(marker, (str, int))
+            not isinstance(marker, (str, bytes, int))
             and isinstance(marker, Iterable)
             and (own := tuple(marker))
             and all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in own)
