@@ -131,7 +131,7 @@ class Hooks:
         """Take everything back; safe to call twice."""
         self.added.remove()
         self.probes = []
-        self.call = Call()
+        self.call = self.reader.call = Call()
 
     def probe(self) -> None:
         """Listen to the attention of pruning layers; adapters may bring other copies of it at any time."""

@@ -104,6 +104,13 @@ def test_a_prompt_that_ran_dense_is_what_is_reported() -> None:
         built(**prompt)
         return lambda: built(**second, past_key_values=cache)
 
+    def told(call: Any) -> Any:
+        def within() -> None:
+            with visual_tokens(built, None):
+                call()
+
+        return within
+
     ways = {
         "a prompt of text": lambda: built(**text),
         "of one token": lambda: built(input_ids=ids[:, :1]),
@@ -116,7 +123,7 @@ def test_a_prompt_that_ran_dense_is_what_is_reported() -> None:
     with sparsify(built, retain=0.4, trace=True) as run, torch.no_grad():
         ways |= {
             "a turn of ids": turn(input_ids=ids),
-            "a turn of embeddings": turn(inputs_embeds=embed(ids)),
+            "a turn of embeddings": told(turn(inputs_embeds=embed(ids))),
         }
         for name, run_dense in ways.items():
             built(**prompt)

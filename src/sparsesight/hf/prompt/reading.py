@@ -82,7 +82,8 @@ class PromptReader:
             layout = layout_as_given(given, self.visual_mask, x, mask, past, prompt, self.end, known)
         elif length > 1 and prompt and ids is None and x.is_floating_point():
             raise cannot_tell(self.parts.model)
-        if layout is None and prompt and (length > 1 or not past) and not (past and given is not None):
+        follows = past and given is not None and given.mask is not None  # the prompt that was told of
+        if layout is None and prompt and (length > 1 or not past) and not follows:
             layout = Layout.dense(valid_rows(mask, x[..., 0] if x.is_floating_point() else x))
         return layout
 
