@@ -4,8 +4,8 @@
     python examples/data_parallel.py --model llava-hf/llava-1.5-7b-hf --replicas 8
 
 This starts `sparsesight serve MODEL --retain N --data-parallel-size REPLICAS`, sends it the bundled questions all
-at once, and reports how many each replica answered. In production only that command is needed: vLLM's server distributes
-requests.
+at once, and reports how many each replica answered. In production only that command is needed: vLLM's server
+distributes requests.
 """
 
 from __future__ import annotations
