@@ -109,7 +109,9 @@ def marks_of(
 
 def _given(turns: Marker | Iterable[Marker], tokenizer: Any) -> tuple[Ids, ...]:
     turns = turns.tolist() if isinstance(turns, Tensor) else turns
-    markers = [turns] if isinstance(turns, (str, bytes, int)) or not isinstance(turns, Iterable) else list(turns)
+    markers = (
+        [turns] if isinstance(turns, (str, bytes, int)) or not isinstance(turns, Iterable) else list(turns)
+    )
     found: list[Ids] = []
     for given in markers:
         marker = given.tolist() if isinstance(given, Tensor) else given
