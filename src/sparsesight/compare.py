@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .errors import SparseSightError
+from .errors import SparseSightError, panicked
 from .hf.loading import GREEDY, Loaded, out_of_memory
 from .hf.prompt.limits import apply_template
 
@@ -91,7 +91,9 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
         else:
             text = PLAIN_PROMPT.format(image=placeholder, question=question)
             inputs = processor(text=text, images=image, return_tensors="pt")
-    except Exception as error:  # a template is a program that came with the checkpoint
+    except BaseException as error:  # a template is a program that came with the checkpoint
+        if not (isinstance(error, Exception) or panicked(error)):
+            raise
         why = " ".join(str(error)[:4000].split())[:160] or type(error).__name__
         raise SparseSightError(
             f"the processor of model {loaded.name!r} cannot make a prompt of this question and picture ({why})"

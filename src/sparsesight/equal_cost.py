@@ -168,8 +168,7 @@ def fit(
         else:
             high = tokens - 1
     if best is None:
-        assert failed is not None
-        raise failed
+        raise failed or BudgetError("the prompt has no visual tokens: equal costs are solved for one with a picture")
     return best
 
 

@@ -29,3 +29,8 @@ def brief(value: object) -> str:
         return _REPR.repr(value)
     except ValueError:  # Python refuses to write out an int of more than 4,300 digits
         return f"a {type(value).__name__} of too many digits"
+
+
+def panicked(error: BaseException) -> bool:
+    """Whether a library written in Rust, such as tokenizers, gave up: its error is no :class:`Exception`."""
+    return type(error).__name__ == "PanicException"

@@ -67,10 +67,9 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
             or too narrow; the message names the file, the problem and what to do.
     """
     found = _open(path, max_pixels, decode=True)
-    if isinstance(found, str):
+    if found is None or isinstance(found, str):
         # Raised here, where nothing refers to the picture: tracebacks are kept longer than one thinks.
-        raise SparseSightError(found)
-    assert found is not None
+        raise SparseSightError(found or f"{os.fspath(path)!r} was not decoded")
     return found
 
 

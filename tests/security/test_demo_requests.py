@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
@@ -205,7 +206,15 @@ def test_a_request_is_bounded_before_it_is_read(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["process_recording", "component_server", "component_server/", "proxy=http://127.0.0.1:1/", "vibe-edit/"],
+    [
+        "file=http://127.0.0.1:1/a.png",
+        "file=https://example.com/a.png",
+        "process_recording",
+        "component_server",
+        "component_server/",
+        "proxy=http://127.0.0.1:1/",
+        "vibe-edit/",
+    ],
 )
 def test_what_the_page_has_no_use_for_is_closed(server: Server, path: str) -> None:
     for body in (None, b"{}"):
@@ -224,6 +233,15 @@ def test_files_are_given_away_from_the_folder_only(server: Server) -> None:
         f"%2f{server.secret}",
     ):
         assert get(f"{url}{path}")[0] in (403, 404), path
+
+
+def test_an_upload_is_no_page(server: Server) -> None:
+    """Scripts of an uploaded file would run as the demo's own."""
+    for name in ("a.html", "a.svg", "a.xml", "a.xhtml", "a.js", "a.pdf", "a"):
+        (path,) = json.loads(upload(server.url, b"<svg><script>alert(1)</script></svg>", name)[1])
+        with urllib.request.urlopen(f"{server.url}gradio_api/file={path}") as answer:
+            assert answer.headers["Content-Type"] == "application/octet-stream", name
+            assert answer.headers["Content-Disposition"].startswith("attachment"), name
 
 
 def test_functions_have_no_address(server: Server) -> None:

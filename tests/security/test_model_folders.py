@@ -84,6 +84,7 @@ def pipe(name: str) -> Callable[[Path], None]:
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
+ELSEWHERE = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "/somewhere"}
 HEADER = struct.pack("<Q", 2**63) + b"{}"
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
@@ -138,6 +139,12 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "tokenizer config deep": write("tokenizer_config.json", DEEP),
     "generation config ids": changed("generation_config.json", eos_token_id="x"),
     "generation config flags": changed("generation_config.json", pad_token_id=True),
+    "tokenizer that panics": changed(
+        "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    ),
+    "audio tokenizer": changed("processor_config.json", audio_tokenizer=ELSEWHERE),
+    "audio tokenizer in a file": write("audio_tokenizer_config.json", json.dumps(ELSEWHERE)),
+    "attention from a repository": changed("config.json", attn_implementation="evil/kernel"),
     "its own code": changed("config.json", model_type="own", auto_map={"AutoConfig": "own.Own"}),
 }
 
@@ -153,6 +160,23 @@ def test_a_folder_that_is_refused(folder: Path, case: str, monkeypatch: pytest.M
     said = str(caught.value)
     assert len(said) < 1000 and ("model" in said or "config" in said)
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("audio tokenizer", "names an audio tokenizer"),
+        ("audio tokenizer in a file", "names an audio tokenizer"),
+        ("attention from a repository", "'evil/kernel', which is code of somewhere else"),
+    ],
+)
+def test_what_leads_elsewhere_is_refused_before_anything_follows_it(
+    folder: Path, part: str, said: str
+) -> None:
+    """Not because a package is missing that would follow it."""
+    FOLDERS[part](folder)
+    with pytest.raises(SparseSightError, match=said):
+        load_model(str(folder), "cpu")
 
 
 @pytest.mark.parametrize("case", ["index of a pickle", "weights linked", "adapter", "index up"])

@@ -57,6 +57,8 @@ WRITTEN = {
     "escape": "fastv\x1b[31m",
     "full width name": "ｆastv",
     "full width option": "fastv(ｒetain=64)",
+    "name of an argument": "fastv(method=3)",
+    "self": "fastv(self=3)",
     "bidi": "fastv\u202e",
     "long chain": "fastv>" * 2000,
     "empty": "",

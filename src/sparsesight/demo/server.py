@@ -24,10 +24,11 @@ PORTS = range(7860, 7880)
 MAX_WAITING = 32  # questions in the queue
 MAX_PAGES = 100  # whose state is remembered
 MAX_BODY = 4 * 2**20  # bytes of a request that uploads nothing
-# Parts of Gradio that the page has no use for: a video editor that starts ffmpeg, functions of components, a proxy.
+# Parts of Gradio that the page has no use for: a video editor that starts ffmpeg, functions of components, a proxy,
+# files fetched from elsewhere.
 CLOSED = tuple(
     f"/gradio_api/{name}"
-    for name in ("process_recording", "component_server", "proxy=", "deep_link", "vibe-")
+    for name in ("process_recording", "component_server", "proxy=", "file=http", "deep_link", "vibe-")
 )
 
 
@@ -62,8 +63,9 @@ def serving(
                 theme=theme(),
                 css_paths=Path(__file__).with_name("style.css"),
                 max_file_size=MAX_BYTES,
-                # Nothing else, whatever the environment says; examples are copied to the folder when they are chosen.
-                allowed_paths=[folder, *map(str, bundled.pictures())],
+                # Nothing else, whatever the environment says. Not the folder: what is allowed here is shown as what its
+                # name says, and an uploaded page would run its scripts as ours.
+                allowed_paths=[*map(str, bundled.pictures())],
                 state_session_capacity=MAX_PAGES,
                 footer_links=[],
                 app_kwargs={"middleware": [Middleware(Gate)]},

@@ -14,6 +14,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ = (".json", ".jinja", ".safetensors", ".txt", ".model")  # suffixes of what transformers looks for
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+# Either may name a model of another folder, which the processor would load in its own way, pickles included.
+PROCESSORS = ("processor_config.json", "audio_tokenizer_config.json")
 PLAIN_NAME = r"[A-Za-z0-9_][\w.-]*\.safetensors"
 
 
@@ -42,6 +44,9 @@ def check_folder(folder: Path, title: str) -> None:
             f"{title} holds an adapter ({ADAPTER}), which names a model somewhere else: merge it into its model, "
             "merge_and_unload() and save_pretrained()"
         )
+    for name in PROCESSORS:
+        if (folder / name).exists():
+            _check_processor(folder / name, title)
     for index in sorted(folder.glob("*.safetensors.index.json")):
         check_index(index, title, folder)
     if any(folder.glob("*.safetensors")):
@@ -59,7 +64,7 @@ def check_hub(name: str, title: str) -> None:
     """The same of what is on the Hub or in its cache, as far as it decides which files are opened.
 
     Raises:
-        SparseSightError: an adapter, or an index that names anything but safetensors files.
+        SparseSightError: an adapter, an audio tokenizer, or an index that names anything but safetensors files.
     """
     from transformers.utils.hub import cached_file
 
@@ -81,6 +86,23 @@ def check_hub(name: str, title: str) -> None:
         raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")
     if found(ADAPTER) is not None:
         raise SparseSightError(f"{title} holds an adapter ({ADAPTER}): merge it into its model and load that")
+    for processor in filter(None, map(found, PROCESSORS)):
+        _check_processor(Path(processor), title)
+
+
+def check_attention_of(config: Any, title: str) -> None:
+    """Refuse a model's config, or a part of it, that names a repository with code as its attention.
+
+    Raises:
+        SparseSightError: naming it.
+    """
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))):
+        named = getattr(part, "_attn_implementation", None)
+        if isinstance(named, str) and re.search(r"[/:]", named):
+            raise SparseSightError(
+                f"{title}: its config.json takes attention from {brief(named)}, which is code of somewhere else: "
+                "remove attn_implementation there, or read it and pass --trust-remote-code"
+            )
 
 
 def check_index(index: Path, title: str, folder: Path | None = None) -> None:
@@ -97,6 +119,13 @@ def check_index(index: Path, title: str, folder: Path | None = None) -> None:
             raise SparseSightError(f"{title}: {index.name} names {brief(name)} as weights: {_ONLY}")
         if folder is not None and not (folder / name).is_file():
             raise SparseSightError(f"{title} lacks {name}, which {index.name} names: download it again")
+
+
+def _check_processor(file: Path, title: str) -> None:
+    if file.name == PROCESSORS[1] or "audio_tokenizer" in _read(file, title):
+        raise SparseSightError(
+            f"{title}: {file.name} names an audio tokenizer, a model somewhere else: remove it, sound is not read"
+        )
 
 
 def _read(file: Path, title: str) -> dict[str, Any]:

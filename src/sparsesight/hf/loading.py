@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SparseSightError, brief
+from ..errors import SparseSightError, brief, panicked
 from ..suggestions import did_you_mean
-from .checkpoint import check_folder, check_hub
+from .checkpoint import check_attention_of, check_folder, check_hub
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -78,6 +78,8 @@ def load_model(
         if not local.exists():
             check_hub(str(where), title)
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        if not trust_remote_code:
+            check_attention_of(config, title)
         own_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
         if type(config) not in AutoModelForImageTextToText._model_mapping and not own_code:
             raise SparseSightError(
@@ -262,7 +264,9 @@ def _one_sentence(title: str, local: bool) -> Iterator[None]:
         raise SparseSightError(f"{title} needs a package that is not installed ({_gist(error)})") from None
     except RecursionError:
         raise SparseSightError(f"{title} has a file that is nested too deeply: download it again") from None
-    except Exception as error:  # readers raise whatever a malformed file leads them to
+    except BaseException as error:  # readers raise whatever a malformed file leads them to
+        if not (isinstance(error, Exception) or panicked(error)):
+            raise
         said = str(error)
         if "trust_remote_code" in said:
             problem = "brings its own code: read it, then pass --trust-remote-code"
@@ -288,7 +292,7 @@ def _one_sentence(title: str, local: bool) -> Iterator[None]:
         raise SparseSightError(f"{title} {problem}") from error
 
 
-def _gist(error: Exception) -> str:
+def _gist(error: BaseException) -> str:
     """The first sentence of a message, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = text.partition(". ")[0].rstrip(".")

@@ -52,7 +52,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def make_method(method: Method | str, **options: Any) -> Method:
+def make_method(method: Method | str, /, **options: Any) -> Method:
     """A method from its name and options, or the instance itself.
 
     ``make_method("sparsevlm:published", retain=192)`` is the published setting, ``SparseVLM.published(192)``, without

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SparseSightError
+from ..checkpoint import check_attention_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -115,11 +116,12 @@ class TextTower:
         """
         from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
-        kind = AutoConfig.from_pretrained(name).model_type
-        if kind != "clip":
+        config = AutoConfig.from_pretrained(name)
+        check_attention_of(config, f"text tower {name!r}")
+        if config.model_type != "clip":
             raise SparseSightError(
-                f"text tower {name!r} is a {kind!r}: give the CLIP that the model's vision tower was taken from, such "
-                "as openai/clip-vit-large-patch14-336 for LLaVA-1.5"
+                f"text tower {name!r} is a {config.model_type!r}: give the CLIP that the model's vision "
+                "tower was taken from, such as openai/clip-vit-large-patch14-336 for LLaVA-1.5"
             )
         options = {"use_safetensors": True, **options}  # a pickle can run any code when it is loaded
         clip: Any = CLIPModel.from_pretrained(name, **options)
