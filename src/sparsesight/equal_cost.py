@@ -168,7 +168,9 @@ def fit(
         else:
             high = tokens - 1
     if best is None:
-        raise failed or BudgetError("the prompt has no visual tokens: equal costs are solved for one with a picture")
+        raise failed or BudgetError(
+            "the prompt has no visual tokens: equal costs are solved for one with a picture"
+        )
     return best
 
 
