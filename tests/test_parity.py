@@ -117,9 +117,9 @@ def test_case(path: Path, attention: str) -> None:
     exact(cached, case["seq_len_per_layer"] + 8)
     if config["equal_tokens"] is not None:
         assert report.samples[0].equal_tokens == pytest.approx(config["equal_tokens"], rel=1e-6)
-    if config["macs"] is not None:
+    if config["flops"] is not None:
         sample = report.samples[0]
-        assert sample.macs_sparse - sample.macs_scoring == config["macs"]
+        assert sample.macs_sparse - sample.macs_scoring == config["flops"]
 
 
 def check_stage(case: Any, key: str, layer: int, step: Any, log: LayerLog, stress: bool) -> None:

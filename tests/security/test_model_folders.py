@@ -261,6 +261,14 @@ def test_a_generation_config_changes_no_answer(folder: Path) -> None:
         assert getattr(loaded.model.generation_config, name, None) != HOSTILE_GENERATION[name]
 
 
+def test_a_template_that_fails_in_an_evaluation(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words are no traceback there either."""
+    monkeypatch.setattr(loaded.processor, "chat_template", "{{ raise_exception('boom') }}")
+    turns = [[{"role": "user", "content": [{"type": "text", "text": "What?"}]}]]
+    with pytest.raises(SparseSightError, match=r"cannot make a prompt .*boom"):
+        limits.apply_template(loaded.processor, turns)
+
+
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 TEMPLATES = {
     "loops": (LOOP, "did not end within"),

@@ -24,10 +24,18 @@ def apply_template(processor: Any, conversations: list[Any], **options: Any) -> 
     The trial renders text alone, which takes milliseconds.
 
     Raises:
-        SparseSightError: a template that does not end within 5 seconds, or writes more than 2,000,000 characters.
+        SparseSightError: a template that fails, does not end within 5 seconds, or writes more than 2,000,000 characters.
     """
     apply = processor.apply_chat_template
-    text = within(SECONDS, lambda: apply(conversations, add_generation_prompt=True, tokenize=False))
+    try:
+        text = within(SECONDS, lambda: apply(conversations, add_generation_prompt=True, tokenize=False))
+    except SparseSightError:
+        raise
+    except Exception as error:  # whatever a template's own code raises, in its own words
+        why = " ".join(str(error)[:4000].split())[:160] or type(error).__name__
+        raise SparseSightError(
+            f"the chat template of the model cannot make a prompt of this question ({why})"
+        ) from error
     length = sum(map(len, text)) if isinstance(text, list) else len(text)
     if length > CHARACTERS:
         raise SparseSightError(
