@@ -24,7 +24,7 @@ def apply_template(processor: Any, conversations: list[Any], **options: Any) -> 
     The trial renders text alone, which takes milliseconds.
 
     Raises:
-        SparseSightError: a template that fails, does not end within 5 seconds, or writes more than 2,000,000 characters.
+        SparseSightError: a template that fails, does not end in 5 seconds, or writes more than 2,000,000 characters.
     """
     apply = processor.apply_chat_template
     try:
