@@ -27,7 +27,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this tree were installed with what its pyproject.toml says."""
     stated = list(PROJECT["dependencies"])
     for extra, wanted in PROJECT["optional-dependencies"].items():
-        stated += [f'{text}; extra == "{extra}"' for text in wanted]
+        for text in wanted:
+            name, _, marker = text.partition(";")  # some have a marker of their own
+            stated.append(f'{name}; {f"({marker}) and " if marker else ""}extra == "{extra}"')
     monkeypatch.setattr(metadata, "requires", lambda name: stated)
 
 

@@ -96,7 +96,7 @@ def test_the_bundled_model_and_a_dry_run(vllm: list[Any]) -> None:
         (("m", "--retain", "many"), "--retain 'many'"),
         (("m", "--layers", "x"), "--layers 'x'"),
         (("m", "--method", "nothing"), "'nothing'"),
-        (("m", "--method", "fastv > random"), "several methods"),
+        (("m", "--method", "fastv > random"), "compositions of methods"),
         (("m", "--method", "fastv(retain=9)", "--retain", "8"), "--retain '8'"),
     ],
 )
