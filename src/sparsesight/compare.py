@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import SparseSightError, panicked
 from .hf.loading import GREEDY, Loaded, out_of_memory
 from .hf.prompt.limits import apply_template
+from .hf.running import first_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,9 +118,10 @@ def compare(
 
     model = loaded.model
     with out_of_memory(model.device):
-        with sparsify(model, method, processor=loaded.processor):
+        with first_run(loaded.name):
             _generate(loaded, inputs, 2)  # a prefill and a decoding step
-        _generate(loaded, inputs, 2)
+        with sparsify(model, method, processor=loaded.processor):
+            _generate(loaded, inputs, 2)
         with sparsify(model, method, processor=loaded.processor, timing=True) as run:
             text, tokens = _generate(loaded, inputs, max_new_tokens)
         report = run.report

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import SparseSightError, bundled
-from sparsesight.compare import prepare
+from sparsesight import SparseSightError, SparseVLMPlus, bundled
+from sparsesight.compare import compare, prepare
+from sparsesight.eval.prompts import Prompts, choose_setting
+from sparsesight.eval.scene_task import SceneQuestions, scene_items
 from sparsesight.hf import checkpoint
 from sparsesight.hf.loading import Loaded, load_model
 from sparsesight.hf.prompt import limits
@@ -299,3 +301,28 @@ def test_a_template_that_does_not_end_or_says_too_much(
         prepare(loaded, open_image(bundled.default_picture()), "What is this?")
     assert time.monotonic() - start < 30 and len(str(caught.value)) < 500
     assert threading.active_count() == before  # what loops is ended, not left behind
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_token_id": 3, "image_token_index": 3}, {"vision_feature_layer": -99}]
+)
+def test_a_model_that_loads_but_cannot_run_is_one_sentence(folder: Path, change: dict[str, Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    picture = open_image(bundled.default_picture())
+
+    def asked() -> None:
+        loaded = load_model(str(folder), "cpu", "float32", False)
+        compare(loaded, prepare(loaded, picture, "What is this?"), SparseVLMPlus(64), 2)
+
+    def evaluated() -> None:
+        loaded = load_model(str(folder), "cpu", "float32", False)
+        prompts = Prompts(loaded.processor, choose_setting("auto", str(folder)), frames=1, clips=False)
+        task = SceneQuestions("scenes", scene_items("scenes", 1), loaded, prompts)
+        with task.answering(None) as answer:
+            answer(task.items)
+
+    for run in (asked, evaluated):
+        with pytest.raises(SparseSightError) as caught:
+            run()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600

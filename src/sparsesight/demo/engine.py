@@ -20,6 +20,7 @@ from ..errors import SparseSightError
 from ..hf.decoder_shape import decoder_shape
 from ..hf.families import inspect_model
 from ..hf.loading import Loaded, out_of_memory
+from ..hf.running import first_run
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .running import OneThread, Put, interruptible
@@ -106,7 +107,7 @@ class Engine:
         """
         inputs = prepare(self.loaded, picture, "What is this?")
         count = prompt_sizes(self.loaded.model, inputs).visual
-        with out_of_memory(self.loaded.model.device):
+        with out_of_memory(self.loaded.model.device), first_run(self.loaded.name):
             self._generate(inputs, 1)
         return count
 

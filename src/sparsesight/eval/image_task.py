@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..bench import PREFILL, Times, timed_decoder
@@ -11,6 +11,7 @@ from ..equal_cost import Prompt
 from ..hf.decoder_shape import decoder_shape
 from ..hf.families import inspect_model
 from ..hf.loading import GREEDY, Loaded, out_of_memory
+from ..hf.running import first_run
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .costs import batch_costs
@@ -94,12 +95,14 @@ class PictureQuestions:
     def _answer(self, items: Sequence[Item], run: Any, spent: Callable[[], float | None]) -> list[Answer]:
         import torch
 
-        inputs = self._inputs(items).to(self._model.device, self._model.dtype)
         pad = self._prompts.processor.tokenizer.pad_token_id
-        with out_of_memory(self._model.device), torch.inference_mode():
-            output = self._model.generate(
-                **inputs, pad_token_id=pad, max_new_tokens=self._max_new_tokens, **GREEDY
-            )
+        dense = first_run(self._loaded.name) if run is None else nullcontext()
+        with out_of_memory(self._model.device), dense:
+            inputs = self._inputs(items).to(self._model.device, self._model.dtype)
+            with torch.inference_mode():
+                output = self._model.generate(
+                    **inputs, pad_token_id=pad, max_new_tokens=self._max_new_tokens, **GREEDY
+                )
         ms = spent()
         costs = batch_costs(self._shape, self._parts.visual_ids, inputs, run)
         new = output[:, inputs["input_ids"].shape[1] :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from inspect import signature
 from itertools import groupby
@@ -19,6 +20,7 @@ from ...errors import SparseSightError
 from ...hf.decoder_shape import decoder_shape
 from ...hf.families import inspect_model
 from ...hf.loading import Loaded, load_model, out_of_memory
+from ...hf.running import first_run
 from ...hf.sparsified import Sparsified
 from ...methods import Method, make_method, parse
 from ...suggestions import did_you_mean
@@ -220,7 +222,8 @@ class SparseSightModel(lmms):
         how, stops = generation_options(options)
         inputs = self._prompts.inputs(turns).to(self.device, self._model.dtype)
         pad = self._prompts.processor.tokenizer.pad_token_id
-        with out_of_memory(self.device), torch.inference_mode():
+        dense = first_run(self.loaded.name) if self._run is None else nullcontext()
+        with out_of_memory(self.device), dense, torch.inference_mode():
             output = self._model.generate(**inputs, pad_token_id=pad, **how)
         costs = batch_costs(self._shape, self._parts.visual_ids, inputs, self._run, how["num_beams"])
         results = []
