@@ -14,10 +14,10 @@ itself.
 from .chart import staircase
 from .draw import animate, heatmap, overlay, raters, side_by_side, stages
 from .html import page
-from .look import look
+from .look import Look, look
 from .patch_grid import View
 from .prompt_tokens import Word
-from .record import Look, Picture, Stage
+from .record import Picture, Stage
 from .text import text
 
 __all__ = [

@@ -17,7 +17,8 @@ from ..images import open_image
 from .clips import clip_views
 from .html import fragment
 from .prompt_tokens import Word, prompt_words
-from .record import Look, Picture, Stage
+from .record import Look as PrefillRecord
+from .record import Picture, Stage
 from .token_layouts import Asked, rule_of, views
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ Still = Image.Image | np.ndarray | str | os.PathLike[str]
 Clip = np.ndarray | Sequence[Still]
 
 
-class NotebookLook(Look):
+class Look(PrefillRecord):
     """A :class:`Look` with an HTML representation for notebooks."""
 
     def _repr_html_(self) -> str:
@@ -67,7 +68,7 @@ def look(
     words: tuple[Word, ...] = ()
     if inputs is not None and inputs.get("input_ids") is not None:
         words = prompt_words(run, processor, inputs, sample)
-    return NotebookLook(pictures, tuple(_stages(choices, visual)), words, run.report, sample)
+    return Look(pictures, tuple(_stages(choices, visual)), words, run.report, sample)
 
 
 def _stages(choices: Sequence[Choice], visual: int) -> list[Stage]:

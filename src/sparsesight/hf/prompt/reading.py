@@ -83,7 +83,9 @@ class PromptReader:
         elif length > 1 and prompt and ids is None and x.is_floating_point():
             raise cannot_tell(self.parts.model)
         follows = past and given is not None and given.mask is not None  # the prompt that was told of
-        if layout is None and prompt and (length > 1 or not past) and not follows:
+        # Guidance runs a shorter prompt of its own inside generate(): the report stays that of the whole one.
+        whole = self.generating.prompt is None or past + length >= self.generating.prompt
+        if layout is None and prompt and whole and (length > 1 or not past) and not follows:
             layout = Layout.dense(valid_rows(mask, x[..., 0] if x.is_floating_point() else x))
         return layout
 
