@@ -8,7 +8,7 @@ from sparsesight import METHODS, BudgetError, Random, SparseSightError, SparseVL
 from sparsesight.core.budget import BEFORE
 from sparsesight.equal_cost import REFERENCE, Cost, Prompt, cost, fit
 from sparsesight.hf.decoder_shape import decoder_shape
-from sparsesight.hf.families import inspect_model
+from sparsesight.hf.model_parts import inspect_model
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import make_method
 from tests.hf import tiny

@@ -8,7 +8,7 @@ import torch
 from sparsesight import SparseSightError, sparsify
 from sparsesight.bench.work import run_once
 from sparsesight.hf.decoder_shape import decoder_shape
-from sparsesight.hf.families import inspect_model
+from sparsesight.hf.model_parts import inspect_model
 from sparsesight.macs import DecoderShape
 from sparsesight.random_models import Shape, random_llava
 

@@ -9,7 +9,7 @@ from sparsesight import BudgetError, SparseSightError
 from sparsesight.bench.cases import make_cases, prompt_sizes
 from sparsesight.equal_cost import REFERENCE, Prompt, cost
 from sparsesight.hf.decoder_shape import decoder_shape
-from sparsesight.hf.families import inspect_model
+from sparsesight.hf.model_parts import inspect_model
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import SparseVLM, parse
 from sparsesight.random_models import Shape, random_llava

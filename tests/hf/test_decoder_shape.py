@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from sparsesight.hf.decoder_shape import decoder_shape
-from sparsesight.hf.families import inspect_model
+from sparsesight.hf.model_parts import inspect_model
 from sparsesight.macs import DecoderShape, LayerShape
 
 SIZES: dict[str, Any] = {

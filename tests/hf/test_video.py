@@ -16,7 +16,7 @@ from transformers import GenerationMixin
 
 from sparsesight import Method, Random, SparseVLM, SparseVLMPlus, sparsify
 from sparsesight.core.budget import recycled_counts
-from sparsesight.hf.families import inspect_model, visual_ids
+from sparsesight.hf.model_parts import inspect_model, visual_ids
 from sparsesight.hf.prompt.inputs import among
 from sparsesight.profiling.peak_memory import Memory
 from tests.hf.families.base import CLIPS, SAMPLES, Family

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..core.budget import Retain
 from ..equal_cost import Prompt, cost, fit, reference_macs
 from ..errors import BudgetError, SparseSightError
-from ..hf.families import inspect_model
+from ..hf.model_parts import inspect_model
 from ..hf.prompt.inputs import among
 from ..macs import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import SparseSightError
 from ..hf.compiled.options import Fast, FastUse
 from ..hf.decoder_shape import decoder_shape
-from ..hf.families import ModelParts, inspect_model
+from ..hf.model_parts import ModelParts, inspect_model
 from ..hf.sparsified import Sparsified
 from ..hf.sparsify import sparsify
 from ..hf.vision.text_tower import TextTower

@@ -121,8 +121,8 @@ def bench(
     from ..bench.growth import check_folder, save
     from ..hf.compiled.options import parse_fast
     from ..hf.decoder_shape import decoder_shape
-    from ..hf.families import inspect_model
     from ..hf.loading import check_attention, check_text_tower, out_of_memory
+    from ..hf.model_parts import inspect_model
     from ..random_models import Shape, repeat_prompt
 
     # Wrong options fail before a model is loaded.

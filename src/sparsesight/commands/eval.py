@@ -145,7 +145,7 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
     from ..eval.sweep import cell_dict, equal_cost, make_cells, same_retain, sweep
     from ..eval.task import check_items, fingerprint
     from ..hf.decoder_shape import decoder_shape
-    from ..hf.families import inspect_model
+    from ..hf.model_parts import inspect_model
     from ..methods import is_published, parse
     from ..provenance import short
 

@@ -18,8 +18,8 @@ from ..bench.timing import settle
 from ..compare import Pruned, prepare, pruned
 from ..errors import SparseSightError
 from ..hf.decoder_shape import decoder_shape
-from ..hf.families import inspect_model
 from ..hf.loading import Loaded, out_of_memory
+from ..hf.model_parts import inspect_model
 from ..hf.running import first_run
 from ..hf.sparsify import sparsify
 from ..methods import Method

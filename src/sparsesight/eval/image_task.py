@@ -9,8 +9,8 @@ from typing import Any
 from ..bench import PREFILL, Times, timed_decoder
 from ..equal_cost import Prompt
 from ..hf.decoder_shape import decoder_shape
-from ..hf.families import inspect_model
 from ..hf.loading import GREEDY, Loaded, out_of_memory
+from ..hf.model_parts import inspect_model
 from ..hf.running import first_run
 from ..hf.sparsify import sparsify
 from ..methods import Method

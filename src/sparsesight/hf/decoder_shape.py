@@ -8,7 +8,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from ..macs import DecoderShape, LayerShape
-from .families import Layer, ModelParts, attention_of, layer_config
+from .model_parts import Layer, ModelParts, attention_of, layer_config
 
 # Names under which configs keep how many experts a token goes to.
 ACTIVE_EXPERTS = (

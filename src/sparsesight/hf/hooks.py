@@ -21,8 +21,8 @@ from .cache_lock import lock, sign, unlock
 from .call import Call
 from .compiled.dispatch import FastPath
 from .compiled.options import Fast, FastUse
-from .families import ModelParts, attention_implementation, check_implementation, copies_of
 from .install import Installation
+from .model_parts import ModelParts, attention_implementation, check_implementation, copies_of
 from .outputs import widen_outputs
 from .probe import Probe, probed
 from .prompt.answers import IgnoredLabels, Labels

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..core.rows import Rows
 from .cache import PrunedLayer, make_pruned, pruned_layer
-from .families import Layer
 from .masks import select_mask
+from .model_parts import Layer
 from .prompt.layout import Layout, Plan
 from .shorten import NOT_ROWS, Keys, same_arguments, take_rows
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..families import family_of
-from .families import Layer, attention_of
+from .model_parts import Layer, attention_of
 
 
 def frequencies(decoder: nn.Module, layer: Layer) -> Tensor | None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
-from .families import ModelParts
 from .install import Installation
+from .model_parts import ModelParts
 from .outputs import widen
 from .state import ForwardState
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..core.rows import Rows
 from ..core.stage import Attention
-from .families import Layer
 from .masks import mask_of_rows
+from .model_parts import Layer
 from .rope import axes, axis_of_frequencies, frequencies
 from .shorten import pick
 

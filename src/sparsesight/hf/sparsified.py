@@ -19,8 +19,8 @@ from ..report import Report
 from .batch_report import batch_report
 from .compiled.options import Fast, FastUse, parse_fast
 from .decoder_shape import decoder_shape
-from .families import inspect_model
 from .hooks import Hooks
+from .model_parts import inspect_model
 from .prompt.layout import Plan, Record, Trace
 from .prompt.turns import Turns
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec

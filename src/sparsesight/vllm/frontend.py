@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BudgetError, SparseSightError
-from ..hf.families import layer_kinds, prunable
+from ..hf.model_parts import layer_kinds, prunable
 from ..methods import Method
 from .config import REQUEST_KEY, asked_of, kv_groups_of, logger, method_of, turns_of, with_turns
 from .planner import choice_of, schedule_of, visual_mask

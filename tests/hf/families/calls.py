@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from sparsesight import SparseSightError, prompt_ends
-from sparsesight.hf.families import inspect_model
+from sparsesight.hf.model_parts import inspect_model
 from sparsesight.hf.router_logits import router_layers
 
 from .case import INSIDE, Case

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sparsesight.core.stage import Vision
 from sparsesight.errors import SparseSightError, UnsupportedModelError
-from sparsesight.hf.families import inspect_model
 from sparsesight.hf.install import Installation
+from sparsesight.hf.model_parts import inspect_model
 from sparsesight.hf.vision.reader import VisionReader, patch_attention
 
 from .. import tower_attention

@@ -18,8 +18,8 @@ from ... import sparsify
 from ...core.retain import parse_retain
 from ...errors import SparseSightError
 from ...hf.decoder_shape import decoder_shape
-from ...hf.families import inspect_model
 from ...hf.loading import Loaded, load_model, out_of_memory
+from ...hf.model_parts import inspect_model
 from ...hf.running import first_run
 from ...hf.sparsified import Sparsified
 from ...methods import Method, make_method, parse

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ...errors import SparseSightError
-from ..families import ModelParts, attention_implementation
 from ..install import Installation, uncompiled
+from ..model_parts import ModelParts, attention_implementation
 from ..prompt.layout import Plan
 from ..shorten import same_arguments
 from ..state import ForwardState

@@ -15,8 +15,8 @@ from ...core.rows import RegionSizes, Rows, prompt_rows
 from ...core.stage import Selection, StageInput
 from ...core.step import Chosen
 from ...profiling.sections import SectionTimer
-from ..families import Layer, attention_implementation
 from ..filled_by import FilledBy
+from ..model_parts import Layer, attention_implementation
 from .frames import Frames
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...core.regions import Marks
 from ...profiling.sections import LAYOUT
 from ..call import Call
-from ..families import ModelParts
+from ..model_parts import ModelParts
 from .answers import prompt_end
 from .frames import FrameRule, Frames
 from .generation import Generating

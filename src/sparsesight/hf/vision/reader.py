@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ...core.stage import Vision
 from ...errors import SparseSightError, UnsupportedModelError
-from ..families import ModelParts, attention_of, copies_of
 from ..install import Installation
 from ..masks import mask_of_rows
+from ..model_parts import ModelParts, attention_of, copies_of
 from ..probe import Probe, probed
 from .row_hash import find_rows, row_hashes
 from .text_tower import TextTower

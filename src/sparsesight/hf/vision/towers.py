@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModelError
-from ..families import ModelParts, attention_of
+from ..model_parts import ModelParts, attention_of
 
 # Under which names families keep the module whose output rows the language model is given as visual tokens.
 PROJECTORS = (
