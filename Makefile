@@ -53,7 +53,7 @@ demo: $(STAMP) ## ask the bundled model about a bundled picture
 RESULTS := .pytest_cache/results
 
 # One file's tests stay in one process, as they share models and engines. Each process computes with one thread.
-PYTEST = -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+PYTEST = -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 pytest test-vllm: export OMP_NUM_THREADS = 1
 
 .PHONY: test

@@ -12,10 +12,9 @@ import inspect
 import sys
 import typing
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 try:
     import jaxtyping
@@ -86,3 +85,16 @@ def replace(name: str, function: Any, checked: Any) -> None:
     for n, module in list(sys.modules.items()):
         if n.split(".")[0] == "sparsesight" and vars(module).get(name) is function:
             setattr(module, name, checked)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file share a process and what it builds; the matrix, by far the longest, is split by family."""
+    for item in items:
+        group = item.path.stem if item.path.stem != "test_families" else f"{item.path.stem}{_family_of(item)}"
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{group}"))
+
+
+def _family_of(item: pytest.Item) -> str:
+    """One of eight parts of the matrix."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return str(parameters["number"] % 8) if "number" in parameters else ""
