@@ -33,7 +33,7 @@ def test_products_are_those_of_the_layers_at_their_lengths() -> None:
     with FlopCounterMode(display=False) as counter:
         start, end = products(layers, lengths)
     matrices = sum(w.weight.numel() for w in layers[0].modules() if isinstance(w, torch.nn.Linear))
-    assert counter.get_total_macs() == 2 * sum(lengths) * matrices
+    assert counter.get_total_flops() == 2 * sum(lengths) * matrices
     assert end.wall > start.wall
     with Operations() as found:
         products(layers, lengths)
