@@ -108,7 +108,8 @@ class RunFolder:
                 config.check_goes_on(known, str(path))
             for name in (CONFIG, RUN, SUMMARY, f"rank{rank}.lock"):
                 check_file(path / name, path)
-            self._lock = FileLock(path / f"rank{rank}.lock")
+            # Other libraries make one lock per path the default, which would then let two runs in one process in.
+            self._lock = FileLock(path / f"rank{rank}.lock", is_singleton=False)
             self._lock.acquire(timeout=0)
             if rank == 0 and (known != config):
                 replace_file(path / CONFIG, to_json(asdict(config)))
