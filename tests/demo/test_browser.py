@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from sparsesight import bundled
+from sparsesight.demo import page as page_module
 from sparsesight.demo import runs
 from sparsesight.demo.asked import Asked
 from sparsesight.demo.engine import Engine
@@ -226,6 +227,21 @@ def test_compare(page: Any) -> None:
     assert headings == ["sparsevlm+", "random"]
     for cell in cells.all_inner_texts():
         assert re.search("same as dense|differs", cell) and "equal tokens" in cell and "KV cache" in cell
+
+
+def test_a_question_chosen_while_its_picture_is_still_coming_stays(
+    page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suggestions = page_module._suggestions
+
+    def slow(path: Path) -> list[list[str]]:
+        time.sleep(1.5)
+        return suggestions(path)
+
+    monkeypatch.setattr(page_module, "_suggestions", slow)
+    choose(page, 0, "neighbor")
+    time.sleep(2.5)  # the picture has come by now
+    api.expect(page.locator("#ss-question textarea")).to_have_value(answers(0)["neighbor"][0])
 
 
 def test_other_patches_are_kept_while_another_question_is_typed(page: Any) -> None:

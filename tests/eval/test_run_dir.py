@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,8 @@ def test_strange_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    if find_spec("lmms_eval"):  # it changes filelock for the whole process
+        import_module("lmms_eval.evaluator")._enable_reentrant_filelocks()
     with RunFolder(tmp_path, CONFIG):
         with pytest.raises(SparseSightError, match="being filled by another process"):
             RunFolder(tmp_path, CONFIG, resume=True)

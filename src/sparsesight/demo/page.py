@@ -15,7 +15,7 @@ from .engine import Engine
 from .running import SessionRegistry
 from .tabs import Choices, Inputs, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
-from .wiring import AT_ONCE, Page, sentences
+from .wiring import AT_ONCE, PRIVATE, Page, sentences
 
 LIVE = 1.0  # seconds a look may take for every key stroke to be looked at
 
@@ -113,8 +113,15 @@ def _inputs(choices: Choices, uploads: Uploads) -> Inputs:
         offered = _suggestions(path)
         return str(path), offered[0][0], gr.Dataset(samples=offered)
 
-    scenes.click(sentences(choose), scenes, [picture, question, suggested], **AT_ONCE)
-    suggested.click(lambda sample: sample[0], suggested, question, **{**AT_ONCE, "preprocess": True})
+    # Both write the question: one after the other, so that the last click wins.
+    in_order: dict[str, Any] = {
+        **PRIVATE,
+        "concurrency_id": "choice",
+        "concurrency_limit": 1,
+        "trigger_mode": "multiple",
+    }
+    scenes.click(sentences(choose), scenes, [picture, question, suggested], **in_order)
+    suggested.click(lambda sample: sample[0], suggested, question, **{**in_order, "preprocess": True})
     seen = picture.upload(sentences(look), picture, None, **AT_ONCE)
     seen.failure(lambda: None, None, picture, **AT_ONCE)
     return Inputs(picture, question, method, retain)

@@ -74,6 +74,10 @@ class Config:
                     )
 
 
+class _RunLock(FileLock):
+    """A class of its own: lmms-eval makes ``FileLock`` one shared, reentrant lock per path, which keeps nobody out."""
+
+
 class RunFolder:
     """An opened run folder; :meth:`close` it, or use it as a context manager.
 
@@ -108,8 +112,7 @@ class RunFolder:
                 config.check_goes_on(known, str(path))
             for name in (CONFIG, RUN, SUMMARY, f"rank{rank}.lock"):
                 check_file(path / name, path)
-            # Other libraries make one lock per path the default, which would then let two runs in one process in.
-            self._lock = FileLock(path / f"rank{rank}.lock", is_singleton=False)
+            self._lock = _RunLock(path / f"rank{rank}.lock")
             self._lock.acquire(timeout=0)
             if rank == 0 and (known != config):
                 replace_file(path / CONFIG, to_json(asdict(config)))
