@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from .core.turns import Turns
     from .hf.context import prompt_ends, questions, visual_tokens
-    from .hf.prompt.turns import Turns
     from .hf.restore import restore
     from .hf.sparsified import Sparsified
     from .hf.sparsify import sparsify
@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
     homes = {
         "Sparsified": ".hf.sparsified",
         "TextTower": ".hf.vision.text_tower",
-        "Turns": ".hf.prompt.turns",
+        "Turns": ".core.turns",
         "prompt_ends": ".hf.context",
         "questions": ".hf.context",
         "restore": ".hf.restore",

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sparsesight import SparseVLM, sparsify
+from sparsesight.core.turns import Turns
 from sparsesight.errors import SparseSightError
-from sparsesight.hf.prompt.turns import Turns
 from tests.hf import tiny
 from tests.hf.families.base import Family, Sample, picture
 from tests.hf.families.gemma_like import FAMILIES as GEMMA

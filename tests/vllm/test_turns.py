@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sparsesight import SparseVLMPlus
+from sparsesight.core.turns import Turns
 from sparsesight.errors import SparseSightError
-from sparsesight.hf.prompt.turns import Turns
 from sparsesight.vllm.config import KEY, RequestBudget, method_of, turns_of, with_turns
 from sparsesight.vllm.planner import Step, choice_of, plan_step
 from sparsesight.vllm.prefill import Prefill

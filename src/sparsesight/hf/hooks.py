@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.budget import BEFORE
 from ..core.rows import Rows
+from ..core.turns import Turns
 from ..errors import SparseSightError
 from .cache import cached_length, check_cache, was_pruned
 from .cache_lock import lock, sign, unlock
@@ -30,7 +31,6 @@ from .prompt.generation import Generating, no_continuous_batching
 from .prompt.inputs import asks_for_outputs, is_checkpointed, refuse_tracing
 from .prompt.layout import Plan, Record
 from .prompt.reading import PromptReader
-from .prompt.turns import Turns
 from .prompt.visual_mask import VisualMask
 from .restore import MARK
 from .router_logits import RouterLogits

@@ -11,6 +11,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from ..profiling.op_counter import Operations
@@ -22,7 +23,6 @@ from .decoder_shape import decoder_shape
 from .hooks import Hooks
 from .model_parts import inspect_model
 from .prompt.layout import Plan, Record, Trace
-from .prompt.turns import Turns
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
 from .record import Choice, Runs, choices, region_reports
 from .rope import is_plain

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..core.turns import Marker, Turns
 from ..methods import Method, make_method
 from .compiled.options import Fast
-from .prompt.turns import Marker, Turns
 from .prompt.visual_mask import VisualMask
 from .sparsified import Sparsified
 from .vision.text_tower import TextTower

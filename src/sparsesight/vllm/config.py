@@ -15,8 +15,8 @@ from typing import Any
 
 from ..core.budget import Retain
 from ..core.retain import MAX_STAGES
+from ..core.turns import Turns
 from ..errors import SparseSightError, brief
-from ..hf.prompt.turns import Turns
 from ..methods import Method, SparseVLMPlus, from_dict
 
 # Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.

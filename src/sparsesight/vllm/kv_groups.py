@@ -17,8 +17,8 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
+from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
-from ..hf.prompt.turns import Turns
 from ..methods import Method
 from .config import asked_of, method_of, turns_of
 from .frontend import stages_of

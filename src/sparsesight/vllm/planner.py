@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..core.budget import Schedule, Stage
 from ..core.regions import Regions, assign
+from ..core.turns import Turns
 from ..errors import BudgetError, SparseSightError
-from ..hf.prompt.turns import Turns
 from ..methods import Method
 from .config import RequestBudget
 from .state import Counts, Removed

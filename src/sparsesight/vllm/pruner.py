@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
-from ..hf.prompt.turns import Turns
 from ..methods import Method
 from .config import RequestBudget, asked_of, logger
 from .metadata import stage_metadata

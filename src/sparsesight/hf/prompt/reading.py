@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...core.regions import Marks
+from ...core.turns import Turns
 from ...profiling.sections import LAYOUT
 from ..call import Call
 from ..model_parts import ModelParts
-from .answers import prompt_end
+from .answers import Labels, prompt_end
 from .frames import FrameRule, Frames
 from .generation import Generating
-from .inputs import among, valid_rows
+from .inputs import among, documents, valid_rows
 from .layout import Layout, Plan
-from .turns import Turns, marks_of
 from .visual_mask import VisualMask, cannot_tell, layout_as_given
 
 
@@ -99,3 +100,24 @@ class PromptReader:
         """What marks turns and packed documents in a prompt; None if nothing does."""
         plain = not self.generating.within
         return marks_of(self.turns, ids, call if plain else {}, self.call.labels if plain else None, valid)
+
+
+def marks_of(
+    turns: Turns | None, ids: Any, call: dict[str, Any], labels: Labels | None, valid: Tensor
+) -> Marks | None:
+    """The marks of turns and packed documents in a prompt; None if there are none.
+
+    Args:
+        turns: the markers of the model's chats, if known.
+        ids: token ids [b, n], if there are any.
+        call: arguments of a plain forward; not those of ``generate()``, which does not pack.
+        labels: of the call, if it has any.
+        valid: which rows are not padding, boolean [b, n].
+    """
+    fits = isinstance(ids, Tensor) and ids.shape == valid.shape
+    marks = turns.marks(ids) if turns is not None and fits else None
+    document = documents(call.get("position_ids"), call.get("cu_seq_lens_q"), valid)
+    if marks is None and document is None:
+        return None
+    answer = None if labels is None else labels.rows(valid)
+    return replace(marks or Marks(), document=document, answer=answer)

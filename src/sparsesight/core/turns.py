@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.regions import Marks, covered, matches
-from ...errors import SparseSightError
-from .answers import Labels
-from .inputs import documents
+from ..errors import SparseSightError
+from .regions import Marks, covered, matches
 
 Ids = tuple[int, ...]
 Marker = str | int | Sequence[int]
@@ -84,27 +82,6 @@ class Turns:
         for sequence in (*self.end, *self.start):
             template = template | covered(matches(ids, [sequence]), len(sequence))
         return Marks(end, start if self.start else None, template)
-
-
-def marks_of(
-    turns: Turns | None, ids: Any, call: dict[str, Any], labels: Labels | None, valid: Tensor
-) -> Marks | None:
-    """The marks of turns and packed documents in a prompt; None if there are none.
-
-    Args:
-        turns: the markers of the model's chats, if known.
-        ids: token ids [b, n], if there are any.
-        call: arguments of a plain forward; not those of ``generate()``, which does not pack.
-        labels: of the call, if it has any.
-        valid: which rows are not padding, boolean [b, n].
-    """
-    fits = isinstance(ids, Tensor) and ids.shape == valid.shape
-    marks = turns.marks(ids) if turns is not None and fits else None
-    document = documents(call.get("position_ids"), call.get("cu_seq_lens_q"), valid)
-    if marks is None and document is None:
-        return None
-    answer = None if labels is None else labels.rows(valid)
-    return replace(marks or Marks(), document=document, answer=answer)
 
 
 def _given(turns: Marker | Iterable[Marker], tokenizer: Any) -> tuple[Ids, ...]:
