@@ -8,13 +8,23 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseVLM, SparseVLMPlus
+from sparsesight.core.budget import Stage
+from sparsesight.core.facts import AFTER, NOTHING
 from sparsesight.hf.batch_report import batch_report
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import from_dict, make_method
-from sparsesight.report import Latency, Report, staircase, where
+from sparsesight.report import Latency, RegionReport, Report, staircase, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)
 METHOD = SparseVLM((6, 2), (1, 3))
+
+
+def region(visual: int, text: int, *stages: Stage) -> tuple[RegionReport, ...]:
+    """A sample that is one region."""
+    return (RegionReport(0, visual, text, AFTER if text else NOTHING, stages),)
+
+
+KEPT = region(4, 2, Stage(1, 4, 4), Stage(3, 4, 4))
 
 
 def report(**changes: Any) -> Report:
@@ -23,13 +33,9 @@ def report(**changes: Any) -> Report:
         "method": METHOD.to_dict(),
         "shape": SHAPE,
         "layers": (1, 3),
-        "visual": (10, 4),
-        "text": (3, 2),
+        "regions": (region(10, 3, Stage(1, 10, 5, 2, 1), Stage(3, 6, 1, 1, 1)), KEPT),
         "length": (15, 8),
         "width": 15,
-        "tokens_out": ((6, 4), (2, 4)),
-        "recycled": ((2, 0), (1, 0)),
-        "merged": ((1, 0), (1, 0)),
         "overhead": METHOD.overhead,
         "past": (0,) * 6,
         "latency": Latency(),
@@ -41,8 +47,9 @@ def report(**changes: Any) -> Report:
 def test_a_sample_that_nothing_judges_costs_no_scoring(method: str) -> None:
     """Beside one that is pruned."""
     own = make_method(method, retain=4)
-    stages = {"layers": (1,), "tokens_out": ((4, 4),), "recycled": ((10, 0),), "merged": ((4, 0),)}
-    judged, alone = report(overhead=own.overhead, method=own.to_dict(), text=(3, 0), **stages).samples
+    regions = region(10, 3, Stage(1, 10, 0, 10, 4)), region(4, 0, Stage(1, 4, 4))
+    both = report(overhead=own.overhead, method=own.to_dict(), layers=(1,), regions=regions)
+    judged, alone = both.samples
     assert judged.macs_scoring > 0 == alone.macs_scoring and "no text" in alone.note
 
 
@@ -97,13 +104,9 @@ def test_report_agrees_with_the_schedule() -> None:
         method=method.to_dict(),
         shape=shape,
         layers=(2, 6, 15),
-        visual=(576,),
-        text=(53,),
+        regions=(region(576, 53, *schedule.stages),),
         length=(664,),
         width=664,
-        tokens_out=tuple((s.tokens_out,) for s in schedule.stages),
-        recycled=tuple((s.recycled,) for s in schedule.stages),
-        merged=tuple((s.merged,) for s in schedule.stages),
         past=(0,) * 32,
     )
     (sample,) = got.samples
@@ -122,7 +125,7 @@ def test_report_agrees_with_the_schedule() -> None:
     ],
 )
 def test_report_of_a_dense_run_says_why(visual: int, text: int, says: str) -> None:
-    got = report(visual=(visual,), text=(text,), length=(8,), width=8, tokens_out=(), recycled=())
+    got = report(regions=(region(visual, text),), length=(8,), width=8)
     (sample,) = got.samples
     assert says in sample.note and says in str(got)
     assert sample.macs_sparse == sample.macs_dense and sample.macs_scoring == 0

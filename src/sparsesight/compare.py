@@ -14,6 +14,7 @@ from .hf.running import first_run
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .core.record import StageRecord
     from .hf.sparsified import Sparsified
     from .methods import Method
     from .report import Report
@@ -37,19 +38,25 @@ class Pruned:
     """The tokens that the prefill of one prompt kept, and its cost.
 
     Attributes:
-        kept: per stage, indices of the kept visual tokens.
-        merged: per stage, the number of merged tokens in addition.
-        layers: per stage, the layer after which it pruned. All three are empty if the prefill ran dense.
+        stages: what each stage did; empty if the prefill ran dense.
         look: for drawing; None if there was no picture, or if this model's tokens cannot be placed on it.
         why_not: the reason why there is no look.
     """
 
     report: Report
-    kept: list[list[int]]
-    merged: list[int]
-    layers: list[int]
+    stages: list[StageRecord]
     look: Look | None = None
     why_not: str = ""
+
+    @property
+    def kept(self) -> list[list[int]]:
+        """Per stage, indices of the kept visual tokens."""
+        return [stage.kept.nonzero()[0].tolist() for stage in self.stages]
+
+    @property
+    def merged(self) -> list[int]:
+        """Per stage, the number of merged tokens in addition."""
+        return [int(stage.centre.sum()) for stage in self.stages]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +146,8 @@ def pruned(
     run: Sparsified, picture: Image | None = None, loaded: Loaded | None = None, inputs: Any = None
 ) -> Pruned:
     """The tokens that the last prefill of one prompt kept; with a look if the picture and the prompt are given."""
-    report = run.report
-    kept = [stage[0].tolist() for stage in run.kept]
-    layers = list(run.layers[: len(kept)])
-    entering = report.samples[0].visual_per_layer
-    merged = [entering[layer + 1] - len(stage) for layer, stage in zip(layers, kept, strict=True)]
     look, why_not = (None, "no picture was given") if picture is None else _look(run, picture, loaded, inputs)
-    return Pruned(report, kept, merged, layers, look, why_not)
+    return Pruned(run.report, run.choices(), look, why_not)
 
 
 def _look(run: Sparsified, picture: Image, loaded: Loaded | None, inputs: Any) -> tuple[Look | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,35 +26,45 @@ def traced(method: Any, prompt: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", MERGING)
-def test_choices_are_those_of_the_stages(name: str) -> None:
+def test_record_is_what_the_stages_saw_and_chose(name: str) -> None:
     """Of a padded batch, every sample by itself; with stages that see tokens of earlier merges."""
     run = traced(MERGING[name], batch("llava"))
     assert run.kept
-    for i in range(len(run.report.samples)):
-        for number, (choice, step) in enumerate(zip(run.choices(i), run.trace, strict=True)):
-            real = step.stage.visual[i]
-            origin = step.stage.origin[i][real]
-            assert torch.equal(choice.merged, origin < 0)
-            assert torch.equal(choice.token[origin >= 0], origin[origin >= 0])
-            assert torch.equal(choice.score, step.selection.score[i][real].float())
-            assert torch.equal(choice.kept, step.selection.keep[i][real])
-            assert torch.equal(choice.token[choice.kept & ~choice.merged], run.kept[number][i])
-            # As many merged tokens came out as there are centres, and each centre is a token that came.
-            centres = choice.into[choice.into >= 0].unique()
-            assert len(centres) == step.selection.counts.merged[i]
-            assert torch.isin(centres, choice.token).all()
-            assert int((choice.into >= 0).sum()) == step.selection.counts.recycled[i]
-            assert not (choice.kept & (choice.into >= 0)).any()
+    for i, sample in enumerate(run.report.samples):
+        before = None
+        for number, (record, step) in enumerate(zip(run.choices(i), run.trace, strict=True)):
+            seen, chosen = step.stage, step.selection
+            real = seen.visual[i]
+            origin = seen.origin[i][real]
+            assert len(record.kept) == sample.visual_tokens and record.layer == seen.layer
+            assert np.flatnonzero(record.kept).tolist() == sorted(
+                origin[chosen.keep[i][real] & (origin >= 0)].tolist()
+            )
+            assert np.flatnonzero(record.kept).tolist() == run.kept[number][i].tolist()
+            # What came is a token by itself, or stands at the centre of those that were merged into it.
+            came = np.zeros(sample.visual_tokens, dtype=bool)
+            came[origin[origin >= 0]] = True
+            assert int((origin < 0).sum()) == (0 if before is None else before.centre.sum())
+            came |= False if before is None else before.centre
+            assert np.array_equal(came, ~np.isnan(record.score))
+            assert sorted(record.score[came]) == sorted(chosen.score[i][real].float().tolist())
+            alone = torch.from_numpy(record.score)[origin[origin >= 0]]
+            assert torch.equal(alone, chosen.score[i][real][origin >= 0].float())
+            # As many merged tokens go on as there are rows of them.
+            left = step.rows.origin[i][step.rows.visual[i]]
+            assert record.centre.sum() == int((left < 0).sum()) and not (record.kept & record.merged).any()
+            assert np.isin(record.into[record.merged], np.flatnonzero(record.centre)).all()
+            before = record
 
 
 def test_what_went_into_which_merged_token() -> None:
     """A merged token of pooling is the mean of the tokens that are told to be in it."""
     run = traced(MERGING["pooling"], batch("llava", (0,)))
-    (choice,), (step,) = run.choices(), run.trace
+    (record,), (step,) = run.choices(), run.trace
     tokens = step.stage.hidden[0][step.stage.column[0]]
     merge, recycled = step.selection.merge, step.selection.recycled
     for number, centre in enumerate(recycled[0][merge.centre[0]].tolist()):
-        mean = tokens[choice.into == centre].mean(0)
+        mean = tokens[torch.from_numpy(record.into == centre)].mean(0)
         assert torch.allclose(merge.tokens[0][number], mean, atol=1e-5)
 
 

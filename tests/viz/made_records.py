@@ -20,11 +20,13 @@ def square(side: int, size: tuple[int, int]) -> viz.View:
     return viz.View.of(np.arange(side * side).reshape(side, side), *pairs)
 
 
-def stage(tokens: int, kept: Any, merged: Any = (), centre: Any = (), layer: int = 2) -> viz.Stage:
-    flags = np.zeros((3, tokens), dtype=bool)
-    for flag, indices in zip(flags, (kept, merged, centre), strict=True):
-        flag[list(indices)] = True
-    return viz.Stage(layer, *flags, np.linspace(0, 1, tokens, dtype=np.float32))
+def stage(tokens: int, kept: Any, merged: Any = (), centre: Any = (), layer: int = 2) -> viz.StageRecord:
+    """``merged`` tokens are part of the merged token at the first ``centre``; each of these is part of itself."""
+    into = np.full(tokens, -1)
+    for token in merged:
+        into[token] = token if token in centre else centre[0]
+    flags = np.isin(np.arange(tokens), list(kept))
+    return viz.StageRecord(layer, flags, into, np.linspace(0, 1, tokens, dtype=np.float32))
 
 
 def report(tokens: int, left: int) -> Report:
@@ -33,7 +35,9 @@ def report(tokens: int, left: int) -> Report:
     return Report({"method": "by-hand", "retain": 3}, (2,), (sample,), (9,) * LAYERS, 100, 50)
 
 
-def look(image: Image.Image, *stages: viz.Stage, side: int = 4, words: tuple[viz.Word, ...] = ()) -> viz.Look:
+def look(
+    image: Image.Image, *stages: viz.StageRecord, side: int = 4, words: tuple[viz.Word, ...] = ()
+) -> viz.Look:
     tokens = side * side
     picture = viz.Picture((image,), (square(side, image.size),))
     left = int(stages[-1].kept.sum()) if stages else tokens

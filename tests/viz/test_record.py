@@ -42,14 +42,13 @@ def looked(
     return viz.look(run, image, processor, inputs, sample=sample), run
 
 
-def test_stages_are_what_was_kept() -> None:
+def test_stages_are_the_record_of_the_run() -> None:
+    """The same objects: nothing is derived on the way to a picture."""
     look, run = looked(SparseVLMPlus(retain=0.4), [ground(64, 80)], [TEXT])
     assert len(look.stages) == 3 and look.visual == VISUAL
-    for stage, kept, choice in zip(look.stages, run.kept, run.choices(), strict=True):
+    for stage, kept, recorded in zip(look.stages, run.kept, run.choices(), strict=True):
+        assert stage is recorded
         assert np.flatnonzero(stage.kept).tolist() == kept[0].tolist()
-        assert stage.layer == choice.layer and not stage.merged.any()
-        assert np.array_equal(stage.score[choice.token.numpy()], choice.score.numpy())
-        assert np.isfinite(stage.score).sum() == len(choice.token)
 
 
 @pytest.mark.parametrize(
@@ -70,29 +69,6 @@ def test_kept_and_merged_tokens_are_those_that_the_report_counts(method: Any) ->
         assert not (stage.kept & stage.merged).any() and (stage.merged | ~stage.centre).all()
     for earlier, later in zip(look.stages, look.stages[1:], strict=False):
         assert (earlier.kept | earlier.merged | ~(later.kept | later.merged)).all()  # what is gone is gone
-
-
-def test_a_merged_token_that_is_merged_again_takes_its_patches_along() -> None:
-    def choice(token: list[int], merged: list[int], kept: list[int], into: dict[int, int]) -> Any:
-        return SimpleNamespace(
-            layer=0,
-            token=np.array(token),
-            merged=np.isin(token, merged),
-            score=np.zeros(len(token)),
-            kept=np.isin(token, kept),
-            into=np.array([into.get(t, -1) for t in token]),
-        )
-
-    from sparsesight.viz.look import _stages
-
-    first = choice([0, 1, 2, 3, 4, 5], [], [0, 1], {2: 3, 3: 3, 4: 5, 5: 5})
-    second = choice([0, 1, 3, 5], [3, 5], [0, 5], {1: 1, 3: 1})
-    third = choice([0, 1, 5], [1, 5], [0, 5], {})
-    one, two, three = _stages([first, second, third], 6)
-    assert one.merged.tolist() == [0, 0, 1, 1, 1, 1] and one.centre.tolist() == [0, 0, 0, 1, 0, 1]
-    assert two.kept.tolist() == [1, 0, 0, 0, 0, 0] and two.merged.tolist() == [0, 1, 1, 1, 1, 1]
-    assert two.centre.tolist() == [0, 1, 0, 0, 0, 1]
-    assert three.merged.tolist() == [0, 0, 0, 0, 1, 1] and three.centre.tolist() == [0, 0, 0, 0, 0, 1]
 
 
 def test_words_are_the_prompts_and_those_that_judged() -> None:

@@ -30,8 +30,8 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     facts.add_column(overflow="fold")
     retain = result.report.method["retain"]
     method = f"{result.report.method['method']}, retain {retain}"
-    if result.layers:
-        method += f", {where(result.layers)}"
+    if result.stages:
+        method += f", {where([stage.layer for stage in result.stages])}"
     for name, value in (("picture", picture), ("model", model), ("method", method), ("question", question)):
         facts.add_row(name, rich_text(value))
     facts.add_row()
@@ -47,7 +47,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
         console.print()
         console.print(rich_text(result.why_not), soft_wrap=True)
         return
-    if not result.kept:
+    if not result.stages:
         return
     merged = result.merged[-1]
     if merged and not any(result.kept):

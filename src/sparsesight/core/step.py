@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .budget import Stage
 from .host_count import HostCount, most_rows
 from .method import Method
 from .rows import RegionSizes, Rows, advance
@@ -122,6 +123,18 @@ class Step:
     tokens_out: tuple[int, ...]
     ragged: bool
     chosen: tuple[Chosen, ...]
+
+    def counted(self, layer: int, before: Sequence[RegionSizes]) -> tuple[tuple[Stage, ...], ...]:
+        """The counts of the stage per region number and sample, of regions that had these sizes before."""
+        return tuple(
+            tuple(
+                Stage(layer, tokens, out - merged, recycled, merged)
+                for tokens, out, recycled, merged in zip(
+                    size.visual, counts.tokens_out, counts.recycled, counts.merged, strict=True
+                )
+            )
+            for size, counts in zip(before, (x.selection.counts for x in self.chosen), strict=True)
+        )
 
 
 def run_stage(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..compare import Pruned
-from ..viz import Stage, heatmap
+from ..viz import StageRecord, heatmap
 from ..viz.draw import signed
 from ..viz.legend import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .cards import MARKS
@@ -60,7 +60,7 @@ def panels(found: Pruned) -> tuple[list[Panel], str]:
     return made, ""
 
 
-def counted(stage: Stage) -> str:
+def counted(stage: StageRecord) -> str:
     """``66 kept, 8 merged, of 576``, or ``66 of 576 kept``."""
     kept, merged, every = (int(x) for x in (stage.kept.sum(), stage.centre.sum(), stage.kept.size))
     return f"{kept:,} kept, {merged:,} merged, of {every:,}" if merged else f"{kept:,} of {every:,} kept"
@@ -72,7 +72,7 @@ def named(signs: Collection[Sign]) -> tuple[str, ...]:
     return tuple(name for name in MARKS if name in names)
 
 
-def score_marks(stage: Stage, signs: Collection[Sign]) -> tuple[str, ...]:
+def score_marks(stage: StageRecord, signs: Collection[Sign]) -> tuple[str, ...]:
     """The same of the scores of a stage."""
     found = {
         "kept": bool(stage.kept.any()),

@@ -7,7 +7,6 @@ from statistics import median
 from typing import Any
 
 from ..core.budget import Schedule, Stage
-from ..core.facts import AFTER, NOTHING
 from ..macs import DecoderShape, Overhead
 from ..report import Clip, Latency, RegionReport, Report, SampleReport
 
@@ -17,17 +16,12 @@ def batch_report(
     method: dict[str, Any],
     shape: DecoderShape,
     layers: tuple[int, ...],
-    visual: Sequence[int],
-    text: Sequence[int],
+    regions: Sequence[tuple[RegionReport, ...]],
     length: Sequence[int],
     width: int,
-    tokens_out: Sequence[Sequence[int]],
-    recycled: Sequence[Sequence[int]],
-    merged: Sequence[Sequence[int]],
     past: Sequence[int],
     latency: Latency,
     clips: Sequence[tuple[Clip, ...]] | None = None,
-    regions: Sequence[tuple[RegionReport, ...]] | None = None,
     trimmed: bool = False,
     overhead: Overhead = lambda _: 0,
 ) -> Report:
@@ -37,40 +31,40 @@ def batch_report(
         method: the method as a dict.
         shape: of the decoder.
         layers: pruning layers.
-        visual, text, length: per sample: visual tokens, scoring text tokens, all tokens.
+        regions: of every sample, with the stages that ran; without stages if the prefill ran dense.
+        length: tokens per sample.
         width: padded length of the batch.
-        tokens_out: visual tokens per sample after each stage that ran; empty if the prefill ran dense.
-        recycled, merged: recycled tokens per stage and sample, and the merged tokens made of them.
         past: number of keys that each layer had cached before.
         latency: measurements, possibly none.
         clips: pictures and clips of every sample.
-        regions: of every sample; default: all its visual tokens are one region.
         trimmed: whether the layers up to the first stage cache no more tokens than leave it.
         overhead: multiply-adds of the method itself at a stage.
     """
     count = len(shape.layers)
+    schedules = [_whole(own, count) for own in regions]
     samples, kv = [], [width] * count
-    for stage, layer in zip(tokens_out, layers, strict=False):
-        kept = max(n - v + o for n, v, o in zip(length, visual, stage, strict=True))
-        kv[layer + 1 :] = [kept] * (count - layer - 1)
-    if trimmed and tokens_out:
-        early = layers[0] + 1
-        kv[:early] = [min(width, kv[early])] * early
-    for i, (v, t, n) in enumerate(zip(visual, text, length, strict=True)):
-        stages, tokens = [], v
-        for layer, out, m, q in zip(layers, tokens_out, recycled, merged, strict=False):
-            stages.append(Stage(layer, tokens, out[i] - q[i], m[i], q[i]))
-            tokens = out[i]
-        schedule = Schedule(v, count, tuple(stages))
-        entering = schedule.entering
-        own = regions[i] if regions is not None else (_whole(v, t, schedule.stages),)
+    if schedules[0].stages:
+        rows = [
+            [n - s.visual + entering for entering in s.entering]
+            for n, s in zip(length, schedules, strict=True)
+        ]
+        first = layers[0] + 1
+        kv[first:] = [max(x) for x in zip(*(own[first:] for own in rows), strict=True)]
+        if trimmed:
+            kv[:first] = [min(width, kv[first])] * first
+    for i, (own, n, schedule) in enumerate(zip(regions, length, schedules, strict=True)):
+        v, entering = schedule.visual, schedule.entering
         scoring = 0
         for region in own:
-            keys = [n - v + a.tokens_in - b.tokens_in for a, b in zip(stages, region.stages, strict=True)]
+            keys = [
+                n - v + a.tokens_in - b.tokens_in for a, b in zip(schedule.stages, region.stages, strict=True)
+            ]
             part = Schedule(region.visual_tokens, count, region.stages)
             if region.text_tokens:  # else nothing is scored
                 scoring += shape.overhead_macs(part, keys, region.text_tokens, overhead, past)
-        note = _why_dense(v, t) if all(e == v for e in entering) else ""
+        note = (
+            _why_dense(v, sum(region.text_tokens for region in own)) if all(e == v for e in entering) else ""
+        )
         scoring = 0 if note else scoring
         samples.append(
             SampleReport(
@@ -110,6 +104,13 @@ def _why_dense(visual: int, text: int) -> str:
     )
 
 
-def _whole(visual: int, text: int, stages: tuple[Stage, ...]) -> RegionReport:
-    """The region of a sample that has only one."""
-    return RegionReport(0, visual, text, AFTER if text else NOTHING, stages)
+def _whole(regions: Sequence[RegionReport], num_layers: int) -> Schedule:
+    """The counts of a sample, all its regions together."""
+    stages = [
+        Stage(
+            own[0].layer,
+            *(sum(getattr(x, name) for x in own) for name in ("tokens_in", "keep", "recycled", "merged")),
+        )
+        for own in zip(*(region.stages for region in regions), strict=True)
+    ]
+    return Schedule(sum(region.visual_tokens for region in regions), num_layers, tuple(stages))

@@ -29,9 +29,10 @@ from .probe import Probe, probed
 from .prompt.answers import IgnoredLabels, Labels
 from .prompt.generation import Generating, no_continuous_batching
 from .prompt.inputs import asks_for_outputs, is_checkpointed, refuse_tracing
-from .prompt.layout import Plan, Record
+from .prompt.layout import Plan
 from .prompt.reading import PromptReader
 from .prompt.visual_mask import VisualMask
+from .record import PrefillRecord
 from .restore import MARK
 from .router_logits import RouterLogits
 from .state import ForwardState
@@ -65,7 +66,7 @@ class Hooks:
         parts: ModelParts,
         plan: Plan,
         visual_mask: VisualMask | None,
-        done: Callable[[Record | None, float | None, FastUse | None], None],
+        done: Callable[[PrefillRecord | None, float | None, FastUse | None], None],
         timing: bool,
         text_tower: TextTower | None = None,
         fast: Fast | None = None,

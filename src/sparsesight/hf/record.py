@@ -1,71 +1,84 @@
-"""What every stage of a prefill did with every visual token, told of one sample, on the CPU."""
+"""The record of a prefill, built once: what each stage kept and counted. Handle, report and pictures read it."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
-
-import torch
 
 from ..core.budget import Stage
 from ..core.facts import AFTER, NOTHING
+from ..core.record import StageRecord, StageTensors
+from ..core.rows import Rows
+from ..core.stage import Selection, StageInput
 from ..errors import SparseSightError
 from ..report import Latency, RegionReport
 from .compiled.options import FastUse
-from .prompt.layout import KEPT, OLD, VISUAL, Record
+from .prompt.layout import Layout
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool
     from torch import Tensor
 
 
+@dataclass
+class Trace:
+    """Everything one stage saw and decided."""
+
+    stage: StageInput
+    selection: Selection
+    rows: Rows  # after the stage
+
+
 @dataclass(frozen=True)
-class Choice:
-    """One stage, one sample; ``v`` are the visual tokens that came to it, in the order of the prompt.
+class PrefillRecord:
+    """What is remembered of a prefill when it is over; no cache, no hidden states.
 
     Attributes:
-        layer: it pruned after this layer, -1: before the first.
-        token: int64, index among the sample's visual tokens, all its pictures counted through; of a token that was
-            merged at an earlier stage, that of its cluster's centre.
-        merged: whether it was merged at an earlier stage.
-        score: float32, larger is better; what it means is the method's business.
-        kept: whether it went on as it was.
-        into: int64, the ``token`` of the centre of the merged token that it became part of here; -1: of none.
+        layout: of the prompt.
+        width: padded length of the batch.
+        past: keys each layer had cached before, or the one it borrows from.
+        cached: numbers each layer caches per token, and bytes; None without a cache.
+        number_bytes: bytes per number of what would be cached without one.
+        counts: per stage that ran, region number and sample.
+        stages: what each stage that ran did with every visual token.
+        raters: which rows of the input are raters; None if none were chosen.
+        trace: of every stage, if asked for.
     """
 
-    layer: int
-    token: Int[Tensor, " v"]
-    merged: Bool[Tensor, " v"]
-    score: Float[Tensor, " v"]
-    kept: Bool[Tensor, " v"]
-    into: Int[Tensor, " v"]
+    layout: Layout
+    width: int
+    past: tuple[int, ...]
+    cached: tuple[tuple[int, int], ...] | None
+    number_bytes: int
+    counts: tuple[tuple[tuple[Stage, ...], ...], ...]
+    stages: tuple[StageTensors, ...]
+    raters: Bool[Tensor, "b n"] | None
+    trace: list[Trace]
 
+    @cached_property
+    def samples(self) -> list[tuple[StageRecord, ...]]:
+        """The stages of each sample, on the CPU; copied from the device when they are first read."""
+        stages = [stage.samples(self.layout.visual) for stage in self.stages]
+        return [tuple(stage[i] for stage in stages) for i in range(len(self.layout.length))]
 
-def choices(record: Record, layers: tuple[int, ...], sample: int) -> list[Choice]:
-    """Per stage that ran, for one sample; copies the stages' tensors from the device."""
-    visual = record.layout.frames.visual[sample].cpu()
-    number = visual.long().cumsum(0) - 1  # of every row of the input
-    told = []
-    for layer, stage in zip(layers, record.chosen, strict=False):
-        flags = stage.flags[sample].cpu()
-        real = (flags & VISUAL) > 0
-        token = number[stage.source[sample].cpu().long()[real]]
-        into = torch.full_like(token, -1)
-        if stage.into is not None:
-            row = stage.into[sample].cpu().long()[real]
-            into = torch.where(row >= 0, number[row.clamp(min=0)], -1)
-        told.append(
-            Choice(
-                layer=layer,
-                token=token,
-                merged=(flags[real] & OLD) > 0,
-                score=stage.score[sample].cpu()[real],
-                kept=(flags[real] & KEPT) > 0,
-                into=into,
-            )
-        )
-    return told
+    @property
+    def regions(self) -> list[tuple[RegionReport, ...]]:
+        """Of every sample, which text judged which of its visual tokens, and what each stage did."""
+        layout, told = self.layout, []
+        for sample in range(len(layout.length)):
+            own = []
+            for number, size in enumerate(layout.sizes):
+                visual, text = size.visual[sample], size.text[sample]
+                if number and not visual:
+                    continue
+                fact = layout.facts[number][sample] if layout.facts is not None else None
+                where = fact.where if fact is not None else AFTER if text else NOTHING
+                stages = tuple(stage[number][sample] for stage in self.counts)
+                own.append(RegionReport(fact.turn if fact is not None else 0, visual, text, where, stages))
+            told.append(tuple(own))
+        return told
 
 
 @dataclass
@@ -78,7 +91,7 @@ class Run:
         fast: what became of the fast path in that prefill.
     """
 
-    last: Record | None = None
+    last: PrefillRecord | None = None
     latency: Latency = field(default_factory=Latency)
     fast: FastUse | None = None
 
@@ -93,7 +106,7 @@ class Runs:
         self._own = threading.local()
         self._latest = Run()
 
-    def add(self, record: Record | None, ms: float | None, fast: FastUse | None) -> None:
+    def add(self, record: PrefillRecord | None, ms: float | None, fast: FastUse | None) -> None:
         """Note a forward of this thread; ``record`` is None if it was no prefill."""
         run: Run | None = getattr(self._own, "run", None)
         if run is None:
@@ -110,7 +123,7 @@ class Runs:
         own: Run | None = getattr(self._own, "run", None)
         return self._latest if own is None or own.last is None else own
 
-    def last(self, what: str) -> tuple[Record, Latency]:
+    def last(self, what: str) -> tuple[PrefillRecord, Latency]:
         """The prefill that this thread is told of, for ``what``.
 
         Raises:
@@ -120,27 +133,3 @@ class Runs:
         if run.last is None:
             raise SparseSightError(f"{what}: the model has not run yet")
         return run.last, run.latency
-
-
-def region_reports(record: Record, layers: tuple[int, ...]) -> list[tuple[RegionReport, ...]]:
-    """Of every sample, which text judged which of its visual tokens, and what each stage did."""
-    layout, told = record.layout, []
-    for sample in range(len(layout.length)):
-        own = []
-        for number, size in enumerate(layout.sizes):
-            visual, text = size.visual[sample], size.text[sample]
-            if number and not visual:
-                continue
-            fact = layout.facts[number][sample] if layout.facts is not None else None
-            stages, tokens = [], visual
-            for layer, *counts in zip(
-                layers, record.tokens_out, record.recycled, record.merged, strict=False
-            ):
-                out, recycled, merged = (x[number][sample] for x in counts)
-                stages.append(Stage(layer, tokens, out - merged, recycled, merged))
-                tokens = out
-            where = fact.where if fact is not None else AFTER if text else NOTHING
-            turn = fact.turn if fact is not None else 0
-            own.append(RegionReport(turn, visual, text, where, tuple(stages)))
-        told.append(tuple(own))
-    return told

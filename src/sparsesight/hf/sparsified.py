@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.record import StageRecord
 from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
@@ -22,9 +24,9 @@ from .compiled.options import Fast, FastUse, parse_fast
 from .decoder_shape import decoder_shape
 from .hooks import Hooks
 from .model_parts import inspect_model
-from .prompt.layout import Plan, Record, Trace
+from .prompt.layout import Plan
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
-from .record import Choice, Runs, choices, region_reports
+from .record import PrefillRecord, Runs, Trace
 from .rope import is_plain
 from .vision.text_tower import TextTower
 
@@ -112,18 +114,13 @@ class Sparsified:
             method=self.method.to_dict(),
             shape=shape if last.cached is None else shape.caching(*zip(*last.cached, strict=True)),
             layers=self.layers,
-            visual=last.layout.visual,
-            text=_per_sample(size.text for size in last.layout.sizes),
+            regions=last.regions,
             length=last.layout.length,
             width=last.width,
-            tokens_out=[_per_sample(stage) for stage in last.tokens_out],
-            recycled=[_per_sample(stage) for stage in last.recycled],
-            merged=[_per_sample(stage) for stage in last.merged],
             overhead=self.method.overhead,
             past=last.past,
             latency=latency,
-            clips=last.layout.frames.describe(self._kept(last)),
-            regions=region_reports(last, self.layers),
+            clips=last.layout.frames.describe(last.samples),
             trimmed=self._hooks.plan.trim_early,
         )
 
@@ -134,24 +131,18 @@ class Sparsified:
 
         A prefill that ran dense has no stages.
         """
-        return self._kept(self._runs.last("kept")[0])
+        stages = zip(*self._runs.last("kept")[0].samples, strict=True)
+        return [[torch.from_numpy(np.flatnonzero(stage.kept)) for stage in batch] for batch in stages]
 
-    def _kept(self, last: Record) -> list[list[Tensor]]:
-        batch = [choices(last, self.layers, i) for i in range(len(last.layout.visual))]
-        return [
-            [stage.token[stage.kept & ~stage.merged] for stage in stages]
-            for stages in zip(*batch, strict=True)
-        ]
-
-    def choices(self, sample: int = 0) -> list[Choice]:
-        """The decision of every stage of the last prefill for each visual token of a sample, with scores and merges.
+    def choices(self, sample: int = 0) -> list[StageRecord]:
+        """What every stage of the last prefill did with each visual token of a sample, with scores and merges.
 
         Empty if the prefill ran dense. Always recorded, at the cost of a few numbers per token.
 
         Raises:
             SparseSightError: before the model has run, or without such a sample.
         """
-        return choices(self._ran("choices", sample), self.layers, sample)
+        return list(self._ran("choices", sample).samples[sample])
 
     def raters(self, sample: int = 0) -> Tensor:
         """Which columns of the last prefill's input, including padding, are raters: boolean [n], on the CPU. All False
@@ -165,7 +156,7 @@ class Sparsified:
             return torch.zeros(last.width, dtype=torch.bool)
         return last.raters[sample].cpu()
 
-    def _ran(self, what: str, sample: int) -> Record:
+    def _ran(self, what: str, sample: int) -> PrefillRecord:
         last, _ = self._runs.last(what)
         count = len(last.layout.visual)
         if not 0 <= sample < count:
@@ -230,8 +221,3 @@ class Sparsified:
             yield self._clock.sections
         finally:
             self._clock.sections = None
-
-
-def _per_sample(regions: Iterable[Sequence[int]]) -> tuple[int, ...]:
-    """The sum over the regions of each sample."""
-    return tuple(map(sum, zip(*regions, strict=True)))

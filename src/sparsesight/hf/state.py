@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.budget import BEFORE, Schedule
+from ..core.budget import BEFORE, Schedule, Stage
 from ..core.host_count import HostCount
+from ..core.record import StageTensors
 from ..core.rows import RegionSizes, Rows
 from ..core.stage import Attention, Counts, Vision, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, in_full, run_stage
@@ -22,7 +23,8 @@ from ..errors import SparseSightError
 from .cache import held_keys, make_pruned, pruned_layer
 from .decoder_shape import cached_numbers, number_bytes
 from .layer_inputs import SegmentInputs
-from .prompt.layout import Layout, Record, StageRecord, Trace
+from .prompt.layout import Layout
+from .record import PrefillRecord, Trace
 from .rope import axes
 from .seen import CapturedAttention, positions_of
 from .shorten import fold, unfold
@@ -40,11 +42,9 @@ class ForwardState(SegmentInputs):
     sizes: tuple[RegionSizes, ...] = ()  # of the regions now
     others: tuple[int, ...] = ()  # rows of each sample that are not visual
     past_keys: tuple[int, ...] = ()
-    # Per stage, region number and sample.
-    tokens_out: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
-    recycled: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
-    merged: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
-    chosen: list[StageRecord] = field(default_factory=list)
+    token: Tensor | None = None  # see `Layout.token`
+    counted: list[tuple[tuple[Stage, ...], ...]] = field(default_factory=list)  # see `PrefillRecord.counts`
+    stages: list[StageTensors] = field(default_factory=list)
     raters: Tensor | None = None  # which rows of the input judge
     rater_counts: tuple[HostCount | None, ...] = ()
     trace: list[Trace] = field(default_factory=list)
@@ -73,7 +73,7 @@ class ForwardState(SegmentInputs):
                 schedules.append(method.plan(visual, plan.num_layers, plan.stages) if planned else fixed)
         if axes(plan.decoder) == 3 and self.position_ids is not None and self.position_ids.ndim == 3:
             layout = replace(layout, frames=layout.frames.by_positions(self.position_ids[-3:]))
-        self.layout = replace(layout, rows=None)
+        self.layout = replace(layout, rows=None, token=None)
         self.sizes = layout.sizes
         self.others = tuple(n - v for n, v in zip(layout.length, layout.visual, strict=True))
         held = held_keys(self.cache, plan.num_layers)
@@ -90,7 +90,7 @@ class ForwardState(SegmentInputs):
         if layout.in_front:
             told = (torch.tensor(x).to(self.device, non_blocking=True) for x in layout.in_front)
             self.in_front = tuple(told)
-        self.rows = layout.rows
+        self.rows, self.token = layout.rows, layout.token
 
     def rate(self, hidden: Tensor) -> None:
         """Choose the raters, from what enters the first layer: [b, n, c], or several streams of it."""
@@ -190,20 +190,18 @@ class ForwardState(SegmentInputs):
         """The rows that ``layer`` computed on; None if it was all of the input."""
         return next((rows for first, rows in reversed(self.spans) if layer >= first), None)
 
-    def finish(self) -> Record | None:
+    def finish(self) -> PrefillRecord | None:
         """What to remember of a prefill; None for other forwards."""
         if self.layout is None:
             return None
-        return Record(
+        return PrefillRecord(
             self.layout,
             self.length,
             self.past_keys,
             cached_numbers(self.cache, self.plan.num_layers),
             number_bytes(self.plan.decoder),
-            tuple(self.tokens_out),
-            tuple(self.recycled),
-            tuple(self.merged),
-            tuple(self.chosen),
+            tuple(self.counted),
+            tuple(self.stages),
             self.raters,
             self.trace,
         )
@@ -213,7 +211,7 @@ class ForwardState(SegmentInputs):
     def _prune(self, hidden: Tensor) -> Tensor:
         """Choose and apply one stage's survivors."""
         plan, rows = self.plan, self.rows
-        assert rows is not None
+        assert rows is not None and self.layout is not None and self.token is not None
         layer = plan.stages[self.done]
         if not self.seen and layer != BEFORE:
             raise SparseSightError(f"decoder layer {layer} did not call its attention as expected")
@@ -247,11 +245,10 @@ class ForwardState(SegmentInputs):
             rater_counts=self.rater_counts,
         )
         step = run_stage(plan.method, rows, self.sizes, self._text(), self.others, facts, plan.clock)
+        self.counted.append(step.counted(layer, self.sizes))
         self.rows, self.sizes, self.ragged = step.rows, step.sizes, step.ragged
-        self.tokens_out.append(tuple(size.visual for size in step.sizes))
-        self.recycled.append(tuple(x.selection.counts.recycled for x in step.chosen))
-        self.merged.append(tuple(x.selection.counts.merged for x in step.chosen))
-        self.chosen.append(StageRecord.of(step.chosen))
+        before = self.stages[-1] if self.stages else None
+        self.stages.append(StageTensors.of(layer, step.chosen, self.token, max(self.layout.visual), before))
         self.done += 1
         if self.asked:
             self.spans.append((layer + 1, step.rows))

@@ -11,19 +11,20 @@ A :class:`Look` is plain data of one prefill; everything else draws it: :func:`o
 itself.
 """
 
+from ..core.record import StageRecord
 from .chart import staircase
 from .draw import animate, heatmap, overlay, raters, side_by_side, stages
 from .html import page
 from .look import Look, look
 from .patch_grid import View
 from .prompt_tokens import Word
-from .record import Picture, Stage
+from .record import Picture
 from .text import text
 
 __all__ = [
     "Look",
     "Picture",
-    "Stage",
+    "StageRecord",
     "View",
     "Word",
     "animate",

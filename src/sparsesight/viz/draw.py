@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..core.record import StageRecord
 from ..errors import SparseSightError
 from .legend import RATER, Sign
 from .paint import paint_kept, paint_scores
 from .patch_grid import View
-from .record import Look, Stage, by_name, checked
+from .record import Look, by_name, checked
 from .sheet import Panel, arrange, legend, letters, painted, question, scale, stack
 
 SIZE = 480  # pixels of a panel's longer side
@@ -61,7 +62,7 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
         size: pixels of the longer side of each panel.
         columns: panels per row; by default about as many as rows.
     """
-    shown: list[Stage | None] = [None, *checked(look).stages]
+    shown: list[StageRecord | None] = [None, *checked(look).stages]
     panels, signs = [], {RATER} if any(word.rates for word in look.words) else set()
     for number, chosen in _numbered(shown):
         picture, found = signed(look, number, size=size)
@@ -177,20 +178,20 @@ def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
     return stack(picture, Image.new("RGB", (width, 12), "white"))
 
 
-def _chosen(look: Look, stage: int | None) -> Stage | None:
+def _chosen(look: Look, stage: int | None) -> StageRecord | None:
     checked(look)
     if stage is None or (stage == -1 and not look.stages):
         return None
     return look.stage(stage)
 
 
-def _said(look: Look, stage: Stage | None) -> str:
+def _said(look: Look, stage: StageRecord | None) -> str:
     if stage is None:
         return f"{look.visual} visual tokens" if look.stages else f"all {look.visual} visual tokens kept"
     return f"{stage.where}: {stage.counts()}"
 
 
-def _numbered(shown: Sequence[Stage | None]) -> list[tuple[int | None, Stage | None]]:
+def _numbered(shown: Sequence[StageRecord | None]) -> list[tuple[int | None, StageRecord | None]]:
     return [(None if i == 0 else i - 1, stage) for i, stage in enumerate(shown)]
 
 

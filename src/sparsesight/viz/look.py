@@ -18,11 +18,10 @@ from .clips import clip_views
 from .html import fragment
 from .prompt_tokens import Word, prompt_words
 from .record import Look as PrefillRecord
-from .record import Picture, Stage
+from .record import Picture
 from .token_layouts import Asked, rule_of, views
 
 if TYPE_CHECKING:
-    from ..hf.record import Choice
     from ..hf.sparsified import Sparsified
 
 Still = Image.Image | np.ndarray | str | os.PathLike[str]
@@ -62,37 +61,13 @@ def look(
         SparseSightError: the model has not run; the family's tokens cannot be placed, or their number differs from the
             prompt's.
     """
-    choices = run.choices(sample)
+    stages = tuple(run.choices(sample))
     visual = run.report.samples[sample].visual_tokens
     pictures = _pictures(run, image, processor, inputs, sample, dict(images_kwargs or {}), visual)
     words: tuple[Word, ...] = ()
     if inputs is not None and inputs.get("input_ids") is not None:
         words = prompt_words(run, processor, inputs, sample)
-    return Look(pictures, tuple(_stages(choices, visual)), words, run.report, sample)
-
-
-def _stages(choices: Sequence[Choice], visual: int) -> list[Stage]:
-    kept = np.ones(visual, dtype=bool)
-    group = np.full(visual, -1)  # centre of the merged token that each token belongs to
-    stages = []
-    for choice in choices:
-        token, old, on = (np.asarray(x) for x in (choice.token, choice.merged, choice.kept))
-        into = np.asarray(choice.into)
-        before, kept = group, np.zeros(visual, dtype=bool)
-        kept[token[on & ~old]] = True
-        group = np.full(visual, -1)
-        for t, o, k, i in zip(token, old, on, into, strict=True):
-            whole = before == t if o else np.arange(visual) == t
-            if k and o:
-                group[whole] = t
-            elif i >= 0:
-                group[whole] = i
-        centre = np.zeros(visual, dtype=bool)
-        centre[group[group >= 0]] = True
-        score = np.full(visual, np.nan, dtype=np.float32)
-        score[token] = np.asarray(choice.score)
-        stages.append(Stage(choice.layer, kept, group >= 0, centre, score))
-    return stages
+    return Look(pictures, stages, words, run.report, sample)
 
 
 def _pictures(

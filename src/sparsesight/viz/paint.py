@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..core.record import StageRecord
 from .colours import (
     CROPPED_CONTRAST,
     DROPPED_CONTRAST,
@@ -21,7 +22,6 @@ from .colours import (
 )
 from .legend import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .patch_grid import View
-from .record import Stage
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -104,7 +104,7 @@ class Canvas:
 
 
 def paint_kept(
-    image: Image.Image, view: View, stage: Stage | None, size: int
+    image: Image.Image, view: View, stage: StageRecord | None, size: int
 ) -> tuple[Image.Image, set[Sign]]:
     """The painted view, and what a legend of it explains.
 
@@ -136,7 +136,7 @@ def paint_kept(
         PADDED: ~canvas.real & ~canvas.ends,
     }
     signs = {sign for sign, where in there.items() if where.any()}
-    if stage is not None and _dots(out, canvas, np.flatnonzero(stage.centre & stage.merged)):
+    if stage is not None and _dots(out, canvas, np.flatnonzero(stage.centre)):
         signs.add(CENTRE)
     if not others.all():
         out[_rim(others, canvas.width)] = KEPT
@@ -144,7 +144,7 @@ def paint_kept(
 
 
 def paint_scores(
-    image: Image.Image, view: View, stage: Stage, size: int, low: float, high: float
+    image: Image.Image, view: View, stage: StageRecord, size: int, low: float, high: float
 ) -> Image.Image:
     """Scores as colours over the grey picture, those kept outlined; tokens that came to the stage no more are pale."""
     canvas = Canvas.of(image, view, size)

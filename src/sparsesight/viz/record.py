@@ -1,4 +1,4 @@
-"""A prefill as drawings need it: the patches that each stage kept, merged and dropped, their scores, and the raters."""
+"""The data that drawings need: pictures and their patches, the record of each stage, the prompt and its raters."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..core.budget import BEFORE
+from ..core.record import StageRecord
 from ..errors import SparseSightError
 from .patch_grid import View
 from .prompt_tokens import Word
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-
     from ..report import Report
 
 
@@ -34,37 +32,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The tokens after one stage; ``v`` are all visual tokens of the sample.
-
-    Attributes:
-        layer: it pruned after this layer; -1: before the first.
-        kept: tokens that remain unchanged.
-        merged: tokens that are part of a remaining merged token.
-        centre: tokens whose position a merged token takes.
-        score: the method's score of each token that entered this stage, ``nan`` for the others.
-    """
-
-    layer: int
-    kept: Bool[np.ndarray, " v"]
-    merged: Bool[np.ndarray, " v"]
-    centre: Bool[np.ndarray, " v"]
-    score: Float[np.ndarray, " v"]
-
-    @property
-    def where(self) -> str:
-        return "before layer 0" if self.layer == BEFORE else f"after layer {self.layer}"
-
-    def counts(self, short: bool = False) -> str:
-        """``66 + 8 merged of 576``."""
-        merged = int(self.centre.sum())
-        more = (
-            ("" if not merged else f"+{merged}") if short else ("" if not merged else f" + {merged} merged")
-        )
-        return f"{self.kept.sum()}{more} of {self.kept.size}"
-
-
-@dataclass(frozen=True)
 class Look:
     """What the last prefill kept of one sample: plain data, which later prefills do not change.
 
@@ -77,7 +44,7 @@ class Look:
     """
 
     pictures: tuple[Picture, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRecord, ...]
     words: tuple[Word, ...]
     report: Report
     sample: int = 0
@@ -91,7 +58,7 @@ class Look:
         """Visual tokens entering each layer."""
         return self.report.samples[self.sample].visual_per_layer
 
-    def stage(self, number: int) -> Stage:
+    def stage(self, number: int) -> StageRecord:
         """Stage ``number``, counted from 0, or from the end if negative.
 
         Raises:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.record import StageRecord
 from ...families import family_of
 from ...report import Clip
 
@@ -115,18 +116,15 @@ class Frames:
         size = torch.zeros_like(frame).scatter_add(1, frame, self.visual.long())
         return frame, size.gather(1, frame)
 
-    def describe(self, kept: Sequence[Sequence[Tensor]]) -> list[tuple[Clip, ...]]:
-        """Every sample's clips and pictures, with the tokens of each frame before and after each stage.
-
-        ``kept[stage][sample]`` are indices among that sample's visual tokens.
-        """
+    def describe(self, samples: Sequence[Sequence[StageRecord]]) -> list[tuple[Clip, ...]]:
+        """Every sample's clips and pictures, with the tokens of each frame before and after each of its stages."""
         described = []
         flags = (self.visual, self.video, self.clip, self.start, self.known)
         for i, (visual, *per_row) in enumerate(zip(*(flag.cpu() for flag in flags), strict=True)):
             video, clip, start, known = (flag[visual] for flag in per_row)
             first = start.nonzero()[:, 0]  # of each frame, among the sample's visual tokens
             frame = start.cumsum(0) - 1
-            counts = [frame, *(frame[stage[i]] for stage in kept)]
+            counts = [frame, *(frame[torch.from_numpy(stage.kept)] for stage in samples[i])]
             total, *stages = (x.bincount(minlength=len(first)).tolist() for x in counts)
             bounds = [*clip[first].nonzero()[:, 0].tolist(), len(first)]
             clips = []

@@ -1,4 +1,4 @@
-"""Plain data around a forward: the prompt's layout, what was planned, what is remembered of it."""
+"""Plain data around a forward: the layout of the prompt, and the plan."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ...core.facts import RegionFacts
 from ...core.method import Method
 from ...core.regions import Marks, assign
 from ...core.rows import RegionSizes, Rows, prompt_rows
-from ...core.stage import Selection, StageInput
-from ...core.step import Chosen
 from ...profiling.sections import SectionTimer
 from ..filled_by import FilledBy
 from ..model_parts import Layer, attention_implementation
@@ -24,7 +22,9 @@ from .frames import Frames
 class Layout:
     """Where a prompt's visual and text tokens are, and how many; counted once, before the picture is encoded."""
 
-    rows: Rows | None  # until a forward takes them over
+    # Both until a forward takes them over.
+    rows: Rows | None
+    token: Tensor | None  # int64 [b, n]: index of each visual row among the sample's visual tokens
     sizes: tuple[RegionSizes, ...]  # per region number (see `core.step`); mostly there is one
     tail: tuple[int, ...]  # at least as many of each sample's last tokens are text
     length: tuple[int, ...]  # all tokens per sample
@@ -43,19 +43,22 @@ class Layout:
         What was generated, or an answer, begins at column ``prompt``: of all samples, or of each [b].
         """
         rows = Rows.start(valid, frames.visual, prompt)
+        token = rows.origin
         counted = [rows.visual.sum(1), rows.text.sum(1), valid.sum(1)]
         if marks is not None and marks.document is not None:
             counted.append(marks.document.sum(1))
         visual, text, length, *more = (tuple(x) for x in torch.stack(counted).tolist())
         packed = bool(more) and any(more[0])
         if marks is None or (marks.end is None and not packed):
-            return cls(rows, (RegionSizes(visual, text),), text, length, frames)
+            return cls(rows, token, (RegionSizes(visual, text),), text, length, frames)
         regions = assign(rows.visual, valid & prompt_rows(valid, prompt) & ~rows.visual, marks)
         rows = rows.divided(regions.text, regions.number)
         document = marks.document.cumsum(1) if packed and marks.document is not None else None
         if document is not None:
             frames = frames.divided(document)
-        return cls(rows, regions.sizes, text, length, frames, regions.facts, regions.in_front, document)
+        return cls(
+            rows, token, regions.sizes, text, length, frames, regions.facts, regions.in_front, document
+        )
 
     @property
     def visual(self) -> tuple[int, ...]:
@@ -107,84 +110,3 @@ class Plan:
     def flash(self) -> bool:
         """Whether attention takes 2D masks; the implementation may change between forwards."""
         return "flash" in attention_implementation(self.decoder)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is remembered of a prefill when it is over; no cache, no hidden states."""
-
-    layout: Layout
-    width: int  # padded length of the batch
-    past: tuple[int, ...]  # keys each layer had cached before, or the one it borrows from
-    cached: (
-        tuple[tuple[int, int], ...] | None
-    )  # numbers each layer caches per token, and bytes; None without a cache
-    number_bytes: int  # of what would be cached without one
-    # Per stage that ran, region number and sample: visual tokens after it, recycled ones, and what these became.
-    tokens_out: tuple[tuple[tuple[int, ...], ...], ...]
-    recycled: tuple[tuple[tuple[int, ...], ...], ...]
-    merged: tuple[tuple[tuple[int, ...], ...], ...]
-    chosen: tuple[StageRecord, ...]  # per stage
-    raters: Tensor | None  # boolean [b, n] over the rows of the input; None if none were chosen
-    trace: list[Trace]
-
-
-VISUAL, OLD, KEPT = 1, 2, 4  # flags of a stage's tokens: no padding, merged at an earlier stage, kept
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What one stage decided, on the device, small: 9 bytes per visual token, 4 more where tokens are merged."""
-
-    source: Tensor  # int32 [b, v]: row of the input (of a merged token: its cluster centre's)
-    flags: Tensor  # uint8 [b, v]
-    score: Tensor  # float32 [b, v]
-    into: Tensor | None  # int32 [b, v]: row of the centre of the merged token it became part of here, or -1
-
-    @classmethod
-    def of(cls, chosen: Sequence[Chosen]) -> StageRecord:
-        """Regions stand side by side, in the order of their numbers."""
-        parts = [cls._of(*region) for region in chosen]
-        if len(parts) == 1:
-            return parts[0]
-        into = [torch.full_like(x.source, -1) if x.into is None else x.into for x in parts]
-        return cls(
-            torch.cat([x.source for x in parts], 1),
-            torch.cat([x.flags for x in parts], 1),
-            torch.cat([x.score for x in parts], 1),
-            None if all(x.into is None for x in parts) else torch.cat(into, 1),
-        )
-
-    @classmethod
-    def _of(cls, stage: StageInput, selection: Selection, source: Tensor) -> StageRecord:
-        old = stage.visual & (stage.origin < 0)
-        flags = stage.visual * VISUAL + old * OLD + selection.keep * KEPT
-        return cls(
-            source.to(torch.int32),
-            flags.to(torch.uint8),
-            selection.score.to(torch.float32, copy=True),
-            _into(source, selection),
-        )
-
-
-def _into(source: Tensor, selection: Selection) -> Tensor | None:
-    recycled, merge = selection.recycled, selection.merge
-    if recycled is None or merge is None:
-        return None
-    cluster = merge.assign.clamp(0, merge.centre.shape[1] - 1)  # that of filler may be no cluster
-    centre = source.gather(1, recycled.gather(1, merge.centre.gather(1, cluster)))
-    place = torch.arange(recycled.shape[1], device=source.device)
-    count = torch.tensor(selection.counts.recycled).to(source.device, non_blocking=True)[:, None]
-    # What is no recycled token but filler is written to a scratch column.
-    column = recycled.masked_fill(place >= count, source.shape[1])
-    into = source.new_full((source.shape[0], source.shape[1] + 1), -1, dtype=torch.int32)
-    return into.scatter_(1, column, centre.to(torch.int32))[:, :-1]
-
-
-@dataclass
-class Trace:
-    """Everything one stage saw and decided."""
-
-    stage: StageInput
-    selection: Selection
-    rows: Rows  # after the stage
