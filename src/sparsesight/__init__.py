@@ -8,10 +8,9 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from .core.turns import Turns
-    from .hf.context import prompt_ends, questions, visual_tokens
-    from .hf.restore import restore
+    from .hf.install import restore
     from .hf.sparsified import Sparsified
-    from .hf.sparsify import sparsify
+    from .hf.sparsify import prompt_ends, questions, sparsify, visual_tokens
     from .hf.vision.text_tower import TextTower
     from .methods import (
         DART,
@@ -81,11 +80,11 @@ def __getattr__(name: str) -> Any:
         "Sparsified": ".hf.sparsified",
         "TextTower": ".hf.vision.text_tower",
         "Turns": ".core.turns",
-        "prompt_ends": ".hf.context",
-        "questions": ".hf.context",
-        "restore": ".hf.restore",
+        "prompt_ends": ".hf.sparsify",
+        "questions": ".hf.sparsify",
+        "restore": ".hf.install",
         "sparsify": ".hf.sparsify",
-        "visual_tokens": ".hf.context",
+        "visual_tokens": ".hf.sparsify",
     }
     module = homes.get(name, ".methods")
     value = globals()[name] = getattr(import_module(module, __name__), name)

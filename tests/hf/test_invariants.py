@@ -157,7 +157,7 @@ def test_an_exception_leaves_nothing_behind(where: str, monkeypatch: pytest.Monk
         if where == "layer":
             hook = built.get_decoder().layers[4].register_forward_pre_hook(raise_broken)
         elif where == "attention":
-            monkeypatch.setattr("sparsesight.hf.seen.mask_of_rows", raise_broken)
+            monkeypatch.setattr("sparsesight.hf.probe.mask_of_rows", raise_broken)
         elif where == "body":
             raise Broken
         else:

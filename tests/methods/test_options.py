@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 
 from sparsesight import METHODS, SparseSightError, SparseVLMPlus, sparsify
+from sparsesight.methods import SUFFIX
 from sparsesight.methods.options import MethodName, MethodOptions
-from sparsesight.methods.presets import SUFFIX
 from tests.hf import tiny
 
 ROOT = Path(__file__).parents[2]

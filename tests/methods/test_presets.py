@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from sparsesight import METHODS, BudgetError, FastV, PyramidDrop, SparseSightError, SparseVLM, SparseVLMPlus
-from sparsesight.methods import has_budget, is_published, make_method, parse
-from sparsesight.methods.presets import describe
+from sparsesight.methods import describe_published, has_budget, is_published, make_method, parse
 
 PUBLISHED = {name: kind for name, kind in METHODS.items() if kind.published_at is not None}
 
@@ -24,7 +23,7 @@ def test_it_is_what_published_gives(name: str) -> None:
     for retain in list(kind.published_at)[:5]:
         made = make_method(f"{name}:published", retain=retain)
         assert made == kind.published(retain) == parse(f"{name}:published(retain={retain})")
-    assert f"{name}:published" in describe(kind)
+    assert f"{name}:published" in describe_published(kind)
 
 
 def test_published_is_not_the_default() -> None:

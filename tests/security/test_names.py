@@ -85,7 +85,6 @@ def test_what_is_no_method_is_refused(case: str) -> None:
 # What reads the command line, servers, requests, configs and files.
 READERS = (
     "methods/__init__.py",
-    "methods/presets.py",
     "core/budget.py",
     "core/retain.py",
     "commands/*.py",

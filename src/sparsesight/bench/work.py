@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hf.shorten import NOT_ROWS, take_rows
+from ..hf.layer_inputs import NOT_ROWS, take_rows
 from .ceilings import matrices
 from .timing import FIRST, TOKEN, Mark, Times, mark, settle
 

@@ -13,8 +13,7 @@ def methods() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..methods import METHODS, Method
-    from ..methods.presets import describe
+    from ..methods import METHODS, Method, describe_published
 
     console = Console(highlight=False)
     common = {field.name for field in fields(Method)}
@@ -25,7 +24,7 @@ def methods() -> None:
         own = [_written(field) for field in fields(kind) if field.name not in common]
         if own:
             table.add_row("", Text("options: " + ", ".join(own), "dim"))
-        if published := describe(kind):
+        if published := describe_published(kind):
             table.add_row("", Text(f"published: {published}", "dim"))
     console.print(table)
     console.print()

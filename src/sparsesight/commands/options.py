@@ -19,7 +19,7 @@ METHOD = "sparsevlm+"
 BUDGETS = "192,128,64"  # of a sweep
 RETAIN_VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN")  # the first is how SparseVLM's own scripts spell it
 VERSION_VARIABLE = "USE_VERSION"
-SUFFIX = ":published"  # as in `methods.presets`, which takes seconds to import
+SUFFIX = ":published"  # as in `methods`, which takes seconds to import
 # SparseVLM's code runs the rules of v1.5 under "1_0", its default, and has no other name for them.
 VERSIONS = {"1_0": "sparsevlm:published", "1_5": "sparsevlm:published", "2_0": "sparsevlm+:published"}
 

@@ -23,7 +23,7 @@ class Call(threading.local):
         cache: that the decoder was given.
         forward: the decoder's, while it runs.
         started: when it began, in seconds of the section timer.
-        given, questions, ends: what the caller said of the next prompt (:mod:`.context`); they outlive a call.
+        given, questions, ends: what the caller said of the next prompt (:mod:`.sparsify`); they outlive a call.
     """
 
     asked: bool = False

@@ -22,7 +22,7 @@ from .cache_lock import lock, sign, unlock
 from .call import Call
 from .compiled.dispatch import FastPath
 from .compiled.options import Fast, FastUse
-from .install import Installation
+from .install import MARK, Installation
 from .model_parts import ModelParts, attention_implementation, check_implementation, copies_of
 from .outputs import widen_outputs
 from .probe import Probe, probed
@@ -33,7 +33,6 @@ from .prompt.layout import Plan
 from .prompt.reading import PromptReader
 from .prompt.visual_mask import VisualMask
 from .record import PrefillRecord
-from .restore import MARK
 from .router_logits import RouterLogits
 from .state import ForwardState
 from .vision.reader import VisionReader

@@ -1,4 +1,4 @@
-"""The arguments of a layer for the rows that are left: per-row tensors, keys, mask and positions that fit.
+"""The inputs of a layer for the remaining rows: hidden states, per-row arguments, keys, mask and positions.
 
 What several layers of a segment share is made once (:meth:`SegmentInputs.once`).
 """
@@ -12,15 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..core.rows import Rows
 from .cache import PrunedLayer, make_pruned, pruned_layer
 from .masks import select_mask
 from .model_parts import Layer
 from .prompt.layout import Layout, Plan
-from .shorten import NOT_ROWS, Keys, same_arguments, take_rows
 
+# Layer arguments that are not per-row tensors and must never be shortened.
+NOT_ROWS = {
+    "attention_mask",
+    "past_key_values",
+    "past_key_value",
+    "use_cache",
+    "hidden_states",
+    "shared_kv_states",
+}
 # What a caller may say of the lengths of packed documents, for FlashAttention.
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys that layers of one kind see within a segment."""
+
+    slot: Tensor  # [b, k] logical index
+    valid: Tensor  # [b, k] False for filler
+    ragged: bool  # whether there is filler
+    before: Tensor | int  # how many of them were there before this forward: [b, 1]
+
+    @classmethod
+    def of(cls, cached: PrunedLayer, slot: Tensor, valid: Tensor, ragged: bool) -> Keys:
+        """Those cached before, and the new ones."""
+        old, fine = cached.key_slots(slot.shape[0], slot.device)
+        return cls(torch.cat((old, slot), 1), torch.cat((fine, valid), 1), ragged, fine.sum(1, keepdim=True))
 
 
 @dataclass
@@ -221,3 +246,42 @@ def _anew(position: Tensor, document: Tensor, valid: Tensor) -> Tensor:
     first = torch.ones_like(valid)
     first[:, 1:] = document[:, 1:] != document[:, :-1]
     return position - torch.where(first & valid, position, 0).cummax(1).values
+
+
+def fold(hidden: Tensor) -> Tensor:
+    """Hidden states as [b, n, c]; a decoder that carries several streams [s, b, n, c] has them side by side in c."""
+    return hidden if hidden.ndim == 3 else hidden.permute(1, 2, 0, 3).flatten(2)
+
+
+def unfold(hidden: Tensor, like: Tensor) -> Tensor:
+    """The streams of ``like`` again."""
+    return hidden if like.ndim == 3 else hidden.unflatten(2, (like.shape[0], -1)).permute(2, 0, 1, 3)
+
+
+def pick(position: Tensor, row: Tensor) -> Tensor:
+    """Positions [b, n] or [axes, b, n] at rows [b, m]."""
+    return position.gather(-1, row.expand(*position.shape[:-2], *row.shape))
+
+
+def take_rows(value: Any, source: Tensor, length: int) -> Any:
+    """Select rows of anything with a sequence axis of ``length``: [b, n, ...] or [axes, b, n, ...], b or 1 of them.
+
+    Other values are returned as they are; tuples and lists are searched.
+    """
+    if isinstance(value, (tuple, list)):
+        return type(value)(take_rows(x, source, length) for x in value)
+    if not isinstance(value, Tensor):
+        return value
+    b = source.shape[0]
+    if value.ndim >= 2 and value.shape[1] == length and value.shape[0] in (1, b):
+        return ops.gather_rows(value.expand(b, *value.shape[1:]), source)
+    if value.ndim >= 3 and value.shape[2] == length and value.shape[1] in (1, b):
+        return torch.stack([take_rows(x, source, length) for x in value])
+    return value
+
+
+def same_arguments(given: dict[str, Any], kwargs: dict[str, Any]) -> bool:
+    """Whether two layers are given the same objects, or equal plain values."""
+    return given.keys() == kwargs.keys() and all(
+        kwargs[k] is v or (isinstance(v, (int, float, str)) and kwargs[k] == v) for k, v in given.items()
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedModelError
 from .cache import PrunedSlidingLayer, pruned_layer
-from .shorten import fold, unfold
+from .layer_inputs import fold, unfold
 from .state import ForwardState
 
 

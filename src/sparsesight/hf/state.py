@@ -22,12 +22,11 @@ from ..core.step import StageFacts, TextRows, choose_raters, in_full, run_stage
 from ..errors import SparseSightError
 from .cache import held_keys, make_pruned, pruned_layer
 from .decoder_shape import cached_numbers, number_bytes
-from .layer_inputs import SegmentInputs
+from .layer_inputs import SegmentInputs, fold, unfold
+from .probe import CapturedAttention, positions_of
 from .prompt.layout import Layout
 from .record import PrefillRecord, Trace
 from .rope import axes
-from .seen import CapturedAttention, positions_of
-from .shorten import fold, unfold
 
 
 @dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from ..core.budget import Retain
 from ..core.method import MAX_TEXT, Method, plain_value
-from ..errors import SparseSightError, brief
+from ..errors import BudgetError, SparseSightError, brief
 from ..suggestions import did_you_mean
 from .cdpruner import CDPruner
 from .compose import Compose
@@ -19,7 +20,6 @@ from .fastv import FastV
 from .holov import HoloV
 from .last_token import LastToken
 from .pooling import Pooling
-from .presets import SUFFIX, has_budget, is_published, make_published
 from .pyramid_drop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
@@ -29,6 +29,7 @@ from .uniform import Uniform
 from .visionzip import VisionZip
 from .vispruner import FasterVLM, VisPruner
 
+SUFFIX = ":published"
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
@@ -88,18 +89,64 @@ def make_method(method: Method | str, /, **options: Any) -> Method:
     return kind(**options)
 
 
+def is_published(name: str) -> bool:
+    """Whether the text of a method names its published setting, with or without a budget in brackets."""
+    return name.partition("(")[0].strip().endswith(SUFFIX)
+
+
+def has_budget(name: str, method: Method) -> bool:
+    """Whether ``--retain`` has an effect on a method: not if its counts depend on the data, nor if a published setting
+    is the only one or names its budget in brackets."""
+    if method.data_dependent:
+        return False
+    return not is_published(name) or ("(" not in name and method.published_at != ())
+
+
+def describe_published(kind: type[Method]) -> str:
+    """The published setting for the list of methods: ``fastv:published, retain 288 or 144``; empty if there is none."""
+    if kind.published_at is None:
+        return ""
+    name = f"{kind.name}{SUFFIX}"
+    return name if kind.published_at == () else f"{name}, retain {_in_words(kind.published_at)}"
+
+
 def _published(name: str, options: dict[str, Any]) -> Method:
-    plain = name.removesuffix(SUFFIX)
+    """The published setting ``name``, at a published budget; without one, at its own default."""
+    kind = METHODS[name.removesuffix(SUFFIX)]
     other = sorted(set(options) - {"retain"})
     if other:
         raise SparseSightError(
             f"method {name!r}: {brief(other)} cannot be chosen in a published setting, its budget alone is; write "
-            f"{plain!r} to choose them"
+            f"{kind.name!r} to choose them"
         )
-    kind = METHODS[plain]
-    return (
-        make_published(kind, plain_value(options["retain"])) if "retain" in options else make_published(kind)
-    )
+    known = kind.published_at
+    if known is None:
+        raise SparseSightError(f"method {name!r}: no setting is published; write {kind.name!r}")
+    preset: Any = getattr(kind, "published")  # noqa: B009 - unpublished methods lack it
+    retain = plain_value(options.get("retain"))
+    if retain is not None:
+        if known == ():
+            raise SparseSightError(
+                f"retain={brief(retain)}: {name!r} is one setting without a budget; leave retain out"
+            )
+        if isinstance(known, range):
+            fits = isinstance(retain, int) and not isinstance(retain, bool) and retain in known
+        else:  # `==` alone would accept True for 1, and a ratio of 1.0 for one token
+            fits = any(type(x) is type(retain) and x == retain for x in known)
+        if not fits:
+            raise BudgetError(
+                f"retain={brief(retain)}: {name!r} is published at {_in_words(known)}; choose one, or write "
+                f"{kind.name!r}, which takes any budget"
+            )
+    made: Method = preset() if retain is None else preset(retain)
+    return made
+
+
+def _in_words(budgets: Iterable[Retain]) -> str:
+    if isinstance(budgets, range):
+        return "any number of tokens"
+    *others, last = map(str, budgets)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def parse(text: str) -> Method:
@@ -121,7 +168,7 @@ def parse(text: str) -> Method:
         raise SparseSightError(
             f"method {text!r}: names and options are written in plain ASCII, such as sparsevlm+(retain=64)"
         )
-    texts = re.split(r">", text)
+    texts = text.split(">")
     published = next((part.strip() for part in texts if is_published(part)), None)
     if published is not None and len(texts) > 1:
         raise SparseSightError(
@@ -223,6 +270,7 @@ __all__ = [
     "Uniform",
     "VisPruner",
     "VisionZip",
+    "describe_published",
     "from_dict",
     "has_budget",
     "is_published",

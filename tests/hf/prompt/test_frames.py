@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sparsesight.core.record import StageRecord
 from sparsesight.hf.prompt.frames import FrameRule, Frames
 
 IMAGE, VIDEO = 4, 5
@@ -21,7 +23,10 @@ def frames(ids: list[list[int]], rule: FrameRule = RULE, **prompt: Any) -> Frame
 
 def told(found: Frames) -> list[list[tuple[str, tuple[int, ...], bool]]]:
     """Kind, frames and whether they are known of every sample's clips and pictures."""
-    return [[(c.kind, c.frames, c.frames_known) for c in sample] for sample in found.describe([])]
+    return [
+        [(c.kind, c.frames, c.frames_known) for c in sample]
+        for sample in found.describe([()] * len(found.visual))
+    ]
 
 
 def test_runs() -> None:
@@ -96,8 +101,14 @@ def test_the_callers_numbers() -> None:
     assert told(Frames.given(visual, None)) == [[("image", (4,), False)]]
 
 
+def kept(*tokens: int) -> StageRecord:
+    """Of a stage that six tokens came to."""
+    every = np.arange(6)
+    return StageRecord(0, np.isin(every, tokens), np.full(6, -1), every.astype(np.float32))
+
+
 def test_what_stages_kept() -> None:
     found = frames([[4, 4, 1, 5, 5, 5, 5, 1]], FrameRule(video_ids=(VIDEO,), tokens=2))
-    (clips,) = found.describe([[torch.tensor([0, 2, 4, 5])], [torch.tensor([5])]])
+    (clips,) = found.describe([[kept(0, 2, 4, 5), kept(5)]])
     assert [c.kept for c in clips] == [((1,), (0,)), ((1, 2), (0, 1))]
     assert str(clips[1]) == "clip (2 frames): 2 x2 -> 1 x1, 2 x1 -> 0 x1, 1 x1"

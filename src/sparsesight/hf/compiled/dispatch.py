@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ...errors import SparseSightError
 from ..install import Installation, uncompiled
+from ..layer_inputs import same_arguments
 from ..model_parts import ModelParts, attention_implementation
 from ..prompt.layout import Plan
-from ..shorten import same_arguments
 from ..state import ForwardState
 from .options import Fast, FastUse
 from .segment import Output, Program, function_of
