@@ -198,3 +198,105 @@ def test_half_precision_is_compared_in_fp32(dtype: torch.dtype) -> None:
     x = (60 * normal(1, 1, 30, 64)).to(dtype)
     assert max_min(x, 9) == max_min(x.float(), 9)
     assert dpp(x, torch.ones(1, 30), 9) == dpp(x.float(), torch.ones(1, 30), 9)
+
+
+# -- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def choose_after_given(x: Tensor, valid: Tensor, keep: Tensor, steps: int) -> Tensor:
+    given = ops.ranks(x[..., 1], valid)
+    return ops.greedy_gaussian_map(x, given, keep // 2, valid, keep, steps)
+
+
+def picture(seed: int, tokens: int, width: int) -> Tensor:
+    """Runs of tokens that are alike, and of some the very same: [1, tokens, width]."""
+    kinds = normal(seed, 1 + tokens // 6, width).repeat_interleave(6, 0)[:tokens]
+    alike = kinds + 0.4 * normal(seed + 1, tokens, width)
+    return torch.where((torch.arange(tokens) % 5 == 0)[:, None], kinds, alike)[None]
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 128])
+@pytest.mark.parametrize("choice", [choose_max_min, choose_dpp, choose_after_given])
+def test_blocks_choose_what_single_steps_choose(
+    choice: Choice, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All places, of a batch of pictures with padding, equal tokens and NaN, at two widths."""
+    for seed, width in ((0, 5), (1, 96)):
+        x = torch.cat([picture(seed * 10 + i, 60, width) for i in range(4)])
+        valid = torch.arange(60) >= torch.tensor([[0], [13], [43], [59]])
+        x[~valid] = math.nan
+        keep = torch.tensor([60, 20, 9, 1])
+        with monkeypatch.context() as patch:
+            patch.setattr(ops.diversity, "reads_are_free", lambda x: False)
+            plain = choice(x, valid, keep, 60)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops.greedy, "BLOCK", block)
+            found = choice(x, valid, keep, 60)
+        for i, real in enumerate(valid):
+            assert found[i, real].tolist() == plain[i, real].tolist()
+
+
+def test_a_block_ends_where_others_may_be_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most steps need no new block: 40 of 400 tokens need fewer than 20 blocks of 32."""
+    monkeypatch.setattr(ops.greedy, "BLOCK", 32)
+    opened = []
+    real = ops.greedy.FarthestPoint.open
+    monkeypatch.setattr(
+        ops.greedy.FarthestPoint, "open", lambda self, column: (opened.append(1), real(self, column))[1]
+    )
+    max_min(picture(3, 400, 32), 40)
+    assert 2 <= len(opened) < 20
+
+
+# -- after given tokens -------------------------------------------------------------------------------------------
+
+
+def test_the_given_ones_come_first_then_what_they_say_least_about() -> None:
+    """Squared distances on the circle; m is 2 (1 - |mean|**2)."""
+    x = directions(0, 5, 60, 90, 180)
+    given = torch.tensor([[0, 1, 2, 3, 4]])
+    place = ops.greedy_gaussian_map(x, given, torch.tensor([1]), alone(x), torch.tensor([3]), 3)
+    # 180 is farthest from 0 and comes second. Of 0 and 180, 90 is as far as it can be; 60 is near to both 0 and 90.
+    assert order(place, 3) == [0, 4, 3]
+    two = ops.greedy_gaussian_map(x, given, torch.tensor([2]), alone(x), torch.tensor([3]), 3)
+    assert order(two, 3) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_left_unsaid_is_the_residual_variance(seed: int) -> None:
+    x = normal(seed, 1, 40, 12)
+    given = ops.ranks(normal(seed + 5, 1, 40), alone(x))
+    found = order(ops.greedy_gaussian_map(x, given, torch.tensor([6]), alone(x), torch.tensor([16]), 16), 16)
+    unit = torch.nn.functional.normalize(x[0].double(), dim=-1)
+    squared = torch.cdist(unit, unit).square()
+    kernel = torch.exp(-squared / (2 * squared.mean()))
+    chosen = given[0].argsort()[:6].tolist()
+    assert found[:6] == chosen
+    for pick in found[6:]:
+        cross = kernel[:, chosen]
+        rest = 1 - (cross @ torch.linalg.inv(kernel[chosen][:, chosen]) * cross).sum(1)
+        rest[chosen] = -1
+        assert rest[pick] > rest.max() - 1e-3  # tokens are compared at a coarse precision
+        chosen.append(pick)
+
+
+def test_a_given_duplicate_adds_nothing_and_breaks_nothing() -> None:
+    x = normal(0, 1, 12, 8)
+    x[0, 1:5] = x[0, 0]
+    place = ops.greedy_gaussian_map(
+        x, torch.arange(12)[None], torch.tensor([5]), alone(x), torch.tensor([9]), 9
+    )
+    chosen = order(place, 12)
+    assert chosen[:5] == [0, 1, 2, 3, 4] and sorted(chosen) == list(range(12))
+
+
+@pytest.mark.parametrize("bits", [ops.diversity.FINE, ops.diversity.COARSE])
+def test_products_of_fixed_points_are_exact(bits: int) -> None:
+    """In any order of the sum, so equal to sums of whole numbers, at any width."""
+    x = normal(1, 1, 8, 4096)
+    points = ops.diversity.fixed_points(x, alone(x), bits)
+    whole = [[int(v) for v in row] for row in points.x[0].tolist()]
+    expected = [[sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) for b in whole] for a in whole]
+    every = torch.arange(8)
+    assert (points.of(0, every)(every, every) / points.scale).long().tolist() == expected
+    assert (points.from_tokens(every[None])[0] / points.scale).long().tolist() == expected

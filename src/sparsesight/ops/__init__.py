@@ -1,9 +1,9 @@
 """Pure tensor functions: everything the methods compute, with no model, no state and no transformers.
 
 Conventions. Every function is batch-first and maskable: padded entries carry ``False`` in a boolean mask and never
-influence another entry. Inputs may be fp16, bf16 or fp32; sums, softmaxes and distances run in fp32. Nothing here
-reads a value back to the host, so nothing here waits for an accelerator (except for the SVD in :func:`attention_rank`,
-for which PyTorch may synchronise).
+influence another entry. Inputs may be fp16, bf16 or fp32; sums, softmaxes and distances run in fp32, or in fp64 where
+they decide between tokens. Nothing here reads a value of an accelerator back to the host, so nothing here waits for one
+(except for the SVD in :func:`attention_rank`, for which PyTorch may synchronise).
 
 Axes in the annotations: ``b`` batch, ``n`` sequence rows, ``v`` visual tokens, ``t`` text tokens, ``r`` rater rows,
 ``k`` keys, ``h`` query heads, ``g`` key-value heads, ``d`` head width, ``c`` hidden width, ``m`` recycled tokens.
@@ -19,7 +19,13 @@ from .attention import (
     select_heads,
     text_raters,
 )
-from .diversity import farthest_point_ranks, greedy_dpp_map, least_similar_places, unit_vectors
+from .diversity import (
+    farthest_point_ranks,
+    greedy_dpp_map,
+    greedy_gaussian_map,
+    least_similar_places,
+    unit_vectors,
+)
 from .matching import bipartite_merge, even_target_merge, likeness_variance, thinned_places
 from .merging import Merge, density_peaks_merge
 from .rows import causal_rows, compact, first_ranked, gather_rows, group_ranks, ranks
@@ -41,6 +47,7 @@ __all__ = [
     "first_ranked",
     "gather_rows",
     "greedy_dpp_map",
+    "greedy_gaussian_map",
     "grid_pool",
     "group_ranks",
     "group_seats",

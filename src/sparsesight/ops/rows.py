@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,19 @@ def first_ranked(
     """Indices of the ``count`` best places (see :func:`ranks`), best first, and a mask over the ``width`` columns."""
     index = place.masked_fill(~valid, place.shape[1]).argsort(dim=1, stable=True)[:, :width]
     return index, (torch.arange(width, device=place.device) < count[:, None]).expand_as(index)
+
+
+def reads_are_free(x: Tensor) -> bool:
+    """Whether the host can read numbers without waiting for other work on the device."""
+    return x.device.type == "cpu"
+
+
+def host_values(x: Tensor) -> array[float]:
+    """The numbers of a tensor on a CPU, where reading them waits for nothing, in fp64."""
+    values = array("d", bytes(8 * x.numel()))
+    if values:
+        torch.frombuffer(values, dtype=torch.float64).copy_(x.flatten())
+    return values
 
 
 def chunks(size: int) -> Iterator[slice]:
