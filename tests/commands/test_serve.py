@@ -57,16 +57,17 @@ def test_the_process_becomes_vllms_server(vllm: list[Any]) -> None:
     assert isinstance(result.exception, Replaced)
     program, command, environment = vllm
     assert program == command[0] == sys.executable
-    assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/model"]
-    assert command[5:9] == ["--port", "8123", "-tp", "1"]  # vLLM's own, as they were given
+    assert command[1:4] == ["-m", "sparsesight.vllm.server", "some/model"]
+    assert command[4:8] == ["--port", "8123", "-tp", "1"]  # vLLM's own, as they were given
     entry = '{"sparsesight": {"method": "sparsevlm+", "retain": 0.33, "layers": [1, 3]'
-    assert command[9] == "--additional-config" and command[10].startswith(entry)
-    assert command[11:] == ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
+    assert command[8] == "--additional-config" and command[9].startswith(entry)
+    assert command[10:12] == ["--middleware", "sparsesight.vllm.headers.OutcomeHeader"]
+    assert command[12:] == ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
     assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0" and environment["PATH"] == os.environ["PATH"]
     assert "VLLM_LOGGING_LEVEL" not in environment
     assert Parser.seen == [*command[3:], "0"]  # what was checked is what runs
     assert "VLLM_USE_V2_MODEL_RUNNER" not in os.environ
-    for word in (*command[9:], "VLLM_USE_V2_MODEL_RUNNER=0", "answered without pruning"):
+    for word in (*command[8:], "VLLM_USE_V2_MODEL_RUNNER=0", "answered without pruning"):
         assert word.replace("'", "") in result.stderr.replace("'", ""), word
 
 
@@ -81,10 +82,14 @@ def test_the_bundled_model_and_a_dry_run(vllm: list[Any]) -> None:
     result = run("serve", "bundled", "--dry-run", "--method", "fastv(layers=(1,))", "--dtype", "bfloat16")
     assert result.exit_code == 0 and not vllm
     words = result.stdout.split()
-    assert words[:4] == ["VLLM_USE_V2_MODEL_RUNNER=0", "python", "-m", "vllm.entrypoints.openai.api_server"]
-    assert words[5] == str(bundled.MODEL_PATH) and words.count("--dtype") == 1
+    assert words[:4] == ["VLLM_USE_V2_MODEL_RUNNER=0", "python", "-m", "sparsesight.vllm.server"]
+    assert words[4] == str(bundled.MODEL_PATH) and words.count("--dtype") == 1
     assert words[words.index("--served-model-name") + 1] == "bundled" and "--kv-cache-memory-bytes" in words
     assert '"method": "fastv", "retain": 64, "layers": [1]' in result.stdout
+
+
+def test_a_server_may_prune_only_where_a_request_asks(vllm: list[Any]) -> None:
+    assert '"retain": 1.0' in run("serve", "m", "--retain", "none", "--dry-run").stdout
 
 
 @pytest.mark.parametrize(

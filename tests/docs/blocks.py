@@ -109,6 +109,7 @@ PROGRAMS = {
         "make",
         "pip",
         "pytest",
+        "vllm",
         "python",
         "sparsesight",
         "torchrun",

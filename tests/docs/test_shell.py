@@ -24,6 +24,7 @@ from sparsesight.commands.options import (
     parse_layers,
     split_list,
 )
+from sparsesight.commands.serve import _method as server_method
 from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.scene_task import SCENES
 from sparsesight.methods import parse
@@ -65,7 +66,7 @@ def look(command: list[str]) -> None:
         assert set(wanted) <= TARGETS, said
     elif name == "pip":
         installed(command, said)
-    elif module.startswith("vllm"):
+    elif name == "vllm":
         given = dict(pairwise(command))
         assert method_of(json.loads(given.get("--additional-config", json.dumps({KEY: {}})))) is not None, (
             said
@@ -114,7 +115,9 @@ def ours(arguments: list[str]) -> None:
         assert name == "dense" or parse(name)
     if arguments[0] == "eval":
         assert set(split_list(given["--tasks"], "--tasks")) <= {*BENCHMARKS, *SCENES}, arguments
-    if "--retain" in given:
+    if arguments[0] == "serve":
+        assert server_method("sparsevlm+", given.get("--retain"), None)
+    elif "--retain" in given:
         check = choose_retain if arguments[0] == "ask" else choose_budgets
         assert check(given["--retain"], {})
     if "--shape" in given:

@@ -37,7 +37,7 @@ def served(log: Path, *arguments: str) -> Iterator[str]:
         _wait(process, address, log)
         # The same process: what a service manager started is the server.
         started = Path(f"/proc/{process.pid}/cmdline")
-        assert not started.exists() or b"vllm.entrypoints.openai.api_server" in started.read_bytes()
+        assert not started.exists() or b"sparsesight.vllm.server" in started.read_bytes()
         yield address
         process.terminate()
         assert process.wait(60) in (0, -15), log.read_text()[-3000:]

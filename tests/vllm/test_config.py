@@ -51,18 +51,47 @@ def test_a_request_asks_for_its_own_budget() -> None:
     assert asked_of(method, STAGES, {"sparsesight_retain": [3, 2, 1]}) == RequestBudget(
         SparseVLMPlus((3, 2, 1), STAGES), named=True
     )
-    one, all_of_them = (asked_of(method, STAGES, {"sparsesight_retain": x}).method for x in (1, 1.0))
+    one, all_of_them = (asked_of(method, STAGES, {"sparsesight_retain": x}).method for x in ("1", 1.0))
     assert one is not None and all_of_them is not None
     assert isinstance(one.retain, int) and isinstance(all_of_them.retain, float)
 
 
 @pytest.mark.parametrize(
+    ("text", "retain"),
+    [("64", 64), ("33%", 0.33), (" 0.5 ", 0.5), ("9,3,1", (9, 3, 1)), ("none", 1.0), ("100%", 1.0)],
+)
+def test_text_is_a_budget_everywhere(text: str, retain: object) -> None:
+    served = method_of({"sparsesight": {"retain": text}})
+    assert served == SparseVLMPlus(retain)  # type: ignore[arg-type]
+    asked = asked_of(SparseVLMPlus(64), STAGES, {"sparsesight_retain": text})
+    wanted = None if retain == 1.0 else SparseVLMPlus(retain, STAGES)  # type: ignore[arg-type]
+    assert asked == RequestBudget(wanted, named=True)
+
+
+def test_a_server_without_pruning_lets_requests_opt_in() -> None:
+    method = method_of({"sparsesight": {"retain": "none"}})
+    assert method is not None and not method.plan(576, 8, STAGES).stages
+    assert asked_of(method, STAGES, {"sparsesight_retain": 64}).method == SparseVLMPlus(64, STAGES)
+
+
+@pytest.mark.parametrize(
+    "name", ["sparsesight_retian", "sparsesight-retain", "SparseSight_Retain", "sparsesight"]
+)
+def test_an_unknown_argument_is_refused_with_the_nearest_name(name: str) -> None:
+    with pytest.raises(SparseSightError, match=r"is not an argument.*'sparsesight_retain'"):
+        asked_of(SparseVLMPlus(64), STAGES, {name: 64})
+
+
+@pytest.mark.parametrize(
     ("retain", "words"),
     [
-        ("64", ["sparsesight_retain='64'", "int", "none"]),
+        ("many", ["sparsesight_retain 'many'", "33%", "none"]),
+        ("0", ["sparsesight_retain '0'", "at least 1", "none"]),
+        (1, ["sparsesight_retain=1", "not told apart", '"none"']),
+        ("9," * 1025, ["sparsesight_retain='9,9", "3 pruning layers"]),
         (-3, ["sparsesight_retain=-3", "at least 1"]),
         ([3, 2], ["(3, 2)", "3 pruning layers"]),
-        (True, ["sparsesight_retain=True", "int"]),
+        (True, ["sparsesight_retain=True", "not told apart", '"none"']),
         ([[3, 2, 1]], ["sparsesight_retain=[[3, 2, 1]]", "list of counts", "none"]),
         ({"retain": 3}, ["sparsesight_retain={'retain': 3}", "list of counts", "none"]),
     ],

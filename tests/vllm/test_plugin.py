@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -42,7 +44,7 @@ def test_models_take_the_place_of_vllms_in_versions_that_were_tested(vllm: Any) 
     assert vllm.given == {name: f"sparsesight.vllm.model:{name}" for name in MODELS}
 
 
-@pytest.mark.parametrize("version", ["0.31.0", "0.33.0", "dev"])
+@pytest.mark.parametrize("version", ["0.31.0", "0.34.0", "dev"])
 def test_in_other_versions_only_an_entry_is_answered_and_refused(vllm: Any, version: str) -> None:
     vllm.__version__ = version
     register()
@@ -51,5 +53,33 @@ def test_in_other_versions_only_an_entry_is_answered_and_refused(vllm: Any, vers
     arguments = vllm.EngineArgs()
     assert arguments.create_engine_config() == "vLLM's"
     arguments.additional_config = {"sparsesight": {"retain": 64}}
-    with pytest.raises(SparseSightError, match=rf"vLLM {version}: sparsesight works with 0\.32"):
+    with pytest.raises(
+        SparseSightError, match=rf"vLLM {version}: sparsesight works with 0\.32\.\*, 0\.33\.\*"
+    ):
         arguments.create_engine_config()
+
+
+def test_plugins_that_are_loaded_before_the_front_end_still_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "__init__.py": "from types import SimpleNamespace\n__version__ = '0.32.0'\n"
+        "ModelRegistry = SimpleNamespace(register_model=lambda name, path: None)\n",
+        "engine/__init__.py": "",
+        "engine/arg_utils.py": "class EngineArgs:\n    additional_config = None\n"
+        "    def create_engine_config(self):\n        return 'vLLM\\'s'\n",
+    }
+    for name, code in files.items():
+        path = tmp_path / "vllm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    register()
+    arguments: Any = import_module("vllm.engine.arg_utils").EngineArgs()
+    arguments.additional_config = {"sparsesight": 64}
+    with pytest.raises(SparseSightError, match="give an object"):
+        arguments.create_engine_config()
+    for name in ("vllm", "vllm.engine", "vllm.engine.arg_utils"):
+        monkeypatch.delitem(sys.modules, name)

@@ -8,9 +8,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -102,6 +104,7 @@ def same(a: tuple[list[str], list[float]], b: tuple[list[str], list[float]], tol
         (1.0, None),
         (128, SparseVLMPlus(128)),
         (0.5, SparseVLMPlus(0.5)),
+        ("50%", SparseVLMPlus(0.5)),
         ([200, 100, 50], SparseVLMPlus((200, 100, 50))),
     ],
 )
@@ -184,11 +187,11 @@ def test_the_answers_are_right(client: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2]])
+@pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2], True])
 def test_a_budget_that_cannot_be_is_a_bad_request(client: Any, retain: Any, stream: bool) -> None:
     from openai import BadRequestError
 
-    with pytest.raises(BadRequestError, match=r"sparsesight_retain.*keeps every token"):
+    with pytest.raises(BadRequestError, match=r"sparsesight_retain.*keep(s|) every token"):
         client.chat.completions.create(**request(QUESTION, [PICTURE], retain, stream=stream))
     found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
     assert same(found, expected(QUESTION, [PICTURE], SparseVLMPlus(64)))
@@ -206,6 +209,13 @@ def bad(kind: str) -> dict[str, Any]:
         content.insert(0, {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}})
     elif kind == "long text":
         content[0]["text"] = "what color is the circle? " * LENGTH
+    elif kind in ("nobody there", "no such file"):
+        url = "http://127.0.0.1:9/a.png" if kind == "nobody there" else "file:///nowhere/a.png"
+        content.insert(0, {"type": "image_url", "image_url": {"url": url}})
+    elif kind == "misspelled":
+        asked["extra_body"]["vllm_xargs"] = {"sparsesight_retian": 64}
+    elif kind == "in the wrong place":
+        asked["extra_body"]["sparsesight_retain"] = 64
     elif kind == "many pictures":
         asked = request(QUESTION, [PICTURE] * 3)
     return asked
@@ -219,6 +229,10 @@ def bad(kind: str) -> dict[str, Any]:
         ("no base64", "base64|image"),
         ("long text", str(LENGTH)),
         ("many pictures", "At most 2"),
+        ("nobody there", "cannot be fetched"),
+        ("no such file", "cannot be fetched|file"),
+        ("misspelled", "did you mean 'sparsesight_retain'"),
+        ("in the wrong place", "vllm_xargs"),
     ],
 )
 def test_a_request_that_cannot_be_answered_is_a_bad_request(client: Any, kind: str, words: str) -> None:
@@ -250,3 +264,93 @@ def metric(address: str, name: str) -> float:
     """A number that the server reports."""
     text = urllib.request.urlopen(f"{address}/metrics", timeout=30).read().decode()
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + "{"))
+
+
+def fresh(seed: int) -> dict[str, Any]:
+    """A picture that the server has not seen."""
+    data = BytesIO()
+    generator = np.random.default_rng(seed)
+    Image.fromarray(generator.integers(0, 255, (64, 64, 3), np.uint8)).save(data, "PNG")
+    return picture_part(data.getvalue())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"vllm_xargs": {"sparsesight_retain": -3}}, {"prompt_logprobs": 0}],
+    ids=["before the pictures are read", "after"],
+)
+def test_a_refused_request_does_not_fail_a_good_one_with_the_same_new_picture(
+    address: str, wrong: dict[str, Any]
+) -> None:
+    from openai import APIStatusError, AsyncOpenAI
+
+    async def ask(many: Any, part: Any, more: dict[str, Any]) -> int:
+        asked = request(QUESTION, [], None, max_tokens=1, min_tokens=None, logprobs=False)
+        asked["messages"][0]["content"].insert(0, part)
+        asked["extra_body"] |= more
+        try:
+            await many.chat.completions.create(**asked)
+        except APIStatusError as error:
+            return error.status_code
+        return 200
+
+    async def rounds() -> list[tuple[int, ...]]:
+        async with AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300) as many:
+            found = []
+            for i in range(15):
+                part = fresh(100 * len(str(wrong)) + i)
+                jobs = [ask(many, part, more) for more in (wrong, {}, wrong, {"top_k": 5})]
+                found.append(tuple(await asyncio.gather(*jobs)))
+            return found
+
+    assert set(asyncio.run(rounds())) == {(400, 200, 400, 200)}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_says_what_was_kept_and_the_metrics_count_it(
+    address: str, client: Any, stream: bool
+) -> None:
+    def header(**more: Any) -> str | None:
+        asked = request(
+            QUESTION, more.pop("pictures", [PICTURE]), more.pop("retain", None), stream=stream, **more
+        )
+        with client.chat.completions.with_streaming_response.create(**asked) as response:
+            found: str | None = response.headers.get("x-sparsesight")
+            for _ in response.iter_lines():
+                pass
+        return found
+
+    def counters() -> list[float]:
+        names = (
+            "prompts_pruned",
+            "visual_tokens",
+            "visual_tokens_kept",
+            "prompts_unpruned",
+            "requests_refused",
+        )
+        return [metric(address, f"sparsesight:{name}_total") for name in names]
+
+    before = counters()
+    kept = header()
+    assert kept is not None and kept.startswith("sparsevlm+; visual=576; kept=6") and "counts=" in kept
+    assert (
+        header(retain=[200, 100, 50]) == kept.partition(";")[0] + "; visual=576; kept=81.2; counts=200,100,50"
+    )
+    assert header(retain="none") == 'unpruned; visual=576; reason="the request keeps every token"'
+    assert header(pictures=[]) is None
+    more = [b - a for a, b in zip(before, counters(), strict=True)]
+    assert more[:2] == [2, 1152] and more[2] == pytest.approx(64 + 81.2, abs=3) and more[3:] == [1, 0], more
+
+
+def test_beam_search_takes_the_budget_of_the_request(address: str, client: Any) -> None:
+    def pruned(retain: Any) -> tuple[float, float]:
+        names = ("sparsesight:prompts_pruned_total", "sparsesight:prompts_unpruned_total")
+        before = [metric(address, name) for name in names]
+        asked = request(QUESTION, [PICTURE], retain, None, n=2, max_tokens=3, logprobs=False)
+        asked["extra_body"]["use_beam_search"] = True
+        assert len(client.chat.completions.create(**asked).choices) == 2
+        first, second = (metric(address, name) - x for name, x in zip(names, before, strict=True))
+        return first, second
+
+    assert pruned("none")[0] == 0 < pruned("none")[1]
+    assert pruned(None)[1] == 0 < pruned(None)[0]

@@ -27,20 +27,22 @@ def test_what_is_needed_is_added_with_a_reason() -> None:
     added = needed({}, METHOD, {}, graphs=True)
     assert flags(added) == [
         "--additional-config",
+        "--middleware",
         "--no-enable-prefix-caching",
         "--no-enable-chunked-prefill",
         "--compilation-config",
         "VLLM_USE_V2_MODEL_RUNNER",
     ]
     assert json.loads(added[0].words[1]) == {"sparsesight": METHOD.to_dict()}
-    assert json.loads(added[3].words[1]) == {"cudagraph_mode": "PIECEWISE"}
+    assert json.loads(added[4].words[1]) == {"cudagraph_mode": "PIECEWISE"}
     assert all(len(x.why.split()) > 4 for x in added)
-    assert [x.is_variable for x in added] == [False] * 4 + [True]
+    assert [x.is_variable for x in added] == [False] * 5 + [True]
 
 
 @pytest.mark.parametrize(
     ("chosen", "environment", "graphs", "gone"),
     [
+        ({"middleware": ["sparsesight.vllm.headers.OutcomeHeader"]}, {}, True, "--middleware"),
         ({"enable_prefix_caching": True}, {}, True, "--no-enable-prefix-caching"),
         ({"enable_prefix_caching": False}, {}, True, "--no-enable-prefix-caching"),
         ({"enable_chunked_prefill": True}, {}, True, "--no-enable-chunked-prefill"),
@@ -85,14 +87,14 @@ class TestWithVllm:
         parser = Parser()
         flags: list[str] = []
         if added:
-            made = needed(parser.chosen(given), method, {}, records_graphs())
+            made = needed(parser.chosen(["m", *given]), method, {}, records_graphs())
             flags = [word for x in made if not x.is_variable for word in x.words]
-        small = ["--model", str(bundled.MODEL_PATH), "--dtype", "float32", "--enforce-eager"]
+        small = [str(bundled.MODEL_PATH), "--dtype", "float32", "--enforce-eager"]
         parser.check([*small, *given, *flags], method)
 
     def test_what_the_user_chose_is_seen(self) -> None:
         parser = Parser()
-        assert parser.chosen([]) == {}
+        assert parser.chosen(["m"]) == {}
         given = [
             "--no-enable-prefix-caching",
             "-tp",
@@ -103,7 +105,7 @@ class TestWithVllm:
             "--port",
             "8001",
         ]
-        chosen = parser.chosen(given)
+        chosen = parser.chosen(["m", *given])
         assert chosen.pop("additional_config") == {"other": 3}
         assert chosen.pop("enable_prefix_caching") is False
         assert (chosen["tensor_parallel_size"], chosen["optimization_level"], chosen["port"]) == (
@@ -127,7 +129,8 @@ class TestWithVllm:
             (("--max-model-len", "9999999"), "vLLM: .*max_model_len"),
             (("--additional-config.other", "1"), "one JSON object"),
             (("--enable-auto-tool-choice",), "vLLM: .*--tool-call-parser"),
-            (("--model", "/nowhere/at/all"), "vLLM: "),
+            (("--config", "/nowhere/at/all.yaml"), "vLLM: --config: .*No such file"),
+            (("--config", "/nowhere/at/all"), "vLLM: --config: .*yaml"),
         ],
     )
     def test_what_cannot_work_is_refused_in_a_sentence(

@@ -46,7 +46,8 @@ def test_two_ranks_answer_as_one(opened: Any, method: Method, monkeypatch: pytes
     pruner(llm).keep_trace = True
     one = answers(llm, prompts, sampling())
     (heads, count, kept) = llm.collective_rpc(pruned)[0]
-    llm = opened(method, **TWO)
+    entry = {**method.to_dict(), "compare_ranks": True}
+    llm = opened(method, **TWO, additional_config={"sparsesight": entry})
     llm.collective_rpc(keep_trace)
     two = answers(llm, prompts, sampling())
     ranks = llm.collective_rpc(pruned)

@@ -43,7 +43,11 @@ def config(**changes: Any) -> Any:
             prefill_context_parallel_size=1,
             use_ubatching=False,
         ),
-        compilation_config=SimpleNamespace(cudagraph_mode=Graphs.PIECEWISE),
+        compilation_config=SimpleNamespace(
+            cudagraph_mode=Graphs.PIECEWISE,
+            use_inductor_graph_partition=False,
+            splitting_ops=["vllm::unified_attention_with_output", "vllm::unified_kv_cache_update"],
+        ),
         kv_transfer_config=None,
         speculative_config=None,
         lora_config=None,
@@ -65,6 +69,11 @@ def test_an_ordinary_config_is_fine() -> None:
     check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
+    nothing_recorded = {
+        "compilation_config__cudagraph_mode": Graphs.NONE,
+        "compilation_config__splitting_ops": [],
+    }
+    check_config(config(compilation_config__use_inductor_graph_partition=True, **nothing_recorded))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,11 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
+        ({"compilation_config__use_inductor_graph_partition": True}, "use_inductor_graph_partition"),
+        (
+            {"compilation_config__splitting_ops": ["vllm::unified_attention_with_output"]},
+            "vllm::unified_kv_cache_update",
+        ),
         ({"model_config__enable_prompt_embeds": True}, "--enable-prompt-embeds"),
         ({"model_config__runner_type": "pooling"}, "--runner generate"),
     ],
@@ -92,6 +106,12 @@ def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[s
     with pytest.raises(SparseSightError) as error:
         check_config(config(**changes))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_front_end_without_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(SparseSightError, match="VLLM_USE_RUST_FRONTEND=0"):
+        check_config(config())
 
 
 def test_breakable_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,14 +128,14 @@ def test_another_architecture_is_refused() -> None:
         check_config(config(model_config__architectures=["Gemma3ForConditionalGeneration"]))
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.32"])
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc1", "0.32", "0.33.0"])
 def test_versions_that_work(version: str) -> None:
     check_version(version)
 
 
-@pytest.mark.parametrize("version", ["0.31.0", "0.33.0", "0.3.2", "0.320.0", "1.0.32", "dev"])
+@pytest.mark.parametrize("version", ["0.31.0", "0.34.0", "0.3.2", "0.320.0", "1.0.32", "dev"])
 def test_other_versions_are_refused(version: str) -> None:
-    with pytest.raises(SparseSightError, match=r"0\.32\.\*"):
+    with pytest.raises(SparseSightError, match=r"0\.32\.\*, 0\.33\.\*"):
         check_version(version)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..vllm.serving import Addition
 
 BUNDLED = "bundled"
-SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "sparsesight.vllm.server"
 # Other options go to vLLM unchanged, so no single letter may be parsed as one of ours.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]}
 
@@ -39,7 +39,7 @@ def serve(
     retain: str | None = typer.Option(
         None,
         help="Visual tokens to keep: the average per layer (64), a ratio of all (0.33 or 33%), or counts after each "
-        "stage (300,200,110). A request may set its own budget.",
+        "stage (300,200,110); 'none' prunes only requests that set a budget. A request may set its own budget.",
         show_default=str(RETAIN),
     ),
     layers: str | None = typer.Option(
@@ -52,8 +52,8 @@ def serve(
     """Serve a model with vLLM's OpenAI-compatible server, with visual tokens pruned inside it.
 
     Options that cannot work are refused before the model is loaded. Flags that pruning needs are set, and printed with
-    the reason. All other options are vLLM's own (--port, --max-model-len, ...); python -m
-    vllm.entrypoints.openai.api_server --help=all lists them.
+    the reason. All other options are those of 'vllm serve' (--port, --max-model-len, ...); python -m
+    sparsesight.vllm.server --help=all lists them.
 
     Environment: RETAIN_TOKN=64 is a default for --retain, and USE_VERSION=1_0 (sparsevlm) or 2_0 (sparsevlm+) one for
     --method.
@@ -92,6 +92,7 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
         SparseSightError: an unknown method, or one that vLLM does not support.
     """
     from ..methods import parse
+    from ..vllm.config import DENSE
 
     method = parse(name)
     if not method.one_budget:
@@ -100,7 +101,8 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
     if written and retain is not None:
         raise SparseSightError(f"--retain {retain!r}: the budget is already set in --method {name!r}")
     if not written:
-        method = replace(method, retain=choose_retain(retain))
+        none = retain is not None and retain.strip().lower() == DENSE
+        method = replace(method, retain=1.0 if none else choose_retain(retain))
     return method if layers is None else replace(method, layers=parse_layers(layers))
 
 
@@ -123,15 +125,14 @@ def _complete(
         with Console(stderr=True).status("asking vLLM"):
             os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # the server will say it all again
             parser = Parser()
-            chosen = parser.chosen(given)
+            path = str(bundled.MODEL_PATH) if model == BUNDLED else model
+            chosen = parser.chosen([path, *given])
             added = needed(chosen, method, own, records_graphs())
-            path = model
             if model == BUNDLED:
-                path = str(bundled.MODEL_PATH)
                 added += for_the_bundled_model(chosen, own)
             variables = {x.words[0]: x.words[1] for x in added if x.is_variable}
             flags = [word for x in added if not x.is_variable for word in x.words]
-            arguments = ["--model", path, *given, *flags]
+            arguments = [path, *given, *flags]
             os.environ.update(variables)
             parser.check(arguments, method)
     finally:

@@ -1,8 +1,9 @@
-"""What a server and a request ask for, as methods.
+"""Reads the methods and budgets that servers and requests ask for.
 
 A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retain": 64}}'``, the fields of a method as
 :func:`sparsesight.methods.from_dict` reads them. A request: ``vllm_xargs`` (``SamplingParams.extra_args``) with
-``{"sparsesight_retain": 128}``, anything that ``retain`` may be, or ``"none"`` for a dense answer.
+``{"sparsesight_retain": 128}``. Both take a budget as a JSON value (64, 0.33, [300, 200, 110]) or as the command line
+takes it ("64", "33%", "300,200,110"); ``"none"`` keeps every token, which makes a server opt-in by request.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.budget import Retain
-from ..core.retain import MAX_STAGES
+from ..core.retain import MAX_STAGES, parse_retain
 from ..core.turns import Turns
 from ..errors import SparseSightError, brief
 from ..methods import Method, SparseVLMPlus, from_dict
+from ..suggestions import did_you_mean
 
 # Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
 logger = logging.getLogger("vllm.sparsesight")
 
 KEY = "sparsesight"
 REQUEST_KEY = "sparsesight_retain"
-KV_GROUPS = "kv_groups"  # of the entry, and not of the method: whether every stage has blocks of its own
-TURNS = "turns"  # of the entry, and not of the method: how the served model's chats mark their turns
+# Fields of the entry that are not the method's:
+KV_GROUPS = "kv_groups"  # whether every stage has blocks of its own
+TURNS = "turns"  # how the served model's chats mark their turns
+COMPARE_RANKS = "compare_ranks"  # whether tensor-parallel ranks compare the rows that they keep
+OWN = (KV_GROUPS, TURNS, COMPARE_RANKS)
 DENSE = "none"
 
 
@@ -45,8 +50,11 @@ def method_of(additional_config: Any) -> Method | None:
         )
     try:
         kv_groups_of(additional_config)
+        compare_ranks_of(additional_config)
         turns_of(additional_config)
-        fields = {name: value for name, value in entry.items() if name not in (KV_GROUPS, TURNS)}
+        fields = {name: value for name, value in entry.items() if name not in OWN}
+        if isinstance(fields.get("retain"), str):
+            fields["retain"] = _parsed(fields["retain"], "retain")
         return from_dict({"method": SparseVLMPlus.name, **fields})
     except SparseSightError as error:
         raise type(error)(f'--additional-config "{KEY}": {error}') from error
@@ -58,11 +66,33 @@ def kv_groups_of(additional_config: Any) -> bool:
     Raises:
         SparseSightError: if it is neither true nor false.
     """
+    return _switch(additional_config, KV_GROUPS)
+
+
+def compare_ranks_of(additional_config: Any) -> bool:
+    """Whether tensor-parallel ranks compare what they keep, for debugging.
+
+    Raises:
+        SparseSightError: if it is neither true nor false.
+    """
+    return _switch(additional_config, COMPARE_RANKS)
+
+
+def _switch(additional_config: Any, name: str) -> bool:
     entry = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
-    asked = entry.get(KV_GROUPS, False) if isinstance(entry, Mapping) else False
+    asked = entry.get(name, False) if isinstance(entry, Mapping) else False
     if not isinstance(asked, bool):
-        raise SparseSightError(f"{KV_GROUPS}={brief(asked)}: use true or false")
+        raise SparseSightError(f"{name}={brief(asked)}: use true or false")
     return asked
+
+
+def _parsed(text: str, source: str) -> Retain:
+    """A budget as the command line takes it; ``"none"`` is every token.
+
+    Raises:
+        SparseSightError: it is no budget.
+    """
+    return 1.0 if text.strip().lower() == DENSE else parse_retain(text, source)
 
 
 def turns_of(additional_config: Any, tokenizer: Any = None) -> Turns | None:
@@ -105,14 +135,14 @@ def with_turns(additional_config: Any, load_tokenizer: Callable[[], Any]) -> Any
 
 @dataclass(frozen=True)
 class RequestBudget:
-    """What a request is to be answered with."""
+    """The method and budget of a request."""
 
     method: Method | None  # None: every token is kept
-    named: bool  # whether the request says so itself, and not the server
+    named: bool  # whether the request names it, and not the server
 
 
 def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> RequestBudget:
-    """The server's method, at the budget that a request names if it does.
+    """The server's method, at the request's own budget if it names one.
 
     Args:
         method: of the server.
@@ -120,30 +150,55 @@ def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Reques
         extra_args: of the request's sampling parameters.
 
     Raises:
-        SparseSightError: naming the argument, its value and what is possible; also for another argument that begins
-            with ``sparsesight_``.
+        SparseSightError: naming the argument, its value and what is possible; also for an unknown argument that begins
+            with ``sparsesight``.
     """
-    for name in extra_args if isinstance(extra_args, Mapping) else ():
-        if isinstance(name, str) and name.startswith(f"{KEY}_") and name != REQUEST_KEY:
-            raise SparseSightError(
-                f"{brief(name)} is no argument of sparsesight: the one there is, {REQUEST_KEY}, names a budget"
-            )
+    check_names(extra_args)
     asked = extra_args.get(REQUEST_KEY) if isinstance(extra_args, Mapping) else None
     if asked is None:
         return RequestBudget(method, named=False)
-    if asked == DENSE:
-        return RequestBudget(None, named=True)
-    if isinstance(asked, list) and len(asked) > MAX_STAGES:  # before it is kept by a cache
+    if isinstance(asked, bool) or (isinstance(asked, int) and asked == 1):
+        # vLLM's server turns a JSON true into 1.
+        raise SparseSightError(
+            f'{REQUEST_KEY}={brief(asked)}: true and 1 are not told apart; write "{DENSE}" to keep every token, the '
+            'number of tokens to keep, or "1" for a single one'
+        )
+    retain: Any = tuple(asked) if isinstance(asked, list) else asked
+    if isinstance(asked, str):
+        retain = _of_text(asked)
+        if retain == 1.0 and isinstance(retain, float):
+            return RequestBudget(None, named=True)
+    if isinstance(retain, tuple) and len(retain) > MAX_STAGES:  # before it is kept by a cache
         raise SparseSightError(
             f"{REQUEST_KEY}={brief(asked)}: give one count for each of the {len(stages)} pruning layers {stages}"
         )
-    retain = tuple(asked) if isinstance(asked, list) else asked
     try:
         return RequestBudget(_at(method, stages, retain), named=True)
     except TypeError:  # no key of a cache, such as a list within a list
         raise SparseSightError(
             f'{REQUEST_KEY}={brief(asked)}: use an int, a ratio in (0, 1], a list of counts or "{DENSE}"'
         ) from None
+
+
+def _of_text(asked: str) -> Retain:
+    try:
+        if len(asked) > 16 * MAX_STAGES:
+            raise SparseSightError(f"{REQUEST_KEY} {brief(asked)} is not a budget")
+        return _parsed(asked, REQUEST_KEY)
+    except SparseSightError as error:
+        raise type(error)(f'{error}; "{DENSE}" keeps every token') from error
+
+
+def check_names(arguments: Any) -> None:
+    """Refuse an unknown argument of a request that begins with ``sparsesight``.
+
+    Raises:
+        SparseSightError: naming it and the one that exists.
+    """
+    for name in arguments if isinstance(arguments, Mapping) else ():
+        if isinstance(name, str) and name.lower().startswith(KEY) and name != REQUEST_KEY:
+            hint = did_you_mean(name, [REQUEST_KEY]) or f"; the only one is {REQUEST_KEY!r}, a budget"
+            raise SparseSightError(f"{brief(name)} is not an argument of sparsesight{hint}")
 
 
 @lru_cache(maxsize=256, typed=True)  # typed: one token (1) is not every token (1.0)

@@ -21,8 +21,8 @@ from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from .config import asked_of, method_of, turns_of
-from .frontend import stages_of
 from .planner import choice_of, visual_mask
+from .requests import stages_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import kv_groups_of, logger, method_of, turns_of
+from .config import compare_ranks_of, kv_groups_of, logger, method_of, turns_of
 from .families import MODELS
 from .frontend import check
 
@@ -36,6 +36,7 @@ class Sparse:
 
             decoder = self.language_model.model  # type: ignore[attr-defined]
             self.pruner = Pruner(method, stages, decoder, turns_of(vllm_config.additional_config))
+            self.pruner.compare_ranks = compare_ranks_of(vllm_config.additional_config)
             self.pruner.every_step = kv_groups = kv_groups_of(vllm_config.additional_config)
             self.pruner.install(runner.Backends(kv_groups).give)
             runner.install(self, vllm_config)

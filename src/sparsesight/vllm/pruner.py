@@ -19,6 +19,7 @@ from .config import RequestBudget, asked_of, logger
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
 from .prefill import LayerFacts, Prefill
+from .ranks import check_ranks
 from .state import Removed
 from .stats import Tally
 
@@ -53,6 +54,7 @@ class Pruner:
     every_step: bool = (
         False  # whether steps are planned that cannot prune, as with ``kv_groups``: room is checked then
     )
+    compare_ranks: bool = False  # whether tensor-parallel ranks compare the rows that they keep
     tally: Tally = field(default_factory=Tally)
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
     mask: Tensor | None = None  # which rows of the coming step are visual tokens; on the host
@@ -243,6 +245,8 @@ class Pruner:
         rows = torch.cat(pieces)
         if len(rows) != int(query[index].sum()):  # sizes are the host's: nothing is waited for
             raise SparseSightError(f"stage {index} left {len(rows)} rows, planned were {query[index].sum()}")
+        if self.compare_ranks:
+            check_ranks(rows, index, self.facts[index].gather)
         hidden, residual = hidden[rows], residual[rows]
         for at, is_merged, tokens in merged:
             own = slice(at, at + len(is_merged))

@@ -13,6 +13,8 @@ from typing import Any
 from ..errors import SparseSightError
 from ..methods import Method
 from .config import KEY, method_of
+from .headers import MIDDLEWARE
+from .server import COMMAND, command_and_parsers
 from .settings import settings
 from .validation import check_version
 
@@ -72,6 +74,9 @@ def needed(
         )
     entry = json.dumps({**others, KEY: {**own, **fields}})
     added = [Addition(("--additional-config", entry), "prunes visual tokens inside the language model")]
+    if MIDDLEWARE not in (chosen.get("middleware") or ()):
+        why = "a response header says how many visual tokens were kept"
+        added.append(Addition(("--middleware", MIDDLEWARE), why))
     added += [Addition(setting.words, setting.why) for setting in settings(chosen, graphs)]
     if RUNNER not in environment:
         why = "the model runner that the plugin was tested with most; 1 is the other one"
@@ -96,7 +101,7 @@ def for_the_bundled_model(chosen: Mapping[str, Any], environment: Mapping[str, s
 
 
 class Parser:
-    """vLLM's own reading of its server's arguments.
+    """vLLM's own reading of the arguments of ``vllm serve``.
 
     Raises:
         SparseSightError: vLLM cannot be imported.
@@ -104,38 +109,45 @@ class Parser:
 
     def __init__(self) -> None:
         try:
-            from vllm.entrypoints.launchers.cli_args import make_arg_parser
-            from vllm.utils.argparse_utils import FlexibleArgumentParser
+            self._command, self._all, self._parser = command_and_parsers()
         except (ImportError, RuntimeError, OSError) as error:
             raise SparseSightError(f"vLLM is installed but does not load: {error}") from error
-        self._parser = make_arg_parser(FlexibleArgumentParser(add_help=False))
-        self._parser.error = _refuse
+        self._all.error = self._parser.error = _refuse
 
     def read(self, arguments: Sequence[str]) -> Any:
         """All options, as a namespace.
 
+        Args:
+            arguments: the model, and options.
+
         Raises:
-            SparseSightError: vLLM does not take one of them.
+            SparseSightError: vLLM does not take one of them, or cannot read the file of ``--config``.
         """
-        return self._parser.parse_args(list(arguments))
+        try:
+            return self._all.parse_args([COMMAND, *arguments])
+        except SparseSightError:
+            raise
+        except Exception as error:  # of a YAML parser, among others
+            source = " ".join(word for word in arguments if word.startswith("--config")) or "arguments"
+            raise SparseSightError(f"vLLM: {source}: {_sentence(error)}") from error
 
     def chosen(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """The options that differ from vLLM's own choice, by the names of their fields.
+        """The options that differ from vLLM's own choice, by the names of their fields, without the model.
 
         Raises:
             SparseSightError: as :meth:`read`.
         """
         options = vars(self.read(arguments))
-        return {name: x for name, x in options.items() if x != self._parser.get_default(name)}
+        given = options.keys() - {"model_tag", "subparser"}
+        return {name: options[name] for name in given if options[name] != self._parser.get_default(name)}
 
     def check(self, arguments: Sequence[str], method: Method) -> None:
         """Let vLLM make its configuration, and the plugin check it.
 
         Raises:
-            SparseSightError: what cannot work, and how to mend it.
+            SparseSightError: what cannot work, and the fix.
         """
         from vllm import AsyncEngineArgs
-        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
         from vllm.usage.usage_lib import UsageContext
 
         options = self.read(arguments)
@@ -143,15 +155,16 @@ class Parser:
             raise SparseSightError(
                 "--additional-config.KEY VALUE hides the entry of sparsesight: write one JSON object instead"
             )
+        options.model = options.model_tag
         try:
-            validate_parsed_serve_args(options)
+            self._command.validate(options)
             engine = AsyncEngineArgs.from_cli_args(options)
             if not hasattr(type(engine).create_engine_config, "sparsesight"):
                 raise SparseSightError(_not_loaded(os.environ.get(PLUGINS)))
-            engine.create_engine_config(UsageContext.OPENAI_API_SERVER)
+            engine.create_engine_config(UsageContext.OPENAI_API_SERVER, headless=options.headless)
         except SparseSightError:
             raise
-        except (ValueError, TypeError, OSError) as error:  # how vLLM reports what a user got wrong
+        except (ValueError, TypeError, OSError) as error:  # how vLLM reports invalid options
             raise SparseSightError(f"vLLM: {_sentence(error)}") from error
 
 

@@ -11,9 +11,10 @@ from ..core.budget import BEFORE
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from .families import MODELS
+from .names import VERSIONS
 
-# Minor versions whose model runner and attention metadata the plugin was tested with.
-VERSIONS = ("0.32",)
+# The operation that writes keys; it reads its slots from the forward context, which a recorded graph does not.
+KV_WRITE = "vllm::unified_kv_cache_update"
 
 # What of vLLM's config is refused: is it so?, and what to say.
 _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
@@ -74,6 +75,20 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         lambda c: "FULL" in _graphs(c),
         "full CUDA graphs replay the attention metadata of a dense step: pass "
         '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\'',
+    ),
+    (
+        lambda c: _graphs(c) and getattr(c.compilation_config, "use_inductor_graph_partition", False),
+        "Inductor's graph partition records KV cache writes with the slots of an unpruned step: leave out "
+        "use_inductor_graph_partition of --compilation-config",
+    ),
+    (
+        lambda c: _graphs(c) and KV_WRITE not in (c.compilation_config.splitting_ops or (KV_WRITE,)),
+        "CUDA graphs would record KV cache writes with the slots of an unpruned step: leave out splitting_ops of "
+        f"--compilation-config, or add {KV_WRITE!r}",
+    ),
+    (
+        lambda c: os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"),
+        "the Rust front end passes the checks of requests by: set VLLM_USE_RUST_FRONTEND=0",
     ),
     (
         lambda c: _graphs(c) and os.environ.get("VLLM_USE_BREAKABLE_CUDAGRAPH", "0") not in ("", "0"),

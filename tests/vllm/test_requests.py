@@ -1,4 +1,4 @@
-"""What the front end refuses of requests, without vLLM."""
+"""What becomes of a request's visual tokens, and what is refused, without vLLM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from sparsesight import BudgetError, SparseSightError
-from sparsesight.vllm.frontend import check_request
+from sparsesight.vllm.requests import (
+    BY_REQUEST,
+    BY_SERVER,
+    NO_TEXT,
+    SMALL,
+    UNMET,
+    Outcome,
+    Rule,
+    check_arguments,
+    outcome_of,
+)
 
 
 def config(entry: Any, injections: int = 0) -> Any:
@@ -32,15 +42,18 @@ def params(extra_args: Any, prompt_logprobs: int | None = None) -> Any:
     return SimpleNamespace(extra_args=extra_args, prompt_logprobs=prompt_logprobs)
 
 
+def check_request(config: Any, prompt: Any, params: Any) -> Outcome | None:
+    rule = Rule.of(config)
+    assert rule is not None
+    return outcome_of(rule, prompt, params)
+
+
 SERVER = {"retain": 100, "layers": [1, 3, 5]}
 
 
 @pytest.mark.parametrize(
     ("entry", "prompt", "extra_args"),
     [
-        (None, pictures(576), None),
-        (None, pictures(576), {"other": 1}),
-        (None, pictures(576), {"sparsesight_retain": 64}),  # ignored, as by a process that never had an entry
         (SERVER, {"prompt_token_ids": [1]}, None),
         (SERVER, pictures(576), None),
         (SERVER, pictures(576), {"other": 1}),
@@ -93,3 +106,75 @@ def test_layers_before_the_last_features_are_added_are_refused() -> None:
     check_request(config({"retain": [100, 50, 20]}, injections=3), pictures(200), params(None))
     with pytest.raises(SparseSightError, match=r"cannot prune after \[1\]; possible: \(2, 3, 4, 5, 6\)"):
         check_request(config(SERVER, injections=3), pictures(200), params(None))
+
+
+def test_a_server_without_an_entry_has_no_rule() -> None:
+    assert Rule.of(config(None)) is None
+
+
+def chat(*rows: int) -> Any:
+    """A rendered prompt: runs of text (positive) and of one picture each (negative)."""
+    starts = [sum(map(abs, rows[:i])) for i in range(len(rows))]
+    places = [
+        SimpleNamespace(
+            get_num_embeds=lambda n=-n: n, extract_embeds_range=lambda a=a, n=-n: [(a, a + n - 1)]
+        )
+        for a, n in zip(starts, rows, strict=True)
+        if n < 0
+    ]
+    return {"mm_placeholders": {"image": places}, "prompt_token_ids": [1] * sum(map(abs, rows))}
+
+
+def test_what_is_kept_is_known_before_the_engine() -> None:
+    told = check_request(config(SERVER), chat(5, -576, 9), params(None))
+    assert told is not None and not told.reason
+    assert (told.visual, told.first, told.method) == (576, 5, "sparsevlm+")
+    assert len(told.counts) == 3 and told.counts[0] > told.counts[2] and abs(told.kept - 100) < 1
+    own = check_request(config(SERVER), chat(5, -576, 9), params({"sparsesight_retain": [30, 20, 10]}))
+    assert own is not None and own.counts == (30, 20, 10)
+    assert check_request(config(SERVER), chat(9), params(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "prompt", "extra_args", "reason"),
+    [
+        (SERVER, chat(5, -576, 9), {"sparsesight_retain": "none"}, BY_REQUEST),
+        (SERVER, chat(5, -576, 9), {"sparsesight_retain": 1.0}, BY_REQUEST),
+        ({"retain": "none"}, chat(5, -576, 9), None, BY_SERVER),
+        (SERVER, chat(5, -576), None, NO_TEXT),
+        (SERVER, chat(5, -64, 9), None, SMALL),
+        (
+            {
+                "method": "compose",
+                "parts": [
+                    {"method": "fastv", "retain": 0.9, "layers": [1]},
+                    {"method": "sparsevlm+", "retain": 9, "layers": [5]},
+                ],
+            },
+            chat(5, -576, 9),
+            None,
+            UNMET,
+        ),
+    ],
+)
+def test_why_a_prompt_is_not_pruned(entry: Any, prompt: Any, extra_args: Any, reason: str) -> None:
+    told = check_request(config(entry), prompt, params(extra_args))
+    assert told is not None and told.reason == reason and told.visual
+
+
+def test_arguments_are_checked_before_pictures_are_read() -> None:
+    rule = Rule.of(config(SERVER))
+    assert rule is not None
+
+    def request(**given: Any) -> Any:
+        return SimpleNamespace(**{"model_extra": None, "vllm_xargs": None, **given})
+
+    check_arguments(rule, request(vllm_xargs={"sparsesight_retain": "33%", "other": 1}))
+    check_arguments(rule, SimpleNamespace())  # a request of another kind
+    for given, words in (
+        ({"vllm_xargs": {"sparsesight_retain": "many"}}, "sparsesight_retain 'many'"),
+        ({"vllm_xargs": {"sparsesight_retian": 64}}, "did you mean 'sparsesight_retain'"),
+        ({"model_extra": {"sparsesight_retain": 64}}, '"vllm_xargs": {"sparsesight_retain": ...}'),
+    ):
+        with pytest.raises(SparseSightError, match=words):
+            check_arguments(rule, request(**given))

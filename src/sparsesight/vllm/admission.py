@@ -1,0 +1,275 @@
+"""Wraps vLLM's front end where it admits requests: bad ones become HTTP 4xx, all are counted.
+
+vLLM has no hook for this. The methods are wrapped once a process makes an engine with sparsesight; other engines of the
+process pass through.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from functools import partial, wraps
+from typing import Any
+
+from ..errors import SparseSightError
+from . import headers
+from .config import REQUEST_KEY
+from .metrics import Metrics
+from .requests import Outcome, Rule, check_arguments, outcome_of
+
+
+class Desk:
+    """What the front end of one engine knows of sparsesight.
+
+    Args:
+        rule: of the server.
+        model: its name.
+    """
+
+    def __init__(self, rule: Rule, model: str) -> None:
+        self.rule = rule
+        self.metrics = Metrics(model)
+        self.unsent = Unsent()
+        self._last: tuple[Any, Any, Outcome | None] = (None, None, None)
+
+    def before_rendering(self, request: Any) -> None:
+        """Refuse a request whose arguments are invalid, while its pictures have not been touched."""
+        self._refusing(partial(check_arguments, self.rule, request))
+
+    def admit(self, renderer: Any, prompt: Any, params: Any) -> Outcome | None:
+        """What becomes of a rendered request.
+
+        Raises:
+            VLLMValidationError: it is refused.
+        """
+        seen, with_params, outcome = self._last
+        if seen is prompt and with_params is params:  # a server's requests come by twice
+            return outcome
+        try:
+            outcome = self._refusing(partial(outcome_of, self.rule, prompt, params))
+        except Exception:
+            self.unsent.keep(renderer.mm_processor_cache, prompt)
+            raise
+        self.unsent.complete(prompt)
+        self._last = prompt, params, outcome
+        return outcome
+
+    def _refusing(self, check: Callable[[], Any]) -> Any:
+        from vllm.exceptions import VLLMValidationError
+
+        try:
+            return check()
+        except SparseSightError as error:
+            self.metrics.refuse()
+            raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
+
+
+class Unsent:
+    """Pictures of refused requests, for requests that were rendered before the refusal.
+
+    vLLM's front end sends the engine a picture once, and only its hash from then on. It marks a picture as sent when
+    it renders it. The picture of a request that is refused afterwards is never sent, and a request that was rendered
+    in between would reach the engine with the hash alone ("cache drift", HTTP 500).
+    """
+
+    SECONDS, ITEMS = 30.0, 64  # requests rendered in between are sent within milliseconds
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[str, tuple[float, Any]] = OrderedDict()
+
+    def keep(self, cache: Any, prompt: Any) -> None:
+        """Take the pictures that ``prompt`` was to send, and let vLLM's ``cache`` forget that they were sent."""
+        for _, at, name, items in _pictures(prompt):
+            if items[at] is not None and cache is not None:
+                cache.invalidate(name)
+                self._items[name] = time.monotonic(), items[at]
+                self._items.move_to_end(name)
+        self._drop()
+
+    def complete(self, prompt: Any) -> None:
+        """Give ``prompt`` the pictures of which it has only the hash, if they were kept."""
+        self._drop()
+        if not self._items:
+            return
+        for modality, at, name, items in _pictures(prompt):
+            if items[at] is None and name in self._items:
+                items = list(items)
+                items[at] = self._items[name][1]
+                prompt["mm_kwargs"][modality] = items
+
+    def _drop(self) -> None:
+        """Forget the oldest."""
+        oldest = time.monotonic() - self.SECONDS
+        while self._items:
+            name, (since, _) = next(iter(self._items.items()))
+            if since >= oldest and len(self._items) <= self.ITEMS:
+                return
+            del self._items[name]
+
+
+def _pictures(prompt: Any) -> list[tuple[str, int, str, Any]]:
+    """Modality, place, hash and all items of the modality, for each picture of a rendered prompt."""
+    if not isinstance(prompt, Mapping) or not prompt.get("mm_kwargs"):
+        return []
+    hashes = prompt.get("mm_hashes") or {}
+    return [
+        (modality, at, name, prompt["mm_kwargs"][modality])
+        for modality, names in hashes.items()
+        for at, name in enumerate(names)
+        if modality in prompt["mm_kwargs"]
+    ]
+
+
+def install() -> None:
+    """Wrap vLLM's front end; a second call changes nothing."""
+    from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.multimodal.media.connector import MediaConnector
+    from vllm.renderers.online_renderer import OnlineRenderer
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    for name in ("preprocess_chat", "preprocess_cmpl"):
+        _wrap(OnlineRenderer, name, _preprocess)
+    _wrap(AsyncLLM, "generate", _generate)
+    _wrap(InputProcessor, "process_inputs", _process_inputs)
+    for kind in (ChatCompletionRequest, CompletionRequest):
+        _wrap(kind, "to_beam_search_params", _to_beam_search_params)
+    _wrap(BeamSearchOnlineMixin, "beam_search", _beam_search)
+    _wrap(MediaConnector, "load_from_url", _load)
+    _wrap(MediaConnector, "load_from_url_async", _load_async)
+
+
+def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    inner = getattr(owner, name)
+    if hasattr(inner, "sparsesight"):
+        return
+
+    @wraps(inner)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(partial(inner, self), self, *args, **kwargs)
+
+    method.sparsesight = True  # type: ignore[attr-defined]
+    setattr(owner, name, method)
+
+
+def desk_of(renderer: Any) -> Desk | None:
+    """What is known for the engine that a renderer belongs to; None without sparsesight. It is read once."""
+    found = vars(renderer)
+    if "sparsesight" not in found:
+        rule = Rule.of(renderer.config)
+        name = renderer.config.model_config.served_model_name
+        found["sparsesight"] = (
+            None if rule is None else Desk(rule, name[0] if isinstance(name, list) else name)
+        )
+    desk: Desk | None = found["sparsesight"]
+    return desk
+
+
+def _preprocess(inner: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    desk = desk_of(self.renderer)
+    if desk is not None:
+        desk.before_rendering(request)
+    return inner(request, *args, **kwargs)
+
+
+def _generate(
+    inner: Callable[..., Any], self: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """A server calls ``generate`` before it answers, and what that raises becomes the status."""
+    desk = desk_of(self.renderer)
+    if desk is None or not isinstance(prompt, Mapping):  # a server's prompt is rendered
+        return inner(prompt, params, *args, **kwargs)
+    outcome = desk.admit(self.renderer, prompt, params)
+    outputs = inner(prompt, params, *args, **kwargs)
+    if outcome is None:
+        return outputs
+    headers.note(outcome)
+    return outputs if outcome.reason else _counting_hits(outputs, desk.metrics, outcome)
+
+
+async def _counting_hits(outputs: Any, metrics: Metrics, outcome: Outcome) -> AsyncIterator[Any]:
+    counted = False
+    try:
+        async for output in outputs:
+            if not counted and output.num_cached_tokens is not None:
+                metrics.cached(outcome, output.num_cached_tokens)
+                counted = True
+            yield output
+    finally:
+        await outputs.aclose()  # which is how vLLM learns that a client has gone
+
+
+def _process_inputs(
+    inner: Callable[..., Any], self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Every request passes here once, also those of engines without a server."""
+    desk = desk_of(self.renderer)
+    if desk is not None:
+        outcome = desk.admit(self.renderer, prompt, params)
+        if outcome is not None:
+            desk.metrics.count(outcome)
+    return inner(request_id, prompt, params, *args, **kwargs)
+
+
+def _to_beam_search_params(inner: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+    """vLLM leaves a request's own arguments out of beam search."""
+    params = inner(*args, **kwargs)
+    params.sparsesight = {k: v for k, v in (self.vllm_xargs or {}).items() if k == REQUEST_KEY}
+    return params
+
+
+def _beam_search(
+    inner: Callable[..., Any], self: Any, prompt: Any, request_id: str, params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    own = getattr(params, "sparsesight", None)
+    if own:  # the beams are requests of their own, made with parameters that vLLM writes
+        self = copy(self)
+        self.engine_client = _WithArguments(self.engine_client, own)
+        inner = partial(inner.func, self)  # type: ignore[attr-defined]
+    return inner(prompt, request_id, params, *args, **kwargs)
+
+
+class _WithArguments:
+    """An engine's client that adds arguments to every request."""
+
+    def __init__(self, client: Any, arguments: Mapping[str, Any]) -> None:
+        self._client, self._arguments = client, arguments
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def generate(self, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        params = copy(params)
+        params.extra_args = {**(params.extra_args or {}), **self._arguments}
+        return self._client.generate(prompt, params, *args, **kwargs)
+
+
+def _load(inner: Callable[..., Any], self: Any, url: str, *args: Any, **kwargs: Any) -> Any:
+    with _readable():
+        return inner(url, *args, **kwargs)
+
+
+async def _load_async(inner: Callable[..., Any], self: Any, url: str, *args: Any, **kwargs: Any) -> Any:
+    with _readable():
+        return await inner(url, *args, **kwargs)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A picture that cannot be fetched or decoded is the client's error; vLLM answers some of these with HTTP 500."""
+    from vllm.exceptions import VLLMError, VLLMUnprocessableEntityError
+
+    try:
+        yield
+    except (VLLMError, ValueError):  # a 4xx already, or what vLLM wants to be tried again
+        raise
+    except Exception as error:
+        raise VLLMUnprocessableEntityError(
+            f"a picture or clip cannot be fetched or decoded: {type(error).__name__}: {error}",
+            parameter="image_url",
+        ) from error

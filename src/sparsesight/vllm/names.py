@@ -1,0 +1,128 @@
+"""Every name of vLLM that the plugin relies on, so that a test can look for them in a vLLM that does not run here.
+
+The plugin uses vLLM's extension points where there are any (models, attention backends, specs of KV caches, scheduler
+classes, model states), and wraps methods elsewhere (the front end, the V1 runner).
+"""
+
+from __future__ import annotations
+
+# Versions of vLLM in which all of these exist, and with which the plugin was tested.
+VERSIONS = ("0.32", "0.33")
+
+# module -> names in it; "Class.member" is a method, field or attribute of a class. A module alone is only imported.
+NAMES: dict[str, tuple[str, ...]] = {
+    "vllm": ("AsyncEngineArgs", "ModelRegistry", "__version__"),
+    # -- front end
+    "vllm.engine.arg_utils": (
+        "EngineArgs.create_engine_config",
+        "EngineArgs.additional_config",
+        "EngineArgs.compilation_config",
+        "EngineArgs.enable_chunked_prefill",
+        "EngineArgs.enable_prefix_caching",
+        "EngineArgs.enforce_eager",
+        "EngineArgs.max_model_len",
+        "EngineArgs.max_num_batched_tokens",
+        "EngineArgs.model",
+        "EngineArgs.optimization_level",
+        "EngineArgs.revision",
+        "EngineArgs.tokenizer",
+        "EngineArgs.tokenizer_revision",
+        "EngineArgs.trust_remote_code",
+    ),
+    "vllm.entrypoints.cli.serve": (
+        "ServeSubcommand.cmd",
+        "ServeSubcommand.subparser_init",
+        "ServeSubcommand.validate",
+    ),
+    "vllm.entrypoints.generate.beam_search.online": ("BeamSearchOnlineMixin.beam_search",),
+    "vllm.entrypoints.openai.chat_completion.protocol": (
+        "ChatCompletionRequest.to_beam_search_params",
+        "ChatCompletionRequest.vllm_xargs",
+    ),
+    "vllm.entrypoints.openai.completion.protocol": (
+        "CompletionRequest.to_beam_search_params",
+        "CompletionRequest.vllm_xargs",
+    ),
+    "vllm.exceptions": ("VLLMError", "VLLMUnprocessableEntityError", "VLLMValidationError"),
+    "vllm.logger": ("configure_logging_from_args",),
+    "vllm.multimodal.media.connector": (
+        "MediaConnector.load_from_url",
+        "MediaConnector.load_from_url_async",
+    ),
+    "vllm.renderers.base": ("BaseRenderer.config", "BaseRenderer.mm_processor_cache"),
+    "vllm.renderers.online_renderer": ("OnlineRenderer.preprocess_chat", "OnlineRenderer.preprocess_cmpl"),
+    "vllm.usage.usage_lib": ("UsageContext",),
+    "vllm.utils.argparse_utils": ("FlexibleArgumentParser",),
+    "vllm.v1.engine.async_llm": ("AsyncLLM.generate",),
+    "vllm.v1.engine.input_processor": ("InputProcessor.process_inputs", "InputProcessor.renderer"),
+    # -- configuration
+    "vllm.config": ("CUDAGraphMode",),
+    "vllm.config.compilation": (
+        "CompilationConfig.cudagraph_mode",
+        "CompilationConfig.splitting_ops",
+        "CompilationConfig.use_inductor_graph_partition",
+    ),
+    "vllm.platforms": ("current_platform",),
+    # -- scheduler
+    "vllm.v1.core.sched.async_scheduler": ("AsyncScheduler",),
+    "vllm.v1.core.sched.scheduler": ("Scheduler.kv_cache_manager", "Scheduler.vllm_config"),
+    "vllm.v1.core.single_type_kv_cache_manager": (
+        "FullAttentionManager",
+        "SingleTypeKVCacheManager.allocate_new_blocks",
+        "SingleTypeKVCacheManager.get_num_blocks_to_allocate",
+        "SingleTypeKVCacheManager.pop_blocks_for_free",
+    ),
+    "vllm.v1.kv_cache_interface": ("FullAttentionSpec",),
+    "vllm.v1.kv_cache_spec_registry": (
+        "KVCacheSpecRegistry._ensure_registered",
+        "KVCacheSpecRegistry.register",
+    ),
+    # -- worker
+    "vllm.distributed": ("tensor_model_parallel_all_gather",),
+    "vllm.forward_context": (
+        "ForwardContext.attn_metadata",
+        "ForwardContext.cudagraph_runtime_mode",
+        "ForwardContext.skip_compiled",
+        "ForwardContext.slot_mapping",
+        "get_forward_context",
+    ),
+    "vllm.v1.attention.backend": (
+        "CommonAttentionMetadata.block_table_tensor",
+        "CommonAttentionMetadata.max_query_len",
+        "CommonAttentionMetadata.num_actual_tokens",
+        "CommonAttentionMetadata.positions",
+        "CommonAttentionMetadata.query_start_loc",
+        "CommonAttentionMetadata.query_start_loc_cpu",
+        "CommonAttentionMetadata.seq_lens",
+        "CommonAttentionMetadata.seq_lens_cpu_upper_bound",
+        "CommonAttentionMetadata.slot_mapping",
+        "CommonAttentionMetadata._num_computed_tokens_cache",
+        "CommonAttentionMetadata._token_to_req_indices_cache",
+        "AttentionMetadataBuilder.build",
+        "AttentionMetadataBuilder.supports_update_block_table",
+        "subclass_attention_backend",
+    ),
+    "vllm.v1.worker.gpu_input_batch": (
+        "InputBatch.block_table",
+        "InputBatch.num_computed_tokens_cpu",
+        "InputBatch.num_prompt_tokens",
+        "InputBatch.req_ids",
+        "InputBatch.token_ids_cpu",
+    ),
+    "vllm.v1.worker.block_table": ("BlockTable.get_numpy_array", "BlockTable.num_blocks_per_row"),
+    "vllm.v1.worker.gpu_model_runner": (
+        "GPUModelRunner._model_forward",
+        "GPUModelRunner.input_batch",
+        "GPUModelRunner.kv_cache_config",
+        "GPUModelRunner.query_start_loc",
+        "GPUModelRunner.requests",
+    ),
+    "vllm.v1.worker.gpu.model_states.default": (
+        "DefaultModelState.add_request",
+        "DefaultModelState.remove_request",
+    ),
+    "vllm.v1.worker.gpu.model_states.interface": (
+        "ModelState.initialize_kv_cache",
+        "ModelState.preprocess_state",
+    ),
+}

@@ -1,0 +1,153 @@
+"""What becomes of a request's visual tokens, decided by its ids and sizes before it reaches an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.budget import Schedule
+from ..core.turns import Turns
+from ..errors import BudgetError, SparseSightError, brief
+from ..hf.model_parts import layer_kinds, prunable
+from ..methods import Method
+from .config import KEY, REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
+from .planner import choice_of, schedule_of, visual_mask
+from .validation import check_method
+
+# Why a request with visual tokens is not pruned.
+BY_REQUEST, BY_SERVER = "the request keeps every token", "the server keeps every token by default"
+NO_TEXT, SMALL = "no text scores the visual tokens", "no more visual tokens than the budget"
+UNMET = "the visual tokens cannot meet the server's budget"
+REASONS = (BY_REQUEST, BY_SERVER, NO_TEXT, SMALL, UNMET)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a server prunes, read once from its configuration."""
+
+    method: Method
+    stages: tuple[int, ...]  # pruning layers
+    num_layers: int  # of the decoder
+    turns: Turns | None  # how the served model's chats mark their turns, if that is known
+
+    @classmethod
+    def of(cls, config: Any) -> Rule | None:
+        """Of a ``VllmConfig``; None if it has no entry for sparsesight.
+
+        Raises:
+            SparseSightError: the entry cannot work.
+        """
+        method = method_of(config.additional_config)
+        if method is None:
+            return None
+        return cls(method, *stages_of(config, method), turns_of(config.additional_config))
+
+    def budget(self, params: Any) -> RequestBudget:
+        """The budget of a request with these sampling parameters.
+
+        Raises:
+            SparseSightError: an argument of the request is invalid.
+        """
+        return asked_of(self.method, self.stages, getattr(params, "extra_args", None))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a request's visual tokens."""
+
+    visual: int
+    first: int  # row of the first visual token
+    method: str = ""
+    kept: float = 0.0  # visual tokens per decoder layer, on average
+    counts: tuple[int, ...] = ()  # after each pruning layer
+    reason: str = ""  # why the request is not pruned, one of REASONS; empty if it is
+
+    @classmethod
+    def of(cls, visual: int, first: int, method: Method, schedule: Schedule) -> Outcome:
+        counts = tuple(stage.tokens_out for stage in schedule.stages)
+        return cls(visual, first, method.name, schedule.equal_tokens, counts)
+
+
+def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
+    """The pruning layers of ``method``, and how many layers the decoder has.
+
+    Raises:
+        SparseSightError: the method cannot be served, or the model has too few layers to prune after.
+    """
+    model = config.model_config
+    num_layers = model.hf_text_config.num_hidden_layers
+    allowed = prunable(model.hf_config, layer_kinds(model.hf_text_config, num_layers))
+    return check_method(method, num_layers, allowed), num_layers
+
+
+def check_arguments(rule: Rule, request: Any) -> None:
+    """Refuse what a request's arguments alone show to be invalid, before its pictures are read.
+
+    Args:
+        rule: of the server.
+        request: of vLLM's server, before it is rendered.
+
+    Raises:
+        SparseSightError: naming the argument and the fix.
+    """
+    for name in getattr(request, "model_extra", None) or ():
+        if str(name).lower().startswith(KEY):
+            raise SparseSightError(
+                f'{brief(name)} stands beside the arguments of vLLM: write "vllm_xargs": {{"{REQUEST_KEY}": ...}}'
+            )
+    arguments = getattr(request, "vllm_xargs", None)
+    check_names(arguments)
+    asked_of(rule.method, rule.stages, arguments)
+
+
+def outcome_of(rule: Rule, prompt: Any, params: Any) -> Outcome | None:
+    """What becomes of a request's visual tokens; None if it has none.
+
+    Args:
+        rule: of the server.
+        prompt: as vLLM's renderer made it; its ``mm_placeholders`` say where visual tokens are.
+        params: sampling parameters.
+
+    Raises:
+        SparseSightError: the request names an invalid budget, or one that its pictures cannot meet, or asks for
+            log-probabilities of tokens that are dropped.
+    """
+    asked = rule.budget(params)
+    placeholders = prompt.get("mm_placeholders") if isinstance(prompt, Mapping) else None
+    places = [place for own in (placeholders or {}).values() for place in own]
+    if not places:
+        return None
+    ids = prompt.get("prompt_token_ids")
+    try:
+        if ids is None:  # as if text followed the pictures
+            visual, first = sum(place.get_num_embeds() for place in places), 0
+            schedule = schedule_of(asked, visual, 1, rule.num_layers, rule.stages).schedule
+        else:
+            mask = visual_mask(places, len(ids))
+            visual, first = int(mask.sum()), int(mask.argmax())
+            choice = choice_of(asked, mask, np.asarray(ids), rule.turns, rule.num_layers, rule.stages)
+            schedule = choice.schedule
+    except BudgetError:
+        if asked.named:
+            raise
+        return Outcome(visual, first, reason=UNMET)
+    if schedule is None:
+        return Outcome(visual, first, reason=_reason(rule, asked, visual))
+    if getattr(params, "prompt_logprobs", None) is not None:
+        raise SparseSightError(
+            f"prompt_logprobs={params.prompt_logprobs}: dropped visual tokens have none; leave it out, or "
+            f'keep every token with {REQUEST_KEY}="none"'
+        )
+    assert asked.method is not None
+    return Outcome.of(visual, first, asked.method, schedule)
+
+
+def _reason(rule: Rule, asked: RequestBudget, visual: int) -> str:
+    """Why a request with visual tokens is not pruned."""
+    method = asked.method
+    if method is None or (isinstance(method.retain, float) and method.retain == 1.0):
+        return BY_REQUEST if asked.named else BY_SERVER
+    return NO_TEXT if schedule_of(asked, visual, 1, rule.num_layers, rule.stages).schedule else SMALL

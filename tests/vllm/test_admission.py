@@ -1,0 +1,305 @@
+"""Requests on their way through vLLM's front end, with stand-ins for it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsesight.vllm import admission, headers
+from sparsesight.vllm.admission import Desk, Unsent
+from sparsesight.vllm.metrics import COUNTERS, Metrics
+from sparsesight.vllm.requests import BY_REQUEST, Outcome, Rule
+
+from .test_requests import SERVER, chat, config, params
+
+with_vllm = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+
+class Cache:
+    """vLLM's front end's memory of what was sent: a picture is data the first time, and None from then on."""
+
+    def __init__(self) -> None:
+        self.sent: set[str] = set()
+
+    def render(self, name: str) -> Any:
+        item = None if name in self.sent else f"pixels of {name}"
+        self.sent.add(name)
+        return {"mm_kwargs": {"image": [item]}, "mm_hashes": {"image": [name]}}
+
+    def invalidate(self, name: str) -> None:
+        self.sent.discard(name)
+
+
+def item(prompt: Any) -> Any:
+    return prompt["mm_kwargs"]["image"][0]
+
+
+def test_a_picture_of_a_refused_request_reaches_the_engine_with_the_next() -> None:
+    cache, unsent = Cache(), Unsent()
+    refused, before, other = cache.render("a"), cache.render("a"), cache.render("b")
+    assert item(before) is None  # vLLM takes it to be sent
+    unsent.keep(cache, refused)
+    for prompt in (before, other):
+        unsent.complete(prompt)
+    assert item(before) == "pixels of a" and item(other) == "pixels of b"
+    assert item(cache.render("a")) == "pixels of a"  # rendered afterwards
+
+
+def test_a_refusal_forgets_nothing_that_was_sent() -> None:
+    cache, unsent = Cache(), Unsent()
+    cache.render("a")
+    refused = cache.render("a")
+    unsent.keep(cache, refused)
+    assert "a" in cache.sent
+    unsent.complete(refused)
+    assert item(refused) is None
+
+
+def test_pictures_are_kept_for_a_short_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    cache, unsent = Cache(), Unsent()
+    for i in range(2 * Unsent.ITEMS):
+        unsent.keep(cache, cache.render(str(i)))
+    assert len(unsent._items) == Unsent.ITEMS
+    now[0] = Unsent.SECONDS + 1
+    unsent.complete(cache.render("0"))
+    assert not unsent._items
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What is counted, instead of in Prometheus."""
+    found: dict[str, float] = {}
+
+    def add(self: Metrics, name: str, amount: float = 1, **labels: str) -> None:
+        assert tuple(labels) == COUNTERS[name][1]
+        found[" ".join((name, *labels.values()))] = found.get(" ".join((name, *labels.values())), 0) + amount
+
+    monkeypatch.setattr(Metrics, "_add", add)
+    return found
+
+
+class Refused(Exception):
+    """In place of vLLM's VLLMValidationError."""
+
+    def __init__(self, message: str, parameter: str) -> None:
+        super().__init__(message)
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+    rule = Rule.of(config(SERVER))
+    assert rule is not None
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", SimpleNamespace(VLLMValidationError=Refused))
+    return Desk(rule, "model")
+
+
+def test_what_becomes_of_requests_is_counted_once(desk: Desk, counted: dict[str, float]) -> None:
+    renderer = SimpleNamespace(mm_processor_cache=None, sparsesight=desk)
+    prompt, sampling = chat(5, -576, 9), params(None)
+    kept = desk.admit(renderer, prompt, sampling)
+    assert not counted
+    seen: list[Any] = []
+    owner = SimpleNamespace(renderer=renderer)
+    for given in (sampling, params({"sparsesight_retain": "none"})):
+        admission._process_inputs(lambda *x: seen.append(x), owner, "id", prompt, given)
+    assert len(seen) == 2 and kept is not None
+    assert counted == {
+        "prompts_pruned": 1,
+        "visual_tokens": 576,
+        "visual_tokens_kept": kept.kept,
+        f"prompts_unpruned {BY_REQUEST}": 1,
+    }
+    with pytest.raises(Refused, match="sparsesight_retain 'x'"):
+        desk.admit(renderer, prompt, params({"sparsesight_retain": "x"}))
+    assert counted["requests_refused"] == 1
+
+
+def test_hits_are_counted_from_the_first_picture_on(counted: dict[str, float]) -> None:
+    closed: list[bool] = []
+
+    async def outputs() -> Any:
+        try:
+            for cached in (None, 160, 160):
+                yield SimpleNamespace(num_cached_tokens=cached)
+        finally:
+            closed.append(True)
+
+    async def ask(upto: int) -> int:
+        told = admission._counting_hits(outputs(), Metrics("m"), Outcome(576, 100, "fastv", 9.0, (9,)))
+        seen = 0
+        async for _ in told:
+            seen += 1
+            if seen == upto:
+                break
+        await told.aclose()  # type: ignore[attr-defined]
+        return seen
+
+    assert asyncio.run(ask(9)) == 3 and counted == {"prefix_cache_hit_tokens": 60} and closed == [True]
+    assert asyncio.run(ask(1)) == 1 and closed == [True, True]  # a client that has gone
+
+
+def test_beams_are_asked_at_the_budget_of_the_request() -> None:
+    asked: list[Any] = []
+
+    class Serving:
+        engine_client = SimpleNamespace(generate=lambda *x: asked.append(x[1].extra_args), processor=1)
+
+        def beam_search(self, prompt: Any, request_id: str, params: Any) -> None:
+            assert self.engine_client.processor == 1
+            self.engine_client.generate(prompt, SimpleNamespace(extra_args=None), request_id)
+
+    class Request:
+        vllm_xargs: Any = None
+
+        def to_beam_search_params(self) -> Any:
+            return SimpleNamespace()
+
+    admission._wrap(Serving, "beam_search", admission._beam_search)
+    admission._wrap(Request, "to_beam_search_params", admission._to_beam_search_params)
+    serving, request = Serving(), Request()
+    own = serving.engine_client
+    for arguments in (None, {"other": 1}, {"sparsesight_retain": 64, "other": 1}):
+        request.vllm_xargs = arguments
+        serving.beam_search("prompt", "id", request.to_beam_search_params())
+    assert asked == [None, None, {"sparsesight_retain": 64}]
+    assert serving.engine_client is own
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (ConnectionError("refused"), "4xx"),
+        (TimeoutError(), "4xx"),
+        (SyntaxError("broken PNG"), "4xx"),
+        (ValueError("no base64"), "as it is"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_the_clients_error(
+    raised: Exception, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class VLLMError(Exception):
+        pass
+
+    class Unprocessable(VLLMError):
+        def __init__(self, message: str, parameter: str) -> None:
+            super().__init__(message)
+
+    errors = SimpleNamespace(VLLMError=VLLMError, VLLMUnprocessableEntityError=Unprocessable)
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", errors)
+
+    class Connector:
+        def load_from_url(self, url: str) -> None:
+            raise raised
+
+        async def load_from_url_async(self, url: str) -> None:
+            raise raised
+
+    admission._wrap(Connector, "load_from_url", admission._load)
+    admission._wrap(Connector, "load_from_url_async", admission._load_async)
+    wanted = Unprocessable if status == "4xx" else type(raised)
+    with pytest.raises(wanted):
+        Connector().load_from_url("http://x")
+    with pytest.raises(wanted):
+        asyncio.run(Connector().load_from_url_async("http://x"))
+
+
+def test_a_response_says_what_became_of_its_request() -> None:
+    pruned = Outcome(576, 5, "sparsevlm+", 64.0, (303, 110, 36))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def handler() -> None:  # servers answer in tasks of their own
+            for outcome in scope["outcomes"]:
+                headers.note(outcome)
+
+        await asyncio.create_task(handler())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    def answer(*outcomes: Outcome, kind: str = "http") -> dict[bytes, bytes]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(headers.OutcomeHeader(app)({"type": kind, "outcomes": outcomes}, None, send))
+        assert sent[1] == {"type": "http.response.body", "body": b""}
+        return dict(sent[0]["headers"])
+
+    assert answer() == answer(pruned, kind="lifespan") == {b"a": b"b"}
+    value = b"sparsevlm+; visual=576; kept=64.0; counts=303,110,36"
+    assert answer(pruned, pruned)[headers.NAME] == value
+    kept = Outcome(64, 5, reason=BY_REQUEST)
+    other = b'unpruned; visual=64; reason="the request keeps every token"'
+    assert answer(pruned, kept)[headers.NAME] == value + b", " + other
+    headers.note(pruned)  # where nothing is being answered
+    assert headers.MIDDLEWARE.rpartition(".")[2] == headers.OutcomeHeader.__name__
+
+
+class TestWithVllm:
+    pytestmark = with_vllm
+
+    def test_counters_are_on_the_page(self) -> None:
+        from prometheus_client import generate_latest
+        from vllm.v1.metrics.prometheus import get_prometheus_registry
+
+        metrics = Metrics("a model")
+        metrics.count(Outcome(576, 5, "sparsevlm+", 64.0, (303, 110, 36)))
+        metrics.count(Outcome(576, 5, reason=BY_REQUEST))
+        metrics.cached(Outcome(576, 5, "sparsevlm+", 64.0, (303, 110, 36)), 21)
+        metrics.refuse()
+        page = generate_latest(get_prometheus_registry()).decode()
+        for line in (
+            'sparsesight:prompts_pruned_total{model_name="a model"} 1.0',
+            'sparsesight:visual_tokens_total{model_name="a model"} 576.0',
+            'sparsesight:visual_tokens_kept_total{model_name="a model"} 64.0',
+            f'sparsesight:prompts_unpruned_total{{model_name="a model",reason="{BY_REQUEST}"}} 1.0',
+            'sparsesight:prefix_cache_hit_tokens_total{model_name="a model"} 16.0',
+            'sparsesight:requests_refused_total{model_name="a model"} 1.0',
+        ):
+            assert line in page, page
+
+    def test_vllms_own_caches_agree_after_a_refusal(self) -> None:
+        """A request that was rendered while another one with the same new picture was refused finds its picture."""
+        import torch
+        from vllm.multimodal.cache.lru import LruKeyReplicatedReceiverCache, LruKeyReplicatedSenderCache
+        from vllm.multimodal.inputs import (
+            MultiModalBatchedField,
+            MultiModalFeatureSpec,
+            MultiModalFieldElem,
+            MultiModalKwargsItem,
+        )
+
+        element = MultiModalFieldElem(data=torch.ones(2), field=MultiModalBatchedField())
+        settings = SimpleNamespace(mm_processor_cache_gb=1)
+        model: Any = SimpleNamespace(get_multimodal_config=lambda: settings)
+        sender, receiver = LruKeyReplicatedSenderCache(model), LruKeyReplicatedReceiverCache(model)
+
+        def render() -> Any:
+            (found,) = sender.get_and_update(
+                [(MultiModalKwargsItem({"pixel_values": element}), [])], ["hash"]
+            )
+            return {"mm_kwargs": {"image": [found[0]]}, "mm_hashes": {"image": ["hash"]}}
+
+        def engine(prompt: Any) -> Any:
+            feature = MultiModalFeatureSpec(item(prompt), "image", "hash", None)  # type: ignore[arg-type]
+            return receiver.get_and_update_features([feature])[0].data
+
+        refused, good = render(), render()
+        assert item(good) is None
+        unsent = Unsent()
+        unsent.keep(sender, refused)
+        with pytest.raises(Exception, match="cache drift"):
+            engine(good)
+        unsent.complete(good)
+        assert engine(good) is item(refused)
+        assert engine(render()) is not None
