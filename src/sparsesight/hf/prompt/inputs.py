@@ -62,23 +62,24 @@ def is_checkpointed(decoder: nn.Module) -> bool:
     return True
 
 
-def valid_rows(attention_mask: Any, like: Tensor) -> Tensor:
+def valid_rows(attention_mask: Any, like: Tensor, visual: Tensor | None = None) -> Tensor:
     """Which of the current input's tokens are not padding, boolean [b, n]; all of them if the mask does not tell.
 
     Args:
         attention_mask: 2D over past and present; the caller's own 4D one [b or 1, h, n, past + n], boolean or additive;
             a flex ``BlockMask``; or a mapping of those by kinds of layers.
         like: a tensor [b, n] of the input.
+        visual: boolean [b, n], tokens that may see each other in both directions; None: unknown.
     """
     n = like.shape[1]
     if isinstance(attention_mask, Mapping):
         masks = [x for x in attention_mask.values() if x is not None]
-        rows = [valid_rows(x, like) for x in masks]  # a window hides tokens, none of them from all kinds
+        rows = [valid_rows(x, like, visual) for x in masks]  # a window hides tokens, none of them from all kinds
         return torch.stack(rows).any(0) if rows else torch.ones_like(like, dtype=torch.bool)
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and attention_mask.shape[1] >= n:
         return attention_mask[:, attention_mask.shape[1] - n :].to(like.device).bool()
     seen = _seen(attention_mask, like)
-    return torch.ones_like(like, dtype=torch.bool) if seen is None else _not_padding(seen)
+    return torch.ones_like(like, dtype=torch.bool) if seen is None else _not_padding(seen, visual)
 
 
 def _seen(mask: Any, like: Tensor) -> Tensor | None:
@@ -96,22 +97,41 @@ def _seen(mask: Any, like: Tensor) -> Tensor | None:
     return (own if own.dtype == torch.bool else own > HIDDEN).any(1).expand(b, -1, -1)
 
 
-def _not_padding(seen: Tensor) -> Tensor:
+def _not_padding(seen: Tensor, visual: Tensor | None) -> Tensor:
     """Which tokens are real, from which rows see which tokens.
 
     No real row but the last sees a padding token; nor is a prompt's last token seen, or that of each document packed
     into a row, but those see themselves and others. Rows of padding may see real tokens and themselves: they are told
-    by being neighbours. Rows before the last that see everything are padding whose empty rows were opened, as some
-    attention kernels need it.
+    by being neighbours. Rows that see everything are padding whose empty rows were opened, as some attention kernels
+    need it; unless all rows do, or they are visual, or it is the last row and earlier ones account for what it sees.
+    Padding at either end may also see itself in both directions, see :func:`_mutual`.
     """
-    opened = seen.all(2, keepdim=True)
-    opened[:, -1] = False
+    visual = torch.zeros_like(seen[:, 0]) if visual is None else visual.to(seen.device)
     itself = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
+    opened = seen.all(2, keepdim=True)
+    opened = opened & ~opened.all(1, keepdim=True) & ~visual[..., None]
+    opened[:, -1] &= ~(seen & ~opened).any(1)[:, :-1].all(1, keepdim=True)
     others = seen & ~itself & ~opened
     is_seen = others.any(1)
     last = ~is_seen & others.any(2) & seen.diagonal(dim1=1, dim2=2)
     around = torch.nn.functional.pad(last, (1, 1))
-    return is_seen | (last & ~around[:, 2:] & ~around[:, :-2])
+    real = is_seen | (last & ~around[:, 2:] & ~around[:, :-2])
+    return real & ~_mutual(seen, visual, 0) & ~_mutual(seen, visual, -1)
+
+
+def _mutual(seen: Tensor, visual: Tensor, end: int) -> Tensor:
+    """The rows at one end (0 or -1) that see each other and nothing else, where all other text is causal.
+
+    A packed document of text alone is causal like the others.
+    """
+    view = seen[:, end]
+    block = (seen == view[:, None]).all(2)
+    later = (seen & ~visual[:, None]).triu(1).any(2) & ~visual  # text that sees later text
+    alone = ~(seen & ~block[..., None] & block[:, None]).any(2).any(1)
+    causal = (seen.tril(-1).any(2) & ~block & ~visual).any(1)
+    told = alone & causal & (block == view).all(1) & (block & later).any(1)
+    told &= ~((block & visual) | (later & ~block)).any(1)
+    return block & told[:, None]
 
 
 def documents(position: Any, bounds: Any, valid: Tensor) -> Tensor | None:

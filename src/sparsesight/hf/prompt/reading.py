@@ -61,8 +61,9 @@ class PromptReader:
         if not prompt:
             return None
         with self.plan.clock(LAYOUT):
-            valid = valid_rows(kwargs.get("attention_mask"), ids)
-            visual = among(ids, self.parts.visual_ids) & valid
+            visual = among(ids, self.parts.visual_ids)
+            valid = valid_rows(kwargs.get("attention_mask"), ids, visual)
+            visual = visual & valid
             video = among(ids, self.frame_rule.video_ids) & visual
             frames = Frames.of(visual, video, self.frame_rule, kwargs)
             return Layout.of(valid, frames, self.end(visual, prompt), self.marks(ids, kwargs, valid))

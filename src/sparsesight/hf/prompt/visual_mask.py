@@ -134,7 +134,7 @@ def layout_as_given(
     # What was generated is in the embeddings that a callable sees; a mask ends where the prompt does.
     prompt = min(end, prompt) if callable(visual_mask) and not given.once else end
     mask, frames = mask.to(x.device), None if frames is None else frames.to(x.device)
-    valid = valid_rows(attention_mask, mask)
+    valid = valid_rows(attention_mask, mask, mask)
     visual = mask & valid
     return Layout.of(valid, Frames.given(visual, frames), prompt_end(visual, prompt), marks(valid))
 
