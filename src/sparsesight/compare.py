@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .errors import SparseSightError, panicked
+from .checkpoint_limits import apply_template, making_prompt
+from .errors import SparseSightError
 from .hf.loading import GREEDY, Loaded, out_of_memory
-from .hf.prompt.limits import apply_template
 from .hf.running import first_run
 
 if TYPE_CHECKING:
@@ -98,14 +98,10 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
             )
         else:
             text = PLAIN_PROMPT.format(image=placeholder, question=question)
-            inputs = processor(text=text, images=image, return_tensors="pt")
-    except BaseException as error:  # a template is a program that came with the checkpoint
-        if not (isinstance(error, Exception) or panicked(error)):
-            raise
-        why = " ".join(str(error)[:4000].split())[:160] or type(error).__name__
-        raise SparseSightError(
-            f"the processor of model {loaded.name!r} cannot make a prompt of this question and picture ({why})"
-        ) from error
+            with making_prompt():
+                inputs = processor(text=text, images=image, return_tensors="pt")
+    except SparseSightError as error:
+        raise SparseSightError(f"model {loaded.name!r}: {error}") from error
     return inputs.to(loaded.model.device, loaded.model.dtype)
 
 
@@ -127,9 +123,9 @@ def compare(
     with out_of_memory(model.device):
         with first_run(loaded.name):
             _generate(loaded, inputs, 2)  # a prefill and a decoding step
-        with sparsify(model, method, processor=loaded.processor):
+        with sparsify(model, method, turns=loaded.turns):
             _generate(loaded, inputs, 2)
-        with sparsify(model, method, processor=loaded.processor, timing=True) as run:
+        with sparsify(model, method, turns=loaded.turns, timing=True) as run:
             text, tokens = _generate(loaded, inputs, max_new_tokens)
         report = run.report
         sparse = Answer(text, tokens, report.prefill_ms, report.decode_ms)

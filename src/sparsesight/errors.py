@@ -31,6 +31,11 @@ def brief(value: object) -> str:
         return f"a {type(value).__name__} of too many digits"
 
 
+def reason(error: BaseException) -> str:
+    """What the error of another library says, on one line of bounded length."""
+    return " ".join(str(error)[:4000].split())[:160] or type(error).__name__
+
+
 def panicked(error: BaseException) -> bool:
     """Whether a library written in Rust, such as tokenizers, gave up: its error is no :class:`Exception`."""
     return type(error).__name__ == "PanicException"

@@ -14,9 +14,9 @@ def rows(prompts: list[str], letters: str) -> Tensor:
     return torch.tensor([[letter in letters for letter in prompt] for prompt in prompts])
 
 
-def regions(prompts: list[str], turns: bool = True, template: bool = True) -> Regions:
-    """V visual, q question, t template, ! template that ends a turn, > template that begins one, | a document's first
-    row (text), . padding."""
+def regions(prompts: list[str], turns: bool = True, template: bool = True, answered: str = "") -> Regions:
+    """V visual, q question, a answer, t template, ! template that ends a turn, > template that begins one, | a
+    document's first row (text), . padding."""
     visual = rows(prompts, "V")
     opened = rows(prompts, ">")
     start = torch.zeros_like(opened)
@@ -26,6 +26,7 @@ def regions(prompts: list[str], turns: bool = True, template: bool = True) -> Re
         start=start if opened.any() else None,
         template=rows(prompts, "t!>") if template else None,
         document=rows(prompts, "|"),
+        answer=rows(prompts, answered) if answered else None,
     )
     return assign(visual, ~visual & ~rows(prompts, "."), marks)
 
@@ -117,6 +118,26 @@ def test_matches() -> None:
     ],
 )
 def test_answers_do_not_judge(prompt: str, answer: str, judges: str) -> None:
+    """In prompts without turns."""
     visual, labelled = rows([prompt], "V"), rows([answer], "x")
     found = assign(visual, ~visual, Marks(document=rows([prompt], "|"), answer=labelled))
     assert drawn(found) == judges
+
+
+@pytest.mark.parametrize("answered", ["", "a"])
+@pytest.mark.parametrize(
+    ("prompt", "judges"),
+    [
+        ("t>Vqt!aat>Vqqt!aa", "---000-----1111--"),
+        ("t>qVt!aat>Vqt!aat>qVt!aa", "--0--------111----2-----"),
+        ("t>qVt!aat>qqt!aat>Vqqt!aa", "--0----------------1111--"),
+    ],
+)
+def test_no_answer_of_a_chat_judges(prompt: str, judges: str, answered: str) -> None:
+    """With labels on all answers, and without any."""
+    assert drawn(regions([prompt], answered=answered)) == judges
+
+
+def test_an_answer_is_no_question_in_front() -> None:
+    """Where nothing tells how a user's text begins."""
+    assert drawn(regions(["tVqt!aatqVt!aa"], answered="a")) == "--000---1-----"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsesight.demo import uploads
 from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
@@ -78,16 +79,31 @@ def test_questions_wait_in_one_queue(served: tuple[str, Path]) -> None:
 
 
 def test_an_upload_is_bounded_in_bytes(served: tuple[str, Path]) -> None:
-    from sparsesight.demo.uploads import MAX_BYTES
-
     url, folder = served
-    code, said = upload(url, b"x" * (MAX_BYTES + 1))
+    code, said = upload(url, b"x" * (uploads.MAX_BYTES + 1))
     assert code == 413 and b"maximum allowed size" in said
-    assert not [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size > MAX_BYTES // 2]
+    large = uploads.MAX_BYTES // 2
+    assert not [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size > large]
     code, said = upload(url, PICTURE.read_bytes())
     assert code == 200
     (path,) = json.loads(said)
     assert folder in Path(path).parents
+
+
+def test_uploads_together_are_bounded(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first; what is longer than any picture, or does not say how long it is, never begins."""
+    url, _ = served
+    monkeypatch.setattr(uploads, "MAX_FILES", 3)
+    paths = []
+    for i in range(5):
+        (path,) = json.loads(upload(url, PICTURE.read_bytes() + bytes([i]))[1])
+        paths.append(Path(path))
+    assert [path.exists() for path in paths] == [False, False, True, True, True]
+    monkeypatch.setattr(uploads, "MAX_STORED", uploads.MAX_BYTES + 2 * len(PICTURE.read_bytes()) + 9)
+    (path,) = json.loads(upload(url, PICTURE.read_bytes() + b"last")[1])
+    assert [path.exists() for path in paths] == [False, False, False, True, True] and Path(path).exists()
+    assert get(f"{url}gradio_api/upload", b"x", Content_length=str(2 * uploads.MAX_BYTES + 1))[0] == 413
+    assert get(f"{url}gradio_api/upload", b"0\r\n\r\n", Transfer_Encoding="chunked")[0] == 411
 
 
 def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], tmp_path: Path) -> None:

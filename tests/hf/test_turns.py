@@ -324,3 +324,35 @@ def test_markers_of_ends_leave_the_starts_to_the_template() -> None:
     tokenizer.chat_template = PLAIN
     whole, given = Turns.of(None, tokenizer), Turns.of(END, tokenizer)
     assert whole is not None and given is not None and given.start == whole.start != ()
+
+
+@pytest.mark.parametrize("method", ["sparsevlm+", "sparsevlm", "fastv", "cdpruner"])
+@pytest.mark.parametrize("name", ["labels", "shift_labels"])
+def test_answers_of_several_turns_judge_nothing(name: str, method: str) -> None:
+    """A forward for training: labels on every answer. Later pictures and questions see an answer, but are not chosen by
+    it."""
+    model, processor = tiny.model(), tiny.processor()
+    text, images = chat(0, 1, 2)
+    kept = []
+    for answers in (("blue", "ring", "star"), ("blue", "small", "left"), ("red", "ring", "star")):
+        said = text
+        for old, new in (("ASSISTANT : blue", answers[0]), ("ASSISTANT : ring", answers[1])):
+            said = said.replace(old, f"ASSISTANT : {new}")
+        prompt = tiny.inputs(processor, [(f"{said} {answers[2]} </s>", images)])
+        ids = prompt["input_ids"]
+        marks = Turns.of(END, processor).marks(ids)  # type: ignore[union-attr]
+        answer = torch.zeros_like(ids, dtype=torch.bool)
+        answer[:, 1:] = marks.end[:, :-1]  # type: ignore[index]
+        assert answer.sum() == 3
+        answer[:, 2:] |= answer[:, 1:-1].clone()  # and what ends it
+        labels = torch.where(answer, ids, -100)
+        if name == "shift_labels":
+            labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        with torch.no_grad(), sparsify(model, method, retain=20, turns=END, processor=processor) as run:
+            model(**prompt, **{name: labels})
+            kept.append([stage[0] for stage in run.kept])
+            raters, tokens = run.raters(0), run.report.samples[0].visual_tokens // 2
+        assert not (raters & answer[0]).any()
+    for first, later, earlier in zip(*kept, strict=True):
+        assert torch.equal(first, later)
+        assert torch.equal(first[first < tokens], earlier[earlier < tokens])

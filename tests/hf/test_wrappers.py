@@ -95,6 +95,16 @@ def several_devices() -> Any:
     return wrapped
 
 
+def compiled_in_place(what: str) -> Any:
+    built = small()
+    if what == "forward":
+        built.forward = torch.compile(built.forward, fullgraph=True, backend="eager")
+    else:
+        module = built if what == "model" else built.get_decoder().layers[1]
+        module.compile(fullgraph=True, backend="eager")
+    return built
+
+
 class Engine(torch.nn.Module):
     """As those of training frameworks."""
 
@@ -111,6 +121,12 @@ REFUSED = {
         lambda: torch.compile(small(), fullgraph=True, backend="eager"),
         "fullgraph=True allows no cut",
     ),
+    "compile(fullgraph=True)": (lambda: compiled_in_place("model"), "Llava.*: fullgraph=True allows no cut"),
+    "compile(fullgraph=True) of a layer": (
+        lambda: compiled_in_place("layer"),
+        "LlamaDecoderLayer: fullgraph=True allows no cut",
+    ),
+    "forward compiled": (lambda: compiled_in_place("forward"), "Llava.*: fullgraph=True allows no cut"),
 }
 
 
@@ -165,12 +181,21 @@ def test_recordings_are_refused(prompt: Any) -> None:
 
 
 def test_a_graph_that_may_not_be_cut(prompt: Any) -> None:
+    """At once where it can be known, otherwise as the reason in the compiler's own error."""
     torch.compiler.reset()
     built = small()
     with sparsify(built, **LAYERS):
-        built.compile(fullgraph=True, backend="eager")
+        for module in (built, built.model, built.get_decoder()):
+            with pytest.raises(
+                UnsupportedModelError, match=r"^model=.*use torch\.compile\(model\) without fullgraph"
+            ):
+                module.compile(fullgraph=True, backend="eager")
+        whole = torch.compile(built, fullgraph=True, backend="eager")
         with pytest.raises(Exception, match=r"use torch\.compile\(model\) without fullgraph"):
-            logits(built, prompt)
+            logits(whole, prompt)
+        built.compile(backend="eager")
+        assert logits(built, prompt).isfinite().all()
+    assert "compile" not in vars(built)
     torch.compiler.reset()
 
 

@@ -92,6 +92,40 @@ def test_short_text_on_a_device_is_not_counted() -> None:
     assert most_rows(torch.tensor([[True, False, True], [False, False, True]])).read() == 2  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", ["sparsevlm", "sparsevlm+"])
+@pytest.mark.parametrize("raters", [1, 100, 150, 299])
+def test_no_bit_depends_on_when_a_count_arrives(name: str, raters: int) -> None:
+    """A device that tells the number of raters in time has those scored, otherwise all text: the same scores."""
+    method = make_method(name, retain=10)
+    samples = [Sample.random(seed, 4, 30 + seed, text) for seed, text in ((1, 300), (2, 299))]
+    for sample in samples:
+        sample.rater = torch.arange(len(sample.rater)) < raters
+    samples[1].rater[0] = False
+    samples[1].rater[-1] = True
+    _, stage = build(method, samples)
+    scores = []
+    for arrived in (True, False):
+        count = most_rows(stage.rater)
+        assert count is not None
+        count._copy, count._event = torch.tensor(raters), Event(arrived)  # type: ignore[assignment]
+        read = count.read()
+        assert read == (None if not arrived else 128 * -(-raters // 128))
+        # On a device an unknown number means all rows; a CPU would count them.
+        shown = dataclasses.replace(stage, rater_count=stage.rater.shape[1] if read is None else read)
+        scores.append(method.score(shown))
+    assert torch.equal(*scores)
+
+
+class Event:
+    """Of a device: what it marks has come to pass, or not; nobody may wait for it."""
+
+    def __init__(self, passed: bool) -> None:
+        self.passed = passed
+
+    def query(self) -> bool:
+        return self.passed
+
+
 class First(SparseVLMPlus):
     """The first text tokens judge."""
 

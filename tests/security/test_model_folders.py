@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import shutil
 import struct
 import threading
@@ -16,15 +17,15 @@ from typing import Any
 import pytest
 import torch
 
-from sparsesight import SparseSightError, SparseVLMPlus, bundled
-from sparsesight.compare import compare, prepare
-from sparsesight.eval.prompts import Prompts, choose_setting
-from sparsesight.eval.scene_task import SceneQuestions, scene_items
+from sparsesight import SparseSightError, bundled
+from sparsesight import checkpoint_limits as limits
+from sparsesight.compare import prepare
 from sparsesight.hf import checkpoint
 from sparsesight.hf.loading import Loaded, load_model
-from sparsesight.hf.prompt import limits
 from sparsesight.hf.vision.text_tower import TextTower
 from sparsesight.images import open_image
+from tests.commands.command_line import run
+from tests.in_turn import in_turn
 
 
 @pytest.fixture
@@ -274,10 +275,15 @@ def test_a_template_that_fails_in_an_evaluation(loaded: Loaded, monkeypatch: pyt
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 TEMPLATES = {
     "loops": (LOOP, "did not end within"),
-    "range": ("{% for i in range(10**12) %}x{% endfor %}", "Range too big"),
+    "range": ("{% for i in range(1000000000000) %}x{% endfor %}", "Range too big"),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "output": ("{{ 'x' * 5000000 }}", "characters"),
-    "memory": ("{{ 'x' * 10**15 }}", "cannot make a prompt"),
+    "power": ("{{ 9**9**9 }}", "powers"),
+    "powers of names": ("{% set n = 9 %}{{ (n ** n)**n }}", "powers"),
+    "text in one step": ("{{ 'x' * 10000000000 }}", "MemoryError"),
+    "width of a number": ("{{ '%10000000000d' % 1 }}", "MemoryError"),
+    "width of text": ("{{ 'x'.center(10000000000) }}", "MemoryError"),
+    "a list in one step": ("{{ [1] * 10000000000 }}", "MemoryError"),
     "attribute": ("{{ messages.__class__.__base__.__subclasses__() }}", "cannot make a prompt"),
     "syntax": ("{% if %}", "cannot make a prompt"),
     "error": ("{{ raise_exception('\x1b[2J[/x]') }}", "cannot make a prompt"),
@@ -303,26 +309,59 @@ def test_a_template_that_does_not_end_or_says_too_much(
     assert threading.active_count() == before  # what loops is ended, not left behind
 
 
-@pytest.mark.parametrize(
-    "change", [{"image_token_id": 3, "image_token_index": 3}, {"vision_feature_layer": -99}]
-)
-def test_a_model_that_loads_but_cannot_run_is_one_sentence(folder: Path, change: dict[str, Any]) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **change}))
-    picture = open_image(bundled.default_picture())
+@pytest.mark.skipif(not limits.STATM.exists(), reason="memory is bounded on Linux only")
+@pytest.mark.parametrize("case", ["text in one step", "a list in one step"])
+def test_a_template_that_fills_the_memory_where_its_turns_are_read(
+    loaded: Loaded, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the question is asked: turns are read from a chat without a picture."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    monkeypatch.setattr(loaded.processor, "chat_template", TEMPLATES[case][0])
+    assert Loaded(loaded.model, loaded.processor, "it").turns is None
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
-    def asked() -> None:
-        loaded = load_model(str(folder), "cpu", "float32", False)
-        compare(loaded, prepare(loaded, picture, "What is this?"), SparseVLMPlus(64), 2)
 
-    def evaluated() -> None:
-        loaded = load_model(str(folder), "cpu", "float32", False)
-        prompts = Prompts(loaded.processor, choose_setting("auto", str(folder)), frames=1, clips=False)
-        task = SceneQuestions("scenes", scene_items("scenes", 1), loaded, prompts)
-        with task.answering(None) as answer:
-            answer(task.items)
+def test_keyword_arguments_are_no_powers(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{{ dict(**{'a': '<image>'}).a }} {{ dict(1 | list, **{}) if false }}{{ '9**9' }}"
+    monkeypatch.setattr(loaded.processor, "chat_template", template)
+    assert prepare(loaded, open_image(bundled.default_picture()), "What is this?")["input_ids"].shape[1] > 100
 
-    for run in (asked, evaluated):
-        with pytest.raises(SparseSightError) as caught:
-            run()
-        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+SQUARE = {"height": 60_000, "width": 60_000}
+CANNOT_RUN: dict[str, Callable[[Path], None]] = {
+    "text is the picture": changed("config.json", image_token_id=3, image_token_index=3),
+    "no such layer": changed("config.json", vision_feature_layer=-99),
+    "pictures cropped to a wall": lambda folder: of_pictures(folder, crop_size=SQUARE),
+    "pictures scaled to a wall": lambda folder: of_pictures(folder, size=SQUARE),
+}
+COMMANDS = {
+    "ask": ("ask", "--max-new-tokens", "2"),
+    "bench": ("bench", "--repeats", "1", "--steps", "1", "--retain", "64"),
+    "eval": ("eval", "--tasks", "scenes", "--limit", "1", "--retain", "64"),
+    "demo": ("demo",),
+}
+
+
+def of_pictures(folder: Path, **values: Any) -> None:
+    data = json.loads((folder / "processor_config.json").read_text())
+    data["image_processor"] |= values
+    (folder / "processor_config.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(("command", "case"), in_turn(list(COMMANDS), list(CANNOT_RUN)))
+def test_commands_on_a_model_that_loads_but_cannot_run(
+    folder: Path, command: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "wall" in case and not limits.STATM.exists():
+        pytest.skip("memory is bounded on Linux only")
+    if command == "demo":
+        server = pytest.importorskip("sparsesight.demo.server")
+        monkeypatch.setattr(server, "serving", None)  # it is not served
+    monkeypatch.chdir(folder.parent)
+    CANNOT_RUN[case](folder)
+    result = run(*COMMANDS[command], "--model", str(folder), "--device", "cpu")
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 2, repr(result.exception)
+    *told, message = result.stderr.splitlines()
+    assert told in ([], [f"loading {folder}"])
+    assert message.startswith("error: ") and len(message) < 600
+    assert "cannot answer" in message or "cannot make a prompt" in message

@@ -94,7 +94,7 @@ READERS = (
     "compare.py",
     "hf/loading.py",
     "hf/checkpoint.py",
-    "hf/prompt/limits.py",
+    "checkpoint_limits.py",
     "eval/**/*.py",
     "vllm/config.py",
     "vllm/settings.py",

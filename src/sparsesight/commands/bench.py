@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -217,7 +218,7 @@ def _subject(
     """The model to measure, its prompt, its name, and the text tower if one was named."""
     import torch
 
-    from ..hf.loading import check_dtype, load_model, pick_device
+    from ..hf.loading import check_dtype, load_model, out_of_memory, pick_device, quiet
 
     if sizes is not None:
         from ..random_models import random_llava
@@ -227,13 +228,19 @@ def _subject(
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
         return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes), None
     from .. import bundled
+    from ..bench.work import run_once
     from ..compare import prepare
+    from ..hf.running import first_run
     from ..images import open_image
 
-    loaded = load_model(model, device, dtype, text_tower=text_tower)
+    download = model is not None and not Path(model).expanduser().exists()
+    with quiet(bars=download and sys.stderr.isatty()):
+        loaded = load_model(model, device, dtype, text_tower=text_tower)
     picture = bundled.default_picture()
     question = bundled.picture_questions()[picture.name][0]["question"]
     prompt = dict(prepare(loaded, open_image(picture), question))
+    with out_of_memory(loaded.model.device), first_run(loaded.name):
+        run_once(loaded.model, prompt, 1)
     return loaded.model, prompt, loaded.name, loaded.text_tower
 
 

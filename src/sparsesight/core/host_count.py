@@ -1,4 +1,4 @@
-"""Counts that the device computes and the host needs, read without stalling the device."""
+"""Counts that the device computes and the host can use, without either waiting for the other."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..ops.rows import ROW_CHUNK
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
-
-# Up to this many text tokens, a device scores all of them instead of reporting the number of raters to the host.
-FEW = 128
 
 
 class HostCount:
     """An integer that was computed on the device, on its way to the host.
 
-    The copy is only queued. :meth:`read` waits only for work that was queued before it: read some layers later, it does
-    not stall the device, which still has those layers to run.
+    The copy is only queued, and nobody waits for it: it has usually arrived when it is read some layers later.
 
     Args:
         count: a scalar on any device.
@@ -35,16 +33,19 @@ class HostCount:
         self._event = torch.Event(device=count.device)
         self._event.record(torch.accelerator.current_stream(count.device))
 
-    def read(self) -> int:
-        """The number."""
+    def read(self) -> int | None:
+        """An upper bound of the number, on a CPU the number itself; None if it has not arrived.
+
+        From a device it is a whole number of chunks of rows: those that are scored are then the same chunks as if all
+        rows were, and give the same bits, so that no result depends on when the number arrived.
+        """
         if self._event is None:
             return self._host[0]
-        self._event.synchronize()
-        return int(self._copy)
+        return -(-int(self._copy) // ROW_CHUNK) * ROW_CHUNK if self._event.query() else None
 
 
 def most_rows(rows: Bool[Tensor, "b r"]) -> HostCount | None:
-    """The largest number of ``rows`` in any sample; None if reading it costs more than using all rows."""
-    if rows.device.type != "cpu" and rows.shape[1] <= FEW:
+    """The largest number of ``rows`` in any sample; None on a device if all of them are scored at once anyway."""
+    if rows.device.type != "cpu" and rows.shape[1] <= ROW_CHUNK:
         return None
     return HostCount(rows.sum(1).amax())

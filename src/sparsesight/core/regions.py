@@ -31,7 +31,7 @@ class Marks:
         template: template rows: markers, role names, blanks. None: unknown, and every text row may score.
         document: the first row of each packed document except a sample's first.
         answer: rows with labels. Those after a region's last visual token, and all text after the first of them, do not
-            score; labels on every row are ignored.
+            score, nor do answers before it; labels on every row are ignored (see :func:`on_pictures`).
     """
 
     end: Bool[Tensor, "b n"] | None = None
@@ -88,14 +88,17 @@ def assign(visual: Bool[Tensor, "b n"], text: Bool[Tensor, "b n"], marks: Marks)
         start = -torch.full_like(row, -row.shape[1]).scatter_reduce(
             1, segment, torch.where(behind, -row, -row.shape[1]), "amax"
         )
-        everything = (most(where(marks.answer & ~behind)) >= 0) & (start <= last + 2)
-        judges = judges & ((row < start.gather(1, segment)) | everything.gather(1, segment))
+        everything = (most(where(on_pictures(marks.answer, visual))) >= 0) & (start <= last + 2)
+        everything = everything.gather(1, segment)
+        judges = judges & ((row < start.gather(1, segment)) | everything)
     before = torch.zeros_like(
         last, dtype=torch.bool
     )  # per segment: whether the text before it is the scoring text
     if marks.template is not None:
         said = text & ~marks.template
         in_front = said & (row < own_last)
+        if marks.answer is not None:  # those of earlier turns
+            in_front = in_front & (~marks.answer | everything)
         if marks.start is not None:
             begin = most(where(marks.start & (row <= own_last)))
             in_front = in_front & (row >= begin.gather(1, segment))
@@ -117,6 +120,13 @@ def assign(visual: Bool[Tensor, "b n"], text: Bool[Tensor, "b n"], marks: Marks)
     sizes = tuple(RegionSizes(tuple(v), tuple(t)) for v, t, *_ in told)
     facts = tuple(tuple(_facts(*x) for x in zip(*each, strict=True)) for each in told)
     return Regions(judges, number if count > 1 else None, sizes, facts)
+
+
+def on_pictures(labelled: Bool[Tensor, "b n"], visual: Bool[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """Labelled rows that are visual or right in front of visual ones, as no answer is: labels are on everything."""
+    next_visual = torch.zeros_like(visual)
+    next_visual[:, :-1] = visual[:, 1:]
+    return labelled & (visual | next_visual)
 
 
 def matches(ids: Int[Tensor, "b n"], sequences: Sequence[Sequence[int]]) -> Bool[Tensor, "b n"]:

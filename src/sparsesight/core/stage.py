@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops.rows import ROW_CHUNK
 from .budget import Schedule
 from .host_count import HostCount
 
@@ -55,14 +56,14 @@ class Attention:
         Args:
             rows: which rows to keep.
             at_most: upper bound of their number in any sample. None: it is read on a CPU, where this is free; on
-                another device all rows stay.
+                another device all rows stay, those to keep on the right.
         """
         width = rows.shape[1]
         if at_most is None:
-            at_most = HostCount(rows.sum(1).amax()).read() if rows.device.type == "cpu" else width
-        m = min(max(at_most, 1), width)
-        if m == width:
-            return self, rows
+            at_most = HostCount(rows.sum(1).amax()).read() if rows.device.type == "cpu" else None
+        m = width if at_most is None else min(max(at_most, 1), width)
+        if m == width and width <= ROW_CHUNK:
+            return self, rows  # in one chunk; several are filled from the right, see `HostCount.read`
         index, valid = ops.compact(rows, m)
         mask = self.mask
         if isinstance(mask, Tensor):

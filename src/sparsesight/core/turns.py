@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checkpoint_limits import CHARACTERS, rendered
 from ..errors import SparseSightError
 from .regions import Marks, covered, matches
 
@@ -160,9 +161,16 @@ def _rendered(holder: Any, wrapped: bool) -> tuple[str, str] | None:
 
     chat = [turn("user", USER), turn("assistant", MODEL), turn("user", USER_AGAIN)]
     try:
-        asked = str(holder.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True))
-        answered = str(holder.apply_chat_template(chat, tokenize=False))
+        asked, answered = rendered(
+            holder,
+            lambda: (
+                str(holder.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)),
+                str(holder.apply_chat_template(chat, tokenize=False)),
+            ),
+        )
     except Exception:  # a template is a program that came with the checkpoint
+        return None
+    if len(asked) + len(answered) > CHARACTERS:
         return None
     fits = asked.count(USER) == 1 and all(answered.count(x) == 1 for x in (USER, MODEL, USER_AGAIN))
     return (asked, answered) if fits else None

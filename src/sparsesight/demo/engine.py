@@ -137,7 +137,7 @@ class Engine:
                 method = cases[0].method
             run = None
             if method is not None:
-                run = stack.enter_context(sparsify(model, method, processor=self.loaded.processor))
+                run = stack.enter_context(sparsify(model, method, turns=self.loaded.turns))
             self._warm_up(inputs, method)
             streamer = Streamer(self.loaded.processor, lambda speech: put(replace(speech, method=method)))
             settle(model.device)

@@ -24,6 +24,10 @@ PORTS = range(7860, 7880)
 MAX_WAITING = 32  # questions in the queue
 MAX_PAGES = 100  # whose state is remembered
 MAX_BODY = 4 * 2**20  # bytes of a request that uploads nothing
+MAX_UPLOAD = (
+    2 * MAX_BYTES
+)  # bytes of one that does: of a file that is a little too large, Gradio says so itself
+MAX_UPLOADING = 8  # uploads at once
 # Parts of Gradio that the page has no use for: a video editor that starts ffmpeg, functions of components, a proxy,
 # files fetched from elsewhere.
 CLOSED = tuple(
@@ -55,7 +59,8 @@ def serving(
         from .theme import theme
 
         desk = SessionRegistry()
-        page = build(engine, desk, choices, Uploads(Path(folder))).queue(max_size=MAX_WAITING)
+        uploads = Uploads(Path(folder))
+        page = build(engine, desk, choices, uploads).queue(max_size=MAX_WAITING)
         try:
             _, url, _ = page.launch(
                 server_name=host,
@@ -68,7 +73,7 @@ def serving(
                 allowed_paths=[*map(str, bundled.pictures())],
                 state_session_capacity=MAX_PAGES,
                 footer_links=[],
-                app_kwargs={"middleware": [Middleware(Gate)]},
+                app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
                 run_history=False,
                 enable_monitoring=False,
                 share=False,
@@ -100,18 +105,33 @@ class Gate:
 
     Args:
         app: what answers the others, an ASGI application.
+        uploads: where there is to be room for an upload before it comes.
     """
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, uploads: Uploads) -> None:
+        self._app, self._uploads, self._uploading = app, uploads, 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        code = _refusal(scope) if scope["type"] == "http" else None
-        if code is None:
-            await self._app(scope, receive, send)
-        else:
+        http = scope["type"] == "http"
+        uploads = http and _is_upload(scope)
+        code = _refusal(scope) if http else None
+        if code is None and uploads and self._uploading >= MAX_UPLOADING:
+            code = 503
+        if code is not None:
             await send({"type": "http.response.start", "status": code, "headers": []})
             await send({"type": "http.response.body", "body": b""})
+            return
+        if uploads:
+            self._uploads.make_room()
+        self._uploading += uploads
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._uploading -= uploads
+
+
+def _is_upload(scope: Any) -> bool:
+    return scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
 
 
 def _refusal(scope: Any) -> int | None:
@@ -120,12 +140,12 @@ def _refusal(scope: Any) -> int | None:
     if path.startswith(CLOSED):
         return 404
     headers = dict(scope["headers"])
-    if path.endswith("/upload") or not {b"content-length", b"transfer-encoding"} & headers.keys():
-        return None  # Gradio bounds uploads itself
+    if not {b"content-length", b"transfer-encoding"} & headers.keys():
+        return None
     length = headers.get(b"content-length", b"")
     if b"transfer-encoding" in headers or not length.isdigit():
         return 411
-    return 413 if int(length) > MAX_BODY else None
+    return 413 if int(length) > (MAX_UPLOAD if _is_upload(scope) else MAX_BODY) else None
 
 
 def _free_port(host: str, port: int | None) -> int:

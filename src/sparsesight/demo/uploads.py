@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 25_000_000
+MAX_STORED = 2**30  # bytes of all uploads together
+MAX_FILES = 1000
 # Said of a file that is not there, may not be read or is none of the demo's: nothing of the machine is told.
 NOT_HERE = "the picture is not on the server: upload it, or choose an example"
 
@@ -29,6 +33,21 @@ class Uploads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._lock = Lock()  # what several users send at once does not add up in memory
+
+    def make_room(self) -> None:
+        """Delete the oldest files, until one more upload stays within the limits of all together."""
+        files = []
+        for file in self._folder.rglob("*"):
+            with suppress(OSError):  # it went away
+                found = file.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    files.append((found.st_mtime_ns, found.st_size, file))
+        room, number = MAX_STORED - MAX_BYTES, MAX_FILES - 1
+        for _, size, file in sorted(files, reverse=True):
+            room, number = room - size, number - 1
+            if room < 0 or number < 0:
+                with suppress(OSError):
+                    file.unlink()
 
     def path_of(self, upload: Any) -> Path | None:
         """Where a picture lies, from what a page sends for it: ``{"path": ...}``, of which all but the path is ignored.

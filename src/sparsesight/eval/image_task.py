@@ -74,7 +74,7 @@ class PictureQuestions:
                 self._model,
                 method,
                 text_tower=tower,
-                processor=self._prompts.processor,
+                turns=self._loaded.turns,
                 trim_early_layers=self._trim,
             )
         try:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint_limits import apply_template, making_prompt
 from ..compare import PLAIN_PROMPT
 from ..errors import SparseSightError
-from ..hf.prompt.limits import apply_template
 from ..suggestions import did_you_mean
 from .clips import sample_frames
 
@@ -128,7 +128,8 @@ class Prompts:
             )
         texts = [self._plain(turns) for turns in conversations]
         images = [p["image"] for turns in conversations for p in _parts(turns) if p["type"] == "image"]
-        return self.processor(text=texts, images=images or None, **options)
+        with making_prompt():
+            return self.processor(text=texts, images=images or None, **options)
 
     def _plain(self, turns: list[dict[str, Any]]) -> str:
         """A prompt for processors without a chat template."""

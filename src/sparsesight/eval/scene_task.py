@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..checkpoint_limits import apply_template, making_prompt
 from ..hf.loading import Loaded
-from ..hf.prompt.limits import apply_template
 from ..methods import Method
 from ..scenes.dataset import Example, examples
 from ..scenes.scenes import KINDS, SINGLE_OBJECT, VERSION
@@ -143,7 +143,8 @@ class SceneQuestions(PictureQuestions):
         known = self._features if self._reuse else {}
         new = list({id(p): p for p in pictures if id(p) not in known}.values())
         if new:
-            pixels = self._processor.image_processor(new, return_tensors="pt")["pixel_values"]
+            with making_prompt():
+                pixels = self._processor.image_processor(new, return_tensors="pt")["pixel_values"]
             pixels = pixels.to(self._model.device, self._model.dtype)
             encoded = self._model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
             known.update(zip(map(id, new), encoded, strict=True))

@@ -22,6 +22,7 @@ from .cache_lock import lock, sign, unlock
 from .call import Call
 from .compiled.dispatch import FastPath
 from .compiled.options import Fast, FastUse
+from .fullgraph import refuse_fullgraph, without_fullgraph
 from .install import MARK, Installation
 from .model_parts import ModelParts, attention_implementation, check_implementation, copies_of
 from .outputs import widen_outputs
@@ -98,6 +99,8 @@ class Hooks:
     def install(self) -> None:
         """Register everything; each step leaves its own undoing behind."""
         parts, hook = self.parts, self.added.hook
+        around = dict.fromkeys((parts.given, parts.model, parts.base, parts.decoder))
+        refuse_fullgraph((*around, *parts.layers))
         # First to come, last to go: `restore` finds all the rest by it.
         self.added.attribute(parts.decoder, MARK, self)
         generate = getattr(parts.model, "generate", None)
@@ -106,6 +109,8 @@ class Hooks:
             self.added.attribute(parts.model, "generate", watched)
         if hasattr(parts.model, "init_continuous_batching"):
             self.added.attribute(parts.model, "init_continuous_batching", no_continuous_batching)
+        for module in around:
+            self.added.attribute(module, "compile", without_fullgraph(module))
         for module in dict.fromkeys((parts.given, parts.model)):
             if module is not parts.decoder:
                 hook(module, "forward_pre", self.see_arguments, with_kwargs=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..suggestions import did_you_mean
 from .checkpoint import check_attention_of, check_folder, check_hub
 
 if TYPE_CHECKING:
+    from ..core.turns import Turns
     from ..methods import Method
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -30,6 +32,15 @@ class Loaded:
     processor: Any
     name: str
     text_tower: Any = None
+
+    @cached_property
+    def turns(self) -> Turns | None:
+        """How the chat template marks turns, for ``sparsify(turns=...)``; read within a template's limits."""
+        from ..checkpoint_limits import bounded_memory
+        from ..core.turns import of_template
+
+        with bounded_memory():
+            return of_template(self.processor)
 
     def tower_for(self, method: Method) -> Any:
         """The text tower for a method that reads one."""

@@ -11,6 +11,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from ..core.budget import BEFORE
 from ..errors import UnsupportedModelError
 from ..families import FAMILIES, UNSUPPORTED_LAYERS, Family
+from .fullgraph import no_cut
 
 # Config attributes under which transformers' families store the placeholder id of a visual token.
 VISUAL_ID_KEYS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -123,10 +124,7 @@ def unwrapped(model: Any) -> Any:
         name = f"model={type(model).__name__}"
         if "_orig_mod" in model._modules:
             if getattr(getattr(model, "dynamo_ctx", None), "fullgraph", False):
-                raise UnsupportedModelError(
-                    f"{name}: fullgraph=True allows no cut between decoder layers, where tokens are dropped; use "
-                    "torch.compile(model) without fullgraph"
-                )
+                raise no_cut(name)
             model = model._modules["_orig_mod"]
         elif isinstance(model, DataParallel) and len(model.device_ids) > 1:
             raise UnsupportedModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import SparseSightError, panicked
+from ..errors import SparseSightError, panicked, reason
 
 
 @contextmanager
@@ -27,8 +27,7 @@ def first_run(name: str) -> Iterator[None]:
     except BaseException as error:
         if not (isinstance(error, Exception) or panicked(error)):
             raise
-        why = " ".join(str(error)[:4000].split())[:160]
         raise SparseSightError(
-            f"model {name!r} loads but cannot answer ({type(error).__name__}: {why}): its config, processor and "
-            "weights do not fit together, or transformers cannot run it here"
+            f"model {name!r} loads but cannot answer ({type(error).__name__}: {reason(error)}): its config, processor "
+            "and weights do not fit together, or transformers cannot run it here"
         ) from error

@@ -158,7 +158,9 @@ def rope_weight(
         angle = offset * inv_freq.float()
         return torch.cat((angle.cos(), angle.sin()), -1)
 
-    pairs = rotation(query_position) @ rotation(key_position).transpose(1, 2)
+    keys = rotation(key_position).transpose(1, 2)
+    rows = chunks(query_position.shape[-1])  # as attention has them, see `HostCount.read`
+    pairs = torch.cat([rotation(query_position[..., part]) @ keys for part in rows], 1)
     return (2 * pairs + (head_dim - 2 * inv_freq.shape[0])) / math.sqrt(head_dim)
 
 

@@ -123,8 +123,9 @@ def host_values(x: Tensor) -> array[float]:
 
 
 def chunks(size: int) -> Iterator[slice]:
-    """``size`` rows, a bounded number of them at a time."""
-    return (slice(start, start + ROW_CHUNK) for start in range(0, size, ROW_CHUNK))
+    """``size`` rows, a bounded number of them at a time; the first chunk may have fewer than the others."""
+    ends = range(size, 0, -ROW_CHUNK)
+    return (slice(max(end - ROW_CHUNK, 0), end) for end in reversed(ends))
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:

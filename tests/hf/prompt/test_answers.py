@@ -127,6 +127,7 @@ def test_a_scored_answer_equals_the_generated_one() -> None:
         ("xx...xxxx", 9),  # ... and what is predicted from them
         ("x......xx", 7),  # an answer to an earlier turn, and one to this one
         ("x........", 9),
+        ("x....xxxx", 5),  # ... after a single token of template
     ],
 )
 def test_where_labels_begin(labels: str, start: int) -> None:

@@ -110,7 +110,11 @@ def test_other_rules() -> None:
     assert torch.equal(valid_rows(padded[None, None], IDS[:1]), REAL[:1])
 
 
-FORM_OF = {"eager": ("minimum", "-inf"), "sdpa": ("boolean", "heads", "minimum"), "flex_attention": ("block",)}
+FORM_OF = {
+    "eager": ("minimum", "-inf"),
+    "sdpa": ("boolean", "heads", "minimum"),
+    "flex_attention": ("block",),
+}
 TAKEN = [(attention, form) for attention, forms in FORM_OF.items() for form in forms]
 
 

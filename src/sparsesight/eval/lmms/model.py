@@ -152,7 +152,7 @@ class SparseSightModel(lmms):
                 self._model,
                 method,
                 text_tower=self._loaded.tower_for(method),
-                processor=self._prompts.processor,
+                turns=self._loaded.turns,
                 trim_early_layers=self.trim_early_layers,
             )
             self.method = method

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.regions import on_pictures
 from ...errors import SparseSightError
 
 IGNORED = -100  # labels that no loss counts, in all of transformers
@@ -92,8 +93,8 @@ class Labels:
         """Column [b] at which each sample's answer to its last picture begins; None if the labels are of another size.
 
         It is that of the first label after the last visual token; where there is none, the prompt has no end. Neither
-        has it where labels are on everything, as a language model's: they begin before the last visual token and go on
-        right behind it, or with the first token that is predicted from text.
+        has it where labels are on everything, as a language model's: they are on pictures or right in front of them,
+        and go on right behind the last, or with the first token that is predicted from text.
 
         Args:
             visual: boolean [b, n].
@@ -105,7 +106,7 @@ class Labels:
         column = torch.arange(length, device=visual.device).expand(visual.shape)
         last = torch.where(visual, column, -1).amax(1, keepdim=True)
         start = torch.where(labelled & (column > last), column, length).amin(1)
-        of_all = (labelled & (column <= last)).any(1) & (start <= last[:, 0] + 2)
+        of_all = on_pictures(labelled, visual).any(1) & (start <= last[:, 0] + 2)
         return torch.where(of_all, length, start)
 
     def ignore(self, dropped: Tensor) -> Tensor | None:

@@ -74,7 +74,9 @@ def valid_rows(attention_mask: Any, like: Tensor, visual: Tensor | None = None) 
     n = like.shape[1]
     if isinstance(attention_mask, Mapping):
         masks = [x for x in attention_mask.values() if x is not None]
-        rows = [valid_rows(x, like, visual) for x in masks]  # a window hides tokens, none of them from all kinds
+        rows = [
+            valid_rows(x, like, visual) for x in masks
+        ]  # a window hides tokens, none of them from all kinds
         return torch.stack(rows).any(0) if rows else torch.ones_like(like, dtype=torch.bool)
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 and attention_mask.shape[1] >= n:
         return attention_mask[:, attention_mask.shape[1] - n :].to(like.device).bool()

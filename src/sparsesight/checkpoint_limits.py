@@ -1,0 +1,191 @@
+"""What comes with a checkpoint and makes its prompts is bounded: a chat template in time, length and memory, the size
+that pictures are scaled to in memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import SparseSightError, panicked, reason
+
+T = TypeVar("T")
+SECONDS = 5.0  # a template takes milliseconds
+CHARACTERS = 2_000_000  # of all prompts of a batch
+MEMORY = 4 * 2**30  # bytes that making a prompt may take; a batch of large pictures takes a few hundred MB
+STATM = Path("/proc/self/statm")  # Linux: pages of the address space, and more
+
+
+class _OutOfTimeError(BaseException):
+    """Raised in the thread of a template that takes too long; templates cannot catch it."""
+
+
+@contextmanager
+def making_prompt() -> Iterator[None]:
+    """Around the use of a checkpoint's processor: it gets bounded memory, and what fails in it is one sentence.
+
+    Raises:
+        SparseSightError: in place of whatever the processor raises.
+    """
+    try:
+        with bounded_memory():
+            yield
+    except SparseSightError:
+        raise
+    except BaseException as error:  # a processor does what a config says that came with the checkpoint
+        if not (isinstance(error, Exception) or panicked(error)):
+            raise
+        raise SparseSightError(
+            f"the processor of the model cannot make a prompt of this question and picture ({reason(error)})"
+        ) from error
+
+
+def apply_template(processor: Any, conversations: list[Any], **options: Any) -> Any:
+    """``processor.apply_chat_template``, after a trial that bounds the template's time and the length of its text.
+
+    The trial renders text alone, which takes milliseconds.
+
+    Raises:
+        SparseSightError: a template that fails, does not end in 5 seconds, or writes more than 2,000,000 characters.
+    """
+    apply = processor.apply_chat_template
+    try:
+        with bounded_memory():
+            text = rendered(
+                processor, lambda: apply(conversations, add_generation_prompt=True, tokenize=False)
+            )
+    except SparseSightError:
+        raise
+    except Exception as error:  # whatever a template's own code raises, in its own words
+        raise SparseSightError(
+            f"the chat template of the model cannot make a prompt of this question ({reason(error)})"
+        ) from error
+    length = sum(map(len, text)) if isinstance(text, list) else len(text)
+    if length > CHARACTERS:
+        raise SparseSightError(
+            f"the chat template of the model makes a prompt of {length:,} characters of this question: use one that "
+            "writes the question and little else"
+        )
+    with making_prompt():
+        return apply(conversations, add_generation_prompt=True, **options)
+
+
+def rendered(processor: Any, render: Callable[[], T]) -> T:
+    """What ``render`` makes of a processor's chat template, within the time for it.
+
+    Raises:
+        SparseSightError: if the time is up, or the template has powers: one of them can take all of the time there is.
+    """
+    for holder in (processor, getattr(processor, "tokenizer", None)):
+        templates = getattr(holder, "chat_template", None) or ()
+        for template in templates.values() if isinstance(templates, dict) else (templates,):
+            if isinstance(template, str) and _has_power(template):
+                raise SparseSightError(
+                    "the chat template of the model raises numbers to powers (**), which no prompt needs: use one that "
+                    "does not"
+                )
+    return within(SECONDS, render)
+
+
+@lru_cache(maxsize=8)
+def _has_power(template: str) -> bool:
+    """Whether a template has the operator ``**``; in front of keyword arguments it is none."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    before = ""
+    try:
+        for _, kind, text in Environment().lex(template):
+            if kind == "operator" and text == "**" and before not in ("(", ","):
+                return True
+            before = before if kind in ("whitespace", "comment") else text
+    except TemplateSyntaxError:  # it is reported where it is rendered
+        pass
+    return False
+
+
+class _AddressSpace:
+    """The bound of this process's address space, held by those who make prompts at the same time."""
+
+    def __init__(self) -> None:
+        self._lock, self._holders, self._before = threading.Lock(), 0, (0, 0)
+
+    def bound(self, more: int) -> None:
+        import resource
+
+        with self._lock:
+            self._holders += 1
+            if self._holders > 1:
+                return
+            self._before = resource.getrlimit(resource.RLIMIT_AS)
+            soft, hard = self._before
+            wanted = int(STATM.read_text().split()[0]) * resource.getpagesize() + more
+            if soft == resource.RLIM_INFINITY or wanted < soft:
+                resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+
+    def release(self) -> None:
+        import resource
+
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                resource.setrlimit(resource.RLIMIT_AS, self._before)
+
+
+_address_space = _AddressSpace()
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Within it, what would take more than 4 GiB of additional memory fails before it is allocated; on Linux only.
+
+    It holds for the whole process, so for commands only.
+    """
+    if not STATM.exists():
+        yield
+        return
+    _address_space.bound(MEMORY)
+    try:
+        yield
+    finally:
+        _address_space.release()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises, in a thread of its own that is ended when its time is up.
+
+    The thread ends between two of Python's instructions, so that no loop of a template goes on. What cannot be ended
+    (one operation that takes long) is left behind as a daemon.
+
+    Raises:
+        SparseSightError: if the time is up.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            done.append(call())
+        except _OutOfTimeError:
+            pass
+        except BaseException as error:  # raised again where it is waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="chat template", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        number, late = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_OutOfTimeError)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(number, late)
+        thread.join(1.0)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise SparseSightError(
+            f"the chat template of the model did not end within {seconds:g} s: use a checkpoint whose template does"
+        )
+    return done[0]
