@@ -1,4 +1,4 @@
-"""Compiling with ``fullgraph=True`` is refused as soon as it is known: tokens are dropped where a graph has to be cut."""
+"""``fullgraph=True`` is refused as soon as it is known: tokens are dropped where a graph would have to be cut."""
 
 from __future__ import annotations
 
