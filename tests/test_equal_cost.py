@@ -6,7 +6,7 @@ import pytest
 
 from sparsesight import METHODS, BudgetError, Random, SparseSightError, SparseVLM, SparseVLMPlus, sparsify
 from sparsesight.core.budget import BEFORE
-from sparsesight.equal_cost import REFERENCE, Cost, Prompt, cost, fit
+from sparsesight.equal_cost import REFERENCE, Cost, PromptSizes, cost, fit
 from sparsesight.hf.decoder_shape import decoder_shape
 from sparsesight.hf.model_parts import inspect_model
 from sparsesight.macs import DecoderShape
@@ -14,14 +14,14 @@ from sparsesight.methods import make_method
 from tests.hf import tiny
 
 LLAVA = DecoderShape.llama(32, 4096, 11008, 32)
-PROMPT = Prompt(576, 60, 35)
+PROMPT = PromptSizes(576, 60, 35)
 
 
 def test_dense_by_hand() -> None:
     shape = DecoderShape.llama(2, 8, 12, 2)
     n = 10 + 3 + 4
     linear = 4 * 64 + 3 * 8 * 12
-    dense = cost(None, shape, Prompt(10, 3, 4))
+    dense = cost(None, shape, PromptSizes(10, 3, 4))
     assert dense == Cost(2 * (n * linear + 2 * n * n * 8), 0, 10, 10, 2 * 2 * 2 * 8 * n)
 
 
@@ -37,7 +37,7 @@ def test_as_reported_by_a_run(name: str) -> None:
     parts = inspect_model(built)
     visual = (prompt["input_ids"][0] == parts.visual_ids[0]).nonzero()[:, 0]
     text = prompt["input_ids"].shape[1] - 1 - int(visual[-1])
-    sizes = Prompt(sample.visual_tokens, text, sample.text_tokens - text)
+    sizes = PromptSizes(sample.visual_tokens, text, sample.text_tokens - text)
     shape = decoder_shape(parts)
     got = cost(method, shape, sizes, parts.prunable)
     assert (got.macs, got.overhead) == (sample.macs_sparse, sample.macs_scoring)

@@ -55,7 +55,7 @@ def test_weights_of_other_models() -> None:
     model, _ = bundled.load()
     assert provenance.weights(model, bundled=True).startswith("sha256 ")
     before = provenance.weights(model, bundled=False)
-    assert before == f"fingerprint {provenance.fingerprint(model)}"
+    assert before == f"fingerprint {provenance.weights_fingerprint(model)}"
     nn.init.zeros_(next(model.parameters()))
     assert provenance.weights(model, bundled=False) != before
     model.config._commit_hash = "abc"

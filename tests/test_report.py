@@ -13,7 +13,7 @@ from sparsesight.core.facts import AFTER, NOTHING
 from sparsesight.hf.batch_report import batch_report
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import from_dict, make_method
-from sparsesight.report import Latency, RegionReport, Report, staircase, where
+from sparsesight.report import Latency, RegionReport, Report, run_lengths, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)
 METHOD = SparseVLM((6, 2), (1, 3))
@@ -172,10 +172,10 @@ def test_rows_use_metric_prefixes() -> None:
     assert rows["KV cache bytes"][1] == f"{big.kv_bytes_sparse / 1e6:.2f} M"
 
 
-def test_staircase() -> None:
-    assert staircase((576, 576, 576, 300, 200, 200)) == "576 x3, 300 x1, 200 x2"
-    assert staircase(()) == ""
-    assert staircase((5, 4, 5)) == "5 x1, 4 x1, 5 x1"
+def test_run_lengths() -> None:
+    assert run_lengths((576, 576, 576, 300, 200, 200)) == "576 x3, 300 x1, 200 x2"
+    assert run_lengths(()) == ""
+    assert run_lengths((5, 4, 5)) == "5 x1, 4 x1, 5 x1"
 
 
 def test_where_stages_are() -> None:

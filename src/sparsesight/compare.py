@@ -24,7 +24,7 @@ PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for proces
 
 
 @dataclass(frozen=True)
-class Answer:
+class TimedAnswer:
     """A model's answer, and the time of its decoder."""
 
     answer: str
@@ -63,8 +63,8 @@ class Pruned:
 class Comparison(Pruned):
     """The same question with and without sparsification."""
 
-    dense: Answer
-    sparse: Answer
+    dense: TimedAnswer
+    sparse: TimedAnswer
 
     @property
     def agree(self) -> bool:
@@ -128,12 +128,12 @@ def compare(
         with sparsify(model, method, turns=loaded.turns, timing=True) as run:
             text, tokens = _generate(loaded, inputs, max_new_tokens)
         report = run.report
-        sparse = Answer(text, tokens, report.prefill_ms, report.decode_ms)
+        sparse = TimedAnswer(text, tokens, report.prefill_ms, report.decode_ms)
         times = Times()
         with timed_decoder(model.get_decoder(), times):
             text, tokens = _generate(loaded, inputs, max_new_tokens)
     further = times.wall[DECODE]
-    dense = Answer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
+    dense = TimedAnswer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
     found = pruned(run, picture, loaded, inputs)
     return Comparison(**vars(found), dense=dense, sparse=sparse)
 

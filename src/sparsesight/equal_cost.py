@@ -25,7 +25,7 @@ EQUAL = 0.01  # relative; costs that differ by no more are called equal, whereve
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptSizes:
     """Sizes of a prompt.
 
     Attributes:
@@ -65,7 +65,7 @@ class Fitted:
 
 
 def cost(
-    method: Method | None, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None = None
+    method: Method | None, shape: DecoderShape, prompt: PromptSizes, allowed: tuple[int, ...] | None = None
 ) -> Cost:
     """The cost of a prompt's prefill under ``method`` (None: dense).
 
@@ -90,7 +90,7 @@ def cost(
     return _cost(method, schedule, shape, prompt)
 
 
-def _cost(method: Method | None, schedule: Schedule, shape: DecoderShape, prompt: Prompt) -> Cost:
+def _cost(method: Method | None, schedule: Schedule, shape: DecoderShape, prompt: PromptSizes) -> Cost:
     others = prompt.before + prompt.text
     entering = [others + n for n in schedule.entering]
     overhead = 0
@@ -111,7 +111,7 @@ def fit(
     method: Method,
     retain: int | float,
     shape: DecoderShape,
-    prompt: Prompt,
+    prompt: PromptSizes,
     allowed: tuple[int, ...] | None = None,
 ) -> Fitted:
     """``method`` at the budget that costs as much as :data:`REFERENCE` at ``retain``.
@@ -175,7 +175,7 @@ def fit(
 
 
 def reference_macs(
-    retain: int | float, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None = None
+    retain: int | float, shape: DecoderShape, prompt: PromptSizes, allowed: tuple[int, ...] | None = None
 ) -> int:
     """What ``retain`` stands for: the multiply-adds of :data:`REFERENCE` at it.
 
@@ -193,7 +193,7 @@ def reference_macs(
 
 
 def _published(
-    method: Method, retain: Retain, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None
+    method: Method, retain: Retain, shape: DecoderShape, prompt: PromptSizes, allowed: tuple[int, ...] | None
 ) -> Method | None:
     """``method`` at ``retain`` if it would use its published schedule there."""
     counts = method.published_budgets.get(retain) if isinstance(retain, int) else None

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import SparseSightError
 
@@ -32,21 +32,6 @@ MAX_SCANS = 100
 MAX_VALUES = 100_000
 BYTES, TEXT, UNDEFINED = 1, 2, 7  # types of TIFF's fields whose values stay one string
 ORIENTATION = ExifTags.Base.Orientation
-TURNS = dict(
-    zip(
-        range(2, 9),
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        strict=True,
-    )
-)
 BAND = 1 << 20  # pixels that are converted at a time: what is made on the way stays small
 
 
@@ -123,9 +108,10 @@ def _read(file: IO[bytes], name: str, max_pixels: int, decode: bool) -> Image.Im
             if refused or not decode:
                 return refused or None
             image.load()
-            turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
             rgb = _to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
+            rgb.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+            ImageOps.exif_transpose(rgb, in_place=True)
+        return rgb
     except UnidentifiedImageError:
         *others, last = FORMATS
         return f"{name} is not a picture in {', '.join(others)} or {last}: save it as PNG or JPEG"

@@ -1,4 +1,4 @@
-"""Where numbers come from: the commit of this package, and the weights that answered."""
+"""The origin of numbers: the commit of this package, and the weights of the model."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def weights(model: Any, bundled: bool) -> str:
         (file,) = MODEL_PATH.glob("*.safetensors")
         return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
     revision = getattr(model.config, "_commit_hash", None)
-    return f"fingerprint {fingerprint(model)}" if revision is None else f"revision {revision}"
+    return f"fingerprint {weights_fingerprint(model)}" if revision is None else f"revision {revision}"
 
 
-def fingerprint(model: Any) -> str:
+def weights_fingerprint(model: Any) -> str:
     """A hash of the first numbers of every weight: another checkpoint has another."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .equal_cost import Prompt
+from .equal_cost import PromptSizes
 from .errors import SparseSightError
 from .macs import DecoderShape
 from .suggestions import did_you_mean
@@ -68,9 +68,9 @@ class Shape:
         return min(self.text // 2, 35)
 
     @property
-    def prompt(self) -> Prompt:
+    def prompt(self) -> PromptSizes:
         """Sizes of its prompt."""
-        return Prompt(self.visual, self.text - self.before, self.before)
+        return PromptSizes(self.visual, self.text - self.before, self.before)
 
     @property
     def decoder(self) -> DecoderShape:

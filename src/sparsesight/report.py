@@ -42,7 +42,7 @@ class Clip:
     def __str__(self) -> str:
         frames = f"{len(self.frames)} frames" if self.frames_known else "frames not known"
         name = "picture" if self.kind == "image" else f"clip ({frames})"
-        return f"{name}: " + " -> ".join(staircase(x) for x in (self.frames, *self.kept))
+        return f"{name}: " + " -> ".join(run_lengths(x) for x in (self.frames, *self.kept))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         samples = "".join(
-            f"<p>sample {i}, visual tokens per layer: {escape(staircase(sample.visual_per_layer))} "
+            f"<p>sample {i}, visual tokens per layer: {escape(run_lengths(sample.visual_per_layer))} "
             f"{escape(sample.note)}</p>"
             for i, sample in enumerate(self.samples)
         )
@@ -162,7 +162,7 @@ class Report:
         lines.append("visual tokens per layer")
         for i, sample in enumerate(self.samples):
             note = f"  ({sample.note})" if sample.note else ""
-            lines.append(f"  sample {i}: {staircase(sample.visual_per_layer)}{note}")
+            lines.append(f"  sample {i}: {run_lengths(sample.visual_per_layer)}{note}")
             if len(sample.regions) > 1 or any(x.judged_by == BEFORE_PICTURE for x in sample.regions):
                 lines += [f"    {region}" for region in sample.regions]
             if any(clip.kind == "video" for clip in sample.clips):
@@ -197,7 +197,7 @@ def _name(method: dict[str, Any]) -> str:
     return " > ".join(map(_name, parts)) if parts else str(method["method"])
 
 
-def staircase(per_layer: Sequence[int]) -> str:
+def run_lengths(per_layer: Sequence[int]) -> str:
     """``576 x3, 300 x4``: run lengths of equal counts over the layers."""
     runs: list[list[int]] = []
     for count in per_layer:

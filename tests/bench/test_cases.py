@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsesight import BudgetError, SparseSightError
-from sparsesight.bench.cases import make_cases, prompt_sizes
-from sparsesight.equal_cost import REFERENCE, Prompt, cost
+from sparsesight.bench.cases import first_prompt, make_cases
+from sparsesight.equal_cost import REFERENCE, PromptSizes, cost
 from sparsesight.hf.decoder_shape import decoder_shape
 from sparsesight.hf.model_parts import inspect_model
 from sparsesight.macs import DecoderShape
@@ -16,7 +16,7 @@ from sparsesight.random_models import Shape, random_llava
 from tests.bench.small import SMALL
 
 VICUNA = DecoderShape.llama(32, 4096, 11008, 32)
-PROMPT = Prompt(576, 60, 35)
+PROMPT = PromptSizes(576, 60, 35)
 
 
 def test_one_budget_is_one_cost() -> None:
@@ -46,7 +46,7 @@ def test_the_same_tokens_cost_what_they_cost() -> None:
 
 def test_a_budget_that_the_reference_cannot_meet() -> None:
     """Methods that prune earlier can, and are compared with the first of them."""
-    clip = Prompt(2880, 60, 35)
+    clip = PromptSizes(2880, 60, 35)
     methods = {name: parse(name) for name in ("sparsevlm+(layers=(0,4,11))", "random(layers=(0,))")}
     with pytest.raises(BudgetError, match=r"possible are .* That is the reference.*--same-retain"):
         make_cases(methods, [40], VICUNA, clip)
@@ -69,7 +69,7 @@ def test_a_budget_that_leaves_nothing_to_prune() -> None:
 def test_sizes_of_a_prompt(text: int) -> None:
     shape = Shape.parse(SMALL.replace("text=12", f"text={text}"))
     model, prompt = random_llava(shape, torch.float32, "cpu")
-    assert prompt_sizes(model, prompt) == shape.prompt
+    assert first_prompt(model, prompt) == shape.prompt
     assert decoder_shape(inspect_model(model)) == shape.decoder
     with pytest.raises(SparseSightError, match="no visual tokens"):
-        prompt_sizes(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})
+        first_prompt(model, {"input_ids": torch.ones(1, 4, dtype=torch.long)})

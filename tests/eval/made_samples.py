@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparsesight.equal_cost import Prompt
-from sparsesight.eval.costs import Cost
+from sparsesight.equal_cost import PromptSizes
+from sparsesight.eval.costs import SampleCost
 from sparsesight.eval.metrics import Mean, Metric
 from sparsesight.eval.records import Answer, Item, Sample
 from sparsesight.eval.task import Answering
 from sparsesight.methods import Method
 
 
-def cost(macs: int = 100, dense: int = 400) -> Cost:
-    return Cost(
+def cost(macs: int = 100, dense: int = 400) -> SampleCost:
+    return SampleCost(
         visual_tokens=576,
         text_tokens=40,
         equal_tokens=64.0,
@@ -90,8 +90,8 @@ class Made:
         right = (number * 37) % 400 < budget * 0.9
         return Answer(item.target if right else "no idea", cost(macs=budget), prefill_ms=budget / 10)
 
-    def sizes(self, items: Sequence[Item]) -> list[Prompt]:
-        return [Prompt(576, 20, 5) for _ in items]
+    def sizes(self, items: Sequence[Item]) -> list[PromptSizes]:
+        return [PromptSizes(576, 20, 5) for _ in items]
 
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
         assert set(answers) == {item.id for item in self.items}

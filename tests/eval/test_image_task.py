@@ -13,7 +13,7 @@ import pytest
 
 from sparsesight import bundled, sparsify
 from sparsesight.compare import prepare
-from sparsesight.equal_cost import Prompt
+from sparsesight.equal_cost import PromptSizes
 from sparsesight.eval.image_task import PictureQuestions
 from sparsesight.eval.prompts import Prompts, choose_setting
 from sparsesight.eval.records import Item
@@ -170,7 +170,7 @@ def test_sizes_of_prompts(loaded: Loaded) -> None:
     for size, item in zip(sizes, items(), strict=True):
         ids = prepare(loaded, item.request(), item.question)["input_ids"][0].tolist()
         picture = [i for i, token in enumerate(ids) if token == loaded.model.config.image_token_id]
-        assert size == Prompt(len(picture), len(ids) - picture[-1] - 1, picture[0])
+        assert size == PromptSizes(len(picture), len(ids) - picture[-1] - 1, picture[0])
 
 
 def test_trimming_shows_in_what_is_cached(loaded: Loaded) -> None:

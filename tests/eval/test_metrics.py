@@ -12,7 +12,7 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.eval.metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
 from sparsesight.eval.records import Sample
-from sparsesight.eval.task import check_items, check_join, fingerprint
+from sparsesight.eval.task import check_items, check_join, task_fingerprint
 from tests.eval.made_samples import Made, marked, sample
 
 
@@ -149,8 +149,12 @@ def test_samples_go_through_a_line() -> None:
 
 
 def test_fingerprint_and_items() -> None:
-    assert fingerprint(Made()) == fingerprint(Made())
-    others = {fingerprint(Made(count=39)), fingerprint(Made(metric=Mean("other"))), fingerprint(Made())}
+    assert task_fingerprint(Made()) == task_fingerprint(Made())
+    others = {
+        task_fingerprint(Made(count=39)),
+        task_fingerprint(Made(metric=Mean("other"))),
+        task_fingerprint(Made()),
+    }
     assert len(others) == 3
     with pytest.raises(SparseSightError, match="'made' has no questions"):
         check_items(Made(count=0))

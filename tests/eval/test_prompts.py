@@ -13,8 +13,7 @@ from PIL import Image
 pytest.importorskip("av", reason="needs PyAV, which comes with lmms-eval: pip install sparsesight[eval]")
 
 from sparsesight import SparseSightError, bundled
-from sparsesight.eval.clips import frame_indices, sample_frames
-from sparsesight.eval.prompts import SETTINGS, Prompts, choose_setting
+from sparsesight.eval.prompts import SETTINGS, Prompts, choose_setting, frame_indices, sample_frames
 
 SENTENCE = SETTINGS["llava-1.5"].system
 

@@ -17,13 +17,13 @@ import pytest
 
 from sparsesight import SparseSightError
 from sparsesight.core.budget import Retain
-from sparsesight.equal_cost import Prompt, cost
+from sparsesight.equal_cost import PromptSizes, cost
 from sparsesight.eval.cell_file import CellFile
 from sparsesight.eval.distributed import Ranks
 from sparsesight.eval.report import write_report
 from sparsesight.eval.run_dir import Config, RunFolder
 from sparsesight.eval.sweep import RunSpec, cell_dict, equal_cost, make_cells, same_retain, sweep
-from sparsesight.eval.task import fingerprint
+from sparsesight.eval.task import task_fingerprint
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import Method, make_method
 from tests.eval.made_samples import Made
@@ -38,7 +38,7 @@ def cells() -> list[RunSpec]:
 
 
 def config(*tasks: Made) -> Config:
-    names = {task.name: fingerprint(task) for task in tasks}
+    names = {task.name: task_fingerprint(task) for task in tasks}
     return Config({"batch_size": BATCH}, names, {cell.label: cell_dict(cell) for cell in cells()})
 
 
@@ -262,7 +262,7 @@ def test_cells_that_make_no_sense(names: list[str], budgets: list[Retain], messa
 
 
 def test_equal_costs_are_equal() -> None:
-    shape, prompt = DecoderShape.llama(32, 4096, 11008, 32), Prompt(576, 40, 35)
+    shape, prompt = DecoderShape.llama(32, 4096, 11008, 32), PromptSizes(576, 40, 35)
     fitted = equal_cost(shape, prompt, tuple(range(31)))
     made = make_cells(["sparsevlm", "sparsevlm+", "random"], [192, 64], make_method, fitted)
     for budget in (192, 64):

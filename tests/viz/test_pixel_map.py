@@ -15,7 +15,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from sparsesight import SparseSightError
 from sparsesight.viz.patch_grid import View
-from sparsesight.viz.token_layouts import Asked, views
+from sparsesight.viz.token_layouts import LayoutInput, views
 
 SIZES = [(336, 336), (640, 480), (480, 640), (1000, 351), (2400, 300), (77, 201), (33, 20), (1, 1)]
 SQUARE = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
@@ -26,7 +26,7 @@ def config(edge: int = 336) -> LlavaConfig:
 
 
 def view(images: Any, size: tuple[int, int], edge: int = 336) -> View:
-    (only,) = views(Asked(config(edge), images, size, {}))
+    (only,) = views(LayoutInput(config(edge), images, size, {}))
     return only
 
 
@@ -90,4 +90,4 @@ def test_a_family_without_a_rule_is_refused() -> None:
     strange = config()
     strange.model_type = "odd"
     with pytest.raises(SparseSightError, match=r"no picture .* for 'odd' yet.*llava_next"):
-        views(Asked(strange, CLIPImageProcessorPil(**SQUARE), (64, 64), {}))
+        views(LayoutInput(strange, CLIPImageProcessorPil(**SQUARE), (64, 64), {}))

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.budget import Retain
-from ..equal_cost import Prompt, cost, fit, reference_macs
+from ..equal_cost import PromptSizes, cost, fit, reference_macs
 from ..errors import BudgetError, SparseSightError
 from ..hf.model_parts import inspect_model
-from ..hf.prompt.inputs import among
+from ..hf.prompt.inputs import prompt_sizes
 from ..macs import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
 
@@ -34,7 +34,7 @@ def make_cases(
     methods: Mapping[str, Method],
     budgets: Sequence[int | float],
     shape: DecoderShape,
-    prompt: Prompt,
+    prompt: PromptSizes,
     allowed: tuple[int, ...] | None = None,
     same_retain: bool = False,
 ) -> list[Case]:
@@ -76,7 +76,7 @@ def make_cases(
 
 
 def _target(
-    retain: int | float, shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...] | None
+    retain: int | float, shape: DecoderShape, prompt: PromptSizes, allowed: tuple[int, ...] | None
 ) -> int | None:
     try:
         return reference_macs(retain, shape, prompt, allowed)
@@ -84,11 +84,13 @@ def _target(
         return None
 
 
-def prompt_sizes(model: Any, prompt: Mapping[str, Any]) -> Prompt:
-    """Sizes of the first prompt of a batch, which has no padding."""
-    visual = among(prompt["input_ids"][0], inspect_model(model).visual_ids)
-    places = visual.nonzero()[:, 0].tolist()
-    if not places:
+def first_prompt(model: Any, prompt: Mapping[str, Any]) -> PromptSizes:
+    """Sizes of the first prompt of a batch.
+
+    Raises:
+        SparseSightError: it has no visual tokens.
+    """
+    sizes = prompt_sizes(prompt, inspect_model(model).visual_ids)[0]
+    if not sizes.visual:
         raise SparseSightError("the prompt has no visual tokens, there is nothing to measure")
-    text = len(visual) - 1 - places[-1]
-    return Prompt(len(places), text, len(visual) - len(places) - text)
+    return sizes

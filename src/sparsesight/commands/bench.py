@@ -118,7 +118,7 @@ def bench(
 
     from ..bench import bench as measure
     from ..bench import environment
-    from ..bench.cases import make_cases, prompt_sizes
+    from ..bench.cases import first_prompt, make_cases
     from ..bench.growth import check_folder, save
     from ..hf.compiled.options import parse_fast
     from ..hf.decoder_shape import decoder_shape
@@ -161,7 +161,7 @@ def bench(
             chosen,
             budgets,
             decoder_shape(parts),
-            prompt_sizes(built, prompt),
+            first_prompt(built, prompt),
             parts.prunable,
             same_retain=same_retain,
         )

@@ -138,19 +138,18 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
     """Run everything into the folder; the first process returns the summary."""
     from importlib.util import find_spec
 
-    from ..eval.prepare import prepare_tasks, session, settings
-    from ..eval.prompt_sizes import LOOKED_AT, typical
+    from ..eval.prepare import prepare_tasks, run_settings, session
     from ..eval.report import write_report
     from ..eval.run_dir import Config, RunFolder
-    from ..eval.sweep import cell_dict, equal_cost, make_cells, same_retain, sweep
-    from ..eval.task import check_items, fingerprint
+    from ..eval.sweep import LOOKED_AT, cell_dict, equal_cost, make_cells, same_retain, sweep, typical
+    from ..eval.task import check_items, task_fingerprint
     from ..hf.decoder_shape import decoder_shape
     from ..hf.model_parts import inspect_model
     from ..methods import is_published, parse
     from ..provenance import short
 
     prepared = prepare_tasks(options, ranks)
-    tasks, fixed, note = prepared.tasks, settings(prepared, options), session(prepared.loaded, ranks)
+    tasks, fixed, note = prepared.tasks, run_settings(prepared, options), session(prepared.loaded, ranks)
     for task in tasks:
         check_items(task)
     prompt = typical([size for task in tasks for size in task.sizes(task.items[:LOOKED_AT])])
@@ -168,7 +167,7 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
             unsolved.append(f"`{cell.label}`")
     config = Config(
         fixed,
-        {task.name: fingerprint(task) for task in tasks},
+        {task.name: task_fingerprint(task) for task in tasks},
         {cell.label: cell_dict(cell) for cell in cells},
     )
     with RunFolder(options.out, config, resume=options.resume, rank=ranks.rank, session=note) as folder:

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..report import staircase, where
+from ..report import run_lengths, where
 from ..terminal import rich_text
 from ..viz import text
 
 if TYPE_CHECKING:
-    from ..compare import Answer, Comparison
+    from ..compare import Comparison, TimedAnswer
 
 
 def show(result: Comparison, *, picture: str, question: str, model: str) -> None:
@@ -41,7 +41,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     console.print(facts)
     console.print(_report(result))
     sample = result.report.samples[0]
-    per_layer = f"visual tokens entering each layer: {staircase(sample.visual_per_layer)}"
+    per_layer = f"visual tokens entering each layer: {run_lengths(sample.visual_per_layer)}"
     console.print(rich_text(f"{per_layer} ({sample.note})" if sample.note else per_layer))
     if result.look is None:
         console.print()
@@ -78,5 +78,5 @@ def _report(result: Comparison) -> Table:
     return table
 
 
-def _answer(answer: Answer) -> Text:
+def _answer(answer: TimedAnswer) -> Text:
     return rich_text(answer.answer or "(nothing)", "bold")

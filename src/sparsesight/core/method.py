@@ -10,11 +10,9 @@ method: exact counts, stable ties, order and recycling.
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -33,7 +31,8 @@ from .budget import (
     plan,
     pruning_layers,
 )
-from .retain import MAX_STAGES, check_retain
+from .fields import check_plain, plain_value
+from .retain import check_retain
 from .stage import Counts, Selection, StageInput
 
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 # More visual tokens than any picture has: a budget that cannot be met with these cannot be met at all.
 ANY_PICTURE = 1_000_000
 MAX_TEXT = 4096  # characters of a method in text form
-MAX_WORD = 256  # characters of one field
-MAX_NUMBER = 2**63 - 1  # of a field; larger ones do not even fit a tensor
 
 
 @dataclass(frozen=True)
@@ -269,34 +266,3 @@ class PreDecoderMethod(Method):
     depths: ClassVar[tuple[int, ...]] = (BEFORE,)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False
-
-
-def is_number(value: object) -> bool:
-    """Whether a field holds a finite number; booleans do not count."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_plain(name: str, value: object) -> None:
-    """Reject a field whose size or form no method can use, before a method sees it.
-
-    Raises:
-        SparseSightError: a number of more than 64 bits, a long text, a long list, nested lists.
-    """
-    if isinstance(value, list | tuple) and len(value) > MAX_STAGES:
-        raise SparseSightError(f"{name}={brief(value)}: a list of {len(value):,} values is not valid")
-    for x in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(x, list | tuple):
-            raise SparseSightError(f"{name}={brief(value)}: nested lists are not valid")
-        if isinstance(x, Integral) and not isinstance(x, bool) and abs(int(x)) > MAX_NUMBER:
-            raise SparseSightError(f"{name}={brief(value)}: use numbers of at most 64 bits")
-        if isinstance(x, str) and len(x) > MAX_WORD:
-            raise SparseSightError(f"{name}={brief(value)}: a text of {len(x):,} characters is not valid")
-
-
-def plain_value(value: Any) -> Any:
-    """A field as a plain value: lists (JSON, the command line) become tuples, numpy's numbers Python's."""
-    if isinstance(value, list | tuple):
-        return tuple(plain_value(x) for x in value)
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return value
-    return int(value) if isinstance(value, Integral) else float(value)

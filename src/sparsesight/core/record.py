@@ -1,4 +1,4 @@
-"""The record of a stage: what it did with every visual token of the prompt. Reports and pictures read it as it is."""
+"""The record of a stage: what it did with every visual token of the prompt, as reports and pictures read it."""
 
 from __future__ import annotations
 

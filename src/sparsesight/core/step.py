@@ -105,7 +105,7 @@ class Chosen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class StageResult:
     """The result of a stage.
 
     Attributes:
@@ -145,7 +145,7 @@ def run_stage(
     others: Sequence[int],
     facts: StageFacts,
     clock: Clock = lambda _: nullcontext(),
-) -> Step:
+) -> StageResult:
     """Run the method on its regions, and apply its selection.
 
     Args:
@@ -199,7 +199,7 @@ def run_stage(
         lengths = [n + o for n, o in zip(others, out, strict=True)]
         width = max(lengths)
         rows, hidden = advance(rows, [x[:2] for x in chosen], width, method.positions == "compact")
-    return Step(rows, hidden, after, out, min(lengths) < width, tuple(chosen))
+    return StageResult(rows, hidden, after, out, min(lengths) < width, tuple(chosen))
 
 
 def _all(stage: StageInput, size: RegionSizes, score: Tensor) -> Selection:

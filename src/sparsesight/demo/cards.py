@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ..report import si, staircase
+from ..report import run_lengths, si
 from ..viz import Word
 from .engine import StreamedAnswer
 
@@ -108,7 +108,7 @@ def costs(dense: StreamedAnswer, sparse: StreamedAnswer) -> str:
     return (
         '<div class="ss-costs"><table><thead><tr><th scope="col">Cost</th><th scope="col">dense</th>'
         f'<th scope="col">sparse</th><th scope="col">of dense</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
-        f"<p>Visual tokens entering each layer: {staircase(sample.visual_per_layer)}{note}.</p>"
+        f"<p>Visual tokens entering each layer: {run_lengths(sample.visual_per_layer)}{note}.</p>"
         "<details><summary>What these numbers mean</summary><p>"
         "<b>Time to first token</b> is the whole call, vision tower and vocabulary included, on this machine; "
         f"<b>tokens per second</b> stand there from {RATED} tokens on. "

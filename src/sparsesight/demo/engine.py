@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.generation.streamers import BaseStreamer
 
-from ..bench.cases import make_cases, prompt_sizes
+from ..bench.cases import first_prompt, make_cases
 from ..bench.timing import settle
 from ..compare import Pruned, prepare, pruned
 from ..errors import SparseSightError
@@ -106,7 +106,7 @@ class Engine:
             SparseSightError: if the model cannot be asked about a picture.
         """
         inputs = prepare(self.loaded, picture, "What is this?")
-        count = prompt_sizes(self.loaded.model, inputs).visual
+        count = first_prompt(self.loaded.model, inputs).visual
         with out_of_memory(self.loaded.model.device), first_run(self.loaded.name):
             self._generate(inputs, 1)
         return count
@@ -130,7 +130,7 @@ class Engine:
             inputs = prepare(self.loaded, picture, question)
             self._check_length(inputs)
             if method is not None and equal_to is not None:
-                sizes = prompt_sizes(model, inputs)
+                sizes = first_prompt(model, inputs)
                 cases = make_cases(
                     {method.name: method}, [equal_to], self._shape, sizes, self._parts.prunable
                 )

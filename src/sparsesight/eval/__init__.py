@@ -1,6 +1,7 @@
-"""What a method costs in accuracy: sweeps of methods and budgets over benchmarks, and honest statistics.
+"""Evaluation: the accuracy of methods and budgets on benchmarks, with confidence intervals and paired tests.
 
-`statistics.py` and `metrics.py` are pure; `samples.py` says what a benchmark is; `folder.py` is a sweep on disk;
-`sweep.py` fills it; `summary.py`, `tables.py` and `plot.py` say what came out. The published benchmarks run through
-lmms-eval (`model.py`, `tasks.py`), which comes with the extra: ``pip install sparsesight[eval]``.
+`task.py` defines a task, `records.py` its questions and samples; `sweep.py` runs every method on every task into a run
+folder (`run_dir.py`, `cell_file.py`); `metrics.py` and `statistics.py` are pure; `summary.py`, `tables.py` and
+`plot.py` make the report. The published benchmarks run
+through lmms-eval (`lmms/`), which the extra ``sparsesight[eval]`` installs.
 """

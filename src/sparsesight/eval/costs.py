@@ -1,4 +1,4 @@
-"""What one sample's prefill cost, as JSON-ready numbers that can be joined to its score."""
+"""The cost of each sample's prefill as JSON-ready numbers, stored beside its score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..macs import DecoderShape
 from ..report import Report, SampleReport
 
 
-class Cost(TypedDict):
+class SampleCost(TypedDict):
     """One sample's prefill, counted as if it were alone: the padding of its batch is not in it.
 
     ``kept`` are the visual tokens, merged ones included, that leave each stage; it is empty, and ``note`` says why, if
@@ -31,12 +31,12 @@ class Cost(TypedDict):
     note: str
 
 
-def dense_cost(shape: DecoderShape, visual: int, text: int) -> Cost:
+def dense_cost(shape: DecoderShape, visual: int, text: int) -> SampleCost:
     """Of a prefill of ``visual`` + ``text`` tokens in which every layer sees all of them."""
     count = len(shape.layers)
     macs = shape.prefill_macs([visual + text] * count)
     held = _kv_bytes(shape, [visual + text] * count)
-    return Cost(
+    return SampleCost(
         visual_tokens=visual,
         text_tokens=text,
         equal_tokens=float(visual),
@@ -51,14 +51,14 @@ def dense_cost(shape: DecoderShape, visual: int, text: int) -> Cost:
     )
 
 
-def sparse_costs(shape: DecoderShape, report: Report) -> list[Cost]:
+def sparse_costs(shape: DecoderShape, report: Report) -> list[SampleCost]:
     """Of every sample of a sparse prefill."""
     return [_sparse_cost(shape, sample, report) for sample in report.samples]
 
 
 def batch_costs(
     shape: DecoderShape, visual_ids: tuple[int, ...], inputs: Any, run: Sparsified | None, beams: int = 1
-) -> list[Cost]:
+) -> list[SampleCost]:
     """Of every sample of a batch that was just prefilled.
 
     Args:
@@ -75,13 +75,13 @@ def batch_costs(
     return [dense_cost(shape, v, n - v) for v, n in zip(visual, mask.sum(1).tolist(), strict=True)]
 
 
-def _sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> Cost:
+def _sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> SampleCost:
     entering = held = sample.visual_per_layer
     early = report.layers[0] + 1
     if report.trimmed:
         held = (entering[early],) * early + entering[early:]
     text = sample.text_tokens
-    return Cost(
+    return SampleCost(
         visual_tokens=sample.visual_tokens,
         text_tokens=text,
         equal_tokens=sample.equal_tokens,

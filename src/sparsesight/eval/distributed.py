@@ -1,4 +1,4 @@
-"""The processes of one sweep. They meet in the run folder alone, so any launcher will do that numbers them."""
+"""The processes of a sweep. They share only the run folder, so any launcher works that numbers its processes."""
 
 from __future__ import annotations
 

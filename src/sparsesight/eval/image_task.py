@@ -1,4 +1,4 @@
-"""Questions about pictures that are put to a loaded model, without lmms-eval."""
+"""Tasks of questions about pictures, answered by a loaded model without lmms-eval."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..bench import PREFILL, Times, timed_decoder
-from ..equal_cost import Prompt
+from ..equal_cost import PromptSizes
 from ..hf.decoder_shape import decoder_shape
 from ..hf.loading import GREEDY, Loaded, out_of_memory
 from ..hf.model_parts import inspect_model
+from ..hf.prompt.inputs import prompt_sizes
 from ..hf.running import first_run
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .costs import batch_costs
 from .metrics import Mean, Metric
-from .prompt_sizes import batch_sizes
 from .prompts import Prompts
 from .records import Answer, Item
 from .task import Answering
@@ -30,7 +30,7 @@ def exact(answer: str, target: Any) -> float:
 
 
 class PictureQuestions:
-    """A task of items with one picture each; a :class:`~.samples.Task`.
+    """A task of items with one picture each; a :class:`~.task.Task`.
 
     Args:
         name: of the task.
@@ -66,7 +66,7 @@ class PictureQuestions:
 
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
-        """See :class:`~.samples.Task`."""
+        """See :class:`~.task.Task`."""
         run = None
         if method is not None:
             tower = self._loaded.tower_for(method)
@@ -84,12 +84,12 @@ class PictureQuestions:
             if run is not None:
                 run.restore()
 
-    def sizes(self, items: Sequence[Item]) -> list[Prompt]:
+    def sizes(self, items: Sequence[Item]) -> list[PromptSizes]:
         """How long the prompts of items are."""
-        return batch_sizes(self._inputs(items), self._parts.visual_ids)
+        return prompt_sizes(self._inputs(items), self._parts.visual_ids)
 
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
-        """See :class:`~.samples.Task`."""
+        """See :class:`~.task.Task`."""
         return {item.id: {"correct": self._scorer(answers[item.id], item.target)} for item in self.items}
 
     def _answer(self, items: Sequence[Item], run: Any, spent: Callable[[], float | None]) -> list[Answer]:

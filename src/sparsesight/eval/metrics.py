@@ -1,4 +1,4 @@
-"""A benchmark's number, written as sums over its questions, so that it can be recomputed in every bootstrap draw."""
+"""Benchmark metrics as sums over questions, so that every bootstrap draw can recompute them."""
 
 from __future__ import annotations
 

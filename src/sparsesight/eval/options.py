@@ -1,4 +1,4 @@
-"""What one evaluation run is asked to do."""
+"""Options of an evaluation run."""
 
 from __future__ import annotations
 

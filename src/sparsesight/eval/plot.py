@@ -1,4 +1,4 @@
-"""What a sweep says at a glance: how much of the dense score is left, against what the prefill costs."""
+"""Plots the score, as a percentage of the dense score, against the cost of the prefill."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 from ..errors import SparseSightError
 from ..files import replace_file
+from ..viz.colours import LINES, web
 from .sweep import DENSE
 from .tables import Latencies, title
 
-# Okabe and Ito, "Color Universal Design", 2008: colour-blind readers tell them apart; yellow is too faint on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SPREAD = 0.006  # relative
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 
@@ -27,27 +26,23 @@ def curves(summary: Mapping[str, Any], latencies: Latencies) -> list[dict[str, d
     """
     tasks = summary["tasks"]
     first = next(iter(tasks.values()))
-    macs: dict[str, dict[str, list[float]]] = {}
-    times: dict[str, dict[str, list[float]]] = {}
     labels = list(summary["overall"])
     timed = bool(labels) and all((task, label) in latencies for task in tasks for label in labels)
-    for label in labels:
-        overall, name = summary["overall"][label], first["cells"][label]["name"]
-        point = overall["of_dense"]
-        bounds = [point[key] if point[key] is not None else point["value"] for key in ("low", "high")]
-        for panel, x in (
-            (macs, 100 * overall["macs_share"]),
-            (times, sum(latencies.get((task, label), 0.0) for task in tasks) / len(tasks)),
-        ):
-            curve = panel.setdefault(name, {"x": [], "y": [], "low": [], "high": []})
-            for key, value in zip(curve, (x, point["value"], *bounds), strict=True):
+
+    def panel(x_of: Mapping[str, float]) -> dict[str, dict[str, list[float]]]:
+        drawn: dict[str, dict[str, list[float]]] = {}
+        for label in sorted(labels, key=x_of.__getitem__):
+            point = summary["overall"][label]["of_dense"]
+            low, high = (point[key] if point[key] is not None else point["value"] for key in ("low", "high"))
+            curve = drawn.setdefault(first["cells"][label]["name"], {"x": [], "y": [], "low": [], "high": []})
+            for key, value in zip(curve, (x_of[label], point["value"], low, high), strict=True):
                 curve[key].append(value)
-    for panel in (macs, times):
-        for curve in panel.values():
-            order = sorted(range(len(curve["x"])), key=curve["x"].__getitem__)
-            for key in curve:
-                curve[key] = [curve[key][i] for i in order]
-    return [macs, times] if timed else [macs]
+        return {name: drawn[name] for name in dict.fromkeys(first["cells"][x]["name"] for x in labels)}
+
+    macs = panel({label: 100 * summary["overall"][label]["macs_share"] for label in labels})
+    if not timed:
+        return [macs]
+    return [macs, panel({x: sum(latencies[task, x] for task in tasks) / len(tasks) for x in labels})]
 
 
 def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
@@ -80,9 +75,9 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
                 [max(y - low, 0) for y, low in zip(curve["y"], curve["low"], strict=True)],
                 [max(high - y, 0) for y, high in zip(curve["y"], curve["high"], strict=True)],
             ]
-            turn = number // len(COLORS)
+            turn = number // len(LINES)
             style = {
-                "color": COLORS[number % len(COLORS)],
+                "color": web(LINES[number % len(LINES)]),
                 "marker": MARKERS[(number + 3 * turn) % len(MARKERS)],
                 "linestyle": ("-", "--", "-.")[turn % 3],
             }

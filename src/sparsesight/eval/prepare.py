@@ -1,4 +1,4 @@
-"""The model and the tasks of a run, loaded, and what is noted about the run."""
+"""Loads the model and the tasks of a run, and collects what is recorded about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .. import __version__
 from ..bench import environment
 from ..errors import SparseSightError
 from ..hf.loading import Loaded, load_model
-from ..provenance import fingerprint, weights
+from ..provenance import weights, weights_fingerprint
 from ..suggestions import did_you_mean
 from .distributed import Ranks, one_process
 from .lmms.registry import check_task
@@ -135,12 +135,12 @@ def own_device(device: str, ranks: Ranks) -> str:
     return f"cuda:{ranks.local}"
 
 
-def settings(prepared: Prepared, options: EvalOptions) -> dict[str, Any]:
+def run_settings(prepared: Prepared, options: EvalOptions) -> dict[str, Any]:
     """Whatever decides on every answer of a run, and must not change while it goes on."""
     model = prepared.loaded.model
     return {
         "model": prepared.loaded.name,
-        "weights": fingerprint(model),
+        "weights": weights_fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "attention": model.config._attn_implementation,

@@ -1,21 +1,24 @@
-"""From lmms-eval's messages to a model's inputs: conversation settings, pictures and clips."""
+"""Turns lmms-eval's messages into model inputs: conversation settings, pictures and clips."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoint_limits import apply_template, making_prompt
 from ..compare import PLAIN_PROMPT
 from ..errors import SparseSightError
 from ..suggestions import did_you_mean
-from .clips import sample_frames
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
-class Setting:
+class PromptSetting:
     """How a checkpoint was published to be asked.
 
     Attributes:
@@ -36,8 +39,8 @@ class Setting:
 SETTINGS = {
     setting.name: setting
     for setting in (
-        Setting("own"),
-        Setting(
+        PromptSetting("own"),
+        PromptSetting(
             "llava-1.5",
             system="A chat between a curious user and an artificial intelligence assistant. "
             "The assistant gives helpful, detailed, and polite answers to the user's questions.",
@@ -47,7 +50,7 @@ SETTINGS = {
 }
 
 
-def choose_setting(name: str, pretrained: str) -> Setting:
+def choose_setting(name: str, pretrained: str) -> PromptSetting:
     """The setting of that name; ``auto`` is LLaVA-1.5's for checkpoints called so, else the checkpoint's own.
 
     Raises:
@@ -90,7 +93,7 @@ class Prompts:
         clips: whether the model takes clips; if not, frames are shown as pictures.
     """
 
-    def __init__(self, processor: Any, setting: Setting, frames: int, clips: bool) -> None:
+    def __init__(self, processor: Any, setting: PromptSetting, frames: int, clips: bool) -> None:
         self.processor = processor
         self.setting = setting
         self.frames = frames
@@ -126,12 +129,12 @@ class Prompts:
                 return_dict=True,
                 processor_kwargs=options,
             )
-        texts = [self._plain(turns) for turns in conversations]
+        texts = [self._without_template(turns) for turns in conversations]
         images = [p["image"] for turns in conversations for p in _parts(turns) if p["type"] == "image"]
         with making_prompt():
             return self.processor(text=texts, images=images or None, **options)
 
-    def _plain(self, turns: list[dict[str, Any]]) -> str:
+    def _without_template(self, turns: list[dict[str, Any]]) -> str:
         """A prompt for processors without a chat template."""
         placeholder = getattr(self.processor, "image_token", None) or "<image>"
         system = "".join(p["text"] + " " for t in turns if t["role"] == "system" for p in t["content"])
@@ -166,3 +169,40 @@ def pictures_in(turns: list[dict[str, Any]]) -> int:
 
 def _parts(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [part for turn in turns for part in turn["content"]]
+
+
+def frame_indices(length: int, count: int) -> list[int]:
+    """``count`` frames of ``length``, evenly from the first to the last; all if there are no more.
+
+    Raises:
+        SparseSightError: for a clip without frames.
+    """
+    if length < 1:
+        raise SparseSightError("the clip has no frames: copy or download it again")
+    if count >= length:
+        return list(range(length))
+    if count == 1:
+        return [length // 2]
+    return [round(i * (length - 1) / (count - 1)) for i in range(count)]
+
+
+def sample_frames(path: Any, count: int) -> list[Image]:
+    """``count`` frames of a video file, evenly spaced, as RGB pictures.
+
+    Raises:
+        SparseSightError: missing or unreadable file; the message names it.
+    """
+    import av
+
+    name = os.fspath(path)
+    try:
+        # Counted by decoding: containers state wrong numbers of frames, or none.
+        with av.open(name) as clip:
+            length = sum(1 for _ in clip.decode(video=0))
+        chosen = frame_indices(length, count)
+        with av.open(name) as clip:
+            wanted = set(chosen)
+            found = [f.to_image() for i, f in enumerate(clip.decode(video=0)) if i in wanted]
+    except (OSError, av.FFmpegError, IndexError) as error:
+        raise SparseSightError(f"clip {name!r} cannot be read ({error}): check the file") from error
+    return found

@@ -1,4 +1,4 @@
-"""One question of a task, the model's answer to it, and the scored sample that a samples file holds."""
+"""A question of a task, the model's answer, and the scored sample that is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import SparseSightError, brief
 from ..files import parse_json
-from .costs import Cost
+from .costs import SampleCost
 
 # Types of fields as they are read back: int and float are numbers, a float may be written as a whole one.
 _OPTIONAL = float | None
@@ -85,7 +85,7 @@ class Answer:
     """What the model said to one item. ``prefill_ms``, where measured, is the item's share of its batch."""
 
     text: str
-    cost: Cost
+    cost: SampleCost
     prefill_ms: float | None = None
 
     @classmethod
@@ -109,7 +109,7 @@ class Sample:
     target: Any
     answer: str
     scores: Mapping[str, float]
-    cost: Cost
+    cost: SampleCost
     unit: str
     part: str = ""
     tags: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Reading a run folder's samples and writing what they say beside them."""
+"""Reads the samples of a run folder and writes the report into it."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""A sweep on disk: what was asked, what was answered so far, and what came out.
+"""The folder of a sweep.
 
-    config.json                            what is compared when a sweep goes on: settings, tasks, methods
+    config.json                            settings, tasks and methods; compared when a sweep is resumed
     run.json                               every session: date, command, machine, versions
-    samples/TASK/METHOD@BUDGET.jsonl       a line per sample; it appears when all are answered and scored
-    samples/TASK/METHOD@BUDGET.rankN.part  until then: a line per answered batch, by each process
-    samples/TASK/METHOD@BUDGET.latency.json  where measured; no other file holds anything that varies by the clock
+    samples/TASK/METHOD@BUDGET.jsonl       one line per sample, written when all are answered and scored
+    samples/TASK/METHOD@BUDGET.rankN.part  until then: one line per answered batch, from each process
+    samples/TASK/METHOD@BUDGET.latency.json  if measured; no other file contains timings
     summary.json, table.md, table.csv, plot.png
 
-Whatever is appended is on the disk before the next batch begins; whatever is replaced is replaced in one step. A
-process may be killed at any moment.
+Appended lines are on disk before the next batch starts, and files are replaced atomically, so a process may be killed
+at any moment.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class RunFolder:
         session: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.rank = path, rank
-        config = _plain(config)
+        config = _as_read(config)
         try:
             path.mkdir(parents=True, exist_ok=True)
             if rank == 0:
@@ -194,7 +194,7 @@ def _await_config(path: Path) -> Config:
     )
 
 
-def _plain(config: Config) -> Config:
+def _as_read(config: Config) -> Config:
     """As it comes back from the file."""
     return Config(**json.loads(json.dumps(asdict(config))))
 

@@ -1,7 +1,7 @@
-"""The scenes of the bundled model as tasks of a sweep: the benchmark that needs no download.
+"""The bundled model's scenes as tasks of a sweep: a benchmark that needs no download.
 
-Splits are those of :mod:`sparsesight.scenes.dataset`; their names and the version of the scenes say exactly what is
-asked. A scene is drawn as a whole when intervals are made, since its questions share a picture.
+Splits are those of :mod:`sparsesight.scenes.dataset`; a split's name and the version of the scenes define the questions
+exactly. The bootstrap resamples whole scenes, since the questions about a scene share its picture.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def scene_items(task: str, limit: int | None = None) -> list[Item]:
 
 
 class SceneQuestions(PictureQuestions):
-    """Questions about scenes for a LLaVA; a :class:`~.samples.Task` with right or wrong answers.
+    """Questions about scenes for a LLaVA; a :class:`~.task.Task` with right or wrong answers.
 
     Every picture is encoded once, however many questions and methods there are; where a method looks at the vision
-    tower, once for each batch of its own. Arguments are those of :class:`~.pictures.PictureQuestions`.
+    tower, once for each batch of its own. Arguments are those of :class:`~.image_task.PictureQuestions`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class SceneQuestions(PictureQuestions):
 
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
-        """See :class:`~.samples.Task`."""
+        """See :class:`~.task.Task`."""
         self._reuse = method is None or not method.requires_vision
         with super().answering(method) as answer:
             yield answer

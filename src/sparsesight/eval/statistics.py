@@ -1,8 +1,8 @@
-"""Intervals and tests for scores of the same questions: the paired bootstrap over units, and McNemar's exact test.
+"""Intervals and tests for scores on the same questions: the paired bootstrap over units, and McNemar's exact test.
 
-A *unit* is what was drawn independently when a benchmark was made: a question, the questions about one picture, the
-questions about one scene. Resampling questions of one unit apart would make intervals too narrow. Intervals are for
-one comparison each; where many are read side by side, one in twenty excludes the truth.
+A *unit* is what a benchmark samples independently: a question, or all questions about one picture or scene. Resampling
+the questions of a unit separately would make the intervals too narrow. Each interval is for a single comparison: of
+many, one in twenty misses the true value.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def estimate(value: float, drawn: Array, units: int) -> Estimate:
     Percentiles of a share near 0 or 1 are too optimistic: of only right answers the interval is (1, 1).
     """
     if units < 2:
-        return Estimate(_short(value), None, None)
+        return Estimate(_rounded(value), None, None)
     low, high = np.percentile(drawn, COVERED)
-    return Estimate(_short(value), _short(low), _short(high))
+    return Estimate(_rounded(value), _rounded(low), _rounded(high))
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _strata(at: NDArray[Any], units: int, stratum: Sequence[Any] | NDArray[Any] 
     return [np.flatnonzero(of_unit == index) for index in range(len(names))]
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return round(float(value), 4) + 0.0  # no -0.0
 
 

@@ -1,5 +1,7 @@
-"""What a run folder's samples say: scores, differences, costs, with their intervals. JSON-ready, and nothing in it
-depends on when or in how many sessions the samples were made."""
+"""Summarises the samples of a run folder: scores, differences and costs with their intervals, as JSON-ready data.
+
+The result does not depend on when, or in how many sessions, the samples were made.
+"""
 
 from __future__ import annotations
 

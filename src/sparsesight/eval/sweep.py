@@ -1,4 +1,4 @@
-"""Methods, budgets and tasks: every combination is answered once, batch by batch, and scored when it is whole."""
+"""Runs every combination of method, budget and task once, batch by batch, and scores it when it is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.budget import Retain
-from ..equal_cost import Prompt, fit
+from ..equal_cost import PromptSizes, fit
 from ..errors import SparseSightError
 from ..macs import DecoderShape
 from ..methods import Method, has_budget, is_published, make_method
@@ -19,6 +19,7 @@ from .run_dir import RunFolder
 from .task import Task, check_items
 
 DENSE = "dense"
+LOOKED_AT = 16  # items of a task, for budgets of equal cost
 POLL = 1.0  # seconds between looks at what other processes have answered
 
 Fit = Callable[[Method, Retain], Method]
@@ -44,7 +45,13 @@ class RunSpec:
         return self.name if self.retain is None else f"{self.name}@{budget_text(self.retain)}"
 
 
-def equal_cost(shape: DecoderShape, prompt: Prompt, allowed: tuple[int, ...]) -> Fit:
+def typical(prompts: Sequence[PromptSizes]) -> PromptSizes:
+    """The median by length, among prompts with visual tokens if there are any."""
+    some = [prompt for prompt in prompts if prompt.visual] or list(prompts)
+    return sorted(some, key=lambda x: (x.visual, x.text + x.before, x.text))[len(some) // 2]
+
+
+def equal_cost(shape: DecoderShape, prompt: PromptSizes, allowed: tuple[int, ...]) -> Fit:
     """Budgets at which every method's prefill costs the same; see :func:`sparsesight.equal_cost.fit`."""
 
     def fitted(method: Method, retain: Retain) -> Method:

@@ -1,4 +1,4 @@
-"""A summary as Markdown and CSV."""
+"""Formats a summary as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ Latencies = Mapping[tuple[str, str], float]  # milliseconds of a sample's prefil
 CONTROLS = ("random", "uniform")  # methods that every other is held against, group by group
 FEW = 20  # units, below which the bootstrap's intervals are known to be too narrow
 
+# Of the CSV file, before those that compare with the controls.
+COLUMNS = """
+task group method retain metric samples units score score_low score_high difference difference_low difference_high
+only_method_right only_dense_right mcnemar_p of_dense of_dense_low of_dense_high macs macs_dense macs_overhead
+equal_tokens equal_tokens_entering kv_bytes kv_bytes_dense ran_dense prefill_ms
+"""
+# Columns that are fields of the costs.
+COSTS = {
+    **{
+        name: name
+        for name in ("macs_dense", "equal_tokens", "equal_tokens_entering", "kv_bytes_dense", "ran_dense")
+    },
+    "macs": "macs_sparse",
+    "macs_overhead": "macs_scoring",
+    "kv_bytes": "kv_bytes_sparse",
+}
 LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
@@ -88,74 +104,28 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
     """A row for each task (or group of its questions) and method, in full digits; differences are with dense, and with
     each control that ran at the same budget."""
     text = io.StringIO()
-    names = [
-        "task",
-        "group",
-        "method",
-        "retain",
-        "metric",
-        "samples",
-        "units",
-        "score",
-        "score_low",
-        "score_high",
-    ]
-    names += ["difference", "difference_low", "difference_high", "only_method_right", "only_dense_right"]
-    names += [
-        "mcnemar_p",
-        "of_dense",
-        "of_dense_low",
-        "of_dense_high",
-        "macs",
-        "macs_dense",
-        "macs_overhead",
-    ]
-    names += [
-        "equal_tokens",
-        "equal_tokens_entering",
-        "kv_bytes",
-        "kv_bytes_dense",
-        "ran_dense",
-        "prefill_ms",
-    ]
+    names = COLUMNS.split()
     names += [f"over_{control}{end}" for control in CONTROLS for end in ("", "_low", "_high")]
     writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
     writer.writeheader()
     for name, task in summary["tasks"].items():
         for label, cell in task["cells"].items():
-            cost = cell["cost"]
             common = {
                 "task": name,
                 "method": cell["name"],
                 "retain": cell["retain"] or "",
                 "metric": task["metric"],
             }
-            writer.writerow(
-                {
-                    **common,
-                    **_flat(task, cell),
-                    **_over(task, task, label),
-                    **_bounds("of_dense", cell["of_dense"]),
-                    "macs": cost["macs_sparse"],
-                    "macs_dense": cost["macs_dense"],
-                    "macs_overhead": cost["macs_scoring"],
-                    "equal_tokens": cost["equal_tokens"],
-                    "equal_tokens_entering": cost["equal_tokens_entering"],
-                    "kv_bytes": cost["kv_bytes_sparse"],
-                    "kv_bytes_dense": cost["kv_bytes_dense"],
-                    "ran_dense": cost["ran_dense"],
-                    "prefill_ms": latencies.get((name, label), ""),
-                }
-            )
+            cost = {column: cell["cost"][field] for column, field in COSTS.items()}
+            compared = {
+                **_flat(task, cell),
+                **_over(task, task, label),
+                **_bounds("of_dense", cell["of_dense"]),
+            }
+            writer.writerow({**common, **compared, **cost, "prefill_ms": latencies.get((name, label), "")})
             for tag, group in task["tags"].items():
-                writer.writerow(
-                    {
-                        **common,
-                        "group": tag,
-                        **_flat(group, group["cells"][label]),
-                        **_over(task, group, label),
-                    }
-                )
+                compared = {**_flat(group, group["cells"][label]), **_over(task, group, label)}
+                writer.writerow({**common, "group": tag, **compared})
     return text.getvalue()
 
 

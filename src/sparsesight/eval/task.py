@@ -1,4 +1,4 @@
-"""What a task is to a sweep: items that are asked in batches, answered at a cost, and scored one by one."""
+"""The interface of a task: items that are answered in batches and scored one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import SparseSightError
 from .records import Answer, Item, Sample
 
 if TYPE_CHECKING:
-    from ..equal_cost import Prompt
+    from ..equal_cost import PromptSizes
     from ..methods import Method
     from .metrics import Metric
 
@@ -36,7 +36,7 @@ class Task(Protocol):
         """Within it, batches are answered under a method (None: by the untouched model)."""
         ...
 
-    def sizes(self, items: Sequence[Item]) -> Sequence[Prompt]:
+    def sizes(self, items: Sequence[Item]) -> Sequence[PromptSizes]:
         """How long the prompts of items are."""
         ...
 
@@ -45,7 +45,7 @@ class Task(Protocol):
         ...
 
 
-def fingerprint(task: Task) -> str:
+def task_fingerprint(task: Task) -> str:
     """A hash of all that is asked and of how it is scored."""
     digest = hashlib.sha256(repr(task.metric).encode())
     for item in task.items:

@@ -1,1 +1,1 @@
-"""The transformers integration: hooks, an attention probe and pruned cache layers; no copied forward, no patch."""
+"""The transformers integration: hooks, an attention probe and pruned cache layers. No class is patched."""

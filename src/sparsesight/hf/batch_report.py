@@ -1,4 +1,4 @@
-"""The report of a batch's prefill, from counts."""
+"""Builds the report of a batch's prefill from counts."""
 
 from __future__ import annotations
 

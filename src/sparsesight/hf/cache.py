@@ -1,7 +1,7 @@
 """Cache layers that hold fewer tokens than their logical length.
 
-transformers sizes masks and positions from cache lengths, so a layer that dropped tokens must go on reporting the
-length it would have had. What a pruned layer knows about its keys lives in the layer, and dies with the cache.
+transformers sizes masks and positions from cache lengths, so a layer that dropped tokens must still report its unpruned
+length. What a pruned layer knows about its keys is stored in the layer, and dies with the cache.
 """
 
 from __future__ import annotations

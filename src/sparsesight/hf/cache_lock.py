@@ -1,7 +1,7 @@
-"""Who may go on with a cache that was pruned: its layers know what filled them, and are locked between forwards.
+"""Protects a pruned cache: its layers know what filled them, and are locked between forwards.
 
-A forward of a sparsified model opens them while it runs, if it prunes in the same way. Any other one is refused by the
-first layer that it asks for the size of a mask, or gives keys to: nothing has been cached then.
+A forward of a sparsified model unlocks them while it runs, if it prunes in the same way. Any other forward is refused
+by the first layer that it asks for a mask size or gives keys to, before anything is cached.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is known of the call in flight, one for each thread."""
+"""The state of the current call, one per thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a checkpoint, checked before transformers opens any: weights are safetensors files of its own folder."""
+"""Checks the files of a checkpoint before transformers opens them: weights must be safetensors in its own folder."""
 
 from __future__ import annotations
 

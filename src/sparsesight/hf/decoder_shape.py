@@ -1,4 +1,4 @@
-"""Reading the sizes that fix a decoder's cost off its modules and its cache."""
+"""Reads the sizes that determine a decoder's cost from its modules and its cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What filled a cache that was pruned, and who may go on with it."""
+"""What filled a pruned cache, and which forwards may continue with it."""
 
 from __future__ import annotations
 

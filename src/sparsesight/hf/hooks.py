@@ -1,9 +1,10 @@
-"""The hooks that let a decoder run with fewer tokens, and their undoing.
+"""The hooks that let a decoder run with fewer tokens.
 
 A forward passes them in this order: the model's entrance (token ids, before the picture is encoded), the decoder's
-entrance, the first layer's entrance (embeddings: a stage before it acts, then raters are chosen), the attention of
+entrance, the first layer's entrance (embeddings: a stage before it prunes, then raters are chosen), the attention of
 pruning layers (the probe), the entrance of every layer after the first stage, the last layer's exit, the decoder's
-exit. What one forward knows is in :class:`ForwardState`, one per thread; it is gone when the decoder returns or raises.
+exit. The state of a forward is a :class:`ForwardState`, one per thread, which is dropped when the decoder returns or
+raises.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that is added to a model's modules: one record from which it is taken back, and left out of copies."""
+"""Everything that is added to a model's modules, recorded so that it can be removed, and left out of copies."""
 
 from __future__ import annotations
 

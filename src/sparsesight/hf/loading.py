@@ -1,4 +1,4 @@
-"""Load a vision-language model for a command; whatever is wrong with it becomes one sentence."""
+"""Loads a vision-language model for a command; anything wrong with it becomes a one-sentence error."""
 
 from __future__ import annotations
 

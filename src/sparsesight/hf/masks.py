@@ -1,8 +1,8 @@
-"""Attention masks of pruned layers, from the masks transformers made for the unpruned sequence.
+"""Attention masks of pruned layers, made from the masks of the unpruned sequence.
 
-A mask arrives in the form of the model's attention implementation: nothing at all (plain causal), 2D [b, keys]
-(FlashAttention), 4D [b, h, rows, keys] boolean (sdpa) or additive (eager), or a flex ``BlockMask``. Selecting rows and
-columns keeps whatever rule is in it: padding, bidirectional images, a user's own mask.
+A mask comes in the form of the model's attention implementation: None (plain causal), 2D [b, keys] (FlashAttention), 4D
+[b, h, rows, keys] boolean (sdpa) or additive (eager), or a flex ``BlockMask``. Selecting rows and columns preserves any
+rule in it: padding, bidirectional images, a user's own mask.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a model keeps its decoder and which token ids are visual: the few per-family rules, all in one place."""
+"""Finds a model's decoder, layers and visual token ids."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hidden states and attentions that were asked for, at the length of the input.
+"""Restores the input length of returned hidden states and attentions.
 
-Layers after a stage compute fewer rows over fewer keys. Who indexes what they return by a token's place must find that
-token there: rows of dropped tokens are zero, and so is the attention to them.
+Layers after a stage compute fewer rows over fewer keys, but callers index the result by token position: rows of dropped
+tokens are zero, and so is the attention to them.
 """
 
 from __future__ import annotations

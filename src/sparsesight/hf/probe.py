@@ -1,8 +1,8 @@
-"""Reading a layer's queries and keys, after the rotary embedding, from inside its attention.
+"""Reads a layer's queries and keys, after the rotary embedding, from inside its attention.
 
-The layer's attention module gets a private copy of its config that names a wrapped attention function; the function
-calls the real one and then shows queries, keys and mask to whoever listens. Nothing is recomputed and no class is
-patched; the copy and the function's name in the registry go away with the probe.
+The layer's attention module gets a private copy of its config that names a wrapped attention function. The function
+calls the real one, then passes queries, keys and mask to a listener. Nothing is recomputed and no class is patched; the
+copy and the registered name are removed with the probe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The record of a prefill, built once: what each stage kept and counted. Handle, report and pictures read it."""
+"""The record of a prefill, built once: what each stage kept and counted."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Run:
     fast: FastUse | None = None
 
 
-class Runs:
+class RunHistory:
     """What a handle tells: of a thread that ran a prefill its own last one, in any other thread the last one of all.
 
     A record goes with its thread; of threads that have ended only the last prefill of all is kept.

@@ -1,4 +1,4 @@
-"""A decoder's rotary embedding: the frequencies of a layer, and the position axis that each of them reads."""
+"""A decoder's rotary embedding: the frequencies of each layer, and the position axis that each of them uses."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Router logits of a mixture of experts, whose later layers route fewer rows than the input has.
+"""Router logits of a mixture of experts whose later layers route fewer rows than the input has.
 
-A model returns them to its caller, and computes its auxiliary loss (load balancing) from them and the attention mask,
-which is as long as the input. The caller finds them by a token's place, with zeros for dropped tokens; the loss is over
-the rows that ran.
+A model returns them, and computes its auxiliary load-balancing loss from them and the attention mask, which has the
+input's length. The caller gets one row per input token, zeros for dropped tokens; the loss covers the rows that ran.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .state import ForwardState
 NAME = "output_router_logits"
 
 
-class Call(threading.local):
+class RouterCall(threading.local):
     """What the auxiliary loss of the call in flight is given; one per thread."""
 
     mask: Tensor | None = None  # the caller's attention mask [b, n]
@@ -47,7 +46,7 @@ class RouterLogits:
         self.layers = router_layers(parts.decoder)
         # A wrapped forward has the signature of the class.
         self.has_loss = NAME in inspect.signature(type(parts.model).forward).parameters
-        self.call = Call()
+        self.call = RouterCall()
 
     def install(self, added: Installation) -> None:
         """Put hooks on a model that computes a loss; before those of the decoder's entrance."""

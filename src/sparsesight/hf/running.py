@@ -1,4 +1,4 @@
-"""A model's first run: a checkpoint may load and still not fit together."""
+"""The first run of a model, where a checkpoint that loaded may still fail."""
 
 from __future__ import annotations
 

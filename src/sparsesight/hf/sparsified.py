@@ -1,4 +1,4 @@
-"""The handle of a sparsified model: what its prefills did, and its restoring."""
+"""The handle of a sparsified model: results of its prefills, and :meth:`Sparsified.restore`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .hooks import Hooks
 from .model_parts import inspect_model
 from .prompt.layout import Plan
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
-from .record import PrefillRecord, Runs, Trace
+from .record import PrefillRecord, RunHistory, Trace
 from .rope import is_plain
 from .vision.text_tower import TextTower
 
@@ -88,7 +88,7 @@ class Sparsified:
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
         self._shape = decoder_shape(parts)
-        self._runs = Runs()
+        self._runs = RunHistory()
         self._clock = SectionTimer(lambda: next(parts.decoder.parameters()).device)
         plan = Plan(
             method=method,

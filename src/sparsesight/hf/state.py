@@ -1,8 +1,8 @@
-"""One forward pass of a sparsified decoder: what it started with, which rows are left, what each layer must be given.
+"""The state of one forward pass of a sparsified decoder: its input, the remaining rows, the inputs of each layer.
 
-The decoder is cut into segments by its pruning layers. Before the first layer of a segment the survivors are chosen
-and the hidden states shortened; every layer of the segment then gets masks, positions and a cache layer that fit. All
-lengths follow from the schedules on the host, so the layer loop never waits for the device.
+Pruning layers divide the decoder into segments. Before the first layer of a segment tokens are selected and the hidden
+states shortened; every layer of the segment then gets masks, positions and a cache layer that fit. All lengths follow
+from the schedules on the host, so the layer loop never waits for the device.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from ..core.budget import Retain
-from ..core.method import MAX_TEXT, Method, plain_value
+from ..core.fields import plain_value
+from ..core.method import MAX_TEXT, Method
 from ..errors import BudgetError, SparseSightError, brief
 from ..suggestions import did_you_mean
 from .cdpruner import CDPruner

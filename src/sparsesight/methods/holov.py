@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
-from ..core.method import ANY_PICTURE, PreDecoderMethod, is_number
+from ..core.fields import is_number
+from ..core.method import ANY_PICTURE, PreDecoderMethod
 from ..core.stage import StageInput
 from ..errors import SparseSightError
 

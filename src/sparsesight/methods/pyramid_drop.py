@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import ClassVar
 
 from ..core.budget import Retain, Schedule, plan, pruning_layers
-from ..core.method import Method, is_number
+from ..core.fields import is_number
+from ..core.method import Method
 from ..errors import SparseSightError
 from .last_token import LastToken
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, recycled_counts
-from ..core.method import Method, is_number
+from ..core.fields import is_number
+from ..core.method import Method
 from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain
-from ..core.method import Method, is_number
+from ..core.fields import is_number
+from ..core.method import Method
 from ..core.stage import StageInput
 from ..errors import SparseSightError
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, Schedule, StageSizes
-from ..core.method import PreDecoderMethod, is_number
+from ..core.fields import is_number
+from ..core.method import PreDecoderMethod
 from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
 from .merged import merge_in_order, plan_merged

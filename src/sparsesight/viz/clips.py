@@ -1,4 +1,4 @@
-"""The part of a clip's frame that each visual token represents."""
+"""Maps visual tokens to patches of a clip's frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers can distinguish, and their meaning in all pictures."""
+"""The colours of all pictures, which colour-blind readers can distinguish, and their meaning."""
 
 from __future__ import annotations
 

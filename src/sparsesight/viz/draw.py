@@ -16,7 +16,7 @@ from .legend import RATER, Sign
 from .paint import paint_kept, paint_scores
 from .patch_grid import View
 from .record import Look, by_name, checked
-from .sheet import Panel, arrange, legend, letters, painted, question, scale, stack
+from .sheet import CaptionedPicture, arrange, legend, letters, painted, question, scale, stack
 
 SIZE = 480  # pixels of a panel's longer side
 
@@ -40,7 +40,7 @@ def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bo
     picture, _ = signed(look, stage, size=size)
     if not caption:
         return picture
-    return arrange([Panel(picture, (_said(look, _chosen(look, stage)),))], 1, letters(size))
+    return arrange([CaptionedPicture(picture, (_said(look, _chosen(look, stage)),))], 1, letters(size))
 
 
 def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Image.Image, set[Sign]]:
@@ -66,7 +66,7 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
     panels, signs = [], {RATER} if any(word.rates for word in look.words) else set()
     for number, chosen in _numbered(shown):
         picture, found = signed(look, number, size=size)
-        panels.append(Panel(picture, (_said(look, chosen),)))
+        panels.append(CaptionedPicture(picture, (_said(look, chosen),)))
         signs |= found
     sheet = arrange(panels, _across(columns, math.ceil(math.sqrt(len(panels)))), letters(size))
     letter = letters(size)
@@ -95,7 +95,7 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
         return picture
     letter = letters(size)
     method = str(look.report.method["method"])
-    sheet = arrange([Panel(picture, (f"{method}: scores {chosen.where}",))], 1, letter)
+    sheet = arrange([CaptionedPicture(picture, (f"{method}: scores {chosen.where}",))], 1, letter)
     return stack(sheet, scale(float(low), float(high), sheet.width, letter))
 
 
@@ -116,7 +116,7 @@ def side_by_side(
     for name, look in looks.items():
         lines = (*name.split("\n"), _said(look, _chosen(look, stage)))
         picture, found = signed(look, stage, size=size)
-        panels.append(Panel(picture, lines))
+        panels.append(CaptionedPicture(picture, lines))
         signs |= found
     sheet = arrange(panels, _across(columns, min(math.ceil(math.sqrt(len(panels))), 4)), letters(size))
     return stack(sheet, legend(signs, sheet.width, letters(size)))
@@ -139,7 +139,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
             if before is None
             else [Image.blend(before, picture, step / (steps + 1)) for step in range(1, steps + 1)]
         )
-        shown = [Panel(each, (_said(look, stage),)) for each in (*mixed, picture)]
+        shown = [CaptionedPicture(each, (_said(look, stage),)) for each in (*mixed, picture)]
         frames += [arrange([panel], 1, letters(size)) for panel in shown]
         times += [60] * len(mixed) + [ms]
         before = picture
@@ -148,7 +148,7 @@ def animate(look: Look, *, size: int = SIZE, ms: int = 1100, steps: int = 4) -> 
     frames = [ImageOps.pad(frame, (broad, frame.height), color="white", centering=(0, 0)) for frame in frames]
     # One palette for all, or still patches would flicker.
     still = [frame for frame, time in zip(frames, times, strict=True) if time >= ms]
-    palette = _palette(arrange([Panel(frame) for frame in still], 1, 12, 0, 0))
+    palette = _palette(arrange([CaptionedPicture(frame) for frame in still], 1, 12, 0, 0))
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()
     flat[0].save(out, "GIF", save_all=True, append_images=flat[1:], duration=times, loop=0, optimize=True)

@@ -1,4 +1,4 @@
-"""Looks as HTML: a page in one file, or a part of a notebook."""
+"""HTML pages, and the HTML representation of a look in notebooks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image, features
 
 from ..errors import SparseSightError
-from ..report import html_summary, html_table
-from ..report import staircase as counted
+from ..report import html_summary, html_table, run_lengths
 from .chart import staircase, svg
 from .colours import KEPT, RATES, web
 from .draw import heatmap, side_by_side, signed
@@ -166,7 +165,7 @@ def _stairs(looks: Mapping[str, Look]) -> str:
     try:
         return f'<div class="paper">{svg(staircase(looks))}</div>'
     except SparseSightError:
-        lines = (f"{name} {counted(look.per_layer)}".strip() for name, look in looks.items())
+        lines = (f"{name} {run_lengths(look.per_layer)}".strip() for name, look in looks.items())
         return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""The looks of painted patches with their names: the entries of legends."""
+"""Legend entries: each kind of patch with its name and how it is drawn."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .html import fragment
 from .prompt_tokens import Word, prompt_words
 from .record import Look as PrefillRecord
 from .record import Picture
-from .token_layouts import Asked, rule_of, views
+from .token_layouts import LayoutInput, rule_of, views
 
 if TYPE_CHECKING:
     from ..hf.sparsified import Sparsified
@@ -98,7 +98,9 @@ def _pictures(
     found = []
     for way, together in product(family.processor_calls, counts):
         made = [
-            told[i] if i in told else views(Asked(config, images, frames[0].size, {**way, **how}, together))
+            told[i]
+            if i in told
+            else views(LayoutInput(config, images, frames[0].size, {**way, **how}, together))
             for i, frames in enumerate(given)
         ]
         found.append(sum(view.size for each in made for view in each))

@@ -1,4 +1,4 @@
-"""The part of a picture that each visual token represents."""
+"""A view of a picture: a grid of patches with the visual token of each."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Measures where an image processor puts a picture, by processing one whose colours are coordinates.
+"""Measures where an image processor puts a picture, by processing one whose colours encode coordinates.
 
 Whatever a processor does (resize, crop, pad, split into tiles, with any settings), it also does to this picture. Red
-and green encode the horizontal and vertical position, blue marks the picture as opposed to padding. A line fitted to
-the result shows, to a small part of a patch, which pixels of the picture the model sees where.
+and green encode the horizontal and vertical position, blue separates picture from padding. A line fitted to the result
+tells, to a fraction of a patch, which pixels of the picture the model sees where.
 """
 
 from __future__ import annotations

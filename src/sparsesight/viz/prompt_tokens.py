@@ -1,4 +1,4 @@
-"""The prompt's text, token by token, with its raters."""
+"""The tokens of a prompt as text, with its raters marked."""
 
 from __future__ import annotations
 

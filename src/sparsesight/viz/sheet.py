@@ -1,4 +1,4 @@
-"""Arranges panels on a sheet, with captions, the question with its raters, and a legend."""
+"""Arranges pictures on a sheet, with captions, the question with its raters, and a legend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Painter = Callable[[Image.Image, View, int], Image.Image]
 
 
 @dataclass(frozen=True)
-class Panel:
+class CaptionedPicture:
     """A picture with lines of text above it; the first is larger."""
 
     picture: Image.Image
@@ -50,19 +50,21 @@ def painted(look: Look, paint: Painter, size: int) -> Image.Image:
     names = len({view.name for _, view in shown}) > 1
     columns = min(math.ceil(math.sqrt(len(shown))), 4) if len(shown) > 3 else len(shown)
     each = size if len(shown) <= 2 else max(round(1.6 * size / columns), 120)
-    panels = [Panel(paint(image, view, each), (view.name,) if names else ()) for image, view in shown]
+    panels = [
+        CaptionedPicture(paint(image, view, each), (view.name,) if names else ()) for image, view in shown
+    ]
     return arrange(panels, columns, max(round(0.8 * letters(size)), 12), GAP // 2, 0)
 
 
 def arrange(
-    panels: Sequence[Panel], columns: int, letter: int, gap: int = GAP, edge: int = GAP
+    panels: Sequence[CaptionedPicture], columns: int, letter: int, gap: int = GAP, edge: int = GAP
 ) -> Image.Image:
     """Panels in rows of ``columns``, each column as wide as it needs."""
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     lines = [max(len(panel.lines) for panel in row) for row in rows]
     pace = round(1.45 * letter)
 
-    def broad(panel: Panel) -> int:
+    def broad(panel: CaptionedPicture) -> int:
         widths = [font(letter).getlength(line) for line in panel.lines]
         return max(panel.picture.width, *(round(width) + 1 for width in widths), 1)
 

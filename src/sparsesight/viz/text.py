@@ -1,4 +1,4 @@
-"""Kept patches as text for a terminal."""
+"""Draws kept patches as text for a terminal."""
 
 from __future__ import annotations
 

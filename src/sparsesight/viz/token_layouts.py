@@ -1,7 +1,7 @@
-"""The order of a picture's visual tokens: a few rules, of which each family's row names one.
+"""The order of a picture's visual tokens: a few rules, one of which is named in each family's row.
 
-The position of a plane of pixels in the picture is measured (:mod:`.pixel_map`); a rule only says how a family's tokens
-are ordered over its planes. A family without a rule is refused, as a guessed picture would look just as correct.
+Where a plane of pixels lies in the picture is measured (:mod:`.pixel_map`); a rule only states how tokens are ordered
+over the planes. A family without a rule is refused, since a guessed picture would look just as plausible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
-class Asked:
+class LayoutInput:
     """A picture of a prompt, as a rule sees it."""
 
     config: Any  # of the model
@@ -44,16 +44,16 @@ class Asked:
         return measure(process, *self.size)
 
 
-Rule = Callable[[Asked], list[View]]
+Rule = Callable[[LayoutInput], list[View]]
 
 
-def views(asked: Asked) -> list[View]:
+def views(given: LayoutInput) -> list[View]:
     """The views of one picture, their tokens counted from 0 in the order of the prompt.
 
     Raises:
         SparseSightError: for a family without a rule.
     """
-    return rule_of(asked.config)(asked)
+    return rule_of(given.config)(given)
 
 
 def rule_of(config: Any) -> Rule:
@@ -75,16 +75,16 @@ def drawn(*layouts: Layout) -> list[str]:
 # -- tiles of one size, tokens row by row, tile after tile ---------------------------------------------------------
 
 
-def _tiles(asked: Asked) -> list[View]:
-    cell = round(family_of(asked.config).merge(asked.config)) * patch_size(asked.config)
-    _, planes = asked.planes(_stacked)
+def _tiles(given: LayoutInput) -> list[View]:
+    cell = round(family_of(given.config).merge(given.config)) * patch_size(given.config)
+    _, planes = given.planes(_stacked)
     made, before = [], 0
     for plane in planes:
         x, y = plane.columns(cell), plane.rows(cell)
         tokens = before + np.arange(len(y) * len(x)).reshape(len(y), len(x))
         before += tokens.size
         made.append(View.of(tokens, x, y))
-    return _arranged(made, asked.size)
+    return _arranged(made, given.size)
 
 
 def _stacked(said: Any) -> list[np.ndarray]:
@@ -137,17 +137,17 @@ def _is_whole(view: View, size: Size) -> bool:
 # -- the whole picture, then tiles whose padding is cut off, with a token behind each row --------------------------
 
 
-def _anyres(asked: Asked) -> list[View]:
+def _anyres(given: LayoutInput) -> list[View]:
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
-    config, cell = asked.config, patch_size(asked.config)
+    config, cell = given.config, patch_size(given.config)
     side = config.vision_config.image_size // cell
-    _, planes = asked.planes(_stacked)
+    _, planes = given.planes(_stacked)
     first = np.arange(side * side).reshape(side, side)
     whole = View.of(first, planes[0].columns(cell), planes[0].rows(cell), "whole")
     if len(planes) == 1:  # one token for the row that it is
         return [View.of(first, whole.x, whole.y, "", np.array([side * side]))]
-    size = (asked.size[1], asked.size[0])
+    size = (given.size[1], given.size[0])
     high, wide = get_anyres_image_grid_shape(
         size, config.image_grid_pinpoints, config.vision_config.image_size
     )
@@ -202,22 +202,22 @@ def _even(edges: np.ndarray, count: int) -> np.ndarray:
 # -- one plane of any size, its patches merged ---------------------------------------------------------------------
 
 
-def _plain(plane: Plane, cell: int, rows: int, columns: int) -> list[View]:
+def _one_plane(plane: Plane, cell: int, rows: int, columns: int) -> list[View]:
     x, y = plane.columns(cell)[:columns], plane.rows(cell)[:rows]
     return [View.of(np.arange(rows * columns).reshape(rows, columns), x, y)]
 
 
-def _by_size(asked: Asked) -> list[View]:
+def _by_size(given: LayoutInput) -> list[View]:
     """Pixtral's tower: the plane may be padded; its size comes with it."""
-    said, (plane,) = asked.planes(_stacked)
-    cell = patch_size(asked.config) * getattr(asked.config, "spatial_merge_size", 1)
+    said, (plane,) = given.planes(_stacked)
+    cell = patch_size(given.config) * getattr(given.config, "spatial_merge_size", 1)
     height, width = (int(x) for x in said["image_sizes"][0])
-    return _plain(plane, cell, height // cell, width // cell)
+    return _one_plane(plane, cell, height // cell, width // cell)
 
 
-def _by_grid(asked: Asked) -> list[View]:
+def _by_grid(given: LayoutInput) -> list[View]:
     """Qwen2-VL's tower and its kin: rows of patches, square by square of those that are merged."""
-    config = getattr(asked.config, "thinker_config", asked.config)
+    config = getattr(given.config, "thinker_config", given.config)
     patch, merge = patch_size(config), int(config.vision_config.spatial_merge_size)
 
     def unfold(said: Any) -> list[np.ndarray]:
@@ -228,9 +228,9 @@ def _by_grid(asked: Asked) -> list[View]:
         # [R, C, m, m, 3, p, p] -> [3, R m p, C m p]
         return [squares.transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, high * patch, wide * patch)]
 
-    said, (plane,) = asked.planes(unfold)
+    said, (plane,) = given.planes(unfold)
     _, high, wide = (int(x) for x in said["image_grid_thw"][0])
-    return _plain(plane, merge * patch, high // merge, wide // merge)
+    return _one_plane(plane, merge * patch, high // merge, wide // merge)
 
 
 RULES: dict[Layout, Rule] = {

@@ -18,7 +18,7 @@ from sparsesight.eval.lmms.task import HarnessTask, harness_tasks
 from sparsesight.eval.report import write_report
 from sparsesight.eval.run_dir import Config, RunFolder
 from sparsesight.eval.sweep import RunSpec, cell_dict, sweep
-from sparsesight.eval.task import fingerprint
+from sparsesight.eval.task import task_fingerprint
 from sparsesight.methods import make_method
 
 from ..datasets import EXPECTED, bare, build
@@ -55,7 +55,7 @@ def tasks(model: Any, data: Path) -> list[HarnessTask]:
 @pytest.fixture(scope="module")
 def summary(tasks: list[HarnessTask], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     config = Config(
-        {}, {t.name: fingerprint(t) for t in tasks}, {cell.label: cell_dict(cell) for cell in CELLS}
+        {}, {t.name: task_fingerprint(t) for t in tasks}, {cell.label: cell_dict(cell) for cell in CELLS}
     )
     with RunFolder(tmp_path_factory.mktemp("run") / "run", config) as folder:
         sweep(tasks, CELLS, folder, batch_size=2)

@@ -1,8 +1,8 @@
-"""The published benchmarks: one row each, and all that differs between them is data.
+"""The published benchmarks, one row of data each.
 
-Published figures are those of LLaVA-1.5-7B without pruning. ``ZOO`` is docs/MODEL_ZOO.md of LLaVA's own repository
+Published scores are those of LLaVA-1.5-7B without pruning. ``ZOO`` is docs/MODEL_ZOO.md of LLaVA's own repository
 (github.com/haotian-liu/LLaVA, row "LLaVA-1.5 7B full_ft-1e"), on the splits that its docs/Evaluation.md names. A row
-without a figure has none that could be checked.
+without a score has none that could be verified.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class Benchmark:
         scale: factor from lmms-eval's unit to the published one.
         overrides: settings of the tasks that differ from lmms-eval's own, so that they are LLaVA-1.5's.
         correct: how right one logged sample is, 0 to 1; for paired tests.
-        unit: the key of a logged sample's document by which samples belong together and must be resampled together.
         judged: whether a language model scores the answers, for which an API key is needed.
         published: LLaVA-1.5-7B's figure.
         source: where it stands.
@@ -46,7 +45,6 @@ class Benchmark:
     scale: float = 100.0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     correct: Callable[[Sample], float] | None = None
-    unit: str = ""
     judged: bool = False
     published: float | None = None
     source: str = ""
@@ -103,8 +101,27 @@ def _mmbench(sample: Sample) -> float:
 
 
 SHORT = "\nAnswer the question using a single word or phrase."
+SERVER = "published on {}, whose answers only its server has; here the validation split"
 JUDGE = "the judge is lmms-eval's default (or MODEL_VERSION), not the one of the published figure"
 VIDEOS = "Video-LLaVA's protocol (Lin et al., 2023); LLaVA-1.5 is shown frames as pictures"
+
+
+def _answers(
+    name: str, title: str, task: str, published: float | None, note: str = "", **more: Any
+) -> Benchmark:
+    """A benchmark of short answers that must match exactly."""
+    source = "" if published is None else ZOO
+    return Benchmark(
+        name,
+        title,
+        (task,),
+        ("exact_match",),
+        correct=_exact,
+        published=published,
+        source=source,
+        note=note,
+        **more,
+    )
 
 
 def _video(name: str, title: str) -> tuple[Benchmark, Benchmark]:
@@ -120,61 +137,31 @@ def _video(name: str, title: str) -> tuple[Benchmark, Benchmark]:
             judged=True,
             note=f"{VIDEOS}; {JUDGE}",
         ),
-        Benchmark(
+        _answers(
             f"{name}_words",
             f"{title} (equal words)",
-            (f"{name}_words",),
-            ("exact_match",),
-            correct=_exact,
-            note="share of answers in the very words of the reference, no judge; lower than the published protocol",
+            f"{name}_words",
+            None,
+            "share of answers in the very words of the reference, no judge; lower than the published protocol",
         ),
     )
 
 
 ROWS = (
-    Benchmark("gqa", "GQA", ("gqa",), ("exact_match",), correct=_exact, published=62.0, source=ZOO),
-    Benchmark(
-        "vqav2",
-        "VQAv2",
-        ("vqav2_val",),
-        ("exact_match",),
-        correct=_exact,
-        published=78.5,
-        source=ZOO,
-        note="published on test-dev, whose answers only its server has; here the validation split",
-    ),
-    Benchmark(
-        "vizwiz",
-        "VizWiz",
-        ("vizwiz_vqa_val",),
-        ("exact_match",),
-        correct=_exact,
-        published=50.0,
-        source=ZOO,
-        note="published on the test split, whose answers only its server has; here the validation split",
-    ),
-    Benchmark(
+    _answers("gqa", "GQA", "gqa", 62.0),
+    _answers("vqav2", "VQAv2", "vqav2_val", 78.5, SERVER.format("test-dev")),
+    _answers("vizwiz", "VizWiz", "vizwiz_vqa_val", 50.0, SERVER.format("the test split")),
+    _answers(
         "textvqa",
         "TextVQA",
-        ("textvqa_val",),
-        ("exact_match",),
+        "textvqa_val",
+        58.2,
+        "with the data set's OCR tokens in the prompt; lmms-eval writes the question in lower case",
         overrides={
             "lmms_eval_specific_kwargs": {"default": {"pre_prompt": "", "post_prompt": SHORT, "ocr": True}}
         },
-        correct=_exact,
-        published=58.2,
-        source=ZOO,
-        note="with the data set's OCR tokens in the prompt; lmms-eval writes the question in lower case",
     ),
-    Benchmark(
-        "scienceqa",
-        "ScienceQA (img)",
-        ("scienceqa_img",),
-        ("exact_match",),
-        correct=_exact,
-        published=66.8,
-        source=ZOO,
-    ),
+    _answers("scienceqa", "ScienceQA (img)", "scienceqa_img", 66.8),
     Benchmark(
         "pope",
         "POPE",
@@ -194,7 +181,6 @@ ROWS = (
         combine="sum",
         scale=1.0,
         correct=_scored("mme_perception_score", "mme_cognition_score"),
-        unit="question_id",
         published=1862.0,
         source="the dense row that papers on pruning share, such as TwigVLM's README.md",
         note="perception + cognition; LLaVA's authors publish perception alone, 1510.7",
@@ -277,13 +263,12 @@ ROWS = (
         correct=_letter("qbench_acc", "parsed_pred"),
         note="lmms-eval draws a letter at random for an answer that names none",
     ),
-    Benchmark(
+    _answers(
         "qbench_zh",
         "Chinese Q-Bench",
-        ("qbench_zh_dev",),
-        ("exact_match",),
-        correct=_exact,
-        note="a task of ours; an answer that names no letter is wrong",
+        "qbench_zh_dev",
+        None,
+        "a task of ours; an answer that names no letter is wrong",
     ),
     *_video("tgif_qa", "TGIF-QA"),
     *_video("msvd_qa", "MSVD-QA"),

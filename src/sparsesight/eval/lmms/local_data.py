@@ -1,8 +1,8 @@
-"""Local copies of benchmarks' data in place of the Hub's.
+"""Local copies of benchmark data, used instead of the Hub's.
 
-``data/<folder>/`` holds one data set, ``<folder>`` being the task's name or the last part of the data set's name on
-the Hub, laid out as a snapshot of the Hub is: ``[<configuration>/][...]<split>[-00000-of-00004].parquet``, or .json or
-.jsonl in place of parquet; pictures of those are named by paths beside the file.
+``data/<folder>/`` holds one data set. ``<folder>`` is the task's name or the last part of the data set's name on the
+Hub, and its layout is that of a snapshot of the Hub: ``[<configuration>/][...]<split>[-00000-of-00004].parquet``, or
+.json or .jsonl instead of parquet, in which pictures are given as paths relative to the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lmms-eval reads, from the entry point group ``lmms_eval.models``, to know the model ``sparsesight``."""
+"""The entry point (group ``lmms_eval.models``) through which lmms-eval finds the model ``sparsesight``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that lmms-eval runs: dense or sparsified, loaded once, batched, with the cost of every sample."""
+"""The model for lmms-eval: dense or sparsified, loaded once, batched, with the cost of every sample."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ...hf.running import first_run
 from ...hf.sparsified import Sparsified
 from ...methods import Method, make_method, parse
 from ...suggestions import did_you_mean
-from ..costs import Cost, batch_costs
+from ..costs import SampleCost, batch_costs
 from ..prompts import Prompts, choose_setting, pictures_in
 
 MAX_NEW_TOKENS = 128  # for tasks that do not say; LLaVA-1.5's own scripts for short answers use as many
-OnSample = Callable[[str, int, Cost], None]
+OnSample = Callable[[str, int, SampleCost], None]
 
 
 class SparseSightModel(lmms):
@@ -103,7 +103,7 @@ class SparseSightModel(lmms):
         self.name = loaded.name
         self.setting = asked
         self.on_sample, self.trim_early_layers = on_sample, trim_early_layers
-        self.costs: dict[tuple[str, int], Cost] = {}
+        self.costs: dict[tuple[str, int], SampleCost] = {}
         self.method: Method | None = None
         self._model = loaded.model
         self._parts = inspect_model(loaded.model)
@@ -216,7 +216,7 @@ class SparseSightModel(lmms):
 
     def _generate(
         self, turns: list[list[dict[str, Any]]], options: dict[str, Any]
-    ) -> list[tuple[GenerationResult, Cost]]:
+    ) -> list[tuple[GenerationResult, SampleCost]]:
         import torch
 
         how, stops = generation_options(options)
@@ -235,7 +235,7 @@ class SparseSightModel(lmms):
             results.append((GenerationResult(text.strip(), TokenCounts(output_tokens=written)), cost))
         return results
 
-    def _remember(self, request: Instance, cost: Cost) -> None:
+    def _remember(self, request: Instance, cost: SampleCost) -> None:
         _, _, _, document, task, _ = request.args
         if request.metadata.get("__padding_only__"):  # a copy that evens out the ranks; nobody scores it
             return

@@ -1,4 +1,4 @@
-"""Prompts of LLaVA-1.5's evaluation where lmms-eval words them otherwise."""
+"""Prompts of LLaVA-1.5's evaluation, for tasks that lmms-eval words differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From names of benchmarks to the task objects that ``simple_evaluate`` runs, on the Hub's data or on local files."""
+"""Maps benchmark names to the task objects that ``simple_evaluate`` runs, with data from the Hub or local files."""
 
 from __future__ import annotations
 

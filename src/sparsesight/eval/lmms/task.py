@@ -1,7 +1,7 @@
-"""The published benchmarks as tasks of a sweep: lmms-eval's prompts go in, and its own scorers judge the answers.
+"""The published benchmarks as tasks of a sweep, with lmms-eval's prompts and scorers.
 
-A sweep answers the requests of lmms-eval's tasks in its own batches. When all of a task are answered,
-``simple_evaluate`` runs over a model that only repeats them.
+A sweep answers the requests of lmms-eval's tasks in its own batches. When all requests of a task are answered,
+``simple_evaluate`` scores them through a model that returns the stored answers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from lmms_eval.api.model import lmms
 
-from ...equal_cost import Prompt
+from ...equal_cost import PromptSizes
 from ...errors import SparseSightError
+from ...hf.prompt.inputs import prompt_sizes
 from ...methods import Method
 from ..distributed import one_process
 from ..image_task import prefill_clock
 from ..metrics import AccuracyPlus, AllRight, Mean, MeanF1, Metric, Ratio
-from ..prompt_sizes import batch_sizes
 from ..records import Answer, Item, Sample
 from ..task import Answering
 from .benchmarks import Benchmark
@@ -99,9 +99,9 @@ class HarnessTask:
         finally:
             self._model.use(None)
 
-    def sizes(self, items: Sequence[Item]) -> list[Prompt]:
+    def sizes(self, items: Sequence[Item]) -> list[PromptSizes]:
         """How long the prompts of items are."""
-        return batch_sizes(self._model.prepare([item.request for item in items]), self._model.visual_ids)
+        return prompt_sizes(self._model.prepare([item.request for item in items]), self._model.visual_ids)
 
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """See :class:`~.samples.Task`.
@@ -163,8 +163,8 @@ class HarnessTask:
                 Item(
                     id=_id(name, request.doc_id),
                     question=str(request.args[0]),
-                    target=_plain(task.doc_to_target(document)),
-                    unit=_unit(self._row, unit, document),
+                    target=_as_json(task.doc_to_target(document)),
+                    unit=str(unit(document)) if unit else "",
                     part=own_part,
                     request=request,
                 )
@@ -258,17 +258,11 @@ def _unjudged(row: Benchmark, logged: Logged, review: str) -> SparseSightError:
     )
 
 
-def _unit(row: Benchmark, unit: Callable[[Logged], Any] | None, document: Logged) -> str:
-    if unit is not None:
-        return str(unit(document))
-    return str(document[row.unit]) if row.unit else ""
-
-
 def _id(task: str, document: int) -> str:
     return f"{task}/{document:06d}"
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 

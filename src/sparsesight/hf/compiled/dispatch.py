@@ -1,8 +1,8 @@
-"""The fast path of a prefill: between two stages nothing depends on values, so the layers there are one program.
+"""The fast path of a prefill: the layers between two stages run as one program.
 
-Counts follow from the schedule, so each segment has a length that is known beforehand. Programs are kept per segment
-and rounded-up length and run in the first layer's place; the layers behind it hand on what is there already. Whatever a
-program cannot do runs the ordinary way, and :class:`FastUse` says why.
+Counts follow from the schedule, so the length of each segment is known beforehand. Programs are kept per segment and
+rounded-up length and run in place of the segment's first layer; its other layers pass the result on. Whatever a program
+cannot do runs the ordinary way, and :class:`FastUse` gives the reason.
 """
 
 from __future__ import annotations

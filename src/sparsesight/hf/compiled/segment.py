@@ -1,7 +1,8 @@
 """Consecutive decoder layers as one program of a fixed shape, which a device can run without Python in between.
 
-A program takes hidden states and rotary tables padded on the right to its own length. Attention is causal, so what is
-added there changes nothing before it; its rows are cut off again. Nothing is cached inside: keys and values come out.
+A program takes hidden states and rotary tables padded on the right to its own length. Attention is causal, so padding
+does not affect the rows before it, and its rows are cut off again. Nothing is cached inside: keys and values are
+outputs.
 """
 
 from __future__ import annotations

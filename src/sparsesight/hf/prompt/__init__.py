@@ -1,1 +1,1 @@
-"""What a command makes of a model, a picture and a question: where the prompt is, its frames, its turns."""
+"""Reads a prompt: where its visual tokens, frames, turns and answers are."""

@@ -1,4 +1,4 @@
-"""Where answers begin in a plain forward, which shows the model prompt and answer at once: training, scoring."""
+"""Finds where answers begin in plain forwards over prompt and answer, as in training and scoring."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which visual tokens are of one frame: of a clip, or of a picture, which is a frame by itself.
+"""Assigns visual tokens to frames: those of a clip, or a picture, which is one frame.
 
-A frame begins where a run of placeholder ids begins. Where one run holds a whole clip, its frames are told apart by
-the caller, by the grids that come with the prompt, by multi-axis positions, which begin the raster of rows and columns
-anew, or by the number of tokens that the family's config gives every frame. A clip that none of these divides is taken
-whole, and the report says so.
+A frame begins where a run of placeholder ids begins. If one run holds a whole clip, its frames are separated by the
+caller, by the grids that come with the prompt, by multi-axis positions, whose raster of rows and columns starts again,
+or by the number of tokens per frame in the family's config. A clip that none of these separates counts as one frame,
+and the report says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What ``generate()`` knows and a forward does not: where the prompt ends.
 
-Without it, the candidates of assisted decoding (they come with the prompt in the first forward) and everything that was
-generated without a cache (it comes again with the prompt, step by step) would pass for the question's text.
+Otherwise the candidates of assisted decoding (which come with the prompt in the first forward) and tokens generated
+without a cache (which come again with the prompt at each step) would be taken for text of the question.
 """
 
 from __future__ import annotations

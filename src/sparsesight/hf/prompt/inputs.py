@@ -1,4 +1,4 @@
-"""What the arguments of a model tell before it runs: which tokens are pictures or padding; what is refused."""
+"""Reads the arguments of a model before it runs: pictures, padding, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ...equal_cost import PromptSizes
 from ...errors import UnsupportedModelError
 from ..masks import rows_of_block_mask
 
@@ -22,6 +23,16 @@ def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
     for token in tokens:
         found |= ids == token
     return found
+
+
+def prompt_sizes(inputs: Mapping[str, Any], visual_ids: tuple[int, ...]) -> list[PromptSizes]:
+    """Sizes of every prompt of a batch, from its ``input_ids`` [b, n] and ``attention_mask``, if there is one."""
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    visual = among(ids, visual_ids) & mask
+    behind = visual.long().flip(1).cumsum(1).flip(1) == 0  # no visual token from here on
+    counts = zip(*(x.sum(1).tolist() for x in (visual, mask & behind, mask)), strict=True)
+    return [PromptSizes(v, t if v else n, n - v - t if v else 0) for v, t, n in counts]
 
 
 def asks_for_outputs(module: nn.Module, kwargs: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Plain data around a forward: the layout of the prompt, and the plan."""
+"""The layout of a prompt, and the plan of a sparsified model: plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a prompt before it runs: where its visual tokens are, where it ends, which text judges."""
+"""Reads a prompt before it runs: where its visual tokens are, where it ends, which text scores them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a caller says that a prompt's visual tokens are, where placeholder ids do not."""
+"""Visual tokens given by the caller, for models without placeholder ids."""
 
 from __future__ import annotations
 

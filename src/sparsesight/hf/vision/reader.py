@@ -1,9 +1,9 @@
-"""What a vision tower attends to, brought to the visual tokens that its patches became.
+"""Reads a vision tower's attention and assigns it to the visual tokens made from its patches.
 
-A tower is read where its last used layer attends, while it runs; the projector's output rows carry what their patches
-got; and the language model's visual tokens are recognised among those rows when it begins. ``generate()`` encodes
-pictures before the model's own forward, and some families encode them one by one or twice: whatever was encoded since
-the last prompt is kept, per thread, until the next one takes it.
+A tower is read at the attention of its last used layer, while it runs; the values are carried to the output rows of the
+projector, and the language model's visual tokens are recognised among those rows when it starts. ``generate()`` encodes
+pictures before the model's own forward, and some families encode them one by one or twice: everything encoded since the
+last prompt is kept, per thread, for the next one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which row became which: finding rows of one tensor in another bit for bit, and what a projector merges.
+"""Finds rows of one tensor in another bit for bit, and which rows a projector merges.
 
-Between a vision tower and the language model families drop, reorder, tile, pad and group rows, each in its own way.
-None of that is modelled here: a row is recognised by its bits, and a module that computes new rows is asked by its
-gradient which of its inputs each of them comes from.
+Between a vision tower and the language model, families drop, reorder, tile, pad and group rows, each in its own way.
+None of that is modelled here: a row is recognised by its bits, and the gradient of a module shows which of its input
+rows an output row comes from.
 """
 
 from __future__ import annotations

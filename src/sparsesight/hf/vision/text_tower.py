@@ -1,4 +1,4 @@
-"""The text tower that a vision tower was trained with: embeds questions in the space of the patches."""
+"""The text tower that a vision tower was trained with: it embeds questions in the space of the patches."""
 
 from __future__ import annotations
 

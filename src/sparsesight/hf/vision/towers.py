@@ -1,4 +1,4 @@
-"""Where a model keeps its vision tower, and the module that makes visual tokens of the tower's patches."""
+"""Finds a model's vision tower and the module that makes visual tokens from its patches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rows got of their vision tower, carried on through the modules that make new rows of them."""
+"""Carries values of a vision tower's rows through the modules that make new rows of them."""
 
 from __future__ import annotations
 
