@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint_limits import apply_template, making_prompt
 from .errors import SparseSightError
-from .hf.loading import GREEDY, Loaded, out_of_memory
-from .hf.running import first_run
+from .hf.loading import GREEDY, Loaded
+from .hf.running import first_run, out_of_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

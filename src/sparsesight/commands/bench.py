@@ -122,8 +122,9 @@ def bench(
     from ..bench.growth import check_folder, save
     from ..hf.compiled.options import parse_fast
     from ..hf.decoder_shape import decoder_shape
-    from ..hf.loading import check_attention, check_text_tower, out_of_memory
+    from ..hf.loading import check_attention, check_text_tower
     from ..hf.model_parts import inspect_model
+    from ..hf.running import out_of_memory
     from ..random_models import Shape, repeat_prompt
 
     # Wrong options fail before a model is loaded.
@@ -218,7 +219,8 @@ def _subject(
     """The model to measure, its prompt, its name, and the text tower if one was named."""
     import torch
 
-    from ..hf.loading import check_dtype, load_model, out_of_memory, pick_device, quiet
+    from ..hf.loading import check_dtype, load_model, pick_device, quiet
+    from ..hf.running import out_of_memory
 
     if sizes is not None:
         from ..random_models import random_llava

@@ -18,9 +18,9 @@ from ..bench.timing import settle
 from ..compare import Pruned, prepare, pruned
 from ..errors import SparseSightError
 from ..hf.decoder_shape import decoder_shape
-from ..hf.loading import Loaded, out_of_memory
+from ..hf.loading import Loaded
 from ..hf.model_parts import inspect_model
-from ..hf.running import first_run
+from ..hf.running import first_run, out_of_memory
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .running import OneThread, Put, interruptible

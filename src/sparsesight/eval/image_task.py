@@ -9,10 +9,10 @@ from typing import Any
 from ..bench import PREFILL, Times, timed_decoder
 from ..equal_cost import PromptSizes
 from ..hf.decoder_shape import decoder_shape
-from ..hf.loading import GREEDY, Loaded, out_of_memory
+from ..hf.loading import GREEDY, Loaded
 from ..hf.model_parts import inspect_model
 from ..hf.prompt.inputs import prompt_sizes
-from ..hf.running import first_run
+from ..hf.running import first_run, out_of_memory
 from ..hf.sparsify import sparsify
 from ..methods import Method
 from .costs import batch_costs

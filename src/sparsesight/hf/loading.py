@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SparseSightError, brief, panicked
 from ..suggestions import did_you_mean
 from .checkpoint import check_attention_of, check_folder, check_hub
+from .running import out_of_memory
 
 if TYPE_CHECKING:
     from ..core.turns import Turns
@@ -193,23 +194,6 @@ def check_attention(name: str) -> None:
             f"--attention {name!r} is unknown: use eager, sdpa, flex_attention or another of transformers'"
             f"{did_you_mean(name, known)}"
         )
-
-
-@contextmanager
-def out_of_memory(device: Any) -> Iterator[None]:
-    """Turn a device that is too small into one sentence.
-
-    Raises:
-        SparseSightError: in place of torch's error.
-    """
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise SparseSightError(
-            f"there is not enough memory on {device}: try --dtype bfloat16, --device cpu or a smaller model"
-        ) from None
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""The first run of a model, where a checkpoint that loaded may still fail."""
+"""Errors of running models, in one sentence: too little memory, and a checkpoint that loaded but cannot run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..errors import SparseSightError, panicked, reason
 
@@ -31,3 +32,20 @@ def first_run(name: str) -> Iterator[None]:
             f"model {name!r} loads but cannot answer ({type(error).__name__}: {reason(error)}): its config, processor "
             "and weights do not fit together, or transformers cannot run it here"
         ) from error
+
+
+@contextmanager
+def out_of_memory(device: Any) -> Iterator[None]:
+    """Turn a device that is too small into one sentence.
+
+    Raises:
+        SparseSightError: in place of torch's error.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise SparseSightError(
+            f"there is not enough memory on {device}: try --dtype bfloat16, --device cpu or a smaller model"
+        ) from None

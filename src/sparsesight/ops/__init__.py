@@ -24,10 +24,10 @@ from .diversity import (
     greedy_dpp_map,
     greedy_gaussian_map,
     least_similar_places,
-    unit_vectors,
 )
 from .matching import bipartite_merge, even_target_merge, likeness_variance, thinned_places
 from .merging import Merge, density_peaks_merge
+from .points import unit_vectors
 from .rows import causal_rows, compact, first_ranked, gather_rows, group_ranks, ranks
 from .spacing import apportion, even_runs, evenly_spaced, grid_pool, group_seats
 

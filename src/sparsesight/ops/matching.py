@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diversity import unit_vectors
 from .merging import Merge
+from .points import unit_vectors
 from .rows import chunks, gather_rows, ranks
 
 if TYPE_CHECKING:

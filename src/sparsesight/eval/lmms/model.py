@@ -18,9 +18,9 @@ from ... import sparsify
 from ...core.retain import parse_retain
 from ...errors import SparseSightError
 from ...hf.decoder_shape import decoder_shape
-from ...hf.loading import Loaded, load_model, out_of_memory
+from ...hf.loading import Loaded, load_model
 from ...hf.model_parts import inspect_model
-from ...hf.running import first_run
+from ...hf.running import first_run, out_of_memory
 from ...hf.sparsified import Sparsified
 from ...methods import Method, make_method, parse
 from ...suggestions import did_you_mean
