@@ -1,10 +1,11 @@
-"""Exact answers where the question comes before its picture, and where it comes after it, as is usual.
+"""Exact answers and kept tokens where the question comes before its picture, and where it comes after it, as is usual.
 
     python benchmarks/question_first.py --questions 360 --out benchmarks/results/question-first.json
 
 The bundled model on scenes of the split "val", SparseVLM+. "By template text" is what scores the visual tokens where
-the chat template is not known: the words after the picture, which are the template's. Intervals are 95 %, by bootstrap
-over scenes.
+the chat template is not known: the words after the picture, which are the template's. "kept as after" is the share of
+the tokens that the last stage keeps which it also keeps where the question comes after the picture. Intervals are 95 %,
+by bootstrap over scenes.
 """
 
 from __future__ import annotations
@@ -32,17 +33,20 @@ AFTER = "USER: {image}\n{question} ASSISTANT:"
 BEFORE = "USER: {question}\n{image} ASSISTANT:"
 
 
-def right(
+Kept = list[set[int]]
+
+
+def put(
     model: Any,
     processor: Any,
     asked: Sequence[Example],
     features: Sequence[Any],
     prompt: str,
     method: dict[str, Any] | None,
-) -> np.ndarray:
-    """Which answers are exactly right, bool [n]."""
+) -> tuple[np.ndarray, Kept]:
+    """Which answers are exactly right, bool [n], and the tokens that each question keeps to the end."""
     image = processor.image_token * len(features[0])
-    marks = []
+    marks, kept = [], []
     for start in range(0, len(asked), 24):
         some = asked[start : start + 24]
         texts = [prompt.format(image=image, question=x.question.text) for x in some]
@@ -61,11 +65,12 @@ def right(
             if method is None:
                 output = answers()
             else:
-                with sparsify(model, "sparsevlm+", **method):
+                with sparsify(model, "sparsevlm+", **method) as run:
                     output = answers()
+                kept += [set(x.tolist()) for x in run.kept[-1]]
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         marks += [a.strip() == x.question.answer for a, x in zip(said, some, strict=True)]
-    return np.array(marks)
+    return np.array(marks), kept
 
 
 def main() -> None:
@@ -83,23 +88,25 @@ def main() -> None:
     with torch.inference_mode():
         features = encode(model, processor, [x.image for x in asked])
     scene = np.array([x.scene.seed for x in asked])
-    found: dict[str, np.ndarray] = {
-        "dense, question after": right(model, processor, asked, features, AFTER, None),
-        "dense, question before": right(model, processor, asked, features, BEFORE, None),
-    }
+
+    def ask(prompt: str, **method: Any) -> tuple[np.ndarray, Kept]:
+        return put(model, processor, asked, features, prompt, method or None)
+
+    found = {"dense, question after": ask(AFTER), "dense, question before": ask(BEFORE)}
     for retain in map(int, given.retain.split(",")):
-        known, unknown = {"retain": retain, "processor": processor}, {"retain": retain}
         found |= {
-            f"{retain}, question after": right(model, processor, asked, features, AFTER, known),
-            f"{retain}, question before": right(model, processor, asked, features, BEFORE, known),
-            f"{retain}, question before, by template text": right(
-                model, processor, asked, features, BEFORE, unknown
-            ),
+            f"{retain}, question after": ask(AFTER, retain=retain, processor=processor),
+            f"{retain}, question before": ask(BEFORE, retain=retain, processor=processor),
+            f"{retain}, question before, by template text": ask(BEFORE, retain=retain),
         }
     rows: dict[str, Any] = {}
-    for name, marks in found.items():
-        dense = found["dense, question " + ("after" if "after" in name else "before")]
+    for name, (marks, kept) in found.items():
+        dense = found["dense, question " + ("after" if "after" in name else "before")][0]
         rows[name] = {"exact": estimate(marks, scene), "less dense": difference(marks, dense, scene)}
+        if kept:
+            after = found[name.split(",")[0] + ", question after"][1]
+            same = np.array([len(x & y) / len(y) for x, y in zip(kept, after, strict=True)])
+            rows[name] |= {"kept": len(kept[0]), "kept as after": estimate(same, scene)}
         print(name, json.dumps(rows[name]), flush=True)
     result = {
         "environment": environment("cpu", torch.float32),
