@@ -111,7 +111,7 @@ class StageTensors:
                 own.gather(1, merge.centre.gather(1, cluster)).masked_fill(filler, -1),
             )
         if into is not None and earlier is not None:
-            # What was part of a merged token goes where that went.
+            # Members of an earlier merged token follow it.
             into = into.gather(1, torch.where(earlier >= 0, earlier, torch.arange(most, device=token.device)))
         return cls(layer, kept[:, :-1], None if into is None else into[:, :most], score[:, :-1])
 

@@ -50,7 +50,7 @@ class Rows:
         return self.visual & own, self.text & own
 
     def divided(self, text: Bool[Tensor, "b n"], region: Int[Tensor, "b n"] | None) -> Rows:
-        """All rows of a forward with the regions that they are of, and the text that judges these."""
+        """The same rows of a forward, divided into regions with their scoring text."""
         rows = replace(self, text=text, region=region)
         origin = torch.where(self.visual, rows.since_region(self.origin), -1)
         return replace(rows, origin=origin)
@@ -100,7 +100,7 @@ def prompt_rows(valid: Bool[Tensor, "b n"], prompt: int | Int[Tensor, " b"] | No
 def advance(
     rows: Rows, chosen: Sequence[tuple[StageInput, Selection]], length: int, move_merged: bool
 ) -> tuple[Rows, Float[Tensor, "b m c"]]:
-    """Apply what was selected: the rows that go on, and their hidden states; right-aligned, ``length`` wide.
+    """Apply the selections: the remaining rows and their hidden states, right-aligned, ``length`` wide.
 
     Rows that are not visual always stay. A merged token takes its cluster centre's row, and with ``move_merged`` is
     moved after the last visual row of its region (the published order).

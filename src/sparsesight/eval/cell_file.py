@@ -164,7 +164,7 @@ def _batch(line: bytes, where: str) -> tuple[int, list[Answer]]:
 
 
 def check_file(file: Path, root: Path) -> None:
-    """Refuse a link anywhere between the run folder and a file, and what is no file in its place."""
+    """Refuse links between the run folder and a file, and anything that is not a regular file."""
     check_inside(file, root)
     if file.exists() and not file.is_file():
         raise SparseSightError(f"{file} is no regular file: delete it")

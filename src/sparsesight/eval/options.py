@@ -26,7 +26,7 @@ class EvalOptions:
         trust_remote_code: whether code that comes with the model may run.
         text_tower: folder or Hub id of the text tower, for methods that read one.
         out: the run folder.
-        resume: go on with the run in that folder.
+        resume: continue the run in that folder.
     """
 
     tasks: tuple[str, ...]

@@ -136,7 +136,7 @@ def own_device(device: str, ranks: Ranks) -> str:
 
 
 def run_settings(prepared: Prepared, options: EvalOptions) -> dict[str, Any]:
-    """Whatever decides on every answer of a run, and must not change while it goes on."""
+    """Everything that affects the answers of a run; it must stay the same when the run is resumed."""
     model = prepared.loaded.model
     return {
         "model": prepared.loaded.name,

@@ -36,7 +36,7 @@ PATIENCE = 600  # seconds that other processes wait for the first one's folder
 
 @dataclass(frozen=True)
 class Config:
-    """What must not change while a sweep goes on; JSON-ready.
+    """Everything that must stay the same when a sweep is resumed; JSON-ready.
 
     Attributes:
         settings: model, versions, batch size and whatever else decides on every answer.
@@ -49,7 +49,7 @@ class Config:
     cells: Mapping[str, Mapping[str, Any] | None]
 
     def check_goes_on(self, earlier: Config, where: str) -> None:
-        """Refuse to go on with a run of something else. Tasks and methods may be added, but none may be left out: a
+        """Refuse to resume a run of another configuration. Tasks and methods may be added but not left out, as a
         report is always about the whole folder.
 
         Raises:
@@ -75,7 +75,7 @@ class Config:
 
 
 class _RunLock(FileLock):
-    """A class of its own: lmms-eval makes ``FileLock`` one shared, reentrant lock per path, which keeps nobody out."""
+    """A separate class, since lmms-eval makes ``FileLock`` one shared, reentrant lock per path, which locks nothing."""
 
 
 class RunFolder:
@@ -84,7 +84,7 @@ class RunFolder:
     Args:
         path: the folder; made if it does not exist.
         config: of this call.
-        resume: go on with what is there. Otherwise a folder that holds anything is refused.
+        resume: continue the run in it. Otherwise a folder that holds anything is refused.
         rank: of this process, where several fill one folder. Rank 0 makes it, and the others wait for it.
         session: what is noted in ``run.json`` about this call.
 

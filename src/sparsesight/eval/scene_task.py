@@ -108,7 +108,7 @@ class SceneQuestions(PictureQuestions):
 
     @staticmethod
     def suits(loaded: Loaded, prompts: Prompts) -> bool:
-        """Whether pictures can be encoded apart from questions: a LLaVA whose processor has a prompt of its own."""
+        """Whether pictures can be encoded separately from questions: a LLaVA whose processor has a chat template."""
         own = prompts.setting.name == "own" and getattr(loaded.processor, "chat_template", None)
         return bool(own) and loaded.model.config.model_type == "llava"
 

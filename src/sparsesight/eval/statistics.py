@@ -42,9 +42,9 @@ class Estimate:
         low, high = _signless(self.low, digits), _signless(self.high, digits)
         return f"{_signless(self.value, digits)} ({low} to {high})"
 
-    def as_difference(self, digits: int = 1) -> str:
+    def as_difference(self) -> str:
         """The same for a difference; one whose interval holds zero is called none that was found."""
-        return self.text(digits) if self.excludes(0) else f"no difference found: {self.text(digits)}"
+        return self.text() if self.excludes(0) else f"no difference found: {self.text()}"
 
 
 def resample(

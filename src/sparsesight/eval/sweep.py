@@ -110,7 +110,7 @@ def make_cells(
 
 
 def cell_dict(cell: RunSpec) -> dict[str, Any] | None:
-    """What is compared when a sweep goes on."""
+    """The form in which a cell is compared when a sweep is resumed."""
     return None if cell.method is None else cell.method.to_dict()
 
 
@@ -131,7 +131,7 @@ def sweep(
 ) -> None:
     """Answer and score what the folder does not hold yet.
 
-    Every process takes each ``count``-th batch that nobody has answered; the first one scores. It returns when all
+    Each process takes every ``count``-th unanswered batch; the first process scores. It returns when all
     samples are there, the others when their share is answered.
 
     Args:

@@ -63,7 +63,7 @@ class PrunedLayer(DynamicLayer):
         return super().update(key_states, value_states, *args, **kwargs)
 
     def _refuse_strangers(self) -> None:
-        """A model whose layers are not told what is left would take the keys for all of the prompt's."""
+        """A forward without our hooks would take the keys for all of the prompt's."""
         if self.locked and self.filled_by is not None:
             raise self.filled_by.refusal()
 

@@ -23,7 +23,7 @@ class Call(threading.local):
         cache: that the decoder was given.
         forward: the decoder's, while it runs.
         started: when it began, in seconds of the section timer.
-        given, questions, ends: what the caller said of the next prompt (:mod:`.sparsify`); they outlive a call.
+        given, questions, ends: the caller's data for the next prompt (:mod:`.sparsify`); they outlive a call.
     """
 
     asked: bool = False
@@ -38,6 +38,6 @@ class Call(threading.local):
     ends: PromptEnds | None = None
 
     def over(self) -> None:
-        """Nothing of a call outlives it but what the caller said."""
+        """Forget the call, except for the caller's data."""
         self.forward = self.layout = self.labels = self.ids = self.cache = None
         self.asked = False

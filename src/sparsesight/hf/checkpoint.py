@@ -143,7 +143,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _check_files(folder: Path, title: str) -> None:
-    """No pipe or device, which could be read for ever, and no link out of the folder but into the Hub's cache."""
+    """Refuse pipes and devices, whose reading may never end, and links out of the folder but into the Hub's cache."""
     home = folder.resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
     for file in sorted((*folder.iterdir(), *folder.glob("additional_chat_templates/*"))):

@@ -18,11 +18,11 @@ class FilledBy:
     trimmed: bool  # whether the layers up to the first stage were cut as well
 
     def fits(self, other: FilledBy) -> bool:
-        """Whether ``other`` may go on with the cache: its layers hold keys of the same stages."""
+        """Whether ``other`` may continue with the cache: its layers hold keys of the same stages."""
         return replace(self, method="") == replace(other, method="")
 
     def refusal(self) -> SparseSightError:
-        """The error for whoever cannot go on with it."""
+        """The error for a forward that cannot continue with it."""
         how = f"pruning after layers {self.layers}" + (
             " (-1: before the first)" if BEFORE in self.layers else ""
         )

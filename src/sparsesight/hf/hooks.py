@@ -40,7 +40,7 @@ from .state import ForwardState
 from .vision.reader import VisionReader
 from .vision.text_tower import TextTower, questions_of
 
-REST = "rest"  # see `clock.PARTS`
+REST = "rest"  # see `profiling.sections.PARTS`
 
 
 class Hooks:
@@ -222,7 +222,7 @@ class Hooks:
             self.call.forward = forward
         last = kwargs.get("logits_to_keep")
         if forward.active and isinstance(last, int) and last > forward.kept_end:
-            # A decoder that goes on with so many last rows would take others than are meant.
+            # A decoder that continues with that many last rows would take the wrong ones.
             return args, {**kwargs, "logits_to_keep": 0}
         return None
 
@@ -263,7 +263,7 @@ class Hooks:
             return forward.leave(output)
 
     def leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Hand over what is to be remembered."""
+        """Hand over the record."""
         forward, record = self.forward, None
         with self.plan.clock(REST):
             if forward is not None:
@@ -276,13 +276,13 @@ class Hooks:
         self.done(record, ms, None if self.fast is None or record is None else self.fast.use)
 
     def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Also after an exception: nothing of a forward outlives it."""
+        """Forget the forward, also after an exception."""
         lock(self.call.cache if self.forward is None else self.forward.cache)
         self.call.over()
         if not self.generating.within:  # which encodes pictures once, and may want them several times
             self.forget_pictures()
 
     def forget_pictures(self) -> None:
-        """What the vision tower said of them."""
+        """Drop the values that were read from the vision tower."""
         if self.vision is not None:
             self.vision.forget()

@@ -37,7 +37,7 @@ def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def noticed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The same ``forward`` as an object that compilers have not seen.
 
-    What ``torch.compile`` made of a module goes on to be used when hooks come or go: it does not look at them. It does
+    A compiled module stays in use when hooks are added or removed: ``torch.compile`` does not look at them. It does
     look at a ``forward`` of the instance's own, and which function that is.
     """
 
@@ -187,7 +187,7 @@ class Installation:
 
 
 class Installed(Protocol):
-    """What sparsification put on a decoder; ``call`` holds what the calling thread said of its next prompt."""
+    """What is installed on a decoder; ``call`` holds the calling thread's data for its next prompt."""
 
     call: Any
 

@@ -64,7 +64,7 @@ class SegmentInputs:
         ragged: whether the current rows contain filler.
         asked: whether hidden states or attentions are to be returned.
         memo: what is made once per segment; see :meth:`once`.
-        keys: what layers attend to, where that is not everything and somebody asked.
+        keys: the keys of layers that attend to a part of them; kept only if outputs are to be returned.
         renumbered: positions [b, n] of the current rows, where they are numbered anew.
     """
 
@@ -105,7 +105,7 @@ class SegmentInputs:
         return Keys(*cached.key_slots(self.batch, self.device), cached.ragged, 0)
 
     def of_rows_left(self, kind: Layer, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a layer behind a stage is given in place of ``kwargs``; its cache is told which keys are to come."""
+        """The arguments of a layer after a stage, in place of ``kwargs``; notes the coming keys in its cache."""
         with self.plan.clock("masks"):
             keys = self._keys(kind) if kind.attends else None
             if keys is not None and self.asked:
@@ -228,7 +228,7 @@ class SegmentInputs:
             # Gapped positions of a single sample would be taken for a packed sequence.
             changed["position_ids"] = None
         if plan.flash and document is not None and self.rows is not None:
-            # Documents are told apart by positions that begin anew; what was said of their lengths is no longer true.
+            # Documents are separated by positions that start again; the lengths that were given no longer hold.
             fine, place = self.rows.valid, self.rows.valid.cumsum(1) - 1
             changed["position_ids"] = self.once("documents", None, lambda _: _anew(place, document, fine))
             changed.update((name, None) for name in PACKED if name in changed)

@@ -65,7 +65,7 @@ class PrefillRecord:
 
     @property
     def regions(self) -> list[tuple[RegionReport, ...]]:
-        """Of every sample, which text judged which of its visual tokens, and what each stage did."""
+        """For every sample: which text scored which of its visual tokens, and the counts of each stage."""
         layout, told = self.layout, []
         for sample in range(len(layout.length)):
             own = []
@@ -83,12 +83,12 @@ class PrefillRecord:
 
 @dataclass
 class Run:
-    """What one thread ran last on a handle.
+    """The last calls of one thread on a handle.
 
     Attributes:
         last: its last prefill; None before there was one.
         latency: of all of its forwards.
-        fast: what became of the fast path in that prefill.
+        fast: how that prefill used the fast path.
     """
 
     last: PrefillRecord | None = None
@@ -97,7 +97,7 @@ class Run:
 
 
 class RunHistory:
-    """What a handle tells: of a thread that ran a prefill its own last one, in any other thread the last one of all.
+    """The records of a handle: in a thread that ran a prefill its own last one, in any other thread the last of all.
 
     A record goes with its thread; of threads that have ended only the last prefill of all is kept.
     """
@@ -119,12 +119,12 @@ class RunHistory:
 
     @property
     def current(self) -> Run:
-        """What this thread is told."""
+        """The record for this thread."""
         own: Run | None = getattr(self._own, "run", None)
         return self._latest if own is None or own.last is None else own
 
     def last(self, what: str) -> tuple[PrefillRecord, Latency]:
-        """The prefill that this thread is told of, for ``what``.
+        """The last prefill as this thread sees it, for ``what``.
 
         Raises:
             SparseSightError: if there was none.

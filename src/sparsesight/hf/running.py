@@ -11,7 +11,7 @@ from ..errors import SparseSightError, panicked, reason
 
 @contextmanager
 def first_run(name: str) -> Iterator[None]:
-    """Around the first run of a plain, dense model: what fails there is the checkpoint's fault, and one sentence.
+    """A context for the first run of a dense model: an error there is the checkpoint's fault, told in one sentence.
 
     Args:
         name: of the model, for the message.
@@ -36,7 +36,7 @@ def first_run(name: str) -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(device: Any) -> Iterator[None]:
-    """Turn a device that is too small into one sentence.
+    """Report too little device memory in one sentence.
 
     Raises:
         SparseSightError: in place of torch's error.

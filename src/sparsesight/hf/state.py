@@ -177,13 +177,9 @@ class ForwardState(SegmentInputs):
 
     def dropped(self) -> Tensor | None:
         """Which rows of the input [b, n] are of visual tokens that did not reach the last layer as themselves."""
-        if self.rows is None or self.layout is None or not self.done:
+        if not self.stages or self.token is None:
             return None
-        rows, visual = self.rows, self.layout.frames.visual
-        stays = rows.valid & ~(rows.visual & (rows.origin < 0))
-        there = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
-        there.scatter_(1, rows.source.masked_fill(~stays, self.length), True)
-        return visual.to(self.device) & ~there[:, :-1]
+        return (self.token >= 0) & ~self.stages[-1].kept.gather(1, self.token.clamp(min=0))
 
     def rows_of(self, layer: int) -> Rows | None:
         """The rows that ``layer`` computed on; None if it was all of the input."""
@@ -277,7 +273,7 @@ class ForwardState(SegmentInputs):
         return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
     def _text(self) -> tuple[TextRows, ...]:
-        """Which of the current rows are judging text."""
+        """The scoring text among the current rows."""
         rows = self.rows
         assert rows is not None
         made: tuple[TextRows, ...] = self.once("text", None, lambda _: TextRows.of(rows, self.sizes))

@@ -1,4 +1,4 @@
-"""Pictures of what was kept, from what a run recorded.
+"""Pictures of the tokens that a run kept.
 
     with sparsify(model, retain=64) as run:
         model.generate(**inputs)

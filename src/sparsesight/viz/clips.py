@@ -66,7 +66,7 @@ def _grids(
         raise SparseSightError("inputs: clips need the video_grid_thw that the processor made; pass inputs")
     videos = [sum(clip.kind == "video" for clip in told.clips) for told in run.report.samples]
     own = grids.tolist()[sum(videos[:sample]) :][: videos[sample]]
-    # Some put text between the frames, and the report takes what stands between for a clip of its own.
+    # Some families put text between frames, and the report counts each part as a clip.
     own = own if len(own) == len(clips) else grids.tolist() if len(grids) == len(clips) else []
     if len(own) != len(clips):
         raise SparseSightError(

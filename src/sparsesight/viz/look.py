@@ -17,7 +17,7 @@ from ..images import open_image
 from .clips import clip_views
 from .html import fragment
 from .prompt_tokens import Word, prompt_words
-from .record import Look as PrefillRecord
+from .record import Look as LookData
 from .record import Picture
 from .token_layouts import LayoutInput, rule_of, views
 
@@ -28,7 +28,7 @@ Still = Image.Image | np.ndarray | str | os.PathLike[str]
 Clip = np.ndarray | Sequence[Still]
 
 
-class Look(PrefillRecord):
+class Look(LookData):
     """A :class:`Look` with an HTML representation for notebooks."""
 
     def _repr_html_(self) -> str:

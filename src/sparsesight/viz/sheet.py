@@ -87,7 +87,7 @@ def arrange(
     return sheet
 
 
-def stack(*parts: Image.Image | None, edge: int = GAP) -> Image.Image:
+def stack(*parts: Image.Image | None) -> Image.Image:
     """Stack parts vertically, aligned at the left edge."""
     there = [part for part in parts if part is not None]
     sheet = Image.new("RGB", (max(p.width for p in there), sum(p.height for p in there)), PAPER)
@@ -98,7 +98,7 @@ def stack(*parts: Image.Image | None, edge: int = GAP) -> Image.Image:
     return sheet
 
 
-def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) -> Image.Image | None:
+def question(words: Sequence[Word], width: int, letter: int) -> Image.Image | None:
     """The text after the last picture, with raters on yellow and underlined; None without text."""
     last = max((i for i, word in enumerate(words) if word.visual), default=-1)
     lines, x, type_ = [[]], 0.0, font(letter)  # type: ignore[var-annotated]
@@ -106,7 +106,7 @@ def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) ->
         for number, part in enumerate(word.text.split("\n")):
             shown = part if x else part.lstrip(" ")
             across = type_.getlength(shown)
-            if lines[-1] and (number or x + across > width - 2 * edge):
+            if lines[-1] and (number or x + across > width - 2 * GAP):
                 lines.append([])
                 x, shown = 0.0, part.lstrip(" ")
                 across = type_.getlength(shown)
@@ -117,14 +117,14 @@ def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) ->
     if not lines:
         return None
     pace = round(1.6 * letter)
-    sheet = Image.new("RGB", (width, pace * len(lines) + edge), PAPER)
+    sheet = Image.new("RGB", (width, pace * len(lines) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
-        middle = edge + pace * number + pace // 2
+        middle = GAP + pace * number + pace // 2
         for x, shown, rates in line:
             if rates and shown.strip():
                 inner = shown.lstrip(" ")
-                left = edge + x + type_.getlength(shown) - type_.getlength(inner)
+                left = GAP + x + type_.getlength(shown) - type_.getlength(inner)
                 box = (
                     left - 1,
                     middle - 0.75 * letter,
@@ -133,22 +133,22 @@ def question(words: Sequence[Word], width: int, letter: int, edge: int = GAP) ->
                 )
                 draw.rectangle(box, RATES)
                 draw.line((box[0], box[3], box[2], box[3]), INK, max(1, letter // 10))
-            draw.text((edge + x, middle), shown, INK, type_, anchor="lm")
+            draw.text((GAP + x, middle), shown, INK, type_, anchor="lm")
     return sheet
 
 
-def legend(found: Collection[Sign], width: int, letter: int, edge: int = GAP) -> Image.Image:
+def legend(found: Collection[Sign], width: int, letter: int) -> Image.Image:
     """A legend of the colours that were used."""
     entries = [(sign.name, sign.sample(round(1.1 * letter))) for sign in in_order(found)]
-    type_, x, y, pace = font(letter), edge, edge // 2, round(1.6 * letter)
+    type_, x, y, pace = font(letter), GAP, GAP // 2, round(1.6 * letter)
     places = []
     for name, sign in entries:
         across = round(sign.width + 0.4 * letter + type_.getlength(name) + 1.2 * letter)
-        if x > edge and x + across > width - edge:
-            x, y = edge, y + pace
+        if x > GAP and x + across > width - GAP:
+            x, y = GAP, y + pace
         places.append((x, y, name, sign))
         x += across
-    sheet = Image.new("RGB", (width, y + pace + edge // 2), PAPER)
+    sheet = Image.new("RGB", (width, y + pace + GAP // 2), PAPER)
     draw = ImageDraw.Draw(sheet)
     for x, y, name, sign in places:
         sheet.paste(sign, (x, y + (pace - sign.height) // 2))
@@ -156,17 +156,17 @@ def legend(found: Collection[Sign], width: int, letter: int, edge: int = GAP) ->
     return sheet
 
 
-def scale(low: float, high: float, width: int, letter: int, edge: int = GAP) -> Image.Image:
+def scale(low: float, high: float, width: int, letter: int) -> Image.Image:
     """The colours of scores from ``low`` to ``high``."""
     type_ = font(letter)
     pace = round(1.6 * letter)
-    sheet = Image.new("RGB", (width, pace + edge), PAPER)
+    sheet = Image.new("RGB", (width, pace + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     first, last = f"score {low:.2g}", f"{high:.2g}"
-    left = edge + round(type_.getlength(first) + 0.5 * letter)
-    right = max(width - edge - round(type_.getlength(last) + 0.5 * letter), left + 2)
+    left = GAP + round(type_.getlength(first) + 0.5 * letter)
+    right = max(width - GAP - round(type_.getlength(last) + 0.5 * letter), left + 2)
     bar = heat(np.linspace(0, 1, right - left))[None].repeat(max(letter - 2, 2), 0)
     sheet.paste(Image.fromarray(bar), (left, (pace - bar.shape[0]) // 2))
-    draw.text((edge, pace // 2), first, QUIET, type_, anchor="lm")
+    draw.text((GAP, pace // 2), first, QUIET, type_, anchor="lm")
     draw.text((right + round(0.5 * letter), pace // 2), last, QUIET, type_, anchor="lm")
     return sheet

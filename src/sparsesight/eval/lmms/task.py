@@ -31,7 +31,7 @@ from .registry import Resolved, harness_arguments, resolve
 
 Logged = Mapping[str, Any]
 
-# Benchmarks whose number is no mean over questions; and by which key of a document its questions belong together.
+# Benchmarks whose score is not a mean over questions, and the key of a document by which its questions form a unit.
 METRICS: dict[str, Metric] = {
     "pope": MeanF1(),
     "mme": AccuracyPlus(),
@@ -63,20 +63,20 @@ def harness_tasks(
     """Benchmarks as tasks of a sweep.
 
     Args:
-        names: as :func:`~.tasks.resolve` takes them.
-        model: answers; its ``batch_size`` must not be below that of the sweep.
+        names: as :func:`~.registry.resolve` takes them.
+        model: the model that answers; its ``batch_size`` must not be below that of the sweep.
         data: folder of local copies; None: the Hub.
         limit: only so many questions of each of lmms-eval's tasks.
         latency: measure prefills.
 
     Raises:
-        SparseSightError: what :func:`~.tasks.resolve` refuses, and benchmarks without a score per answer.
+        SparseSightError: what :func:`~.registry.resolve` refuses, and benchmarks without a score per answer.
     """
     return [HarnessTask(resolve([name], data), model, limit, latency) for name in names]
 
 
 class HarnessTask:
-    """One benchmark; a :class:`~.samples.Task`."""
+    """One benchmark; a :class:`~..task.Task`."""
 
     def __init__(
         self, resolved: Resolved, model: SparseSightModel, limit: int | None, latency: bool = False
@@ -91,7 +91,7 @@ class HarnessTask:
 
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
-        """See :class:`~.samples.Task`."""
+        """See :class:`~..task.Task`."""
         self._model.use(method)
         try:
             with prefill_clock(self._model.decoder, self._latency) as spent:
@@ -104,7 +104,7 @@ class HarnessTask:
         return prompt_sizes(self._model.prepare([item.request for item in items]), self._model.visual_ids)
 
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
-        """See :class:`~.samples.Task`.
+        """See :class:`~..task.Task`.
 
         Raises:
             SparseSightError: if lmms-eval's scorer or a judge fails, or its number is not what the samples add up to.
@@ -179,7 +179,7 @@ class HarnessTask:
         return [Answer(one.text, cost, share) for one, cost in zip(said, costs, strict=True)]
 
     def _check(self, official: float, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Our sums must make lmms-eval's number: intervals of another number would be worth nothing."""
+        """Our sums must give lmms-eval's score: intervals of another number would be worthless."""
         none: Any = {}
         samples = [Sample.of(item, Answer("", none), scores[item.id]) for item in self.items]
         ours = float(self.metric.value(self.metric.rows(samples).sum(0)))
@@ -192,7 +192,7 @@ class HarnessTask:
 
 
 class Repeater(lmms):
-    """A model that says what was said before."""
+    """A model that returns stored answers."""
 
     is_simple = False
 
@@ -268,6 +268,6 @@ def _as_json(value: Any) -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep lmms-eval's bars, one for every cell, out of the way; what fails raises."""
+    """Hide lmms-eval's progress bars, one per cell; errors are raised all the same."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield

@@ -106,7 +106,7 @@ class Frames:
         return replace(self, start=self.start | (begins & self.video), known=self.known | self.video)
 
     def divided(self, part: Tensor) -> Frames:
-        """No frame goes on where ``part`` [b, n] changes."""
+        """Frames end where ``part`` [b, n] changes."""
         begins = self.visual & (part != _before(part))
         return replace(self, clip=self.clip | begins, start=self.start | begins)
 

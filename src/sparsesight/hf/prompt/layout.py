@@ -40,7 +40,7 @@ class Layout:
         """``valid`` is boolean [b, n] and holds all of the frames' rows. Waits for the device once, and twice more for
         a prompt in which something marks turns or documents.
 
-        What was generated, or an answer, begins at column ``prompt``: of all samples, or of each [b].
+        Generated tokens, or an answer, begin at column ``prompt``, for all samples or for each [b].
         """
         rows = Rows.start(valid, frames.visual, prompt)
         token = rows.origin
@@ -72,7 +72,7 @@ class Layout:
 
     @property
     def prunable(self) -> tuple[bool, ...]:
-        """Which samples have visual tokens and text to judge them."""
+        """Which samples have visual tokens and text to score them."""
         return tuple(
             any(size.visual[i] and size.text[i] for size in self.sizes) for i in range(len(self.length))
         )

@@ -97,7 +97,7 @@ class VisionReader:
         questions: Sequence[Sequence[str]] = (),
         region: Int[Tensor, "b n"] | None = None,
     ) -> Vision:
-        """What was read of the visual tokens among a prompt's rows, as they enter the decoder; 0 for other rows.
+        """The tower's values for the visual tokens among a prompt's rows, as they enter the decoder; 0 for other rows.
 
         Where there is a text tower, ``questions`` are one for each sample, per region number, and ``region`` says which
         one a row is of (None: there is one). Waits for the device once, to see that every visual token was found.

@@ -65,7 +65,7 @@ def find_rows(known: Int[Tensor, " n"], wanted: Int[Tensor, " m"]) -> Int[Tensor
 def merged_rows(run: Callable[[Tensor], Tensor], x: Tensor) -> list[list[int]] | None:
     """Which rows of ``x`` each row of ``run(x)`` is computed from, if every row of ``x`` goes into one at most.
 
-    Asked is the gradient: each row of the output gets a number, and for every bit of that number the gradient of the
+    The gradient tells: each row of the output gets a number, and for every bit of that number the gradient of the
     rows that have it is taken. A row of ``x`` that goes into one row gets all of its gradient or nothing, and so
     spells that row's number; anything between shows a row that goes into several. It costs one forward pass and as
     many backward passes as the number of rows has bits.
