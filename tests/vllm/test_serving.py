@@ -123,7 +123,6 @@ class TestWithVllm:
         [
             (("--enable-prefix-caching",), "--no-enable-prefix-caching"),
             (("--pipeline-parallel-size", "2"), "--pipeline-parallel-size 1"),
-            (("--enable-lora",), "--enable-lora"),
             (("--nonsense", "1"), "vLLM: unrecognized arguments: --nonsense"),
             (("--port", "x"), "vLLM: argument --port"),
             (("--max-model-len", "9999999"), "vLLM: .*max_model_len"),

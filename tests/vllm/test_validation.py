@@ -66,6 +66,7 @@ def test_an_ordinary_config_is_fine() -> None:
     check_config(config())
     check_config(config(parallel_config__tensor_parallel_size=2))
     check_config(config(use_v2_model_runner=True))
+    check_config(config(speculative_config=SimpleNamespace(method="ngram"), lora_config=object()))
     check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
@@ -86,8 +87,7 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),
         ({"parallel_config__use_ubatching": True}, "--enable-dbo"),
         ({"kv_transfer_config": object()}, "--kv-transfer-config"),
-        ({"speculative_config": object()}, "--speculative-config"),
-        ({"lora_config": object()}, "--enable-lora"),
+        ({"speculative_config": SimpleNamespace(method="eagle3")}, "ngram"),
         ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
         ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),

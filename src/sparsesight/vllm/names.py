@@ -86,6 +86,16 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ForwardContext.slot_mapping",
         "get_forward_context",
     ),
+    "vllm.lora.layers.base": ("BaseLayerWithLoRA.punica_wrapper",),
+    "vllm.lora.ops.triton_ops.lora_kernel_metadata": ("LoRAKernelMeta.prepare_tensors",),
+    "vllm.lora.punica_wrapper.punica_base": (
+        "PunicaWrapperBase._token_lora_indices",
+        "PunicaWrapperBase._update_prefill_metadata",
+        "PunicaWrapperBase.indices_len",
+        "PunicaWrapperBase.is_prefill",
+        "PunicaWrapperBase.token_lora_indices",
+    ),
+    "vllm.lora.punica_wrapper.punica_gpu": ("PunicaWrapperGPU.token_mapping_meta",),
     "vllm.v1.attention.backend": (
         "CommonAttentionMetadata.block_table_tensor",
         "CommonAttentionMetadata.max_query_len",

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
+from .adapters import Adapters
 from .config import RequestBudget, asked_of, logger
 from .metadata import stage_metadata
 from .planner import Step, StepPlan, check_room, plan_step
@@ -65,6 +66,7 @@ class Pruner:
 
     def __post_init__(self) -> None:
         self.removed = Removed(len(self.stages))
+        self.adapters = Adapters(self.decoder)
         self.num_layers = len(self.decoder.layers)
         for layer in self.decoder.layers:
             check_layer(layer)
@@ -182,6 +184,7 @@ class Pruner:
         """Forget the step, also one that failed."""
         while self.handles:
             self.handles.pop().remove()
+        self.adapters.restore()
         self.active = None
 
     # -- hooks ------------------------------------------------------------------------------------------------
@@ -247,6 +250,7 @@ class Pruner:
             raise SparseSightError(f"stage {index} left {len(rows)} rows, planned were {query[index].sum()}")
         if self.compare_ranks:
             check_ranks(rows, index, self.facts[index].gather)
+        self.adapters.keep(rows)
         hidden, residual = hidden[rows], residual[rows]
         for at, is_merged, tokens in merged:
             own = slice(at, at + len(is_merged))

@@ -56,12 +56,9 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "KV connectors move blocks as if every layer held every token: leave out --kv-transfer-config",
     ),
     (
-        lambda c: c.speculative_config is not None,
-        "speculative decoding rolls back tokens that are not counted here: leave out --speculative-config",
-    ),
-    (
-        lambda c: c.lora_config is not None,
-        "LoRA maps rows that are gone to adapters: leave out --enable-lora",
+        lambda c: getattr(c.speculative_config, "method", "ngram") != "ngram",
+        "a draft model reads hidden states of every row, and dropped rows have none: use a --speculative-config with "
+        '"method": "ngram", or leave it out',
     ),
     (
         lambda c: getattr(c.cache_config, "kv_sharing_fast_prefill", False),
