@@ -90,6 +90,12 @@ class Schedule:
         return sum(self.entering) / self.num_layers
 
 
+def cached_tokens(entering: tuple[int, ...], first_stage: int, trimmed: bool) -> tuple[int, ...]:
+    """Visual tokens that each layer caches; ``trimmed``: none before the first stage caches more than leave it."""
+    early = first_stage + 1 if trimmed else 0
+    return (entering[early],) * early + entering[early:]
+
+
 def recycled_counts(dropped: int, fraction: float) -> tuple[int, int]:
     """Recycled tokens ``int(fraction * dropped) + 1``, clusters ``int(recycled / 10) + 1``; (0, 0) if none dropped."""
     if not dropped or not fraction:

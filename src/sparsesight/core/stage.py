@@ -95,15 +95,11 @@ class Attention:
 
         Without a ``divisor`` [b, r, k] it is computed for those rows :meth:`only`; with one, for all rows.
         """
+        at = self
         if divisor is None:
-            attention, rows = self.only(rows, at_most)
-        else:
-            attention = self
-        return attention._received(rows, divisor)
-
-    def _received(self, rows: Bool[Tensor, "b r"], divisor: Tensor | None) -> Float[Tensor, "b h v"]:
-        sums = ops.head_sums(self.query, self.key, self.allowed(), rows, self.scale, self.softcap, divisor)
-        sums = sums.gather(2, self.key_column[:, None].expand(-1, sums.shape[1], -1))
+            at, rows = self.only(rows, at_most)
+        sums = ops.head_sums(at.query, at.key, at.allowed(), rows, at.scale, at.softcap, divisor)
+        sums = sums.gather(2, at.key_column[:, None].expand(-1, sums.shape[1], -1))
         return sums / rows.sum(1).clamp(min=1)[:, None, None]
 
     def mean_attention(self) -> Float[Tensor, "b r v"]:

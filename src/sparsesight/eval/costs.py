@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from ..core.budget import cached_tokens
 from ..hf.prompt.inputs import among
 from ..hf.sparsified import Sparsified
 from ..macs import DecoderShape
@@ -51,11 +52,6 @@ def dense_cost(shape: DecoderShape, visual: int, text: int) -> SampleCost:
     )
 
 
-def sparse_costs(shape: DecoderShape, report: Report) -> list[SampleCost]:
-    """Of every sample of a sparse prefill."""
-    return [_sparse_cost(shape, sample, report) for sample in report.samples]
-
-
 def batch_costs(
     shape: DecoderShape, visual_ids: tuple[int, ...], inputs: Any, run: Sparsified | None, beams: int = 1
 ) -> list[SampleCost]:
@@ -71,15 +67,14 @@ def batch_costs(
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     visual = (among(ids, visual_ids) & mask).sum(1).tolist()
     if run is not None and any(visual):
-        return sparse_costs(shape, run.report)[::beams]
+        report = run.report
+        return [_sparse_cost(shape, sample, report) for sample in report.samples[::beams]]
     return [dense_cost(shape, v, n - v) for v, n in zip(visual, mask.sum(1).tolist(), strict=True)]
 
 
 def _sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> SampleCost:
-    entering = held = sample.visual_per_layer
-    early = report.layers[0] + 1
-    if report.trimmed:
-        held = (entering[early],) * early + entering[early:]
+    entering = sample.visual_per_layer
+    held = cached_tokens(entering, report.layers[0], report.trimmed)
     text = sample.text_tokens
     return SampleCost(
         visual_tokens=sample.visual_tokens,

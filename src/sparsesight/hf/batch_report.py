@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from ..core.budget import Schedule, Stage
+from ..core.budget import Schedule, Stage, cached_tokens
 from ..macs import DecoderShape, Overhead
 from ..report import Clip, Latency, RegionReport, Report, SampleReport
 
@@ -44,14 +44,10 @@ def batch_report(
     schedules = [_whole(own, count) for own in regions]
     samples, kv = [], [width] * count
     if schedules[0].stages:
-        rows = [
-            [n - s.visual + entering for entering in s.entering]
-            for n, s in zip(length, schedules, strict=True)
-        ]
-        first = layers[0] + 1
-        kv[first:] = [max(x) for x in zip(*(own[first:] for own in rows), strict=True)]
-        if trimmed:
-            kv[:first] = [min(width, kv[first])] * first
+        cached = [cached_tokens(x.entering, layers[0], trimmed) for x in schedules]
+        rows = [[n - x.visual + c for c in own] for n, x, own in zip(length, schedules, cached, strict=True)]
+        first = 0 if trimmed else layers[0] + 1
+        kv[first:] = [max(layer) for layer in zip(*(own[first:] for own in rows), strict=True)]
     for i, (own, n, schedule) in enumerate(zip(regions, length, schedules, strict=True)):
         v, entering = schedule.visual, schedule.entering
         scoring = 0
