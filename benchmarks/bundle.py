@@ -1,4 +1,4 @@
-"""Put a trained model into the package, with pictures and questions that it answers rightly.
+"""Put a trained model into the package, with pictures and questions that it answers correctly.
 
     python benchmarks/bundle.py --model runs/bundled/model
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def answered(model: Any, processor: Any, scene: Scene) -> list[Question]:
-    """The questions that the model answers rightly, one of each kind at most, in the order of kinds."""
+    """The questions that the model answers correctly, one of each kind at most, in the order of kinds."""
     asked = questions(scene, ASKED)
     tried = [q for kind in KINDS for q in [q for q in asked if q.kind == kind][:2]]
     sheet = Sheet(

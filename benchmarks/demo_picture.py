@@ -1,4 +1,4 @@
-"""The picture of the demo in the guide: the page itself, in a headless browser, after one question.
+"""A screenshot of the demo for the guide, taken in a headless browser after one question.
 
     python benchmarks/demo_picture.py
 

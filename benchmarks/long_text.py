@@ -1,4 +1,4 @@
-"""What scoring costs where long text follows the picture: the rows that judge alone, beside all of the text.
+"""The cost of scoring when long text follows the picture: the raters' rows alone, beside all text rows.
 
     python benchmarks/long_text.py --out benchmarks/results/long-text.json
 

@@ -1,4 +1,4 @@
-"""How long a decoder layer's matrix products take, by the number of rows: why short prompts reach less of a CPU.
+"""The time of a decoder layer's matrix products by the number of rows: why short prompts use a CPU less well.
 
     python benchmarks/products.py --threads 1 --out benchmarks/results/roofline/products.json
 

@@ -1,4 +1,4 @@
-"""Train a bundled model from nothing.
+"""Train the bundled model from scratch.
 
     python benchmarks/train_bundled.py --out runs/bundled
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import nn
 from training import blueprint, decoder, tower
 from training.data import KIND_NAMES, PATCHES, Scenes, Texts, make
 from training.optim import Optimizer
+from training.plan import Plan, Stage, autocast
 from training.run import Run
 
 from sparsesight.methods import SparseVLM
@@ -48,47 +49,6 @@ def ids_of(words: Iterable[str]) -> list[int]:
 # Groups of words of which one is true of an object.
 GROUPS = {"shape": ids_of(SHAPES), "color": ids_of(COLORS)}
 GROUPS |= {"column": ids_of(blueprint.COLUMNS), "row": ids_of(blueprint.ROWS)}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the language model's training."""
-
-    name: str
-    layers: int  # of the language model; more than before are grown in between
-    steps: int
-    pictures: int  # a step
-    visible: int  # patches shown
-    rate: float
-    decay: float  # share of the steps in which the rate falls to nothing
-    captions_first: int = 0  # steps with captions alone
-    captions: float = 0.25  # share of captions after that
-    thoughts: tuple[float, float] = (0.0, 0.0)  # their weight in the loss at the start and at the end
-    search: float = (
-        0.0  # weight of finding a neighbour by attention, falling to nothing by the middle of the stage
-    )
-    hard: float = 1.0  # how much likelier than others questions about several objects are asked
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of a run; the defaults take two CPU cores about an hour."""
-
-    width: int = 128
-    tower_layers: int = 4
-    tower_scenes: int = 3000
-    tower_steps: int = 900
-    tower_batch: int = 16
-    scenes: int = 4000
-    val_scenes: int = 96
-    per_picture: int = 16  # questions a step
-    stages: tuple[Stage, ...] = (
-        Stage(
-            "seed", 4, 2400, 8, 32, 2e-3, 0.2, captions_first=300, captions=0.15, thoughts=(0.3, 0.3), hard=2
-        ),
-        Stage("grown", 8, 4000, 8, 32, 1.5e-3, 0.5, captions=0.05, thoughts=(0.3, 0.0), search=0.5, hard=4),
-        Stage("whole", 8, 400, 4, PATCHES, 5e-4, 1.0, captions=0.0, hard=2),
-    )
 
 
 class Training:
@@ -263,11 +223,6 @@ class Training:
         patches = decoder.choose(scenes, rows, visible, rng)
         shown = tokens[torch.from_numpy(rows)[:, None], torch.from_numpy(patches)].float().to(self.device)
         return decoder.pack(scenes, texts, rows, slots, patches), shown
-
-
-def autocast(stage: Stage, device: str) -> torch.autocast:
-    """Products in bfloat16 where few patches are shown: there matrices are the time, elsewhere attention is."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=stage.visible < PATCHES)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the plugin takes of requests without pictures: vLLM with it and vanilla vLLM, step by step by turns.
+"""The plugin's overhead on requests without pictures: vLLM with and without it, alternating step by step.
 
     python benchmarks/vllm_idle.py --out benchmarks/results/vllm
 

@@ -1,4 +1,4 @@
-"""How many requests fit into a fixed KV space of vLLM: vanilla, pruned, and pruned with blocks for each stage.
+"""How many requests fit into a KV cache of vLLM: vanilla, pruned, and pruned with KV groups per stage.
 
     python benchmarks/vllm_kv_memory.py --out benchmarks/results/vllm/kv_memory.json
 

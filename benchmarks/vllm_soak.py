@@ -1,4 +1,4 @@
-"""Thousands of mixed requests to a server that prunes, each answer held against the one it gets alone.
+"""Thousands of mixed requests to a server that prunes, each answer compared with the one that its request gets alone.
 
     python benchmarks/vllm_soak.py --requests 10000 --out benchmarks/results/vllm/soak.json
 

@@ -1,4 +1,4 @@
-"""Bursts of requests through vLLM with the plugin, and through vanilla vLLM in the same process by turns.
+"""The throughput of bursts of requests: vLLM with the plugin and without it, alternating in one process.
 
     python benchmarks/vllm_throughput.py --out benchmarks/results/vllm
 

@@ -1,4 +1,4 @@
-"""Probes of the bundled model: what it knows, what it looks at, and what pruning it at each depth costs.
+"""Probes of the bundled model: its knowledge, what it looks at, and the cost of pruning at each depth.
 
 `probe_bundled.py` runs them. A part is a module with `run`, which returns JSON-ready numbers, `markdown`, which makes
 tables of these, and `plot`, which draws them.

@@ -1,4 +1,4 @@
-"""Part "controls": how much of the accuracy is had without looking at the right picture."""
+"""Part "controls": how much of the accuracy remains without the right picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What visual tokens are kept by: scorers that the library has no use for, as methods of it.
+"""Scorers of visual tokens for the probes, as methods of the library.
 
 The published raters need none: `SparseVLM(recycle=0)` is them.
 """

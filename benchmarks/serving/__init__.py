@@ -1,1 +1,1 @@
-"""What the benchmarks of the vLLM plugin share: engines side by side, requests to them, and the arithmetic."""
+"""Shared by the benchmarks of the vLLM plugin: engines side by side, requests, and statistics."""

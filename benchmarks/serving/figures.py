@@ -1,4 +1,4 @@
-"""From what the clocks said to rows of a table: percentiles, rates, and ratios within a turn."""
+"""Rows of a table from measured times: percentiles, rates, and ratios within a turn."""
 
 from __future__ import annotations
 

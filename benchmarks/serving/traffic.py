@@ -1,4 +1,4 @@
-"""Requests through engines of this process, and what the clocks say."""
+"""Runs requests through engines in this process, and times them."""
 
 from __future__ import annotations
 

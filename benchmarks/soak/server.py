@@ -1,4 +1,4 @@
-"""A server in a process of its own, and what can be seen of it from outside. Loopback only."""
+"""A server in its own process, and what can be observed of it from outside. Loopback only."""
 
 from __future__ import annotations
 

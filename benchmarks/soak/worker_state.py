@@ -1,4 +1,4 @@
-"""What a vLLM worker tells of the plugin's state. The server is started with ``--worker-extension-cls``."""
+"""The plugin's state in a vLLM worker. The server is started with ``--worker-extension-cls``."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Shape:
     kv_heads: int = 0
 
     @classmethod
-    def parse(cls, text: str, visual: int | None = None, layers: int | None = None) -> Shape:
-        """Read ``layers=24,hidden=1024,...``; what is not named keeps its default, arguments win over the text.
+    def parse(cls, text: str, visual: int | None = None) -> Shape:
+        """Read ``layers=24,hidden=1024,...``; what is not named keeps its default, ``visual`` wins over the text.
 
         Raises:
             SparseSightError: naming the part that is wrong and what is known.
@@ -42,8 +42,7 @@ class Shape:
                 near = did_you_mean(name, list(cls.__dataclass_fields__))
                 raise SparseSightError(f"shape: {part!r} is not NAME=NUMBER with a name out of {known}{near}")
             values[name] = int(value)
-        given = {"visual": visual, "layers": layers}
-        shape = cls(**{**values, **{k: v for k, v in given.items() if v is not None}})
+        shape = cls(**{**values, **({} if visual is None else {"visual": visual})})
         heads = shape.heads or max(shape.hidden // 64, 1)
         shape = cls(**{**asdict(shape), "heads": heads, "kv_heads": shape.kv_heads or heads})
         if shape.hidden % heads or shape.hidden // heads % 2 or heads % shape.kv_heads or shape.layers < 2:
@@ -53,12 +52,9 @@ class Shape:
         return shape
 
     def __str__(self) -> str:
-        return self.described(str(self.layers))
-
-    def described(self, layers: str) -> str:
-        """All but the visual tokens, which a benchmark may vary, as it may the number of ``layers``."""
+        """All but the visual tokens, which a benchmark may vary."""
         return (
-            f"random LLaVA of {layers} layers, hidden {self.hidden}, MLP {self.ffn}, "
+            f"random LLaVA of {self.layers} layers, hidden {self.hidden}, MLP {self.ffn}, "
             f"heads {self.heads}/{self.kv_heads}, text {self.text}"
         )
 

@@ -47,7 +47,7 @@ def test_a_row_for_each_method_budget_and_what_stays() -> None:
         }
 
     rows = [row(b, v, r) for v in (100, 300) for b in (1, 2) for r in (8, 16)]
-    batch, visual = fits(rows, 1050)
+    batch, visual = fits(rows, 1050.5e-9)
     beyond = ["beyond 1 and 2"] * 2
     assert batch.heads[2:5] == ["visual", "depth", "largest batch"]
     assert batch.cells[0] == ["random", "8", "100", "24", "20", "10", "2.00x", *beyond]
@@ -57,8 +57,8 @@ def test_a_row_for_each_method_budget_and_what_stays() -> None:
     beyond = ["beyond 100 and 300"] * 2
     assert visual.heads[2:5] == ["batch", "depth", "most visual tokens"]
     assert visual.cells[3] == ["random", "16", "2", "24", "1000", "500", "2.00x", *beyond]
-    assert [x.heads[4] for x in fits([x for x in rows if x["visual"] == 100], 1050)] == ["largest batch"]
-    nothing = fits(rows, 100)[0].cells[0]
+    assert [x.heads[4] for x in fits([x for x in rows if x["visual"] == 100], 1050.5e-9)] == ["largest batch"]
+    nothing = fits(rows, 100e-9)[0].cells[0]
     assert nothing[4:7] == ["1", "-", "-"] and nothing[8] == "1 does not fit"
 
 

@@ -11,9 +11,7 @@ import torch
 
 from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
-from sparsesight.bench.growth import check_folder, draw, panels, save
-from sparsesight.bench.slopes import exponent
-from sparsesight.bench.sweep import lines
+from sparsesight.bench.folder import check_folder, save
 from sparsesight.bench.table import equality, markdown, remarks, tables
 from sparsesight.methods import make_method
 from sparsesight.random_models import Shape, random_llava
@@ -85,51 +83,14 @@ def test_markdown_has_all_tables(rows: list[dict[str, Any]]) -> None:
 
 def test_a_folder_of_results(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
-    check_folder(folder, plots=False)
-    written = save(folder, CONFIG, rows[:2])
-    assert [path.name for path in written] == ["bench.json", "bench.md"]
-    data = json.loads(written[0].read_text())
+    check_folder(folder)
+    save(folder, CONFIG, rows[:2])
+    data = json.loads((folder / "bench.json").read_text())
     assert data["config"] == CONFIG and [x["method"] for x in data["rows"]] == ["random", "sparsevlm+"]
-    assert "First token" not in written[1].read_text() and "FLOPs limit" in written[1].read_text()
-
-
-def test_growth_is_drawn_along_each_axis(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    check_folder(tmp_path, plots=True)
-    written = save(tmp_path, CONFIG, rows)
-    assert [path.name for path in written[2:]] == ["growth-visual.png"]
-    written = save(tmp_path, CONFIG, [*rows, *({**row, "batch": 4} for row in rows)])
-    names = ["visual-batch1", "visual-batch4", "batch-visual36", "batch-visual64"]
-    assert [path.name for path in written[2:]] == [f"growth-{name}.png" for name in names]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[2:])
-    page = written[1].read_text()
-    assert "## Growth with visual tokens: exponents" in page and "## Growth with prompts per forward" in page
-
-
-@pytest.mark.parametrize("processor", [False, True])
-def test_lines_of_the_drawing_are_the_rows(rows: list[dict[str, Any]], processor: bool) -> None:
-    pytest.importorskip("matplotlib")
-    figure = draw(lines(rows[::-1], "visual"), "visual", processor)
-    for axes, (title, _, sparse, dense, scale) in zip(figure.axes, panels(processor), strict=True):
-        assert axes.get_title() == title
-        drawn = {str(line.get_label()).split(":")[0]: line for line in axes.get_lines()}
-        assert len(drawn) == 2 + (dense is not None)
-        line = drawn["random, retain 0.5"]
-        values = [rows[0][sparse] / scale, rows[2][sparse] / scale]
-        assert list(line.get_xdata()) == [36, 64] and list(line.get_ydata()) == values
-        if dense is not None:
-            assert str(line.get_label()).endswith(f": n^{exponent([36, 64], values):.2f}")
-            assert list(drawn["dense"].get_ydata())[1] in [row[dense] / scale for row in rows[2:]]
+    assert (folder / "bench.md").read_text() == markdown(CONFIG, rows[:2])
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SparseSightError, match=r"file' cannot be written .*choose another folder"):
-        check_folder(tmp_path / "file", plots=False)
-
-
-def test_drawing_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(SparseSightError, match=r"sparsesight\[plots\]"):
-        check_folder(tmp_path / "results", plots=True)
-    assert not (tmp_path / "results").exists()
+        check_folder(tmp_path / "file")

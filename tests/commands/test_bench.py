@@ -39,8 +39,7 @@ def test_methods_batches_and_lengths_side_by_side() -> None:
 
 
 def test_tables_and_a_folder(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "runs" / "growth"
+    out = tmp_path / "runs" / "sweep"
     result = run("bench", "--shape", SMALL, "--retain", "0.5", "--visual", "36,64", *QUICK, "--out", str(out))
     assert result.exit_code == 0, result.stderr
     assert "FLOPs" in result.stdout and "measured ceilings of this device" in result.stdout
@@ -48,21 +47,8 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
         word for made in tables(json.loads((out / "bench.json").read_text())["rows"]) for word in made.heads
     ]
     assert all(word in result.stdout for head in heads for word in head.split())  # at 80 columns
-    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md", "growth-visual.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.md"]
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
-
-
-def test_a_sweep_over_depth(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "out"
-    sweep = ("--retain", "0.5", "--depth", "8,4", "--repeats", "1", "--steps", "0", "--out", str(out))
-    result = run("bench", "--shape", SMALL, *sweep)
-    assert result.exit_code == 0, result.stderr
-    assert "random LLaVA of 8,4 layers" in result.stdout and "Growth with decoder layers" in result.stdout
-    data = json.loads((out / "bench.json").read_text())
-    assert [(row["depth"], len(row["visual_per_layer"])) for row in data["rows"]] == [(8, 8), (4, 4)]
-    assert data["rows"][0]["macs_dense"] == 2 * data["rows"][1]["macs_dense"]
-    assert (out / "growth-depth.png").exists()
 
 
 def test_the_fast_path() -> None:
@@ -78,7 +64,7 @@ def test_what_fits_into_a_memory(tmp_path: Path) -> None:
     assert "What fits into 0.1 GB" in result.stdout
     page = (tmp_path / "out" / "bench.md").read_text()
     rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
-    for table in fits(rows, 1e8):
+    for table in fits(rows, 0.1):
         assert len(table.cells) == 2
         for cells in table.cells:
             assert "| " + " | ".join(cells) + " |" in page
@@ -174,8 +160,6 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", SMALL, "--model", "x"], "--model and --shape"),
         (["--visual", "36,64"], "--visual '36,64' needs --shape"),
         (["--shape", SMALL, "--fast", "warp"], "runner='warp' is none of graph, compile, plain"),
-        (["--depth", "12,24"], "--depth '12,24' needs --shape"),
-        (["--shape", SMALL, "--depth", "4,many"], "--depth '4,many'"),
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
         (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),

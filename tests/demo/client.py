@@ -29,11 +29,23 @@ def config(url: str) -> dict[str, Any]:
     return found
 
 
-def join(url: str, number: int, data: list[Any]) -> str:
-    """Everything that the server says about one event."""
-    body = {"data": data, "fn_index": number, "session_hash": f"page{time.monotonic_ns()}"}
+def listen(url: str, number: int, data: list[Any], page: str) -> Any:
+    """What the server says about an event, line by line as it comes.
+
+    Args:
+        number: of the event.
+        data: its values.
+        page: the session, which names whose state the server uses.
+    """
+    body = {"data": data, "fn_index": number, "session_hash": page}
     code, said = get(
         f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json"
     )
     assert code == 200, said
-    return get(f"{url}gradio_api/queue/data?session_hash={body['session_hash']}")[1].decode()
+    return urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={page}", timeout=60)
+
+
+def join(url: str, number: int, data: list[Any], page: str = "") -> str:
+    """Everything that the server says about one event; by default, of a page of its own."""
+    with listen(url, number, data, page or f"page{time.monotonic_ns()}") as answer:
+        return str(answer.read().decode())

@@ -10,52 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsesight.demo.running import OneThread, SessionRegistry, Stopped, interruptible
-
-
-def test_a_page_that_asks_again_stops_what_it_asked_before() -> None:
-    desk = SessionRegistry()
-    first, other = desk.open("a"), desk.open("b")
-    running = desk.stop_of("a", first)
-    assert not running.is_set()
-    second = desk.open("a")
-    assert running.is_set() and not desk.stop_of("b", other).is_set()
-    assert desk.stop_of("a", second) is desk.stop_of("a", second) and not desk.stop_of("a", second).is_set()
-
-
-def test_a_run_that_waited_is_over_if_the_page_asked_again() -> None:
-    """Its turn comes after the second was opened: it must not begin by the event of that one."""
-    desk = SessionRegistry()
-    first = desk.open("a")
-    second = desk.open("a")
-    assert desk.stop_of("a", first).is_set() and not desk.stop_of("a", second).is_set()
-    stream: Any = OneThread().stream(put_all(1), desk.stop_of("a", first))
-    with pytest.raises(Stopped):
-        list(stream)
-    desk.stop("a")
-    assert desk.stop_of("a", second).is_set()
-
-
-def test_a_run_of_another_page_or_of_none_is_over() -> None:
-    desk = SessionRegistry()
-    number = desk.open("a")
-    assert desk.stop_of("b", number).is_set() and desk.stop_of("a", 0).is_set()
-    desk.close("a")
-    for page in "ab":
-        assert desk.stop_of(page, number).is_set()
-        desk.stop(page)
-    assert not desk._runs  # nothing is kept of a page that is gone
-
-
-def test_stop_and_close_reach_one_page_only() -> None:
-    desk = SessionRegistry()
-    runs = {page: desk.stop_of(page, desk.open(page)) for page in "abc"}
-    desk.stop("a")
-    desk.close("b")
-    assert [runs[page].is_set() for page in "abc"] == [True, True, False]
-    desk.close_all()
-    assert runs["c"].is_set()
-    desk.stop("unknown")
+from sparsesight.demo.running import OneThread, Stopped, interruptible
 
 
 def put_all(*values: int) -> Callable[[Callable[[int], None]], None]:

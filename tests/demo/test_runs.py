@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,9 +16,11 @@ from sparsesight import bundled
 from sparsesight.demo import runs
 from sparsesight.demo.asked import Asked, check_grid
 from sparsesight.demo.engine import Engine
+from sparsesight.demo.running import Stopped
 from sparsesight.demo.uploads import Uploads
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
+from sparsesight.viz.legend import CENTRE, GONE, JOINED, PATCH
 from tests.commands.command_line import PICTURE, QUESTION, independent
 
 UPLOADS = Uploads(PICTURE.parent)
@@ -32,23 +34,26 @@ def engine() -> Iterator[Engine]:
     made.close()
 
 
+def asked(
+    question: str = QUESTION, method: str = "sparsevlm+", retain: int = 64, path: Path = PICTURE
+) -> Asked:
+    return Asked(UPLOADS, path, question, method, retain)
+
+
 def words(html: str) -> str:
-    """The text of HTML, without its tags."""
-    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+    """The text of HTML or of a Markdown table, without tags and bars."""
+    return " ".join(re.sub(r"<[^>]*>|\|", " ", html).split())
 
 
 def test_ask(engine: Engine) -> None:
-    views = list(runs.ask(engine, Asked(UPLOADS, PICTURE, QUESTION, "sparsevlm+", 96), Event()))
+    views = list(runs.ask(engine, asked(retain=96), Event()))
     dense, _ = independent(QUESTION)
     sparse, kept = independent(QUESTION, "sparsevlm+", retain=96)
     assert all(view.panels is None and not view.costs for view in views[:-1])
-    first = words(views[0].dense)  # it may have its first token by now
-    assert ("reading" in first or "writing" in first) and "waits for the dense answer" in words(
-        views[0].sparse
-    )
+    first = words(views[0].status)  # it may have its first token by now
+    assert first.startswith(("dense answer: reading", "dense answer: writing")) and not views[0].sparse
     last = views[-1]
-    assert f"Dense all visual tokens {dense} first token" in words(last.dense)
-    assert f"Sparse sparsevlm+, retain 96 {sparse} first token" in words(last.sparse)
+    assert (last.dense, last.sparse) == (dense, sparse)
     assert ("The same answer" in last.status) == (dense == sparse)
     assert last.panels is not None and len(last.panels) == 4
     assert last.panels[0].scores is None and "all 576" in last.panels[0].caption
@@ -56,26 +61,25 @@ def test_ask(engine: Engine) -> None:
         assert f"{len(stage)} of 576" in panel.caption
         assert panel.scores is not None and panel.scores.tobytes() != panel.kept.tobytes()
     assert len({panel.kept.tobytes() for panel in last.panels}) == 4
-    assert "Words that judged the patches:" in words(last.words) and "<mark>heart</mark>" in last.words
+    assert [word.strip() for word, label in last.words if label] == ["heart"]
     for quantity in ("Time to first token", "Tokens per second", "multiply-adds", "KV cache"):
         assert quantity in words(last.costs)
     assert re.search(r"Equal tokens 576 9[56]\.\d 17%", words(last.costs))
 
 
 def test_keeping_everything_says_why_there_is_no_picture(engine: Engine) -> None:
-    last = list(runs.ask(engine, Asked(UPLOADS, PICTURE, QUESTION, "sparsevlm+", 576), Event()))[-1]
+    last = list(runs.ask(engine, asked(retain=576), Event()))[-1]
     assert not last.panels and "every visual token" in last.no_panels
     assert "The same answer, with 100% of the prefill's arithmetic" in html.unescape(last.status)
 
 
-def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> None:
+def test_a_stopped_answer_keeps_what_was_said(engine: Engine) -> None:
     stop = Event()
-    views = runs.ask(engine, Asked(UPLOADS, PICTURE, QUESTION, "sparsevlm+", 64), stop)
-    for view in views:
-        if "ss-caret" not in view.dense:  # the dense answer is there
-            stop.set()
-    assert "Stopped" in words(view.status) and "stopped" in words(view.sparse)
-    assert independent(QUESTION)[0] in words(view.dense) and view.panels is None
+    with pytest.raises(Stopped):
+        for view in runs.ask(engine, asked(), stop):
+            if "sparse answer" in view.status:
+                stop.set()
+    assert view.dense == independent(QUESTION)[0] and view.panels is None
 
 
 @pytest.mark.parametrize(
@@ -100,9 +104,7 @@ def test_a_stopped_answer_says_so_and_keeps_what_was_said(engine: Engine) -> Non
         ({"path": PICTURE.parent / ".." / "pictures.json"}, "not on the server"),
     ],
 )
-def test_mistakes_are_found_before_a_turn_and_again_when_it_has_come(
-    change: dict[str, Any], part: str
-) -> None:
+def test_mistakes_are_found_before_a_turn(change: dict[str, Any], part: str) -> None:
     good: dict[str, Any] = {
         "uploads": UPLOADS,
         "path": PICTURE,
@@ -111,62 +113,54 @@ def test_mistakes_are_found_before_a_turn_and_again_when_it_has_come(
         "retain": 64,
     }
     Asked(**good).check()
-    asked, nobody = Asked(**{**good, **change}), cast(Engine, None)  # no model is asked
     with pytest.raises(SparseSightError, match=re.escape(part)) as caught:
-        asked.check()
+        Asked(**{**good, **change}).check()
     assert len(str(caught.value)) < 300
+
+
+def test_a_mistake_found_while_generating_is_raised(engine: Engine) -> None:
     for run in (
-        runs.ask(nobody, asked, Event()),
-        runs.compare(nobody, asked, ["random"], [64], Event()),
-        runs.watch(nobody, asked, asked, None, Event()),
+        runs.ask(engine, asked("Is <image> red?"), Event()),
+        runs.compare(engine, asked("Is <image> red?"), ["random"], [64], Event()),
+        runs.watch(engine, asked(), asked("Is <image> red?"), None, Event()),
     ):
-        with pytest.raises((SparseSightError, StopIteration)) as again:
-            while True:
-                next(run)  # type: ignore[call-overload]
-        if (
-            "question" not in change or change["question"] != "  "
-        ):  # nothing to look at is no mistake of a look
-            assert str(again.value) == str(caught.value)
-
-
-def test_a_mistake_found_while_generating_is_shown_and_raised(engine: Engine) -> None:
-    seen = []
-    with pytest.raises(SparseSightError, match="'<image>'"):
-        for view in runs.ask(engine, Asked(UPLOADS, PICTURE, "Is <image> red?", "sparsevlm+", 64), Event()):
-            seen.append(view)
-    assert 'role="alert"' in seen[-1].status and "&lt;image&gt;" in seen[-1].status
-    assert "no answer" in words(seen[-1].dense) and "no answer" in words(seen[-1].sparse)
+        with pytest.raises(SparseSightError, match="'<image>'"):
+            list(run)
 
 
 def test_compare(engine: Engine) -> None:
     methods, budgets = ["sparsevlm+", "tome"], [192, 64]
-    seen = list(runs.compare(engine, Asked(UPLOADS, PICTURE, LETTER), methods, budgets, Event()))
-    grids = [grid for grid, _ in seen if grid is not None]
-    assert len(grids) == 5  # dense, and one with each cell
-    assert [grid.count("to come") for grid in grids] == [4, 3, 2, 1, 0]
-    text = words(grids[-1])
-    assert f"{LETTER} {independent(LETTER)[0]} dense" in text
-    assert "sparsevlm+ cost of 192 tokens" in text and "192 equal tokens" in text
-    assert grids[-1].count("<img") == 4
-    assert grids[-1].count("same as dense") + grids[-1].count("differs") == 4
-    assert any("2 of 5: sparsevlm+ at 192" in line for _, line in seen)
+    seen = list(runs.compare(engine, asked(LETTER), methods, budgets, Event()))
+    tables = [view.rows for view in seen if view.rows is not None]
+    assert len(tables) == 5  # one with each answer
+    assert [sum(row[2] == "…" for row in rows) for rows in tables] == [4, 3, 2, 1, 0]
+    dense = independent(LETTER)[0]
+    assert tables[-1][0][:3] == ["dense", None, dense]
+    assert [row[:2] for row in tables[-1][1:]] == [[name, budget] for name in methods for budget in budgets]
+    assert tables[-1][1][5] == pytest.approx(192, abs=1)  # equal tokens
+    for row in tables[-1][1:]:
+        assert row[3] == ("same" if row[2] == dense else "differs")
+    figures = [view.figures for view in seen if view.figures is not None][-1]
+    assert [figure.caption for figure in figures] == [f"{x[0]} at {x[1]}: {x[2]}" for x in tables[-1][1:]]
+    assert len({figure.image.tobytes() for figure in figures}) == 4
+    assert any("2 of 5: sparsevlm+ at 192" in view.status for view in seen)
+    assert seen[-1].status == ""
 
 
-def test_a_method_that_cannot_stands_in_its_own_cells(engine: Engine) -> None:
-    seen = list(
-        runs.compare(engine, Asked(UPLOADS, PICTURE, LETTER), ["pyramiddrop", "random"], [576], Event())
-    )
-    last = [grid for grid, _ in seen if grid is not None][-1]
-    assert "there is nothing to measure" in last and "to come" not in last
+def test_a_method_that_cannot_stands_in_its_own_row(engine: Engine) -> None:
+    seen = list(runs.compare(engine, asked(LETTER), ["pyramiddrop", "random"], [576], Event()))
+    last = [view.rows for view in seen if view.rows is not None][-1]
+    assert "there is nothing to measure" in last[1][2] and all(row[2] != "…" for row in last)
 
 
-def test_a_stopped_comparison_keeps_its_cells(engine: Engine) -> None:
-    stop, last, status = Event(), None, ""
-    for grid, said in runs.compare(engine, Asked(UPLOADS, PICTURE, LETTER), ["random"], [192, 64], stop):
-        last, status = grid or last, said
-        if last is not None and last.count("to come") == 1:
-            stop.set()
-    assert "Stopped" in status and last is not None and last.count("to come") == 1
+def test_a_stopped_comparison_keeps_its_rows(engine: Engine) -> None:
+    stop, last = Event(), None
+    with pytest.raises(Stopped):
+        for view in runs.compare(engine, asked(LETTER), ["random"], [192, 64], stop):
+            last = view.rows or last
+            if last is not None and sum(row[2] == "…" for row in last) == 1:
+                stop.set()
+    assert last is not None and sum(row[2] == "…" for row in last) == 1
 
 
 @pytest.mark.parametrize(
@@ -192,23 +186,26 @@ def test_what_cannot_be_compared(methods: list[str], budgets: list[int], part: s
 def look(
     engine: Engine, main: str, other: str, seen: runs.Looked | None = None, path: Path = PICTURE
 ) -> tuple[list[str], runs.Looked | None, str]:
-    """The questions of the figures, what is remembered, and the line of status."""
-    both = [Asked(UPLOADS, path, question, "sparsevlm+", 64) for question in (main, other)]
-    for asked in both:
-        asked.check(typing=True)
-    *_, (shown, seen, status) = runs.watch(engine, *both, seen, Event())
-    assert shown.count("<img") == shown.count("<figure>")
-    return re.findall(r"<figcaption>(.*?) <b>", shown), seen, words(status)
+    """The captions of the figures, what is remembered, and the line of status."""
+    both = [asked(question, path=path) for question in (main, other)]
+    for each in both:
+        each.check(typing=True)
+    *_, last = runs.watch(engine, both[0], both[1], seen, Event())
+    return [figure.caption for figure in last.figures], last.seen, words(html.unescape(last.status))
+
+
+def captions(*questions: str) -> list[str]:
+    return [f"{question} {independent(question, 'sparsevlm+', retain=64)[0]}" for question in questions]
 
 
 def test_watch_counts_the_patches_that_another_question_keeps(engine: Engine) -> None:
     _, first = independent(QUESTION, "sparsevlm+", retain=64)
     _, second = independent(LETTER, "sparsevlm+", retain=64)
     shown, seen, said = look(engine, QUESTION, "")
-    assert shown == [QUESTION] and said == "Type another question."
+    assert shown == captions(QUESTION) and said == "Type another question."
     assert seen is not None and seen.kept == set(first[-1])
     shown, again, said = look(engine, QUESTION, LETTER, seen)
-    assert shown == [QUESTION, LETTER] and again is seen  # it was not asked anew
+    assert shown == captions(QUESTION, LETTER) and again is seen  # it was not asked anew
     new = len(set(second[-1]) - set(first[-1]))
     assert new > 0 and said.startswith(f"{new} of the {len(second[-1])} patches")
 
@@ -216,14 +213,15 @@ def test_watch_counts_the_patches_that_another_question_keeps(engine: Engine) ->
 def test_what_is_remembered_of_another_question_or_picture_is_not_used(engine: Engine) -> None:
     _, seen, _ = look(engine, QUESTION, "")
     shown, other, _ = look(engine, LETTER, "", seen)
-    assert shown == [LETTER] and other is not None and other.asked.question == LETTER
+    assert shown == captions(LETTER) and other is not None and other.asked.question == LETTER
     _, moved, _ = look(engine, QUESTION, "", seen, bundled.pictures()[1])
-    assert moved is not None and seen is not None and moved.figure != seen.figure and moved.kept != seen.kept
+    assert moved is not None and seen is not None
+    assert moved.figure.image.tobytes() != seen.figure.image.tobytes() and moved.kept != seen.kept
 
 
 def test_without_a_question_of_the_page_the_other_stands_alone(engine: Engine) -> None:
     shown, seen, said = look(engine, " ", LETTER)
-    assert shown == [LETTER] and seen is None and not said
+    assert shown == captions(LETTER) and seen is None and not said
     assert look(engine, "", "") == ([], None, "Type another question.")
 
 
@@ -231,22 +229,18 @@ def test_an_upload_is_read_anew(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.open(bundled.pictures()[1]).save(path)
     question = bundled.picture_questions()[bundled.pictures()[1].name][0]
-    last = list(
-        runs.ask(engine, Asked(Uploads(tmp_path), path, question["question"], "sparsevlm+", 288), Event())
-    )[-1]
-    assert question["answer"] in words(last.dense)
+    request = Asked(Uploads(tmp_path), path, question["question"], "sparsevlm+", 288)
+    assert list(runs.ask(engine, request, Event()))[-1].dense == question["answer"]
 
 
-def test_the_key_has_what_occurs_on_the_picture(engine: Engine) -> None:
+def test_the_legend_has_what_occurs_on_the_picture(engine: Engine) -> None:
     path = bundled.pictures()[0]
     for method, merged in (("sparsevlm", True), ("random", False)):
-        last = list(runs.ask(engine, Asked(UPLOADS, path, QUESTION, method, 64), Event()))[-1]
+        last = list(runs.ask(engine, asked(method=method, path=path), Event()))[-1]
         assert last.panels is not None
         whole, *rest = last.panels
-        assert whole.marks == ()
-        assert {"kept", "dropped"} <= set(rest[-1].marks)
-        assert ("merged" in rest[-1].marks) is ("place" in rest[-1].marks) is merged
-        said = r": \d+ kept, \d+ merged, of 576$" if merged else r": \d+ of 576 kept$"
-        assert re.search(said, rest[-1].caption)
-        assert "score" in rest[0].score_marks and "gone" not in rest[0].score_marks
-        assert "gone" in rest[-1].score_marks
+        assert not whole.signs
+        assert rest[-1].signs == {PATCH, GONE, *((JOINED, CENTRE) if merged else ())}
+        assert re.search(
+            r": kept \d+ \+ \d+ merged of 576$" if merged else r": kept \d+ of 576$", rest[-1].caption
+        )

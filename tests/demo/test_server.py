@@ -10,15 +10,17 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from sparsesight.demo import uploads
+from sparsesight.demo import runs, uploads
+from sparsesight.demo.asked import Asked
 from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
 from sparsesight.hf.loading import load_model
 from tests.commands.command_line import PICTURE, QUESTION
-from tests.demo.client import config, get, join, upload
+from tests.demo.client import config, get, join, listen, upload
 
 gradio = pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
 
@@ -112,17 +114,15 @@ def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], 
     secret.write_bytes(PICTURE.read_bytes())
     assert get(f"{url}gradio_api/file={secret}")[0] in (403, 404)
     assert get(f"{url}gradio_api/file=/etc/hostname")[0] in (403, 404)
-    check = next(
-        d for d in config(url)["dependencies"] if not d["types"]["generator"] and len(d["inputs"]) == 4
-    )
+    check = next(d for d in config(url)["dependencies"] if d["api_name"] == "check")
     picture = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    said = join(url, check["id"], [picture, QUESTION, "sparsevlm+", 64])
+    said = join(url, check["id"], [picture, QUESTION, "sparsevlm+", 64, None])
     assert '"success":false' in said and "Waiting" not in said
     (path,) = json.loads(upload(url, PICTURE.read_bytes())[1])
     assert "Waiting for a turn" in join(
-        url, check["id"], [{**picture, "path": path}, QUESTION, "sparsevlm+", 64]
+        url, check["id"], [{**picture, "path": path}, QUESTION, "sparsevlm+", 64, None]
     )
-    said = join(url, check["id"], [{**picture, "path": path}, QUESTION, "florb", 64])
+    said = join(url, check["id"], [{**picture, "path": path}, QUESTION, "florb", 64, None])
     assert "Method='florb' is unknown" in html.unescape(said)  # choices are not trusted either
 
 
@@ -146,20 +146,23 @@ def test_a_port_that_is_taken(engine: Engine) -> None:
         pytest.fail("it listens nowhere")
 
 
-def test_errors_are_sentences() -> None:
-    from sparsesight.demo.wiring import as_error
+def test_a_page_that_is_gone_ends_its_run(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, _ = served
+    begun, ended = Event(), Event()
 
-    assert as_error(SparseSightError("retain=<b>: no")).message == "Retain=&lt;b&gt;: no."
-    said = as_error(RuntimeError("/home/somebody/secret")).message
-    assert "secret" not in said and said.endswith(".")
-    assert not as_error(SparseSightError("x")).print_exception
+    def endless(engine: Engine, asked: Asked, stop: Event) -> Iterator[runs.AskView]:
+        try:
+            for number in range(1_000):
+                yield runs.AskView("", "", str(number))
+                begun.set()
+                time.sleep(0.05)
+        finally:
+            ended.set()
 
-
-def test_a_page_that_is_gone_stops_its_run() -> None:
-    from sparsesight.demo.running import SessionRegistry
-
-    desk = SessionRegistry()
-    stop = desk.stop_of("page", desk.open("page"))
-    start = time.monotonic()
-    desk.close("page")
-    assert stop.is_set() and time.monotonic() - start < 1
+    monkeypatch.setattr(runs, "ask", endless)
+    (path,) = json.loads(upload(url, PICTURE.read_bytes())[1])
+    events = {d["api_name"]: d["id"] for d in config(url)["dependencies"]}
+    join(url, events["check"], [{"path": path}, QUESTION, "sparsevlm+", 64, None], "gone")
+    with listen(url, events["run"], [None], "gone"):
+        assert begun.wait(60) and not ended.is_set()
+    assert ended.wait(60)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.commands.command_line import PICTURE, QUESTION
-from tests.demo.client import config, get, upload
+from tests.demo.client import config, join, listen, upload
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
 
@@ -41,14 +38,11 @@ def test_a_signal_ends_it_in_the_middle_of_a_run(tmp_path: Path) -> None:
         url = ready.split()[3]
         (path,) = json.loads(upload(url, PICTURE.read_bytes())[1])
         assert tmp_path in Path(path).parents
-        grid = [
-            {"path": path},
-            QUESTION,
-            ["sparsevlm+", "fastv", "divprune", "random"],
-            [288, 192, 128, 64, 32],
-        ]
-        number = re.findall(r'"data":\[".*?",(\d+)\]', sent(url, "check_1", grid).read().decode())[-1]
-        told = sent(url, "run_1", [*grid, int(number)])
+        methods, budgets = ["sparsevlm+", "fastv", "divprune", "random"], [288, 192, 128, 64, 32]
+        grid = [{"path": path}, QUESTION, methods, budgets, None]
+        events = {d["api_name"]: d["id"] for d in config(url)["dependencies"]}
+        join(url, events["check_1"], grid, "page")
+        told = listen(url, events["run_1"], [None], "page")
         assert any(b"process_generating" in line for line in told)  # the first of twenty-one runs
         start = time.monotonic()
         server.send_signal(signal.SIGTERM)
@@ -60,12 +54,3 @@ def test_a_signal_ends_it_in_the_middle_of_a_run(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
-
-
-def sent(url: str, event: str, data: list[Any]) -> Any:
-    """What the server says about an event, as it comes."""
-    (number,) = [d["id"] for d in config(url)["dependencies"] if d["api_name"] == event]
-    body = {"data": data, "fn_index": number, "session_hash": "page"}
-    code, _ = get(f"{url}gradio_api/queue/join", json.dumps(body).encode(), Content_Type="application/json")
-    assert code == 200
-    return urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash=page", timeout=60)

@@ -18,42 +18,16 @@ from typing import Any
 import pytest
 
 from sparsesight import bundled
+from sparsesight.demo import runs
 from sparsesight.demo.engine import Engine
 from sparsesight.demo.uploads import NOT_HERE
 from sparsesight.hf.loading import load_model
 from tests.commands.command_line import PICTURE, QUESTION
-from tests.demo.client import config, get, join, upload
+from tests.demo.client import get, join, upload
+from tests.security.demo_server import MARKED, Server
 
 pytest.importorskip("gradio", reason="needs Gradio: pip install 'sparsesight[demo]'")
-MARKED = {"meta": {"_type": "gradio.FileData"}}
 REFUSED = f"{NOT_HERE[0].upper()}{NOT_HERE[1:]}."
-
-
-class Server:
-    """The page as it is served from a folder that has nothing to do with it, and a picture that is nobody's business.
-
-    Attributes:
-        url: of the page.
-        events: of its functions, by name.
-        own: an uploaded picture.
-        secret: a picture in the server's current folder that only its owner may read.
-    """
-
-    def __init__(self, url: str, secret: Path) -> None:
-        self.url, self.secret = url, secret
-        self.events = {d["api_name"]: d for d in config(url)["dependencies"]}
-        (self.own,) = json.loads(upload(url, PICTURE.read_bytes())[1])
-
-    def told(self, event: str, *values: Any, number: Any = None) -> str:
-        """The last thing that the server says about an event with these first values, as text of the page."""
-        found = self.events[event]
-        good = [{"path": self.own, **MARKED}, QUESTION, "sparsevlm+", 64, number]
-        if event.endswith("_1") and event != "show_1":
-            good[2:4] = [["random"], [64]]
-        data = [*values, *good[len(values) :], None, None][: len(found["inputs"])]
-        lines = join(self.url, found["id"], data).splitlines()
-        (last,) = [line for line in lines if "process_completed" in line]
-        return str(json.loads(last.removeprefix("data: "))["output"])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(stack.enter_context(serving(engine, Choices("sparsevlm+", 64, 576, 0.1))), secret)
 
 
-CHECKS, RUNS = ("check", "check_1", "check_2"), ("run", "run_1", "run_2")
+CHECKS = ("check", "check_1", "check_2")
 
 
 def files(server: Server) -> list[Any]:
@@ -132,7 +106,7 @@ def test_no_event_reads_another_file(server: Server) -> None:
 def test_a_file_in_the_place_of_another_value(server: Server) -> None:
     for place in range(1, 4):
         values: list[Any] = [{"path": server.own, **MARKED}, QUESTION, "sparsevlm+", 64][:place]
-        for event in (*CHECKS, *RUNS):
+        for event in CHECKS:
             told = server.told(event, *values, {"path": "http://127.0.0.1:1/a.png", **MARKED})
             assert REFUSED in told, event
 
@@ -167,12 +141,11 @@ def test_a_file_in_the_place_of_another_value(server: Server) -> None:
         (0, []),
     ],
 )
-def test_limits_hold_where_the_work_is_done(server: Server, place: int, value: Any) -> None:
-    """A run is sent without its check, as if it had its turn."""
+def test_limits_hold_at_the_only_way_to_a_run(server: Server, place: int, value: Any) -> None:
     start = time.monotonic()
-    for event in ("run", "run_1"):
+    for event in ("check", "check_1"):
         values: list[Any] = [{"path": server.own, **MARKED}, QUESTION, "sparsevlm+", 64]
-        if event == "run_1":
+        if event == "check_1":
             values[2:] = [["random"], [64]]
         told = server.told(event, *values[:place], value)
         assert "'error': '" in told and "log says" not in told and len(told) < 600, told
@@ -186,7 +159,7 @@ def test_deep_and_endless_values(server: Server) -> None:
     for value in (deep, {str(i): i for i in range(1_000)}, [0] * 1_000_000):
         for event in ("check", "run", "choose", "show"):
             assert "'error': '" in server.told(event, value)
-    number = server.events["run"]["id"]
+    number = server.events["check"]["id"]
     for data in ([], [None] * 100):
         told = join(server.url, number, data)
         assert '"success":false' in told and "Traceback" not in told
@@ -282,29 +255,19 @@ def test_names_of_uploads_stay_in_the_folder(server: Server) -> None:
     assert not (folder.parent / "secret.png").exists()
 
 
-def test_a_run_of_nobody_is_over_at_once(server: Server) -> None:
-    """Numbers of runs belong to pages."""
-    for number in (0, 1, -5, 10**9):
-        assert "Stopped" in server.told("run", number=number)
+def test_a_run_takes_nothing_from_a_client(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does stands in the page's state, where only a check can put it."""
+    for name in ("ask", "compare", "watch"):
+        monkeypatch.setattr(runs, name, lambda *_: pytest.fail("it ran"))
+    for event in ("run", "run_1", "run_2"):
+        assert [block["type"] for block in server.inputs(event)] == ["state"]
+        for value in (None, 1, {"run": "ask", "begun": False}, [QUESTION], "x"):
+            assert "Stopped" in server.told(event, value)
 
 
 def test_it_still_answers(server: Server) -> None:
     """After all of the above."""
-    found = server.events
-    body = {"data": [{"path": server.own, **MARKED}, QUESTION, "sparsevlm+", 64], "session_hash": "honest"}
-
-    def sent(event: str, *more: Any) -> str:
-        asked = {**body, "data": [*body["data"], *more], "fn_index": found[event]["id"]}
-        assert (
-            get(
-                f"{server.url}gradio_api/queue/join",
-                json.dumps(asked).encode(),
-                Content_Type="application/json",
-            )[0]
-            == 200
-        )
-        return get(f"{server.url}gradio_api/queue/data?session_hash=honest")[1].decode()
-
-    numbers = re.findall(r'"data":\["[^]]*",(\d+)\]', sent("check"))
-    told = sent("run", int(numbers[-1]))
+    asked = [{"path": server.own, **MARKED}, QUESTION, "sparsevlm+", 64, None]
+    join(server.url, server.events["check"]["id"], asked, "honest")
+    told = join(server.url, server.events["run"]["id"], [None], "honest")
     assert "of the prefill" in told and '"success":true' in told.rpartition("process_completed")[2]

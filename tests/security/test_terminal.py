@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sparsesight import bundled
-from sparsesight.bench import growth, table
+from sparsesight.bench import table
 from sparsesight.commands import bench as benching
 from sparsesight.hf import loading
 from sparsesight.terminal import plain
@@ -145,7 +145,6 @@ def test_markup_in_a_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setattr(table, "equality", lambda rows: NASTY)
     monkeypatch.setattr(table, "remarks", lambda rows: [NASTY])
     monkeypatch.setattr(table, "tables", lambda rows: [made])
-    monkeypatch.setattr(growth, "sweep_tables", lambda rows, memory: [])
-    benching._show({"subject": NASTY}, [], None)
+    benching._show({"subject": NASTY}, [], [])
     shown = clean(capsys.readouterr().out)
     assert shown.replace("\n", "").count("[/x]") >= 3

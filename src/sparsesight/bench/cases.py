@@ -1,4 +1,4 @@
-"""Which methods are measured: each at the budget that costs what was asked for."""
+"""The methods to measure, each at the budget of the requested cost."""
 
 from __future__ import annotations
 

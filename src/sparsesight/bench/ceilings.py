@@ -1,4 +1,4 @@
-"""What a device reaches at best: measured in the process of what is compared with it, not read off a data sheet."""
+"""Peak rates of a device, measured in the process that is compared with them, not taken from a data sheet."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Ceilings:
     serial: bool
 
     def best(self, other: Ceilings) -> Ceilings:
-        """The faster of two measurements in everything: the slower one was disturbed."""
+        """The better rate of two measurements each: the other one was disturbed."""
         return Ceilings(
             max(self.macs, other.macs),
             max(self.bytes, other.bytes),

@@ -1,4 +1,4 @@
-"""The largest batch and the longest prompt that fit into a memory, from measured peaks."""
+"""The largest batch and the longest prompt that fit into memory, from measured peaks."""
 
 from __future__ import annotations
 
@@ -47,13 +47,16 @@ def largest(sizes: Sequence[int], peaks: Sequence[int], room: float) -> Fit:
     return Fit(math.floor(low + (room - bottom) * (high - low) / (top - bottom)), how)
 
 
-def fits(rows: Sequence[Row], memory: float) -> list[Table]:
-    """For each of batch and visual tokens that the rows vary, what fits into ``memory`` bytes with the weights."""
-    made = []
+def fits(rows: Sequence[Row], memory: float | None) -> list[Table]:
+    """For each of batch and visual tokens that the rows vary, what fits into ``memory`` GB with the weights; nothing if
+    it is None."""
+    made: list[Table] = []
+    if memory is None:
+        return made
     for axis, what in MOST.items():
         cells = []
         for line in lines(rows, axis):
-            room = memory - line.rows[0]["weights_bytes"]
+            room = 1e9 * memory - line.rows[0]["weights_bytes"]
             dense, sparse = (
                 largest(line.sizes, [row[f"peak_{kind}_bytes"] for row in line.rows], room)
                 for kind in ("dense", "sparse")
@@ -62,9 +65,7 @@ def fits(rows: Sequence[Row], memory: float) -> list[Table]:
             counts = ["-" if fit.count is None else str(fit.count) for fit in (sparse, dense)]
             cells.append([*line.which, *counts, ratio, sparse.how, dense.how])
         if cells:
-            title = (
-                f"What fits into {memory / 1e9:g} GB with the weights, from measured peaks taken as linear"
-            )
+            title = f"What fits into {memory:g} GB with the weights, from measured peaks taken as linear"
             made.append(
                 Table(title, [*heads(axis), what, "dense", "ratio", "from peaks at", "dense from"], cells)
             )

@@ -1,4 +1,4 @@
-"""One prefill that is counted instead of timed: its memory, what it caches, and what its decoder gives torch to do."""
+"""Memory, cached bytes and torch operations of one prefill, counted instead of timed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .work import run_once
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of a whole prefill, the vision tower included, weights not.
+    """Counts of a whole prefill, including the vision tower and excluding weights.
 
     Attributes:
         peak: the most bytes that tensors took at once.
         kv: bytes of the storages that its cache holds at the end.
-        decoder: what the decoder gave torch to do.
+        decoder: the torch operations of the decoder.
     """
 
     peak: int

@@ -1,4 +1,4 @@
-"""How fast a prefill could be on this device, by its arithmetic, by the bytes it moves and by its kernel launches.
+"""The least time of a prefill on this device, by its arithmetic, the bytes it moves and its kernel launches.
 
 The bound is what no implementation of these layers, run one after the other, undercuts: a layer takes at least as long
 as its multiply-adds, and at least as long as reading its weights once, reading and writing the hidden states once and

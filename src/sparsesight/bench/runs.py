@@ -1,4 +1,4 @@
-"""Dense and every method by turns in one process, and the row of numbers that each gives."""
+"""Measures the dense model and every method in one process, taking turns; each method gives a row of numbers."""
 
 from __future__ import annotations
 

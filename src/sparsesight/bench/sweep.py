@@ -1,4 +1,4 @@
-"""What a benchmark can vary, and its rows in the order of one of these."""
+"""The sizes that a benchmark can vary, and its rows sorted along one of them."""
 
 from __future__ import annotations
 

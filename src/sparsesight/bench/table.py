@@ -123,7 +123,7 @@ TABLES = {
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """The rows as tables; what a sweep can vary stands there where it does."""
+    """The rows as tables, with a column for each size that varies."""
     which = [
         column
         for column in WHICH
@@ -171,7 +171,7 @@ def _sizes(row: Row) -> str:
 
 
 def equality(rows: Sequence[Row]) -> str:
-    """Whether what stands side by side costs the same, for a title."""
+    """Whether methods at one budget cost the same, for a title."""
     most = max(abs(row["cost_deviation"]) for row in rows)
     if most <= EQUAL:
         return "Methods at the same retain cost the same prefill FLOPs"
@@ -180,13 +180,12 @@ def equality(rows: Sequence[Row]) -> str:
 
 def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> str:
     """A page with the settings, the machine, the tables (``more`` after those of the rows) and the remarks."""
-    lines = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items())]
-    lines += ["", f"{equality(rows)}."]
-    for table in (*tables(rows), *more):
-        lines += ["", f"## {table.title}", ""]
-        lines += [_line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.cells)]
-    return "\n".join([*lines, "", *(f"- {text}" for text in remarks(rows)), ""])
+    head = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items()), "", f"{equality(rows)}."]
+    made = map(markdown_table, (*tables(rows), *more))
+    return "\n".join([*head, *made, "", *(f"- {text}" for text in remarks(rows)), ""])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_table(table: Table) -> str:
+    """A table below a heading with its title."""
+    lines = (table.heads, ["---"] * len(table.heads), *table.cells)
+    return "\n".join(["", f"## {table.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])

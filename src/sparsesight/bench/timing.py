@@ -1,4 +1,4 @@
-"""Reading the clock and the memory of a device: CPU by wall clock and processor time, CUDA by events."""
+"""Time and memory of a device: a CPU by wall clock and processor time, CUDA by events."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def mark(device: torch.device) -> Mark:
 
 
 def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that none of it is counted later."""
+    """Wait until the device has finished, so that none of its work is counted later."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

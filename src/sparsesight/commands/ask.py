@@ -15,8 +15,22 @@ import typer
 
 from ..errors import SparseSightError
 from ..files import replace_file
-from ..terminal import echo, rich_text
-from .options import METHOD, RETAIN, build_method, choose_method, given_retain, parse_layers
+from ..terminal import echo
+from .options import (
+    METHOD,
+    RETAIN,
+    AsJson,
+    Device,
+    Dtype,
+    Layers,
+    MaxNewTokens,
+    Model,
+    TrustRemoteCode,
+    build_method,
+    choose_method,
+    given_retain,
+    parse_layers,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,9 +48,7 @@ def ask(
     question: str | None = typer.Argument(
         None, metavar="QUESTION", help="A question about it.", show_default="one about the bundled picture"
     ),
-    model: str | None = typer.Option(
-        None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
-    ),
+    model: Model = None,
     method: str | None = typer.Option(
         None, help="A method that 'sparsesight methods' lists.", show_default=METHOD
     ),
@@ -46,22 +58,18 @@ def ask(
         "stage (300,200,110).",
         show_default=f"{RETAIN}, or the published setting's own",
     ),
-    layers: str | None = typer.Option(
-        None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
-    ),
-    max_new_tokens: int = typer.Option(64, min=1, help="Maximum length of the answer."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    layers: Layers = None,
+    max_new_tokens: MaxNewTokens = 64,
+    as_json: AsJson = False,
     save: Path | None = typer.Option(
         None,
         help="Save the kept tokens: all stages as a picture (kept.png), as an animation (kept.gif), or as a page "
         "with scores and raters (kept.html).",
         show_default=False,
     ),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Answer a question about a picture, dense and sparse, and show which visual tokens were kept.
 
@@ -81,25 +89,20 @@ def ask(
 
     from rich.console import Console
 
-    progress = Console(stderr=True)
-    download = model is not None and not Path(model).expanduser().exists()
-    title = "the bundled model" if model is None else model
+    from .progress import loaded_model
+
+    console = Console(stderr=True)
     # Code that prints, such as a checkpoint's own, must not mix with the answer.
     with redirect_stdout(sys.stderr):
-        with progress.status("starting"):
+        with console.status("starting"):
             from ..compare import compare, prepare
-            from ..hf.loading import load_model, quiet
 
             chosen = build_method(name, budget, pruning)
-        with quiet(bars=download and progress.is_terminal):
-            if download and progress.is_terminal:
-                progress.print(rich_text(f"loading {title}"))  # a spinner would fight with the progress bars
-                loaded = load_model(model, device, dtype, trust_remote_code)
-            else:
-                with progress.status(rich_text(f"loading {title}")):
-                    loaded = load_model(model, device, dtype, trust_remote_code)
-            with progress.status("asking, with all visual tokens and with few"):
-                result = compare(loaded, prepare(loaded, picture, question), chosen, max_new_tokens, picture)
+        with (
+            loaded_model(console, model, device, dtype, trust_remote_code) as loaded,
+            console.status("asking, with all visual tokens and with few"),
+        ):
+            result = compare(loaded, prepare(loaded, picture, question), chosen, max_new_tokens, picture)
     saved = save if result.look is not None else None
     if saved is not None:
         _save(saved, result, question)

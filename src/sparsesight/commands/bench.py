@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +11,23 @@ import typer
 
 from ..errors import SparseSightError
 from ..terminal import rich_text
-from .options import BUDGETS, METHOD, choose_budgets, choose_methods, parse_counts, parse_layers
+from .options import (
+    BUDGETS,
+    METHOD,
+    AsJson,
+    Layers,
+    Model,
+    SameRetain,
+    TextTower,
+    choose_budgets,
+    choose_methods,
+    parse_counts,
+    parse_layers,
+)
+from .progress import loaded_model, progress_bar
 
 if TYPE_CHECKING:
+    from ..bench.table import Table
     from ..methods import Method
     from ..random_models import Shape
 
@@ -24,7 +35,7 @@ SHAPE_HELP = "Random LLaVA of this shape, such as layers=24,hidden=1024,ffn=2816
 
 
 def bench(
-    model: str | None = typer.Option(None, help="Folder or Hub id of a model. Default: the bundled one."),
+    model: Model = None,
     shape: str | None = typer.Option(None, help=SHAPE_HELP),
     methods: str | None = typer.Option(
         None,
@@ -37,18 +48,11 @@ def bench(
         help="Budgets: tokens or ratios. A budget costs the same prefill FLOPs for all methods except :published ones.",
         show_default=BUDGETS,
     ),
-    same_retain: bool = typer.Option(
-        False,
-        "--same-retain",
-        help="Give every method the same average number of tokens instead of the same prefill FLOPs.",
-    ),
-    layers: str | None = typer.Option(None, help="Pruning layers, such as 2,6,15."),
+    same_retain: SameRetain = False,
+    layers: Layers = None,
     batch: str = typer.Option("1", help="Prompts per forward; several values are a sweep, such as 1,4."),
     visual: str | None = typer.Option(
         None, help="With --shape: a sweep over its visual tokens, such as 576,1152,2304.", show_default=False
-    ),
-    depth: str | None = typer.Option(
-        None, help="With --shape: a sweep over its decoder layers, such as 6,12,24.", show_default=False
     ),
     repeats: int = typer.Option(
         7, min=1, help="Measured turns of every configuration, after one warm-up turn."
@@ -66,25 +70,19 @@ def bench(
         "the dense model is also measured on that path.",
         show_default="off",
     ),
-    text_tower: str | None = typer.Option(
-        None,
-        help="Folder or Hub id of the vision tower's CLIP checkpoint, for methods that use its text tower.",
-        show_default="none",
-    ),
+    text_tower: TextTower = None,
     memory: float | None = typer.Option(
         None,
         min=0.001,
-        help="GB: estimate which batch and how many visual tokens fit, from a sweep of --batch or --visual.",
+        help="GB of memory: estimate which batch and how many visual tokens fit, from a sweep of --batch or --visual.",
         show_default=False,
     ),
-    out: Path | None = typer.Option(
-        None, help="Folder for bench.json, bench.md and growth plots (PNG).", show_default=False
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON only."),
+    out: Path | None = typer.Option(None, help="Folder for bench.json and bench.md.", show_default=False),
+    as_json: AsJson = False,
 ) -> None:
-    """Measure the time to the first token, prefill and decoding, dense and sparse, alternating in one process.
+    """Measure the time to first token, prefill and decoding, dense and sparse, alternating in one process.
 
-        A method with :published after its name is measured as published: --retain then
+    A method with :published after its name is measured as published: --retain then
     selects its own schedule at that budget, whatever it costs.
 
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
@@ -92,11 +90,11 @@ def bench(
     """
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
-    for option, value in (("--visual", visual), ("--depth", depth)):
-        if value is not None and shape is None:
-            raise SparseSightError(f"{option} {value!r} needs --shape: a real model has its own size")
-    budgets = [x for x in choose_budgets(retain) if not isinstance(x, tuple)]
-    if len(budgets) < len(choose_budgets(retain)):
+    if visual is not None and shape is None:
+        raise SparseSightError(f"--visual {visual!r} needs --shape: a real model has its own size")
+    wanted = choose_budgets(retain)
+    budgets = [x for x in wanted if not isinstance(x, tuple)]
+    if len(budgets) < len(wanted):
         raise SparseSightError(
             f"--retain {retain}: counts per stage cannot be matched to another method; give an average"
         )
@@ -106,20 +104,19 @@ def bench(
     pruning = None if layers is None else parse_layers(layers)
     batches = parse_counts(batch, "--batch")
     lengths: tuple[int | None, ...] = (None,) if visual is None else parse_counts(visual, "--visual")
-    depths: tuple[int | None, ...] = (None,) if depth is None else parse_counts(depth, "--depth")
     if memory is not None and max(len(batches), len(lengths)) < 2:
         raise SparseSightError(
             f"--memory {memory:g}: the estimate needs peaks of several sizes; give two or more values of "
             "--batch or --visual"
         )
-    room = None if memory is None else 1e9 * memory
 
     import torch
 
     from ..bench import bench as measure
     from ..bench import environment
     from ..bench.cases import first_prompt, make_cases
-    from ..bench.growth import check_folder, save
+    from ..bench.fits import fits
+    from ..bench.folder import check_folder, save
     from ..hf.compiled.options import parse_fast
     from ..hf.decoder_shape import decoder_shape
     from ..hf.loading import check_attention, check_text_tower
@@ -136,16 +133,12 @@ def bench(
             f"--text-tower {text_tower!r}: the random model of --shape has no CLIP; pass --model"
         )
     check_attention(attention)
-    shapes = [
-        None if shape is None else Shape.parse(shape, visual=length, layers=count)
-        for count in depths
-        for length in lengths
-    ]
+    shapes = [None if shape is None else Shape.parse(shape, visual=length) for length in lengths]
     for sizes in shapes:
         if sizes is not None:
             make_cases(chosen, budgets, sizes.decoder, sizes.prompt, same_retain=same_retain)
     if out is not None:
-        check_folder(out, plots=max(map(len, (lengths, batches, depths))) > 1)
+        check_folder(out)
     if threads:
         torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -168,7 +161,7 @@ def bench(
         )
         machine = environment(str(weights.device), weights.dtype)
         config = {
-            "subject": what if depth is None or sizes is None else sizes.described(depth),
+            "subject": what,
             "layers": layers or "by the method",
             "repeats": repeats,
             "steps": steps,
@@ -176,7 +169,7 @@ def bench(
         }
         for count in batches:
             turns = 2 * len(cases) + 1 + (how_fast is not None)
-            with out_of_memory(weights.device), _progress((repeats + 1) * turns) as tick:
+            with out_of_memory(weights.device), progress_bar((repeats + 1) * turns, "measuring") as tick:
                 many = repeat_prompt(prompt, count)
                 rows += measure(
                     built,
@@ -189,12 +182,11 @@ def bench(
                     fast=how_fast,
                 )
             if out is not None:  # after each, so that a stopped sweep leaves its results
-                alone = weights.device.type == "cpu" and torch.get_num_threads() == 1
-                save(out, config, rows, processor=alone, memory=room)
+                save(out, config, rows, fits(rows, memory))
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
-        _show(config, rows, room)
+        _show(config, rows, fits(rows, memory))
 
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
@@ -219,7 +211,7 @@ def _subject(
     """The model to measure, its prompt, its name, and the text tower if one was named."""
     import torch
 
-    from ..hf.loading import check_dtype, load_model, pick_device, quiet
+    from ..hf.loading import check_dtype, pick_device
     from ..hf.running import out_of_memory
 
     if sizes is not None:
@@ -229,40 +221,29 @@ def _subject(
         check_dtype(dtype)
         name = dtype if dtype != "auto" else "bfloat16" if where.type == "cuda" else "float32"
         return *random_llava(sizes, getattr(torch, name), str(where), attention), str(sizes), None
+    from rich.console import Console
+
     from .. import bundled
     from ..bench.work import run_once
     from ..compare import prepare
     from ..hf.running import first_run
     from ..images import open_image
 
-    download = model is not None and not Path(model).expanduser().exists()
-    with quiet(bars=download and sys.stderr.isatty()):
-        loaded = load_model(model, device, dtype, text_tower=text_tower)
     picture = bundled.default_picture()
     question = bundled.picture_questions()[picture.name][0]["question"]
-    prompt = dict(prepare(loaded, open_image(picture), question))
-    with out_of_memory(loaded.model.device), first_run(loaded.name):
-        run_once(loaded.model, prompt, 1)
+    with loaded_model(Console(stderr=True), model, device, dtype, text_tower=text_tower) as loaded:
+        prompt = dict(prepare(loaded, open_image(picture), question))
+        with out_of_memory(loaded.model.device), first_run(loaded.name):
+            run_once(loaded.model, prompt, 1)
     return loaded.model, prompt, loaded.name, loaded.text_tower
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], object]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-        yield lambda: bar.advance(task)
-
-
-def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | None) -> None:
+def _show(config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.measure import Measurement
-    from rich.table import Table
+    from rich.table import Table as Printed
 
-    from ..bench.growth import sweep_tables
     from ..bench.table import equality, remarks, tables
 
     console = Console()
@@ -270,8 +251,8 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]], memory: float | No
         rich_text(", ".join(f"{k} {v}" for k, v in config.items())), soft_wrap=True, highlight=False
     )
     console.print(rich_text(equality(rows)), highlight=False)
-    for made in (*tables(rows), *sweep_tables(rows, memory)):
-        table = Table(title=rich_text(made.title), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for made in (*tables(rows), *more):
+        table = Printed(title=rich_text(made.title), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True
         ):  # words stay whole, "0.97 (0.98)" may break

@@ -8,14 +8,23 @@ import sys
 import time
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import SparseSightError
-from ..terminal import echo, rich_text
-from .options import METHOD, RETAIN, choose_plain_method, choose_retain
+from ..terminal import echo
+from .options import (
+    METHOD,
+    RETAIN,
+    Device,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    TrustRemoteCode,
+    choose_plain_method,
+    choose_retain,
+)
 
 if TYPE_CHECKING:
     from ..demo.engine import Engine
@@ -25,27 +34,23 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def demo(
-    model: str | None = typer.Option(
-        None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
-    ),
+    model: Model = None,
     method: str | None = typer.Option(None, help="The initial method.", show_default=METHOD),
     retain: str | None = typer.Option(
         None,
         help="The initial budget: the average number of visual tokens per layer (64), or a ratio (0.33 or 33%).",
         show_default=str(RETAIN),
     ),
-    max_new_tokens: int = typer.Option(64, min=1, help="Maximum length of an answer."),
+    max_new_tokens: MaxNewTokens = 64,
     host: str = typer.Option(
         "127.0.0.1", help="Address to listen on: 0.0.0.0 accepts other machines, without a password."
     ),
     port: int | None = typer.Option(
         None, min=1, max=65535, help="Port to listen on.", show_default="the first free one from 7860 on"
     ),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve a page that answers questions about a picture, dense and sparse.
 
@@ -65,16 +70,14 @@ def demo(
         raise SparseSightError("sparsesight demo needs Gradio: pip install 'sparsesight[demo]'")
     from rich.console import Console
 
-    progress = Console(stderr=True)
-    download = model is not None and not Path(model).expanduser().exists()
-    with progress.status("starting"):
-        from ..hf.loading import load_model, quiet
+    from .progress import loaded_model
+
+    console = Console(stderr=True)
+    with console.status("starting"):
         from ..methods import make_method
 
         make_method(name, retain=budget)
-    with quiet(bars=download and progress.is_terminal):
-        progress.print(rich_text(f"loading {'the bundled model' if model is None else model}"))
-        loaded = load_model(model, device, dtype, trust_remote_code)
+    with loaded_model(console, model, device, dtype, trust_remote_code) as loaded:
         from ..demo.engine import Engine
 
         engine = Engine(loaded, max_new_tokens)

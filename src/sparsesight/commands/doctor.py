@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..terminal import rich_text
+from .options import AsJson
 
 if TYPE_CHECKING:
     from .environment import Diagnosis
 
 
 def doctor(
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    as_json: AsJson = False,
 ) -> None:
     """Report versions, devices, attention implementations and extras, and run the bundled model.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 # The purpose of each extra. Its packages are read from the installed package's own requirements.
 EXTRAS = {
-    "plots": "plot.png of sparsesight eval, growth plots of sparsesight bench",
+    "plots": "plot.png of sparsesight eval",
     "eval": "published benchmarks in sparsesight eval, through lmms-eval",
     "demo": "the demo in a browser: sparsesight demo",
     "vllm": "pruning inside vLLM: sparsesight serve",

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..files import read_text
-from ..terminal import echo, plain
-from .options import BUDGETS, choose_budgets, choose_methods, split_list
+from ..terminal import echo
+from .options import (
+    BUDGETS,
+    AsJson,
+    Device,
+    Dtype,
+    Model,
+    SameRetain,
+    TextTower,
+    TrustRemoteCode,
+    choose_budgets,
+    choose_methods,
+    split_list,
+)
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from ..eval.distributed import Ranks
@@ -26,9 +38,7 @@ TASKS_HELP = (
 
 def evaluate(
     tasks: str = typer.Option(..., help=TASKS_HELP),
-    model: str | None = typer.Option(
-        None, help="A folder or a Hugging Face Hub id.", show_default="the bundled model"
-    ),
+    model: Model = None,
     methods: str | None = typer.Option(
         None,
         help="Such as sparsevlm,sparsevlm+,random; a method may have options, sparsevlm(per_frame=True), and > "
@@ -40,11 +50,7 @@ def evaluate(
         help="Budgets for each method: average tokens per layer, ratios, or counts per stage in brackets.",
         show_default=BUDGETS,
     ),
-    same_retain: bool = typer.Option(
-        False,
-        "--same-retain",
-        help="Give every method the same average number of tokens instead of the same prefill FLOPs.",
-    ),
+    same_retain: SameRetain = False,
     limit: int | None = typer.Option(
         None, min=1, help="Maximum number of questions per task.", show_default="all"
     ),
@@ -63,17 +69,11 @@ def evaluate(
         "--trim-early-layers",
         help="After the prefill, also drop the first stage's dropped tokens from the caches of the layers before it.",
     ),
-    text_tower: str | None = typer.Option(
-        None,
-        help="Folder or Hub id of the vision tower's CLIP checkpoint, for methods that use its text tower.",
-        show_default="none",
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print the summary as JSON."),
-    device: str = typer.Option("auto", help="auto, cpu, cuda, cuda:1, ..."),
-    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
-    trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    text_tower: TextTower = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Run methods at several budgets on benchmarks, and compare them with the dense model and with each other.
 
@@ -172,8 +172,12 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
     )
     with RunFolder(options.out, config, resume=options.resume, rank=ranks.rank, session=note) as folder:
         questions = sum(len(task.items) for task in tasks) * len(cells)
-        with _progress(questions // ranks.count, ranks.rank == 0) as advance:
-            sweep(tasks, cells, folder, batch_size=options.batch_size, ranks=ranks, progress=advance)
+        with progress_bar(questions // ranks.count, shown=ranks.rank == 0) as advance:
+
+            def progress(task: str, label: str, count: int) -> None:
+                advance(count, f"{task} {label}")
+
+            sweep(tasks, cells, folder, batch_size=options.batch_size, ranks=ranks, progress=progress)
         if ranks.rank:
             return None
         about = {
@@ -198,23 +202,3 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
         if not plots:
             print("note: no plot.png without matplotlib: pip install 'sparsesight[plots]'", file=sys.stderr)
         return write_report(folder, tasks, cells, about, solved=not options.same_retain, plots=plots)
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown
-    ) as progress:
-        bar = progress.add_task("", total=total)
-        yield lambda task, label, count: progress.update(
-            bar, advance=count, description=plain(f"{task} {label}")
-        )

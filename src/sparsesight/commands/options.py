@@ -1,4 +1,5 @@
-"""Reads ``--retain``, ``--layers``, ``--method`` and the environment variables that set their defaults."""
+"""Options that commands share: how they are declared, and how ``--retain``, ``--layers``, ``--method`` and the
+environment variables that set their defaults are read."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..core.retain import parse_retain
 from ..errors import SparseSightError
@@ -22,6 +25,41 @@ VERSION_VARIABLE = "USE_VERSION"
 SUFFIX = ":published"  # as in `methods`, which takes seconds to import
 # SparseVLM's code runs the rules of v1.5 under "1_0", its default, and has no other name for them.
 VERSIONS = {"1_0": "sparsevlm:published", "1_5": "sparsevlm:published", "2_0": "sparsevlm+:published"}
+
+
+Model = Annotated[
+    str | None, typer.Option(help="A folder or a Hugging Face Hub id.", show_default="the bundled model")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16, float16, or auto: float32 on a CPU, else the model's own."),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")]
+SameRetain = Annotated[
+    bool,
+    typer.Option(
+        "--same-retain",
+        help="Give every method the same average number of tokens instead of the same prefill FLOPs.",
+    ),
+]
+TextTower = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or Hub id of the vision tower's CLIP checkpoint, for methods that use its text tower.",
+        show_default="none",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

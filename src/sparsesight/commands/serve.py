@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import SparseSightError
 from ..terminal import echo
-from .options import METHOD, RETAIN, choose_plain_method, choose_retain, parse_layers
+from .options import METHOD, RETAIN, Layers, build_method, choose_plain_method, choose_retain, parse_layers
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -42,9 +41,7 @@ def serve(
         "stage (300,200,110); 'none' prunes only requests that set a budget. A request may set its own budget.",
         show_default=str(RETAIN),
     ),
-    layers: str | None = typer.Option(
-        None, help="Prune after these layers, counted from 0, such as 2,6,15.", show_default="by the method"
-    ),
+    layers: Layers = None,
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check the options, print the vLLM command, and stop."
     ),
@@ -94,16 +91,15 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
     from ..methods import parse
     from ..vllm.config import DENSE
 
-    method = parse(name)
-    if not method.one_budget:
+    if not parse(name).one_budget:
         raise SparseSightError(f"--method {name!r}: compositions of methods are not supported in vLLM")
-    written = "retain=" in name.replace(" ", "")
-    if written and retain is not None:
-        raise SparseSightError(f"--retain {retain!r}: the budget is already set in --method {name!r}")
-    if not written:
-        none = retain is not None and retain.strip().lower() == DENSE
-        method = replace(method, retain=1.0 if none else choose_retain(retain))
-    return method if layers is None else replace(method, layers=parse_layers(layers))
+    if retain is not None and retain.strip().lower() == DENSE:
+        budget: Any = 1.0
+    elif retain is None and "retain=" in name.replace(" ", ""):
+        budget = None  # that of the brackets, whatever the environment says
+    else:
+        budget = choose_retain(retain)
+    return build_method(name, budget, None if layers is None else parse_layers(layers))
 
 
 def _complete(

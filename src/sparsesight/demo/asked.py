@@ -1,4 +1,4 @@
-"""What a page asks for, checked: before it waits for a turn, and again when the work is done."""
+"""What a page asks for, checked before it waits for a turn."""
 
 from __future__ import annotations
 
@@ -19,28 +19,39 @@ MAX_CELLS = 24  # of a comparison
 
 @dataclass(frozen=True)
 class Asked:
-    """What somebody wants to know; nothing of it is trusted.
+    """A request of a page; nothing of it is trusted.
 
     Attributes:
         uploads: whose pictures may be asked about.
         path: of the picture, which is read when a run begins.
-        question, method, retain: as the page sent them.
+        question, method, retain: as the page sent them; a comparison has its own methods and budgets.
     """
 
     uploads: Uploads
     path: Path | None
     question: str
-    method: str = ""
-    retain: Any = 0
+    method: str = "sparsevlm+"
+    retain: Any = 64
 
-    def check(self, typing: bool = False) -> None:
-        """Find out what is wrong: before waiting for a turn, and again when it has come.
-
-        Args:
-            typing: the question is being typed: it may be empty, and the picture is not looked at with every key.
+    @classmethod
+    def sent(cls, uploads: Uploads, upload: Any, *values: Any, typing: bool = False) -> Asked:
+        """What a page sent: a picture (:meth:`.Uploads.path_of`), a question, a method and a budget, checked.
 
         Raises:
-            SparseSightError: no picture, an empty or endless question, an unknown method or budget.
+            SparseSightError: as :meth:`check`, and for a picture that was not uploaded here.
+        """
+        asked = cls(uploads, uploads.path_of(upload), *values)
+        asked.check(typing)
+        return asked
+
+    def check(self, typing: bool = False) -> None:
+        """Reject what cannot be asked, before it waits for a turn.
+
+        Args:
+            typing: the question is being typed: it may be empty, and the picture is not checked at every key.
+
+        Raises:
+            SparseSightError: no picture, an empty or overlong question, an unknown method or budget.
         """
         if not isinstance(self.question, str) or not (typing or self.question.strip()):
             raise SparseSightError("the question is empty: ask something about the picture")
@@ -51,8 +62,7 @@ class Asked:
             )
         if any("\ud800" <= character <= "\udfff" for character in self.question):
             raise SparseSightError("the question holds half a character (a lone surrogate): type it again")
-        if self.method:
-            self.chosen()
+        self.chosen()
         if not typing:
             self.uploads.check(self.path)
 
@@ -66,10 +76,10 @@ class Asked:
 
 
 def check_method(name: Any) -> None:
-    """Reject a name of a method that is none.
+    """Reject the name of an unknown method.
 
     Raises:
-        SparseSightError: naming it.
+        SparseSightError: if there is no such method.
     """
     if not isinstance(name, str) or len(name) > MAX_NAME:
         raise SparseSightError(f"method={reprlib.repr(name)} is unknown: choose one from the list")
@@ -84,10 +94,10 @@ def _whole(number: Any) -> bool:
 
 
 def check_grid(methods: Any, budgets: Any) -> None:
-    """Find out what is wrong with a comparison before waiting for a turn.
+    """Reject a comparison that cannot be made.
 
     Raises:
-        SparseSightError: naming it.
+        SparseSightError: no method or budget, an unknown one, or too many of them.
     """
     if not isinstance(methods, list) or not methods:
         raise SparseSightError("no method is chosen: choose at least one to compare")

@@ -1,4 +1,4 @@
-"""Answers of a loaded model as they are generated, dense and sparse, with what they cost."""
+"""Answers of a loaded model as they are generated, dense and sparse, with their costs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .running import OneThread, Put, interruptible
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PROMPT = 32_768  # tokens, or what the model has been made for
+MAX_PROMPT = 32_768  # tokens; less if the model's context is shorter
 MAX_WARM = 1000  # kinds of runs that are remembered as warm
-INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a character reads as while some of its tokens are to come
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # the end of a text whose last character still lacks tokens
 
 
 @dataclass(frozen=True)
 class StreamedAnswer:
-    """What a model has said so far.
+    """An answer so far.
 
     Attributes:
         text: without special tokens.
@@ -43,8 +43,8 @@ class StreamedAnswer:
         first_token: seconds from the call of ``generate()`` to the first token: vision tower, prefill, vocabulary.
         per_second: tokens per second after the first; None until there is a second one.
         pruned: what was kept and what it cost, once a sparse answer is complete.
-        method: with which it was answered; None is dense.
-        done: whether this is all.
+        method: None for the dense model.
+        done: whether the answer is complete.
     """
 
     text: str = ""
@@ -79,12 +79,12 @@ class Engine:
         stop: Event,
         equal_to: int | None = None,
     ) -> Iterator[StreamedAnswer | None]:
-        """Answer greedily, and tell what has been said whenever there is more of it; None when a while has passed.
+        """Answer greedily, and yield the answer so far whenever it grows; None when a while has passed.
 
         Args:
-            picture, question: what is asked of what.
+            picture, question: the question and the picture it is about.
             method: None asks the dense model.
-            stop: ends it.
+            stop: ends the run when it is set.
             equal_to: the method is given the budget whose prefill costs what SparseVLM+ costs at ``retain=equal_to``
                 (:func:`sparsesight.equal_cost.fit`), in place of its own.
 
@@ -100,7 +100,7 @@ class Engine:
         return self._thread.stream(work, stop)
 
     def visual_tokens(self, picture: Image) -> int:
-        """How many visual tokens a picture gives, and a first run of the model, which is the slowest.
+        """How many visual tokens a picture gives. Also runs the model once, as the first run is the slowest.
 
         Raises:
             SparseSightError: if the model cannot be asked about a picture.
@@ -148,7 +148,7 @@ class Engine:
             put(replace(last, method=method, pruned=found, done=True))
 
     def _check_length(self, inputs: Any) -> None:
-        """Refuse a prompt that would keep the model from everybody else."""
+        """Refuse a prompt that would block the model for other users."""
         length = inputs["input_ids"].shape[-1]
         context = (
             getattr(self.loaded.model.get_decoder().config, "max_position_embeddings", None) or MAX_PROMPT
@@ -161,7 +161,7 @@ class Engine:
             )
 
     def _warm_up(self, inputs: Any, method: Method | None) -> None:
-        """Let no answer pay for the first run of its kind."""
+        """Keep the first, slower run of a kind out of an answer's times."""
         pixels = inputs.get("pixel_values")
         kind = str(method), tuple(getattr(pixels, "shape", ()))
         if kind not in self._warm:
@@ -178,13 +178,13 @@ class Engine:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """What a model does one after the other, its vision tower included."""
+    """All layers of a model, including those of its vision tower."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return [layer for layers in lists for layer in layers]
 
 
 class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
-    """Tells what was said and when; transformers' own text streamer holds words back until they are complete.
+    """Reports text and times of tokens; transformers' own text streamer holds words back until they are complete.
 
     ``generate()`` gives it the prompt first, then every token, once it is on the host.
     """
@@ -208,7 +208,7 @@ class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
         pass
 
     def speech(self, complete: bool = False) -> StreamedAnswer:
-        """What has been said so far."""
+        """The answer so far."""
         text = self._tokenizer.decode(self._ids or [], skip_special_tokens=True)
         times = self._times
         span = times[-1] - times[0] if len(times) > 1 else 0.0

@@ -1,8 +1,7 @@
-"""The page: what to ask on one side, and beside it the tabs that answer, compare and watch."""
+"""The page: the question on one side, beside it the tabs that answer, compare and watch."""
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,46 @@ from .. import bundled
 from ..methods import METHODS
 from . import asked
 from .engine import Engine
-from .running import SessionRegistry
-from .tabs import Choices, Inputs, ask_tab, compare_tab, watch_tab
+from .tabs import Choices, Shared, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
 from .wiring import AT_ONCE, PRIVATE, Page, sentences
 
-LIVE = 1.0  # seconds a look may take for every key stroke to be looked at
+LIVE = 1.0  # seconds that a run may take to be started at every key stroke
 
 
-def build(engine: Engine, desk: SessionRegistry, choices: Choices, uploads: Uploads) -> gr.Blocks:
+def build(engine: Engine, choices: Choices, uploads: Uploads) -> gr.Blocks:
     """The page of a model; :func:`.server.serving` launches it."""
     with Page(title="SparseSight", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         page.uploads = uploads
-        gr.HTML(_header(engine.loaded.name, choices.visual))
+        gr.Markdown(_header(engine.loaded.name, choices.visual))
         with gr.Row(elem_id="ss-main"):
             with gr.Column(scale=2, min_width=300):
-                inputs = _inputs(choices, uploads)
+                shared = Shared(engine, uploads, *_inputs(choices, uploads), gr.State(None))
             with gr.Column(scale=5, min_width=320), gr.Tabs():
                 with gr.Tab("Ask", id="ask"):
-                    ask_tab(engine, desk, uploads, inputs)
+                    ask_tab(shared)
                 with gr.Tab("Compare", id="compare"):
-                    compare_tab(engine, desk, uploads, inputs, choices)
+                    compare_tab(shared, choices)
                 with gr.Tab("Change the question", id="watch"):
-                    watch_tab(engine, desk, uploads, inputs, live=choices.seconds <= LIVE)
-
-        def leave(request: gr.Request) -> None:
-            desk.close(str(request.session_hash))
-
-        page.unload(leave)
+                    watch_tab(shared, live=choices.seconds <= LIVE)
     return page
 
 
 def _header(model: str, visual: int) -> str:
-    about = f"Model: <b>{escape(model)}</b>, {visual:,} visual tokens a picture."
+    about = f"Model: `{model.replace('`', '')}`, {visual:,} visual tokens per picture."
     if model == "bundled":
         about += (
-            " It is tiny, and knows scenes of coloured shapes and questions as in the examples, nothing else: for "
-            "photographs, start the demo with another model."
+            " It is tiny, and knows only scenes of coloured shapes and questions like the examples: for photographs, "
+            "start the demo with another model."
         )
     return (
-        '<header class="ss-header"><h1>SparseSight</h1><p>Which patches of a picture does the question keep, and what '
-        f'is saved by dropping the others?</p><p class="ss-quiet">{about}</p></header>'
+        "# SparseSight\n\nWhich patches of a picture does the question keep, and what is saved by dropping the others?"
+        f"\n\n{about}"
     )
 
 
-def _inputs(choices: Choices, uploads: Uploads) -> Inputs:
+def _inputs(choices: Choices, uploads: Uploads) -> tuple[Any, Any, Any, Any]:
+    """The components for a picture, a question, a method and a budget."""
     first = bundled.default_picture()
     picture = gr.Image(
         value=str(first),
@@ -103,10 +97,12 @@ def _inputs(choices: Choices, uploads: Uploads) -> Inputs:
         elem_id="ss-retain",
     )
 
+    @sentences()
     def look(upload: Any) -> None:
         if upload is not None:
             uploads.check(uploads.path_of(upload))
 
+    @sentences()
     def choose(number: Any) -> tuple[str, str, Any]:
         pictures = bundled.pictures()
         path = pictures[min(max(int(number), 0), len(pictures) - 1)]
@@ -120,11 +116,11 @@ def _inputs(choices: Choices, uploads: Uploads) -> Inputs:
         "concurrency_limit": 1,
         "trigger_mode": "multiple",
     }
-    scenes.click(sentences(choose), scenes, [picture, question, suggested], **in_order)
+    scenes.click(choose, scenes, [picture, question, suggested], **in_order)
     suggested.click(lambda sample: sample[0], suggested, question, **{**in_order, "preprocess": True})
-    seen = picture.upload(sentences(look), picture, None, **AT_ONCE)
+    seen = picture.upload(look, picture, None, **AT_ONCE)
     seen.failure(lambda: None, None, picture, **AT_ONCE)
-    return Inputs(picture, question, method, retain)
+    return picture, question, method, retain
 
 
 def _suggestions(picture: Path) -> list[list[str]]:

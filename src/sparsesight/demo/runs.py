@@ -1,4 +1,8 @@
-"""What the page's buttons do, as views that follow one another; without Gradio."""
+"""What the page's buttons do, as views that follow one another; without Gradio.
+
+Each of them raises :class:`.running.Stopped` if it is stopped, and :class:`SparseSightError` for whatever is wrong with
+what was asked.
+"""
 
 from __future__ import annotations
 
@@ -6,225 +10,187 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import SparseSightError
 from ..methods import make_method
-from . import cards
-from .asked import Asked, check_grid
+from .asked import Asked
 from .engine import Engine, StreamedAnswer
 from .pictures import Panel, last_stage, panels
-from .running import Stopped
+from .results import compared, costs, said, status, words
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..viz.legend import Sign
 
 T = TypeVar("T")
-CELL = 352  # pixels of an overlay in a comparison, shown at half that, for sharp screens
-FIGURE = 640
+FIGURE = 480  # pixels of what the last stage kept
 
 
 @dataclass(frozen=True)
 class AskView:
-    """The tab "Ask". ``panels`` is None until there is something to see; ``words`` are those of the prompt."""
+    """The tab "Ask". ``panels`` is None until the sparse answer is complete."""
 
     dense: str
     sparse: str
+    status: str
     costs: str = ""
-    status: str = ""
+    words: Sequence[tuple[str, str | None]] = ()
     panels: list[Panel] | None = None
     no_panels: str = ""
-    words: str = ""
 
 
 def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
-    """The dense answer, then the sparse one, as they are written; then what both cost and what was kept.
+    """The dense answer, then the sparse one, as they are generated; then what both cost and what was kept."""
+    picture, answers = asked.uploads.read(asked.path), [StreamedAnswer(), StreamedAnswer()]
 
-    Raises:
-        SparseSightError: whatever is wrong with what was asked.
-    """
-    asked.check()
-    method, picture = asked.chosen(), asked.uploads.read(asked.path)
-    titles = ("Dense", "all visual tokens"), ("Sparse", f"{asked.method}, retain {method.retain}")
-    said: list[StreamedAnswer | None] = [None, None]
-    states = ["reading", "waits for the dense answer"]
+    def view(line: str) -> AskView:
+        return AskView(said(answers[0]), said(answers[1]), line)
 
-    def view(status: str, done: int) -> AskView:
-        dense, sparse = (cards.answer(*titles[i], said[i], states[i]) for i in (0, 1))
-        return AskView(dense, sparse, status=cards.status(status, done, 2))
-
-    try:
-        for turn, who in enumerate((None, method)):
-            name = titles[turn][0].lower()
-            for speech, seconds in _timed(engine.ask(picture, asked.question, who, stop)):
-                said[turn] = speech
-                states[turn] = (
-                    f"{'writing' if speech else 'reading the picture and the question'}, {seconds:.0f} s"
-                )
-                yield view(f"{name} answer: {states[turn]}", turn)
-    except Stopped:
-        states = ["stopped"] * 2
-        yield replace(view("", 0), status=cards.status("Stopped."))
-        return
-    except Exception as error:
-        states = ["no answer"] * 2
-        yield replace(view("", 0), status=cards.problem(sentence(error)))
-        raise
-    dense, sparse = said
-    assert dense is not None and sparse is not None and sparse.pruned is not None
+    for turn, method in enumerate((None, asked.chosen())):
+        for speech, seconds in _timed(engine.ask(picture, asked.question, method, stop)):
+            answers[turn] = speech or answers[turn]
+            doing = "writing" if speech else "reading the picture and the question"
+            yield view(status(f"{'sparse' if turn else 'dense'} answer: {doing}, {seconds:.0f} s", turn, 2))
+    dense, sparse = answers
+    assert sparse.pruned is not None
     made, why_not = panels(sparse.pruned)
+    report, look = sparse.pruned.report, sparse.pruned.look
     same = "The same answer" if dense.text == sparse.text else "Another answer"
-    report = sparse.pruned.report
-    status = f"{same}, with {report.macs_sparse / report.macs_dense:.0%} of the prefill's arithmetic."
+    verdict = f"{same}, with {report.macs_sparse / report.macs_dense:.0%} of the prefill's arithmetic."
     yield replace(
-        view("", 0),
-        costs=cards.costs(dense, sparse),
-        status=cards.status(status),
+        view(status(verdict, kind="verdict")),
+        costs=costs(dense, sparse),
+        words=words(look.words) if look is not None else (),
         panels=made,
         no_panels=why_not,
-        words=cards.words(sparse.pruned.look.words) if sparse.pruned.look is not None else "",
     )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the last stage kept of a picture, with its caption and the entries of its legend."""
+
+    image: Image = field(repr=False)
+    caption: str
+    signs: frozenset[Sign]
+
+
+@dataclass(frozen=True)
+class CompareView:
+    """The tab "Compare": the rows of its table and the pictures (None: as before), and a line of status."""
+
+    status: str
+    rows: list[list[Any]] | None = None
+    figures: list[Figure] | None = None
 
 
 def compare(
     engine: Engine, asked: Asked, methods: Sequence[str], budgets: Sequence[int], stop: Event
-) -> Iterator[tuple[str | None, str]]:
-    """The grid whenever there is more of it (None: as before), and a line of status.
-
-    Every method answers at every budget, which costs the same for all.
-
-    Raises:
-        SparseSightError: whatever is wrong with what was asked; what is wrong with one method stands in its cells.
-    """
-    asked.check()
-    check_grid(methods, budgets)
+) -> Iterator[CompareView]:
+    """Every method's answer at every budget, which costs the same for all; what is wrong with one method is said in its
+    row."""
     picture = asked.uploads.read(asked.path)
-    chosen = {name: make_method(name) for name in methods}
-    rows = {name: [cards.Cell(budget) for budget in budgets] for name in methods}
-    total, done = len(rows) * len(budgets) + 1, 0
-    dense: StreamedAnswer | None = None
-
-    def view() -> str:
-        return cards.grid(asked.question, dense, list(rows.items()))
-
-    def status(text: str) -> str:
-        return cards.status(text, done, total)
-
-    try:
-        for speech, seconds in _timed(engine.ask(picture, asked.question, None, stop)):
-            dense = speech
-            yield None, status(f"1 of {total}: dense, {seconds:.0f} s")
-        assert dense is not None
-        done = 1
-        yield view(), status("")
-        for name, cells in rows.items():
-            for column, budget in enumerate(budgets):
-                try:
-                    runs = engine.ask(picture, asked.question, chosen[name], stop, equal_to=budget)
-                    for speech, seconds in _timed(runs):
-                        cell = cards.Cell(budget, speech)
-                        yield None, status(f"{done + 1} of {total}: {name} at {budget}, {seconds:.0f} s")
-                    cells[column] = _finished(cell, dense)
-                except SparseSightError as error:
-                    cells[column] = cards.Cell(budget, problem=str(error))
-                done += 1
-                yield view(), status("")
-    except Stopped:
-        yield None, cards.status("Stopped.")
-        return
-    except Exception as error:
-        yield None, cards.problem(sentence(error))
-        raise
-    yield None, ""
-
-
-def _finished(cell: cards.Cell, dense: StreamedAnswer) -> cards.Cell:
-    assert cell.speech is not None and cell.speech.pruned is not None
-    overlay, marks = last_stage(cell.speech.pruned, CELL)
-    return replace(cell, same=cell.speech.text == dense.text, overlay=overlay, marks=marks)
+    pairs = [(name, budget) for name in methods for budget in budgets]
+    rows = [compared("dense", None), *(compared(name, budget) for name, budget in pairs)]
+    figures: list[Figure] = []
+    dense = StreamedAnswer()
+    for number, (name, budget) in enumerate([("dense", None), *pairs]):
+        try:
+            method = None if budget is None else make_method(name)
+            speech = StreamedAnswer()
+            for latest, seconds in _timed(engine.ask(picture, asked.question, method, stop, equal_to=budget)):
+                speech = latest or speech
+                which = name if budget is None else f"{name} at {budget}"
+                line = f"{number + 1} of {len(rows)}: {which}, {seconds:.0f} s"
+                yield CompareView(status(line, number, len(rows)))
+            dense = dense if number else speech
+            rows[number] = compared(name, budget, speech, dense.text)
+            if speech.pruned is not None:
+                image, signs = last_stage(speech.pruned, picture, FIGURE)
+                figures.append(Figure(image, f"{name} at {budget}: {said(speech)}", frozenset(signs)))
+        except SparseSightError as error:
+            if budget is None:
+                raise
+            rows[number] = compared(name, budget, problem=str(error))
+        yield CompareView(status("", number + 1, len(rows)), list(rows), list(figures))
+    yield CompareView("")
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What a question kept at the last stage, and the figure of it with its marks."""
+    """What a question kept at the last stage."""
 
     asked: Asked
     kept: frozenset[int]
-    figure: str = field(repr=False)
-    marks: tuple[str, ...] = ()
+    figure: Figure
 
 
-def watch(
-    engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: Event
-) -> Iterator[tuple[str, Looked | None, str]]:
-    """What another question keeps beside what the page's question keeps: HTML, what to remember, a line of status.
+@dataclass(frozen=True)
+class WatchView:
+    """The tab "Change the question". ``seen`` is what to remember of the page's question."""
+
+    figures: list[Figure]
+    seen: Looked | None
+    status: str
+
+
+def watch(engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: Event) -> Iterator[WatchView]:
+    """What another question keeps beside what the page's question keeps.
 
     Args:
-        main: the page's question; if it is empty, the other one stands alone.
-        other: the other one; if it is empty, the page's stands alone.
-        seen: what is remembered of the page's question; it is asked only if it changed.
-
-    Raises:
-        SparseSightError: whatever is wrong with what was asked.
+        main: the page's question; if it is empty, the other one is shown alone.
+        other: the other one; if it is empty, the page's is shown alone.
+        seen: what is remembered of the page's question, which is asked again only if it changed.
     """
-    for asked in (main, other):
-        asked.check(typing=True)
     if seen is not None and seen.asked != main:
         seen = None
     now: Looked | None = None
 
-    def view(status: str) -> tuple[str, Looked | None, str]:
-        shown = [looked for looked in (seen, now) if looked is not None]
-        marks = [mark for looked in shown for mark in looked.marks]
-        return cards.pair(seen.figure if seen else "", now.figure if now else "", marks), seen, status
+    def view(line: str) -> WatchView:
+        return WatchView([looked.figure for looked in (seen, now) if looked is not None], seen, line)
 
-    try:
-        for asked in (main, other):
-            if not asked.question.strip() or (seen is not None and asked is main):
-                continue
-            looked = yield from _look(engine, asked, stop, view)
-            if asked is main:
-                seen = looked
-            else:
-                now = looked
-    except Stopped:
-        yield view(cards.status("Stopped."))
-        return
-    except Exception as error:
-        yield view(cards.problem(sentence(error)))
-        raise
-    said = "" if now is not None else "Type another question."
+    if main.question.strip() and seen is None:
+        seen = yield from _look(engine, main, stop, view)
+    if other.question.strip():
+        now = yield from _look(engine, other, stop, view)
+    line = "" if now is not None else "Type another question."
     if seen is not None and now is not None and now.kept:
         moved = len(now.kept - seen.kept)
-        said = f"{moved} of the {len(now.kept)} patches kept for this question are not kept for the page's."
-    yield view(cards.status(said))
+        line = f"{moved} of the {len(now.kept)} patches kept for this question are not kept for the page's."
+    yield view(status(line))
 
 
 def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -> Generator[T, None, Looked]:
     """One sparse answer, with a view now and then if it takes long."""
-    speech: StreamedAnswer | None = None
+    speech = StreamedAnswer()
     picture = asked.uploads.read(asked.path)
     for latest, seconds in _timed(engine.ask(picture, asked.question, asked.chosen(), stop)):
-        speech = latest
+        speech = latest or speech
         if seconds > 1:
-            yield view(cards.status(f"looking, {seconds:.0f} s"))
-    assert speech is not None and speech.pruned is not None
+            yield view(status(f"looking, {seconds:.0f} s"))
     found = speech.pruned
-    figure, marks = last_stage(found, FIGURE)
-    why_not = "" if figure else found.why_not or found.report.samples[0].note
-    kept = frozenset(found.kept[-1]) if found.kept else frozenset()
-    return Looked(asked, kept, cards.figure(asked.question, speech.text, figure, why_not), marks)
+    assert found is not None
+    image, signs = last_stage(found, picture, FIGURE)
+    why_not = (
+        "" if found.look is not None and found.look.stages else found.why_not or found.report.samples[0].note
+    )
+    caption = f"{asked.question} {said(speech)}" + (f" ({why_not})" if why_not else "")
+    kept = frozenset(found.kept[-1]) if found.kept else frozenset[int]()
+    return Looked(asked, kept, Figure(image, caption, frozenset(signs)))
 
 
 def sentence(error: Exception) -> str:
-    """What to tell of an error: of one that is no user's mistake, the log has the rest."""
-    said = (
-        str(error)
-        if isinstance(error, SparseSightError)
-        else "something went wrong here, the server's log says what"
-    )
-    return f"{said[:1].upper()}{said[1:]}."
+    """What the page says of an error; the log has the rest of one that is not a user's mistake."""
+    if not isinstance(error, SparseSightError):
+        return "Something went wrong here, the server's log says what."
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _timed(speeches: Iterator[StreamedAnswer | None]) -> Iterator[tuple[StreamedAnswer | None, float]]:
-    """The last that was said whenever there is more of it or a while has passed, with the seconds since the start."""
+    """The latest answer whenever there is more of it or a while has passed, with the seconds since the start."""
     last, start = None, time.monotonic()
     for speech in speeches:
         last = speech or last

@@ -1,4 +1,4 @@
-"""Serving the page: on this machine only unless told otherwise, with a folder of its own for what is uploaded."""
+"""Serves the page: to this machine only by default, with a temporary folder for uploads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..errors import SparseSightError
-from .running import SessionRegistry
 from .uploads import MAX_BYTES, Uploads
 
 if TYPE_CHECKING:
@@ -24,11 +23,9 @@ PORTS = range(7860, 7880)
 MAX_WAITING = 32  # questions in the queue
 MAX_PAGES = 100  # whose state is remembered
 MAX_BODY = 4 * 2**20  # bytes of a request that uploads nothing
-MAX_UPLOAD = (
-    2 * MAX_BYTES
-)  # bytes of one that does: of a file that is a little too large, Gradio says so itself
+MAX_UPLOAD = 2 * MAX_BYTES  # bytes of an upload; of a file that is only a little too large, Gradio says so itself
 MAX_UPLOADING = 8  # uploads at once
-# Parts of Gradio that the page has no use for: a video editor that starts ffmpeg, functions of components, a proxy,
+# Parts of Gradio that the page does not use: a video editor that starts ffmpeg, functions of components, a proxy,
 # files fetched from elsewhere.
 CLOSED = tuple(
     f"/gradio_api/{name}"
@@ -40,11 +37,11 @@ CLOSED = tuple(
 def serving(
     engine: Engine, choices: Choices, host: str = "127.0.0.1", port: int | None = None
 ) -> Iterator[str]:
-    """Within it, the page is served; gives its address. What was uploaded is deleted at the end.
+    """Serve the page; yields its address. Uploads are deleted at the end.
 
     Args:
         engine: of the model.
-        choices: what the page begins with.
+        choices: the page's initial values.
         host: address to listen on.
         port: None takes the first free one from 7860 on.
 
@@ -58,9 +55,8 @@ def serving(
         from .page import build
         from .theme import theme
 
-        desk = SessionRegistry()
         uploads = Uploads(Path(folder))
-        page = build(engine, desk, choices, uploads).queue(max_size=MAX_WAITING)
+        page = build(engine, choices, uploads).queue(max_size=MAX_WAITING)
         try:
             _, url, _ = page.launch(
                 server_name=host,
@@ -86,26 +82,25 @@ def serving(
             )
             yield url
         finally:
-            desk.close_all()
             _close(page)
 
 
 def _close(page: Any) -> None:
-    """End the server, whoever is still connected."""
+    """End the server, also while pages are open."""
     if page.server is not None:
         page.server.force_exit = True  # open pages would keep it waiting
     log = logging.getLogger("uvicorn.error")
-    log.disabled, before = True, log.disabled  # of each such page it would say at length that it was cut off
+    log.disabled, before = True, log.disabled  # it would log a traceback for each open page
     page.close(verbose=False)
     log.disabled = before
 
 
 class Gate:
-    """Turns away requests for what the page does not use, and those that are too large to be looked at.
+    """Refuses requests for what the page does not use, and those that are too large.
 
     Args:
-        app: what answers the others, an ASGI application.
-        uploads: where there is to be room for an upload before it comes.
+        app: the ASGI application that answers the others.
+        uploads: where room is made for an upload before it comes.
     """
 
     def __init__(self, app: Any, uploads: Uploads) -> None:
@@ -135,7 +130,7 @@ def _is_upload(scope: Any) -> bool:
 
 
 def _refusal(scope: Any) -> int | None:
-    """The status code with which a request is turned away."""
+    """The status code of a refused request; None if it is not refused."""
     path = scope["path"].rstrip("/")
     if path.startswith(CLOSED):
         return 404
@@ -149,7 +144,7 @@ def _refusal(scope: Any) -> int | None:
 
 
 def _free_port(host: str, port: int | None) -> int:
-    """A port on which one can listen now."""
+    """A port that is free now."""
     for number in PORTS if port is None else (port,):
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
@@ -169,7 +164,7 @@ def _free_port(host: str, port: int | None) -> int:
 
 @contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """An environment variable, for a time."""
+    """Set an environment variable within the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

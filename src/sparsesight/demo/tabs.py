@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from ..methods import METHODS
-from . import cards, runs
+from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
 from .engine import Engine
 from .pictures import Panel
-from .running import SessionRegistry
+from .results import COMPARISON, EXPLAINED, JUDGED, key
 from .uploads import Uploads
-from .wiring import AT_ONCE, connect, sentences
+from .wiring import AT_ONCE, Turn, connect, sentences
 
 COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
 KEPT, SCORES = "kept", "scores"
-TURN = "Waiting for a turn: the model answers one question at a time."
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the page begins with.
+    """The page's initial values.
 
     Attributes:
         method, retain: of the sparse answer.
@@ -40,36 +41,42 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The components that all tabs read."""
+class Shared:
+    """What all tabs use: the model, the uploaded pictures, and the components for what is asked."""
 
+    engine: Engine
+    uploads: Uploads
     picture: Any
     question: Any
     method: Any
     retain: Any
+    turn: Any
 
 
-def _buttons(desk: SessionRegistry, name: str, run: str) -> Any:
-    """A button that begins, beside one that stops."""
+def _buttons(shared: Shared, name: str, run: str) -> Any:
+    """A button that starts a run, beside one that stops it."""
 
-    def stop(request: gr.Request) -> None:
-        desk.stop(str(request.session_hash))
+    def stop(turn: Turn | None) -> None:
+        if turn is not None:
+            turn.stop.set()
 
     with gr.Row(elem_classes="ss-buttons"):
         begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
         end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
-    end.click(stop, None, None, **AT_ONCE)
+    end.click(stop, shared.turn, None, **AT_ONCE)
     return begin
 
 
-def ask_tab(engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inputs) -> None:
-    begin = _buttons(desk, "ask", "Ask")
+def ask_tab(shared: Shared) -> None:
+    begin = _buttons(shared, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
     with gr.Row(elem_id="ss-answers"):
-        dense = gr.HTML(
-            cards.answer("Dense", "all visual tokens", None, ""), elem_id="ss-dense", min_width=150
+        dense = gr.Textbox(
+            label="Dense: all visual tokens", lines=2, interactive=False, elem_id="ss-dense", min_width=150
         )
-        sparse = gr.HTML(cards.answer("Sparse", "few of them", None, ""), elem_id="ss-sparse", min_width=150)
+        sparse = gr.Textbox(
+            label="Sparse: few of them", lines=2, interactive=False, elem_id="ss-sparse", min_width=150
+        )
     seen = gr.State([])
     with gr.Row():
         with gr.Column(visible=False, min_width=300) as kept:
@@ -90,47 +97,58 @@ def ask_tab(engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inp
                     alt_text="the kept patches as they are, the dropped ones pale; or the scores of all",
                 )
             caption = gr.HTML(elem_id="ss-caption")
-        with gr.Column(min_width=300):
-            words = gr.HTML(elem_id="ss-words")
-            costs = gr.HTML(elem_id="ss-costs")
+        with gr.Column(visible=False, min_width=300) as facts:
+            words = gr.HighlightedText(
+                label="Words that judged the patches",
+                color_map={JUDGED: "#d97706"},
+                show_inline_category=False,
+                elem_id="ss-words",
+            )
+            costs = gr.Markdown(elem_id="ss-costs")
+            with gr.Accordion("What these numbers mean", open=False):
+                gr.Markdown(EXPLAINED)
 
-    def check(upload: Any, question: Any, method: Any, retain: Any, request: gr.Request) -> tuple[str, int]:
-        Asked(uploads, uploads.path_of(upload), question, method, retain).check()
-        return cards.status(TURN), desk.open(str(request.session_hash))
+    def check(*values: Any) -> tuple[Asked]:
+        return (Asked.sent(shared.uploads, *values),)
 
-    def run(
-        upload: Any, question: Any, method: Any, retain: Any, number: Any, request: gr.Request
-    ) -> Iterator[Any]:
-        stop = desk.stop_of(str(request.session_hash), number)
-        for view in runs.ask(engine, Asked(uploads, uploads.path_of(upload), question, method, retain), stop):
-            shown: tuple[Any, ...] = (gr.skip(),) * 5
+    def run(asked: Asked, stop: Event) -> Iterator[dict[Any, Any]]:
+        for view in runs.ask(shared.engine, asked, stop):
+            done = view.panels is not None
+            yield {
+                status: view.status,
+                dense: view.dense,
+                sparse: gr.Textbox(view.sparse, label=f"Sparse: {asked.method}, retain {asked.retain:.0f}"),
+                kept: gr.Column(visible=done),
+                facts: gr.Column(visible=done),
+            }
             if view.panels is not None:
                 last = max(len(view.panels) - 1, 0)
                 text, picture = _shown(view.panels, last, KEPT)
-                shown = (
-                    view.panels,
-                    gr.Column(visible=True),
-                    gr.Slider(maximum=max(last, 1), value=last, visible=last > 0),
-                    text or _caption(view.no_panels),
-                    gr.Image(picture, visible=last > 0),
-                )
-            yield view.status, view.dense, view.sparse, view.costs, view.words, *shown, KEPT
+                yield {
+                    costs: view.costs,
+                    words: gr.HighlightedText([*view.words], visible=bool(view.words)),
+                    seen: view.panels,
+                    stage: gr.Slider(maximum=max(last, 1), value=last, visible=last > 0),
+                    caption: text or _caption(view.no_panels),
+                    overlay: gr.Image(picture, visible=last > 0),
+                    layer: KEPT,
+                }
 
+    @sentences()
     def show(made: list[Panel], number: Any, what: Any) -> tuple[str, Any]:
         return _shown(made, min(max(int(number), 0), len(made) - 1), what)
 
     connect(
-        [begin.click, inputs.question.submit],
+        [begin.click, shared.question.submit],
         check,
         run,
-        [inputs.picture, inputs.question, inputs.method, inputs.retain],
-        [status, dense, sparse, costs, words, seen, kept, stage, caption, overlay, layer],
+        [shared.picture, shared.question, shared.method, shared.retain],
+        [status, dense, sparse, kept, facts, costs, words, seen, stage, caption, overlay, layer],
         status,
+        shared.turn,
     )
     for moved in (stage.input, layer.input):
-        moved(
-            sentences(show), [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE
-        )
+        moved(show, [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
 
 
 def _caption(text: str) -> str:
@@ -138,22 +156,40 @@ def _caption(text: str) -> str:
 
 
 def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
-    """Caption with its key, and picture, of a stage; before the first there are no scores."""
+    """Caption with its legend, and picture, of a stage; before the first there are no scores."""
     if not made:
         return "", None
     panel = made[number]
-    scores = panel.scores if what == SCORES else None
-    marks = panel.marks if scores is None else panel.score_marks
-    return _caption(panel.caption) + cards.key(marks), panel.kept if scores is None else scores
+    if what == SCORES and panel.scores is not None:
+        return _caption(panel.caption), panel.scores
+    return _caption(panel.caption) + key(panel.signs), panel.kept
 
 
-def compare_tab(
-    engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inputs, choices: Choices
-) -> None:
+def _gallery(name: str, columns: int) -> tuple[Any, Any]:
+    """Pictures with captions, and their legend below."""
+    gallery = gr.Gallery(
+        show_label=False,
+        interactive=False,
+        columns=columns,
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        visible=False,
+        elem_id=f"ss-{name}",
+    )
+    return gallery, gr.HTML(elem_id=f"ss-{name}-key")
+
+
+def _figures(gallery: Any, legend: Any, figures: Sequence[runs.Figure]) -> dict[Any, Any]:
+    signs = set(chain.from_iterable(figure.signs for figure in figures))
+    pictures = [(figure.image, figure.caption) for figure in figures]
+    return {gallery: gr.Gallery(pictures, visible=bool(pictures)), legend: key(signs)}
+
+
+def compare_tab(shared: Shared, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
-    gr.HTML(
-        '<p class="ss-lead">The same question, answered by every method at every budget. A budget costs the same '
-        "prefill arithmetic for all: what SparseVLM+ needs for so many visual tokens a layer.</p>"
+    gr.Markdown(
+        "The same question, answered by every method at every budget. A budget costs the same prefill arithmetic for "
+        "all: what SparseVLM+ needs for so many visual tokens a layer."
     )
     methods = gr.CheckboxGroup(list(METHODS), value=COMPARED, label="Methods", elem_id="ss-methods")
     chosen = gr.CheckboxGroup(
@@ -162,34 +198,45 @@ def compare_tab(
         label="Budgets, in visual tokens",
         elem_id="ss-budgets",
     )
-    begin = _buttons(desk, "compare", "Compare")
+    begin = _buttons(shared, "compare", "Compare")
     status = gr.HTML(elem_id="ss-compare-status")
-    table = gr.HTML(elem_id="ss-grid")
+    table = gr.Dataframe(
+        headers=list(COMPARISON),
+        datatype=["str", "number", "str", "str", "str", "number", "str", "str"],
+        interactive=False,
+        wrap=True,
+        visible=False,
+        buttons=["copy"],
+        elem_id="ss-grid",
+    )
+    gallery, legend = _gallery("kept", columns=4)
 
-    def check(upload: Any, question: Any, names: Any, counts: Any, request: gr.Request) -> tuple[str, int]:
-        Asked(uploads, uploads.path_of(upload), question).check()
+    def check(upload: Any, question: Any, names: Any, counts: Any) -> tuple[Asked, list[str], list[int]]:
         check_grid(names, counts)
-        return cards.status(TURN), desk.open(str(request.session_hash))
+        return Asked.sent(shared.uploads, upload, question), names, counts
 
-    def run(
-        upload: Any, question: Any, names: Any, counts: Any, number: Any, request: gr.Request
-    ) -> Iterator[Any]:
-        stop = desk.stop_of(str(request.session_hash), number)
-        for grid, line in runs.compare(
-            engine, Asked(uploads, uploads.path_of(upload), question), names, counts, stop
-        ):
-            yield gr.skip() if grid is None else grid, line
+    def run(asked: Asked, names: list[str], counts: list[int], stop: Event) -> Iterator[dict[Any, Any]]:
+        for view in runs.compare(shared.engine, asked, names, counts, stop):
+            yield {
+                status: view.status,
+                **({} if view.rows is None else {table: gr.Dataframe(view.rows, visible=True)}),
+                **({} if view.figures is None else _figures(gallery, legend, view.figures)),
+            }
 
     connect(
-        [begin.click], check, run, [inputs.picture, inputs.question, methods, chosen], [table, status], status
+        [begin.click],
+        check,
+        run,
+        [shared.picture, shared.question, methods, chosen],
+        [table, gallery, legend, status],
+        status,
+        shared.turn,
     )
 
 
-def watch_tab(engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: Inputs, live: bool) -> None:
+def watch_tab(shared: Shared, live: bool) -> None:
     how = "as you type" if live else "when you press Enter"
-    gr.HTML(
-        f'<p class="ss-lead">Ask something else of the same picture, and see {how} which patches are kept instead.</p>'
-    )
+    gr.Markdown(f"Ask something else of the same picture, and see {how} which patches are kept instead.")
     box = gr.Textbox(
         label="Another question",
         placeholder="Type a question",
@@ -197,43 +244,30 @@ def watch_tab(engine: Engine, desk: SessionRegistry, uploads: Uploads, inputs: I
         max_length=MAX_QUESTION,
         elem_id="ss-watch",
     )
-    begin = _buttons(desk, "watch", "Look")
+    begin = _buttons(shared, "watch", "Look")
     status = gr.HTML(elem_id="ss-watch-status")
-    shown = gr.HTML(elem_id="ss-pair")
-    before = gr.State(None)
-
-    def both(upload: Any, main: Any, other: Any, method: Any, retain: Any) -> tuple[Asked, Asked]:
-        path = uploads.path_of(upload)
-        return (
-            Asked(uploads, path, main, method, retain),
-            Asked(uploads, path, other, method, retain),
-        )
+    gallery, legend = _gallery("pair", columns=2)
+    memory = gr.State(None)
 
     def check(
-        upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any, request: gr.Request
-    ) -> tuple[str, int]:
-        for asked in both(upload, main, other, method, retain):
-            asked.check(typing=True)
-        return "", desk.open(str(request.session_hash))
+        upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any
+    ) -> tuple[Asked, Asked, Any]:
+        def sent(question: Any) -> Asked:
+            return Asked.sent(shared.uploads, upload, question, method, retain, typing=True)
 
-    def run(
-        upload: Any,
-        main: Any,
-        other: Any,
-        method: Any,
-        retain: Any,
-        seen: Any,
-        number: Any,
-        request: gr.Request,
-    ) -> Iterator[Any]:
-        stop = desk.stop_of(str(request.session_hash), number)
-        yield from runs.watch(engine, *both(upload, main, other, method, retain), seen, stop)
+        return sent(main), sent(other), seen
+
+    def run(main: Asked, other: Asked, seen: Any, stop: Event) -> Iterator[dict[Any, Any]]:
+        for view in runs.watch(shared.engine, main, other, seen, stop):
+            yield {status: view.status, memory: view.seen, **_figures(gallery, legend, view.figures)}
 
     connect(
         [begin.click, box.submit, *([box.input] if live else [])],
         check,
         run,
-        [inputs.picture, inputs.question, box, inputs.method, inputs.retain, before],
-        [shown, before, status],
+        [shared.picture, shared.question, box, shared.method, shared.retain, memory],
+        [gallery, legend, memory, status],
         status,
+        shared.turn,
+        waiting="",
     )

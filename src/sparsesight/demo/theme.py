@@ -1,4 +1,4 @@
-"""Colours and letters of the page. Nothing is fetched from elsewhere: the letters come with Gradio."""
+"""Colours and fonts of the page. Nothing is fetched from elsewhere: the fonts come with Gradio."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from gradio.themes.utils import colors, fonts
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's default, with contrast enough for white on orange and for quiet text."""
+    """Gradio's default, with enough contrast for white on orange and for secondary text."""
     made = gr.themes.Default(
         primary_hue=colors.orange,
         neutral_hue=colors.slate,
-        # Of the weights that Gradio brings, 600 has few letters: the browser would take bold ones from another font.
+        # Gradio ships few letters of weight 600: the browser would take bold text from another font.
         font=(fonts.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"),
     )
     return made.set(

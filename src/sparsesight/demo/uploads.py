@@ -1,4 +1,4 @@
-"""Pictures that somebody sends: in the demo's own folder, bounded in bytes and pixels, and decoded one at a time."""
+"""Uploaded pictures: in the demo's own folder, bounded in bytes and pixels, and decoded one at a time."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 25_000_000
 MAX_STORED = 2**30  # bytes of all uploads together
 MAX_FILES = 1000
-# Said of a file that is not there, may not be read or is none of the demo's: nothing of the machine is told.
+# For a missing, unreadable or foreign file alike: it tells nothing of the machine.
 NOT_HERE = "the picture is not on the server: upload it, or choose an example"
 
 
 class Uploads:
-    """The pictures of a folder, for those who may name any path.
+    """The pictures of a folder, for clients that may send any path.
 
     Args:
-        folder: where uploaded pictures lie; nothing outside of it is looked at.
+        folder: of uploaded pictures; nothing outside of it is read.
     """
 
     def __init__(self, folder: Path) -> None:

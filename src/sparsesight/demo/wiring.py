@@ -1,71 +1,57 @@
-"""How the page's buttons reach the model: checks at once, then a turn in the queue, and errors that are sentences."""
+"""How the page's buttons reach the model: a check at once, then a turn in Gradio's queue, and errors as sentences."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from html import escape
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from ..errors import SparseSightError
+from .results import status as line
+from .running import Stopped
 from .runs import sentence
 from .uploads import Uploads
 
 MODEL = "model"  # events that use the model share this queue, one at a time
-# What an event may be sent: far more than the page sends, far less than hurts.
+WAITING = "Waiting for a turn: the model answers one question at a time."
+# What an event may be sent: far more than the page sends, and still harmless.
 MAX_TEXT, MAX_NUMBER, MAX_ITEMS, MAX_DEPTH = 10_000, 1e15, 100, 4
 
 # Values are checked here, not by Gradio: its own picture reader would decode whatever was sent, without a limit, and
-# say "Error" of what it cannot read.
+# only say "Error" if it cannot read it.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
-# What needs no turn. Not queue=False: a page shows no errors of such events.
+# Events that need no turn. Not queue=False: a page shows no errors of such events.
 AT_ONCE: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
 
 def as_error(error: Exception) -> gr.Error:
-    """What a page shows of an error; of one that is nobody's mistake the log has the rest."""
+    """What a page shows of an error; the log has the rest of one that is not a user's mistake."""
     if not isinstance(error, SparseSightError):
         logging.getLogger(__name__).error("the demo failed", exc_info=error)
     return gr.Error(escape(sentence(error)), title="That does not work", print_exception=False)
 
 
-def sentences(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose errors are sentences."""
-
-    @wraps(function)
-    def handler(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except gr.Error:
-            raise
-        except Exception as error:
-            raise as_error(error) from None
-
-    return handler
-
-
-def streaming_sentences(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """The same for a handler that yields."""
-
-    @wraps(function)
-    def handler(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
-            yield from function(*args, **kwargs)
-        except gr.Error:
-            raise
-        except Exception as error:
-            raise as_error(error) from None
-
-    return handler
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Errors within it, or of a function that it decorates, become sentences."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        raise as_error(error) from None
 
 
 class Page(gr.Blocks):
-    """A page that reads what it is sent before Gradio does.
+    """A page that checks what it is sent before Gradio does.
 
-    Gradio checks a file only where its data has a certain mark, fetches addresses, and keeps what an event was sent.
+    Gradio checks a file only where its data is marked as one, fetches addresses, and keeps what an event was sent.
     """
 
     uploads: Uploads
@@ -85,7 +71,7 @@ class Page(gr.Blocks):
         """Reject a value that no part of the page sends.
 
         Raises:
-            SparseSightError: a file that is none of the uploaded ones, or too much of anything.
+            SparseSightError: a file that was not uploaded here, or too much of anything.
         """
         if isinstance(value, str) and len(value) > MAX_TEXT:
             raise SparseSightError(
@@ -103,36 +89,87 @@ class Page(gr.Blocks):
             self._check(item, depth + 1)
 
 
+@dataclass(eq=False)
+class Turn:
+    """What a page asked last. It is kept in a ``gr.State``, so no client can make one up.
+
+    Attributes:
+        run, request: what to do: a generator, and its arguments.
+        stop: set by Stop, and when the page asks something else.
+        begun: whether it had its turn in the queue.
+    """
+
+    run: Callable[..., Iterator[dict[Any, Any]]]
+    request: tuple[Any, ...]
+    stop: Event = field(default_factory=Event)
+    begun: bool = False
+
+
 def connect(
     triggers: Sequence[Any],
-    check: Callable[..., Any],
-    run: Callable[..., Iterator[Any]],
+    check: Callable[..., tuple[Any, ...]],
+    run: Callable[..., Iterator[dict[Any, Any]]],
     inputs: Sequence[Any],
     outputs: Sequence[Any],
     status: Any,
+    turn: gr.State,
+    waiting: str = WAITING,
 ) -> None:
-    """Have ``triggers`` check what was asked, and then run it when the model is free.
+    """Have ``triggers`` check what is asked, and then run it when the model is free.
 
-    Both are called with the values of ``inputs`` and Gradio's request. ``check`` gives the status and the number of the
-    run it opened, which ``run`` is handed behind the inputs: by the time it has its turn, the page may have opened
-    another.
+    A page has one turn: asking again stops what it asked before, whether it runs or waits.
+
+    Args:
+        check: called with the values of ``inputs``; returns the arguments of ``run``.
+        run: called with these arguments and the event that stops it; yields values of ``outputs`` by component. When
+            Gradio closes it, as the page is gone, it ends too.
+        status: the component of the status line, one of ``outputs``.
+        turn: the page's :class:`Turn`.
+        waiting: the status until the turn comes.
     """
-    # Not gr.State, which the server reads when the turn comes: this value travels with the event.
-    number = gr.Number(0, visible="hidden", precision=0)
-    begun = gr.on(
+
+    @sentences()
+    def checked(*given: Any) -> tuple[str, Turn]:
+        *values, before = given
+        request = check(*values)
+        if before is not None:
+            before.stop.set()
+        return line(waiting), Turn(run, request)
+
+    def running(now: Turn | None) -> Iterator[dict[Any, Any]]:
+        # The event of an earlier question may find a later one here, and runs that instead.
+        if now is None or now.run is not run:
+            yield {status: line("Stopped.")}
+            return
+        if now.begun:
+            yield {status: gr.skip()}  # a generator that yields nothing would clear all outputs
+            return
+        now.begun = True
+        with sentences():
+            try:
+                yield from run(*now.request, now.stop)
+            except Stopped:
+                yield {status: line("Stopped.")}
+            except Exception as error:
+                yield {status: line(sentence(error), kind="problem")}
+                raise
+
+    checks = gr.on(
         list(triggers),
-        sentences(check),
-        list(inputs),
-        [status, number],
+        checked,
+        [*inputs, turn],
+        [status, turn],
         trigger_mode="multiple",
+        api_name="check",
         **AT_ONCE,
     )
-    begun.success(
-        streaming_sentences(run),
-        [*inputs, number],
+    checks.success(
+        running,
+        turn,
         list(outputs),
         concurrency_limit=1,
         concurrency_id=MODEL,
         trigger_mode="always_last",
+        api_name="run",
         **PRIVATE,
     )

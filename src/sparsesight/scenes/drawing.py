@@ -1,4 +1,4 @@
-"""What a scene is painted with: stencils of shapes and letters, and backgrounds.
+"""Stencils of shapes and letters, and backgrounds, from which scenes are painted.
 
 Everything is drawn in whole numbers by numpy alone, the letters included (they are strokes, not a font), so
 that no pixel depends on the platform, on a font or on the version of an imaging library.

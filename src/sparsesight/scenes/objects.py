@@ -1,4 +1,4 @@
-"""What a scene holds: its objects, and how they are laid out.
+"""The objects of a scene, and their layout.
 
 A scene is a square picture of 5 x 5 cells. Its 12 to 20 objects lie in cells of their own; each has a shape,
 a colour and a size, and a card also carries a letter. Together they own at least 40 % of the patches.

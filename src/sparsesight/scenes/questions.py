@@ -1,4 +1,4 @@
-"""Questions about a scene: nine kinds, each put together from objects so that its answer is known exactly.
+"""Questions of nine kinds about a scene, built from its objects, so that the answers are exact.
 
 Every function yields all the unambiguous questions of its kind, with each one's weight among them.
 """

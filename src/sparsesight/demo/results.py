@@ -1,0 +1,159 @@
+"""What the page shows of answers, as values of Gradio's components: text, tables, Markdown and marked words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from html import escape
+from typing import Any
+
+from ..report import run_lengths, si
+from ..viz import Word
+from ..viz.legend import Sign, in_order
+from .engine import StreamedAnswer
+
+NOTHING = "—"
+RATED = 5  # tokens; the speed of a shorter answer is the chance of one or two steps
+JUDGED = "judged"  # the label of words by which patches were scored
+COMPARISON = (
+    "method",
+    "tokens",
+    "answer",
+    "as dense",
+    "first token",
+    "equal tokens",
+    "multiply-adds, of dense",
+    "KV cache, of dense",
+)
+EXPLAINED = f"""
+- **Time to first token** is the whole call, vision tower and vocabulary included, on this machine.
+- **Tokens per second** are given for answers of {RATED} tokens or more.
+- **Equal tokens** are the visual tokens per layer, on average.
+- **Multiply-adds** are those of the language model's prefill, the method's own included. They bound the speed-up. In a
+  small model the fixed cost of each layer outweighs its arithmetic, so time falls by less.
+- **KV cache** is what the prompt keeps in memory while the answer is generated.
+"""
+
+
+def status(text: str, done: int = 0, total: int = 0, kind: str = "") -> str:
+    """HTML of a line about what is going on, with a progress bar if ``total`` is given.
+
+    Args:
+        kind: "problem" for an error, "verdict" for the result.
+    """
+    bar = f'<progress value="{done}" max="{total}"></progress>' if total else ""
+    role = "alert" if kind == "problem" else "status"
+    return (
+        f'<p class="ss-status {kind}" role="{role}">{bar}<span>{escape(text)}</span></p>'
+        if text or bar
+        else ""
+    )
+
+
+def key(signs: Collection[Sign]) -> str:
+    """HTML that explains how the patches of a picture are painted."""
+    entries = "".join(f'<li><i style="{sign.css()}"></i>{sign.name}</li>' for sign in in_order(signs))
+    return f'<ul class="ss-key" aria-label="legend">{entries}</ul>' if entries else ""
+
+
+def said(speech: StreamedAnswer | None) -> str:
+    """The text of an answer so far."""
+    if speech is None:
+        return ""
+    return speech.text or ("(an empty answer)" if speech.done else "")
+
+
+def costs(dense: StreamedAnswer, sparse: StreamedAnswer) -> str:
+    """Markdown: what two complete answers cost."""
+    assert sparse.pruned is not None
+    report, sample = sparse.pruned.report, sparse.pruned.report.samples[0]
+    rows = [
+        (
+            "Time to first token",
+            _milliseconds(dense),
+            _milliseconds(sparse),
+            dense.first_token,
+            sparse.first_token,
+        ),
+        ("Tokens per second", _rate(dense), _rate(sparse), _speed(dense), _speed(sparse)),
+        (
+            "Equal tokens",
+            f"{sample.visual_tokens:,}",
+            f"{sample.equal_tokens:,.1f}",
+            sample.visual_tokens,
+            sample.equal_tokens,
+        ),
+        (
+            "Prefill multiply-adds",
+            si(report.macs_dense),
+            si(report.macs_sparse),
+            report.macs_dense,
+            report.macs_sparse,
+        ),
+        (
+            "KV cache",
+            f"{si(report.kv_bytes_dense)}B",
+            f"{si(report.kv_bytes_sparse)}B",
+            report.kv_bytes_dense,
+            report.kv_bytes_sparse,
+        ),
+    ]
+    lines = ["| Cost | dense | sparse | of dense |", "| :-- | --: | --: | --: |"]
+    lines += [f"| {name} | {a} | {b} | {share(x, y)} |" for name, a, b, x, y in rows]
+    note = f" ({sample.note})" if sample.note else ""
+    return "\n".join(
+        [*lines, "", f"Visual tokens entering each layer: {run_lengths(sample.visual_per_layer)}{note}."]
+    )
+
+
+def compared(
+    name: str, budget: int | None, speech: StreamedAnswer | None = None, dense: str = "", problem: str = ""
+) -> list[Any]:
+    """A row of the table of a comparison (:data:`COMPARISON`).
+
+    Args:
+        name, budget: the method and its budget; None for the dense model.
+        speech: its complete answer; None if it is not there yet.
+        dense: the dense model's answer.
+        problem: why there is no answer.
+    """
+    row: list[Any] = [name, budget, problem or "…", "", "", None, "", ""]
+    if speech is not None:
+        row[2:5] = said(speech), "", _milliseconds(speech)
+        if speech.pruned is not None:
+            report = speech.pruned.report
+            row[3] = "same" if speech.text == dense else "differs"
+            row[5:] = (
+                round(report.samples[0].equal_tokens, 1),
+                share(report.macs_dense, report.macs_sparse),
+                share(report.kv_bytes_dense, report.kv_bytes_sparse),
+            )
+    return row
+
+
+def words(prompt: Sequence[Word]) -> list[tuple[str, str | None]]:
+    """The prompt's text after the picture, each part with its label if it was a rater; empty if there was none."""
+    if not any(word.rates for word in prompt):
+        return []
+    last = max((i for i, word in enumerate(prompt) if word.visual), default=-1)
+    return [(word.text, JUDGED if word.rates and word.text.strip() else None) for word in prompt[last + 1 :]]
+
+
+def share(before: float | None, after: float | None) -> str:
+    """``25%``, or ``7.3 x`` where it is more than double."""
+    if not before or after is None:
+        return NOTHING
+    return f"{after / before:.0%}" if after <= 2 * before else f"{after / before:.1f} x"
+
+
+def _milliseconds(speech: StreamedAnswer) -> str:
+    return NOTHING if speech.first_token is None else f"{1e3 * speech.first_token:,.0f} ms"
+
+
+def _speed(speech: StreamedAnswer) -> float | None:
+    """Tokens per second of an answer that is long enough to tell."""
+    return None if speech.tokens < RATED else speech.per_second
+
+
+def _rate(speech: StreamedAnswer) -> str:
+    speed = _speed(speech)
+    return NOTHING if speed is None else f"{speed:,.1f}"

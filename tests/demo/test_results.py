@@ -1,0 +1,97 @@
+"""What the page shows of answers."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+
+import pytest
+
+from sparsesight.demo import results
+from sparsesight.demo.engine import StreamedAnswer
+from sparsesight.viz import Word
+from sparsesight.viz.legend import GONE, JOINED, PATCH, SIGNS
+
+EVIL = "<script>alert(1)</script>\"'&"
+
+
+class Balanced(html.parser.HTMLParser):
+    """Counts open tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check(text: str) -> None:
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open and "script" not in parser.seen
+
+
+@pytest.mark.parametrize("kind", ["", "problem", "verdict"])
+def test_a_line_of_status_is_escaped(kind: str) -> None:
+    made = results.status(EVIL, 1, 2, kind)
+    assert "&lt;script&gt;" in made and ('role="alert"' in made) is (kind == "problem")
+    check(made)
+    assert results.status("") == ""
+
+
+def test_an_answer_while_it_is_generated_and_after() -> None:
+    assert results.said(None) == results.said(StreamedAnswer()) == ""
+    assert results.said(StreamedAnswer("a red", 2)) == "a red"
+    assert results.said(StreamedAnswer("", 1, 0.1, done=True)) == "(an empty answer)"
+
+
+def test_two_tokens_tell_no_speed() -> None:
+    short, long = StreamedAnswer("a red", 2, 0.25, 8.0), StreamedAnswer("a red ring in the", 5, 0.25, 8.0)
+    assert (results._rate(short), results._rate(long)) == (results.NOTHING, "8.0")
+    assert (
+        results._milliseconds(long) == "250 ms" and results._milliseconds(StreamedAnswer()) == results.NOTHING
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [(200.0, 50.0, "25%"), (10.0, 15.0, "150%"), (10.0, 73.0, "7.3 x"), (None, 3.0, "—")],
+)
+def test_shares(before: float | None, after: float, share: str) -> None:
+    assert results.share(before, after) == share
+
+
+def test_the_words_that_judged_are_marked() -> None:
+    prompt = [
+        Word("USER:"),
+        Word("", visual=576),
+        Word("\nWhat"),
+        Word(" color", rates=True),
+        Word(" is it?"),
+    ]
+    assert results.words(prompt) == [("\nWhat", None), (" color", results.JUDGED), (" is it?", None)]
+    assert results.words(prompt[:3]) == []  # nothing judged
+
+
+def test_rows_of_a_comparison_fit_its_head() -> None:
+    rows = [
+        results.compared("dense", None),
+        results.compared("random", 64, problem=EVIL),
+        results.compared("dense", None, StreamedAnswer("red", 1, 0.5, done=True)),
+    ]
+    assert {len(row) for row in rows} == {len(results.COMPARISON)}
+    assert [row[2] for row in rows] == ["…", EVIL, "red"] and rows[2][4] == "500 ms"
+
+
+def test_the_key_names_what_occurs_in_its_order() -> None:
+    made = results.key((GONE, JOINED, PATCH, PATCH))
+    assert re.findall(r"</i>(.*?)</li>", made) == ["kept", "merged", "dropped"]
+    check(made)
+    check(results.key(SIGNS))
+    assert results.key(()) == ""
