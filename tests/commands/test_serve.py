@@ -102,7 +102,7 @@ def test_a_server_may_prune_only_where_a_request_asks(vllm: list[Any]) -> None:
         (("m", "--layers", "x"), "--layers 'x'"),
         (("m", "--method", "nothing"), "'nothing'"),
         (("m", "--method", "fastv > random"), "compositions of methods"),
-        (("m", "--method", "fastv(retain=9)", "--retain", "8"), "--retain '8'"),
+        (("m", "--method", "fastv(retain=9)", "--retain", "8"), "--retain 8: set it in the brackets"),
     ],
 )
 def test_what_makes_no_sense_is_refused(vllm: list[Any], words: tuple[str, ...], said: str) -> None:
