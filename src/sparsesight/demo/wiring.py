@@ -159,7 +159,7 @@ def connect(
         checked,
         [*inputs, turn],
         [status, turn],
-        trigger_mode="multiple",
+        trigger_mode="always_last",  # one check after the other, so that the last one decides
         api_name="check",
         **AT_ONCE,
     )
