@@ -23,7 +23,9 @@ PORTS = range(7860, 7880)
 MAX_WAITING = 32  # questions in the queue
 MAX_PAGES = 100  # whose state is remembered
 MAX_BODY = 4 * 2**20  # bytes of a request that uploads nothing
-MAX_UPLOAD = 2 * MAX_BYTES  # bytes of an upload; of a file that is only a little too large, Gradio says so itself
+MAX_UPLOAD = (
+    2 * MAX_BYTES
+)  # bytes of an upload; of a file that is only a little too large, Gradio says so itself
 MAX_UPLOADING = 8  # uploads at once
 # Parts of Gradio that the page does not use: a video editor that starts ffmpeg, functions of components, a proxy,
 # files fetched from elsewhere.
