@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sparsesight.vllm import admission, headers
-from sparsesight.vllm.admission import Desk, Unsent
+from sparsesight.vllm.admission import FrontEnd, Unsent
 from sparsesight.vllm.metrics import COUNTERS, Metrics
 from sparsesight.vllm.requests import BY_REQUEST, Outcome, Rule
 
@@ -96,17 +96,17 @@ class Refused(Exception):
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
+def front_end(monkeypatch: pytest.MonkeyPatch) -> FrontEnd:
     rule = Rule.of(config(SERVER))
     assert rule is not None
     monkeypatch.setitem(sys.modules, "vllm.exceptions", SimpleNamespace(VLLMValidationError=Refused))
-    return Desk(rule, "model")
+    return FrontEnd(rule, "model")
 
 
-def test_what_becomes_of_requests_is_counted_once(desk: Desk, counted: dict[str, float]) -> None:
-    renderer = SimpleNamespace(mm_processor_cache=None, sparsesight=desk)
+def test_what_becomes_of_requests_is_counted_once(front_end: FrontEnd, counted: dict[str, float]) -> None:
+    renderer = SimpleNamespace(mm_processor_cache=None, sparsesight=front_end)
     prompt, sampling = chat(5, -576, 9), params(None)
-    kept = desk.admit(renderer, prompt, sampling)
+    kept = front_end.admit(renderer, prompt, sampling)
     assert not counted
     seen: list[Any] = []
     owner = SimpleNamespace(renderer=renderer)
@@ -120,7 +120,7 @@ def test_what_becomes_of_requests_is_counted_once(desk: Desk, counted: dict[str,
         f"prompts_unpruned {BY_REQUEST}": 1,
     }
     with pytest.raises(Refused, match="sparsesight_retain 'x'"):
-        desk.admit(renderer, prompt, params({"sparsesight_retain": "x"}))
+        front_end.admit(renderer, prompt, params({"sparsesight_retain": "x"}))
     assert counted["requests_refused"] == 1
 
 

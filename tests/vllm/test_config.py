@@ -87,11 +87,11 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name(name: str) -> None
     [
         ("many", ["sparsesight_retain 'many'", "33%", "none"]),
         ("0", ["sparsesight_retain '0'", "at least 1", "none"]),
-        (1, ["sparsesight_retain=1", "not told apart", '"none"']),
+        (1, ["sparsesight_retain=1", "cannot be distinguished", '"none"']),
         ("9," * 1025, ["sparsesight_retain='9,9", "3 pruning layers"]),
         (-3, ["sparsesight_retain=-3", "at least 1"]),
         ([3, 2], ["(3, 2)", "3 pruning layers"]),
-        (True, ["sparsesight_retain=True", "not told apart", '"none"']),
+        (True, ["sparsesight_retain=True", "cannot be distinguished", '"none"']),
         ([[3, 2, 1]], ["sparsesight_retain=[[3, 2, 1]]", "list of counts", "none"]),
         ({"retain": 3}, ["sparsesight_retain={'retain': 3}", "list of counts", "none"]),
     ],

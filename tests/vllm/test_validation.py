@@ -102,7 +102,7 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"model_config__runner_type": "pooling"}, "--runner generate"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_flag_that_mends_it(changes: dict[str, Any], words: str) -> None:
+def test_what_cannot_work_is_refused_with_the_flag_that_fixes_it(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SparseSightError) as error:
         check_config(config(**changes))
     assert words in str(error.value) and "\n" not in str(error.value)

@@ -21,8 +21,8 @@ from .metrics import Metrics
 from .requests import Outcome, Rule, check_arguments, outcome_of
 
 
-class Desk:
-    """What the front end of one engine knows of sparsesight.
+class FrontEnd:
+    """What the front end of one engine needs to admit its requests.
 
     Args:
         rule: of the server.
@@ -157,23 +157,23 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
     setattr(owner, name, method)
 
 
-def desk_of(renderer: Any) -> Desk | None:
+def front_end_of(renderer: Any) -> FrontEnd | None:
     """What is known for the engine that a renderer belongs to; None without sparsesight. It is read once."""
     found = vars(renderer)
     if "sparsesight" not in found:
         rule = Rule.of(renderer.config)
         name = renderer.config.model_config.served_model_name
         found["sparsesight"] = (
-            None if rule is None else Desk(rule, name[0] if isinstance(name, list) else name)
+            None if rule is None else FrontEnd(rule, name[0] if isinstance(name, list) else name)
         )
-    desk: Desk | None = found["sparsesight"]
-    return desk
+    front_end: FrontEnd | None = found["sparsesight"]
+    return front_end
 
 
 def _preprocess(inner: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-    desk = desk_of(self.renderer)
-    if desk is not None:
-        desk.before_rendering(request)
+    front_end = front_end_of(self.renderer)
+    if front_end is not None:
+        front_end.before_rendering(request)
     return inner(request, *args, **kwargs)
 
 
@@ -181,15 +181,15 @@ def _generate(
     inner: Callable[..., Any], self: Any, prompt: Any, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """A server calls ``generate`` before it answers, and what that raises becomes the status."""
-    desk = desk_of(self.renderer)
-    if desk is None or not isinstance(prompt, Mapping):  # a server's prompt is rendered
+    front_end = front_end_of(self.renderer)
+    if front_end is None or not isinstance(prompt, Mapping):  # a server's prompt is rendered
         return inner(prompt, params, *args, **kwargs)
-    outcome = desk.admit(self.renderer, prompt, params)
+    outcome = front_end.admit(self.renderer, prompt, params)
     outputs = inner(prompt, params, *args, **kwargs)
     if outcome is None:
         return outputs
     headers.note(outcome)
-    return outputs if outcome.reason else _counting_hits(outputs, desk.metrics, outcome)
+    return outputs if outcome.reason else _counting_hits(outputs, front_end.metrics, outcome)
 
 
 async def _counting_hits(outputs: Any, metrics: Metrics, outcome: Outcome) -> AsyncIterator[Any]:
@@ -208,11 +208,11 @@ def _process_inputs(
     inner: Callable[..., Any], self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
     """Every request passes here once, also those of engines without a server."""
-    desk = desk_of(self.renderer)
-    if desk is not None:
-        outcome = desk.admit(self.renderer, prompt, params)
+    front_end = front_end_of(self.renderer)
+    if front_end is not None:
+        outcome = front_end.admit(self.renderer, prompt, params)
         if outcome is not None:
-            desk.metrics.count(outcome)
+            front_end.metrics.count(outcome)
     return inner(request_id, prompt, params, *args, **kwargs)
 
 

@@ -21,7 +21,7 @@ from ..errors import SparseSightError, brief
 from ..methods import Method, SparseVLMPlus, from_dict
 from ..suggestions import did_you_mean
 
-# Below vLLM's own logger, whose handler and level it then has: others of ours would not be shown.
+# A child of vLLM's logger, so that it has that one's handler and level; messages of other loggers are not shown.
 logger = logging.getLogger("vllm.sparsesight")
 
 KEY = "sparsesight"
@@ -160,8 +160,8 @@ def asked_of(method: Method, stages: tuple[int, ...], extra_args: Any) -> Reques
     if isinstance(asked, bool) or (isinstance(asked, int) and asked == 1):
         # vLLM's server turns a JSON true into 1.
         raise SparseSightError(
-            f'{REQUEST_KEY}={brief(asked)}: true and 1 are not told apart; write "{DENSE}" to keep every token, the '
-            'number of tokens to keep, or "1" for a single one'
+            f'{REQUEST_KEY}={brief(asked)}: true and 1 cannot be distinguished; write "{DENSE}" to keep every token, '
+            'or the number of tokens to keep ("1" for a single one)'
         )
     retain: Any = tuple(asked) if isinstance(asked, list) else asked
     if isinstance(asked, str):

@@ -1,4 +1,4 @@
-"""What vLLM's server must be told so that it prunes, and whether it would work: before any model is loaded."""
+"""Arguments of vLLM's server for pruning, completed and checked before a model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vLLM must be told so that pruning works, where the user has left it open: of engines and of ``serve`` alike."""
+"""Options of vLLM that pruning needs and the user has left open, for engines and ``serve`` alike."""
 
 from __future__ import annotations
 

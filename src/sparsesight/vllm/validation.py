@@ -1,4 +1,4 @@
-"""What the plugin does not work with, refused before a model is loaded: one sentence with the fix for each."""
+"""Refuses what the plugin does not support before a model is loaded; each message is one sentence with the fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .names import VERSIONS
 # The operation that writes keys; it reads its slots from the forward context, which a recorded graph does not.
 KV_WRITE = "vllm::unified_kv_cache_update"
 
-# What of vLLM's config is refused: is it so?, and what to say.
+# What is refused of vLLM's config: a condition, and the message.
 _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
         lambda c: getattr(c.model_config, "runner_type", "generate") != "generate",
@@ -93,7 +93,7 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     ),
     (
         lambda c: getattr(c.model_config, "enable_prompt_embeds", False),
-        "embeddings given as a prompt could not be told from visual tokens: leave out --enable-prompt-embeds",
+        "embeddings given as a prompt cannot be distinguished from visual tokens: leave out --enable-prompt-embeds",
     ),
 )
 
