@@ -18,8 +18,10 @@ from .compose import Compose
 from .dart import DART
 from .divprune import DivPrune
 from .fastv import FastV
+from .halves import Halves
 from .holov import HoloV
 from .last_token import LastToken
+from .narrow import Narrow
 from .pooling import Pooling
 from .pyramid_drop import PyramidDrop
 from .random import Random
@@ -44,6 +46,8 @@ METHODS: dict[str, type[Method]] = {
         FasterVLM,
         DivPrune,
         CDPruner,
+        Halves,
+        Narrow,
         HoloV,
         ToMe,
         Pooling,
@@ -259,9 +263,11 @@ __all__ = [
     "DivPrune",
     "FastV",
     "FasterVLM",
+    "Halves",
     "HoloV",
     "LastToken",
     "Method",
+    "Narrow",
     "Pooling",
     "PyramidDrop",
     "Random",

@@ -19,6 +19,7 @@ from ..core.budget import Retain, StageSizes
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
 from ..errors import SparseSightError
+from .question import question_similarity
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -85,10 +86,7 @@ class CDPruner(PreDecoderMethod):
             likeness = stage.question_relevance
             known = stage.visual & likeness.isfinite()  # the others have no patch
         else:
-            visual = ops.unit_vectors(stage.features(), stage.visual)
-            text = ops.unit_vectors(stage.text_features(), stage.text)
-            question = text.sum(1, keepdim=True) / stage.text.sum(1).clamp(min=1)[:, None, None]
-            likeness, known = (visual * question).sum(-1), stage.visual
+            likeness, known = question_similarity(stage), stage.visual
         return _stretched(-likeness if self.opposite else likeness, known)
 
     def overhead(self, sizes: StageSizes) -> int:

@@ -15,6 +15,8 @@ MethodName = Literal[
     "fastervlm",
     "divprune",
     "cdpruner",
+    "halves",
+    "narrow",
     "holov",
     "tome",
     "pooling",
@@ -61,4 +63,6 @@ class MethodOptions(TypedDict, total=False):
     crops: int
     balance: float
     by_attention: bool
+    asked: float
+    share: float
     seed: int

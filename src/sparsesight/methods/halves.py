@@ -1,0 +1,90 @@
+"""Halves: half of the tokens by the question, half by what they add to the others; fewer of them in deep layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..core.budget import BEFORE, Schedule, StageSizes, plan
+from ..core.fields import is_number
+from ..core.method import Method
+from ..core.stage import StageInput
+from ..errors import SparseSightError
+from .narrow import difference_macs, difference_ranks
+from .question import question_similarity
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Halves(Method):
+    """A rule of this project that uses no attention, neither the vision tower's nor the decoder's.
+
+    Let ``u_i`` be the unit vectors of the projected visual tokens, ``t`` the mean of the unit vectors of the text that
+    scores them, ``m`` the mean of ``|u_i - u_j|**2``, ``k_ij = exp(-|u_i - u_j|**2 / 2 m)`` and
+    ``v_i(S) = k_ii - k_iS (k_SS)**-1 k_Si``, the part of token ``i`` that the selected tokens ``S`` say nothing about.
+
+    1. Before the first layer, keep the ``K/2`` tokens with the largest ``u_i . t``; then, one by one, the token with
+       the largest ``v_i(S)``, until there are ``K``.
+    2. After layer ``floor(15/32 L)``, keep ``K/4`` of them by ``v`` alone, computed from hidden states.
+    3. ``K`` follows from the budget: ``(15/32 + 1/4 * 17/32) K = retain``.
+
+    Attributes:
+        asked: share of ``K`` that is selected by similarity to the question. 0: difference alone.
+        share: share of ``K`` that stays after the second stage. 1: all of them.
+
+    Sources of the parts: difference as greedy inference of a determinantal point process is CDPruner's
+    (arXiv:2506.10967), as max-min distance DivPrune's (arXiv:2503.02175), both with cosines; half and half is
+    VisPruner's (arXiv:2412.01818), by attention; leaving deep layers is VTW's (arXiv:2405.05803) and PyramidDrop's
+    (arXiv:2410.17247). Where the question's embeddings say nothing about the picture, half of the tokens are still
+    selected by difference.
+    """
+
+    asked: float = 0.5
+    share: float = 0.25
+
+    name: ClassVar[str] = "halves"
+    depths: ClassVar[tuple[int, ...]] = (BEFORE, 15)
+    requires_attention: ClassVar[bool] = False
+    requires_raters: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not is_number(self.asked) or not 0 <= self.asked <= 1:
+            raise SparseSightError(f"asked={self.asked!r}: a share from 0 to 1 of what is kept")
+        if not is_number(self.share) or not 0 < self.share <= 1:
+            raise SparseSightError(
+                f"share={self.share!r}: a share above 0, up to 1, of the first stage's tokens"
+            )
+
+    def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
+        wanted = super().plan(visual, num_layers, layers)  # refuses an impossible budget
+        if isinstance(self.retain, tuple) or len(layers) != 2 or not wanted.stages:
+            return wanted
+        total = num_layers * (self.retain * visual if isinstance(self.retain, float) else self.retain)
+        # Tokens that leave a layer are counted: all up to the first stage, then `first`, then `second`.
+        before = max(layers[0], 0)
+        between, behind = layers[1] - before, num_layers - layers[1]
+        first = round((total - before * visual) / (between + self.share * behind))
+        first = min(max(first, 1), visual)
+        second = round((total - before * visual - between * first) / behind)
+        second = min(max(second, 1), first)
+        return plan((first, second), visual, num_layers, layers, always_drop=self.always_drop)
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        counts = self.counts(stage)
+        held, given = torch.zeros_like(counts.keep), torch.zeros_like(stage.column)
+        if stage.index == 0 and self.asked:
+            held = (counts.keep * self.asked).round().long()
+            given = ops.ranks(question_similarity(stage), stage.visual)
+        return -difference_ranks(stage, given, held, counts.keep, max(counts.tokens_out)).float()
+
+    def overhead(self, sizes: StageSizes) -> int:
+        """Similarity to the question at the first stage; kernel and factor at both."""
+        asked = (sizes.tokens_in + sizes.text) * sizes.hidden if sizes.index == 0 and self.asked else 0
+        return asked + difference_macs(sizes)

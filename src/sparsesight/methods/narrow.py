@@ -1,0 +1,82 @@
+"""Narrow: at half depth, keep the tokens that differ most from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..core.budget import Retain, StageSizes, pruning_layers
+from ..core.method import Method
+from ..core.stage import StageInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+def difference_ranks(
+    stage: StageInput, given: Int[Tensor, "b v"], held: Int[Tensor, " b"], keep: Int[Tensor, " b"], steps: int
+) -> Int[Tensor, "b v"]:
+    """:func:`ops.greedy_gaussian_map` of the stage's hidden states."""
+    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps)
+
+
+def difference_macs(sizes: StageSizes) -> int:
+    """Multiply-adds of :func:`difference_ranks`: mean distance, kernel, Cholesky factor."""
+    return (sizes.keep + 1) * sizes.tokens_in * sizes.hidden + sizes.keep * (
+        sizes.keep + 1
+    ) // 2 * sizes.tokens_in
+
+
+def _deepest(ratio: float, num_layers: int) -> int:
+    """The deepest layer at which a quarter of the tokens can stay if ``ratio`` of them is the average; at least 0."""
+    return max(int(num_layers * (ratio - 0.25) / 0.75), 0)
+
+
+@dataclass(frozen=True)
+class Narrow(Method):
+    """After layer ``floor(15/32 L)`` keep the tokens that the kept ones say least about, by hidden states.
+
+    The second half of :class:`Halves`, to be composed with any method before the decoder:
+    ``Compose(CDPruner(90), Narrow(64))`` enters the decoder with 90 tokens, 64 on average. A token's value is its
+    residual variance given those already selected (:func:`ops.greedy_gaussian_map`). No attention is used. A ratio
+    that half depth cannot meet, or would meet with less than a quarter of the tokens, moves the stage to an earlier
+    layer.
+
+    That deep layers need fewer visual tokens is known from VTW (Lin et al., arXiv:2405.05803), which drops all of them
+    at one layer, and PyramidDrop (arXiv:2410.17247). Not a published method.
+    """
+
+    name: ClassVar[str] = "narrow"
+    depths: ClassVar[tuple[int, ...]] = (15,)
+    requires_attention: ClassVar[bool] = False
+    requires_raters: ClassVar[bool] = False
+
+    def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
+        counts = self.counts(stage)
+        none = torch.zeros_like(counts.keep)
+        given = torch.zeros_like(stage.column)
+        return -difference_ranks(stage, given, none, counts.keep, max(counts.tokens_out)).float()
+
+    def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
+        """At half depth, or at the deepest layer at which the budget leaves a quarter of the tokens."""
+        if isinstance(retain, tuple):
+            return replace(self, retain=retain)
+        ratio = retain if isinstance(retain, float) else retain / visual
+        half = (self.layers or pruning_layers(self.depths, num_layers))[0]
+        return replace(self, retain=retain, layers=(min(half, _deepest(ratio, num_layers)),))
+
+    def _layers(self, num_layers: int, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
+        half = super()._layers(num_layers, allowed)
+        if self.layers is not None or not isinstance(self.retain, float):
+            return half
+        wanted = _deepest(self.retain, num_layers)
+        possible = range(num_layers - 1) if allowed is None else allowed
+        earlier = [layer for layer in possible if 0 <= layer <= half[0]]
+        return (min(earlier, key=lambda layer: (abs(layer - wanted), layer)),)
+
+    def overhead(self, sizes: StageSizes) -> int:
+        return difference_macs(sizes)

@@ -1,0 +1,131 @@
+"""Halves, and Narrow: plain references, budgets, and what meaningless relevance leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparsesight.core.budget import StageSizes
+from sparsesight.errors import BudgetError, SparseSightError
+from sparsesight.methods import CDPruner, Compose, Halves, Narrow, parse
+
+from .kept_tokens import check_any_batch, kept
+from .stages import Sample, normal
+
+
+def added(hidden: np.ndarray, chosen: list[int], keep: int) -> list[int]:
+    """One by one, what the chosen say least about, in plain loops."""
+    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    squared = ((unit[:, None] - unit) ** 2).sum(-1)
+    kernel = np.exp(-squared / (2 * squared.mean()))
+    chosen = list(chosen)
+    while len(chosen) < keep:
+        rest = [i for i in range(len(hidden)) if i not in chosen]
+
+        def unsaid(i: int) -> float:
+            if not chosen:
+                return kernel[i, i]
+            cross = kernel[i, chosen]
+            return kernel[i, i] - cross @ np.linalg.inv(kernel[np.ix_(chosen, chosen)]) @ cross
+
+        chosen.append(max(rest, key=unsaid))
+    return chosen
+
+
+def asked_first(sample: Sample) -> list[int]:
+    hidden = sample.hidden.double().numpy()
+    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    return np.argsort(-(unit[sample.at_visual] @ unit[sample.at_text].mean(0)), kind="stable").tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rule_in_plain_loops(seed: int) -> None:
+    sample = Sample.random(seed, 4, 30, 7)
+    sample.hidden = normal(seed + 70, sample.length, 24)
+    hidden = sample.hidden[sample.at_visual].double().numpy()
+    asked = asked_first(sample)
+    assert kept(Halves((12, 5)), sample) == [sorted(added(hidden, asked[:6], 12))]
+    assert kept(Halves((12, 5), asked=0.25), sample) == [sorted(added(hidden, asked[:3], 12))]
+    assert kept(Halves((12, 5), asked=1.0), sample) == [sorted(asked[:12])]
+    by_difference = [sorted(added(hidden, [], 5))]
+    assert kept(Halves((12, 5)), sample, index=1) == by_difference
+    assert kept(Narrow((5,)), sample) == by_difference
+    assert kept(Halves((5, 5), asked=0.0), sample) == by_difference
+
+
+def test_a_question_without_a_say_leaves_difference() -> None:
+    """Five textures; all the question's similarity is to one of them: of each other one there is still a token."""
+    sample = Sample.random(0, 2, 60, 3)
+    sample.hidden = 0.02 * normal(3, sample.length, 8)
+    sample.hidden[2:62] += torch.eye(8)[torch.arange(60) // 12]
+    sample.hidden[62:] += torch.eye(8)[3]
+    textures = [i // 12 for i in kept(Halves((10, 3)), sample)[0]]
+    assert set(textures) == {0, 1, 2, 3, 4} and textures.count(3) >= 5
+
+
+def test_the_counts_follow_from_the_budget() -> None:
+    schedule = Halves(64).plan(576, 32, (-1, 15))
+    first, second = (stage.keep for stage in schedule.stages)
+    assert first == round(64 / (15 / 32 + 17 / 32 / 4)) == 106
+    assert second == 27 and abs(schedule.equal_tokens - 64) <= 0.5
+    assert Halves().stage_layers(8) == (-1, 3)
+    assert Halves(1.0).plan(576, 32, (-1, 15)).stages == ()
+    # Nearly all: the first stage keeps everything, and the second meets the budget.
+    generous = Halves(500).plan(576, 32, (-1, 15))
+    assert generous.stages[0].keep == 576 and abs(generous.equal_tokens - 500) <= 0.5
+    assert Halves(64, share=1.0).plan(576, 32, (-1, 15)).entering == (64,) * 32
+    with pytest.raises(BudgetError, match="cannot be met"):
+        Halves(20, layers=(7, 15)).plan(576, 32, (7, 15))
+
+
+@pytest.mark.parametrize("retain", [8, 64, 0.05, 0.5, 0.97])
+@pytest.mark.parametrize("layers", [(-1, 15), (1, 9), (-1,), (-1, 9, 20)])
+def test_every_budget_is_met(retain: int | float, layers: tuple[int, ...]) -> None:
+    target = retain if isinstance(retain, int) else retain * 576
+    if layers[0] > 0 and target < 100:
+        return
+    assert abs(Halves(retain, layers).plan(576, 32, layers).equal_tokens - target) <= 1
+
+
+def test_any_method_before_the_decoder_can_be_narrowed() -> None:
+    method = parse("cdpruner(retain=90) > narrow(retain=64)")
+    assert method == Compose(CDPruner(90), Narrow(64))
+    layers = method.stage_layers(32)
+    assert layers == (-1, 15)
+    entering = method.plan(576, 32, layers).entering
+    assert entering[0] == 90 and entering[15] == 90 and entering[16] == entering[31] < 64
+    assert abs(method.plan(576, 32, layers).equal_tokens - 64) <= 1
+
+
+def test_a_smaller_budget_narrows_earlier() -> None:
+    assert Narrow().with_budget(320, 576, 32) == Narrow(320, (13,))  # 32 * (320 / 576 - 1/4) / (3/4) = 13.04
+    assert Narrow().with_budget(500, 576, 32).stage_layers(32) == (15,)
+    assert Narrow().with_budget(64, 576, 32).stage_layers(32) == (0,)
+    assert Narrow(0.4).stage_layers(32) == (6,) and Narrow(0.9).stage_layers(32) == (15,)
+    assert Narrow(0.1).stage_layers(32, (2, 4, 9)) == (2,)
+    assert Narrow().with_budget((9,), 576, 32) == Narrow((9,))
+
+
+@pytest.mark.parametrize("option", [{"asked": -0.1}, {"asked": 1.5}, {"share": 0.0}, {"share": 2}])
+def test_shares_are_checked(option: dict[str, float]) -> None:
+    with pytest.raises(SparseSightError, match=rf"{next(iter(option))}=.*: a share"):
+        Halves(**option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "method", [Halves(0.4), Halves(7), Halves(0.4, (3, 9)), Halves(0.3, asked=0.0), Narrow(0.7)], ids=str
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_any_batch(method: Halves | Narrow, seed: int) -> None:
+    check_any_batch(method, seed)
+
+
+def test_overhead() -> None:
+    """Similarity to the question, once; mean distance, kernel and Cholesky factor at each stage."""
+    sizes = StageSizes(
+        index=0, tokens_in=576, keep=106, recycled=0, merged=0, text=60, keys=640, width=4096, hidden=4096
+    )
+    difference = 576 * 4096 + sum(576 * 4096 + step * 576 for step in range(1, 107))
+    assert Halves().overhead(sizes) == (576 + 60) * 4096 + difference
+    assert Halves(asked=0.0).overhead(sizes) == Narrow().overhead(sizes) == difference
