@@ -29,10 +29,7 @@ def main() -> None:
     ray.init(num_cpus=arguments.cpus, include_dashboard=False)
     engine: dict[str, Any] = {
         "additional_config": {"sparsesight": {"method": arguments.method, "retain": arguments.retain}},
-        "enable_prefix_caching": False,  # its keys would be those of another question's tokens
-        "enable_chunked_prefill": False,  # prompts that come in parts are not pruned
         "max_model_len": arguments.max_model_len,
-        "max_num_batched_tokens": max(8192, arguments.max_model_len),
         "limit_mm_per_prompt": {"image": 1},
     }
     if arguments.gpus:

@@ -20,7 +20,6 @@ class WorkerState:
         assert pruner is not None
         return {
             **asdict(pruner.tally),
-            "table_bytes": pruner.removed.nbytes,
-            "in_a_step": pruner.active is not None or pruner.mask is not None,
+            "in_a_step": pruner.active is not None or not pruner.told,
             "requests": len(self.model_runner.requests),
         }

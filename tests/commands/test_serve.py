@@ -62,19 +62,19 @@ def test_the_process_becomes_vllms_server(vllm: list[Any]) -> None:
     entry = '{"sparsesight": {"method": "sparsevlm+", "retain": 0.33, "layers": [1, 3]'
     assert command[8] == "--additional-config" and command[9].startswith(entry)
     assert command[10:12] == ["--middleware", "sparsesight.vllm.headers.OutcomeHeader"]
-    assert command[12:] == ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
+    assert command[12:] == ["--block-size", "32"]
     assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0" and environment["PATH"] == os.environ["PATH"]
     assert "VLLM_LOGGING_LEVEL" not in environment
     assert Parser.seen == [*command[3:], "0"]  # what was checked is what runs
     assert "VLLM_USE_V2_MODEL_RUNNER" not in os.environ
-    for word in (*command[8:], "VLLM_USE_V2_MODEL_RUNNER=0", "answered without pruning"):
+    for word in (*command[8:], "VLLM_USE_V2_MODEL_RUNNER=0", "removes whole blocks"):
         assert word.replace("'", "") in result.stderr.replace("'", ""), word
 
 
 def test_what_the_user_decides_stays(vllm: list[Any]) -> None:
-    run("serve", "m", "--enable-chunked-prefill", VLLM_USE_V2_MODEL_RUNNER="1")
+    run("serve", "m", "--block-size", "64", VLLM_USE_V2_MODEL_RUNNER="1")
     _, command, environment = vllm
-    assert "--no-enable-chunked-prefill" not in command and "--no-enable-prefix-caching" in command
+    assert command.count("--block-size") == 1 and "64" in command
     assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "1"
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from sparsesight import bundled, sparsify
+from sparsesight.core.budget import Schedule
+from sparsesight.core.whole_blocks import in_whole_blocks
 from sparsesight.methods import Method
 
 TOKENS = 8
+BLOCK = 32  # tokens of a block of keys, the fewest that vLLM's kernels for CPUs take
 
 
 def engine(method: Method | None, **arguments: Any) -> Any:
@@ -21,6 +25,7 @@ def engine(method: Method | None, **arguments: Any) -> Any:
         "dtype": "float32",
         "enforce_eager": True,
         "enable_prefix_caching": False,
+        "block_size": BLOCK,
         "max_model_len": 1024,
         "max_num_seqs": 8,
         "max_num_batched_tokens": 8192,
@@ -92,10 +97,22 @@ def by_transformers(
     return found
 
 
+def in_blocks(method: Method, size: int = BLOCK) -> Method:
+    """A method with the counts that it has inside vLLM, where each stage removes whole blocks of keys."""
+
+    class InBlocks(type(method)):  # type: ignore[misc]
+        def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
+            return in_whole_blocks(super().plan(visual, num_layers, layers), size, self.recycled_fraction)
+
+    made: Method = InBlocks(**{f.name: getattr(method, f.name) for f in fields(method)})
+    return made
+
+
 def generated(
-    model: Any, inputs: Any, method: Method | None, processor: Any = None
+    model: Any, inputs: Any, method: Method | None, processor: Any = None, block: int = BLOCK
 ) -> tuple[list[int], list[float]]:
-    """What transformers says; with the ``processor``, each picture is judged by its turn."""
+    """What transformers says at vLLM's counts; with the ``processor``, each picture is judged by its turn."""
+    method = None if method is None else in_blocks(method, block)
     with nullcontext() if method is None else sparsify(model, method, processor=processor), torch.no_grad():
         out = model.generate(
             **inputs,

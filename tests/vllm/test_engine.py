@@ -25,7 +25,7 @@ METHODS = [SparseVLMPlus(64), SparseVLM(64), FastV(0.25), Random(64)]
 @pytest.mark.parametrize(
     ("arguments", "method", "words"),
     [
-        ({"enable_prefix_caching": True}, SparseVLMPlus(64), "--no-enable-prefix-caching"),
+        ({"kv_cache_dtype": "fp8"}, SparseVLMPlus(64), "--kv-cache-dtype"),
         (
             {"hf_overrides": {"architectures": ["LlavaNextVideoForConditionalGeneration"]}},
             SparseVLMPlus(64),
@@ -111,14 +111,13 @@ def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, met
     same(batched, alone, 1e-4)
 
 
-def test_prompts_in_parts_are_answered_dense_and_counted(opened: Any) -> None:
+def test_pictures_that_are_longer_than_a_step_are_kept_and_counted(opened: Any) -> None:
     prompts = [prompt(*x) for x in questions()[:3]]
     llm = opened(None)
     dense = answers(llm, prompts, sampling())
     llm = opened(SparseVLMPlus(64), max_num_batched_tokens=256, max_num_seqs=4, enable_chunked_prefill=True)
     parts = answers(llm, prompts, sampling())
-    tally = pruner(llm).tally
-    assert tally == Tally(chunked=len(prompts))  # of three parts each
+    assert pruner(llm).tally == Tally(too_long=len(prompts))  # of three parts each
     same(parts, dense, 1e-3)
 
 

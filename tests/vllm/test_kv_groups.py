@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +15,9 @@ pytestmark = [
 
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
+from sparsesight.vllm.stats import Tally  # noqa: E402
 
-from .engines import answers, prompt, pruner, questions, same, sampling  # noqa: E402
+from .engines import answers, in_blocks, prompt, pruner, questions, same, sampling  # noqa: E402
 
 SIZE = 32
 SMALL = {"block_size": SIZE, "max_model_len": 700}
@@ -41,7 +41,7 @@ def blocks(llm: Any, one: Any) -> tuple[list[int], list[int]]:
     core.add_request("counted", one, sampling())
     core.step()
     held = [list(manager.req_to_blocks.values()) for manager in managers(llm)]
-    counts = [len(own) for (own,) in held]
+    counts = [sum(not block.is_null for block in own) for (own,) in held]
     core.abort_request(["counted"])
     while core.has_unfinished_requests():
         core.step()
@@ -51,7 +51,7 @@ def blocks(llm: Any, one: Any) -> tuple[list[int], list[int]]:
 def needed(llm: Any, one: Any, method: Method) -> list[int]:
     """How many blocks a prompt needs in the layers of each stage, the layers before the first stage first."""
     length = len(llm.get_tokenizer().encode(one["prompt"])) - 1 + 576  # tokens; one stands for the picture
-    stages = method.plan(576, 8, method.stage_layers(8)).stages
+    stages = in_blocks(method).plan(576, 8, method.stage_layers(8)).stages
     return [-(-(length - 576 + left) // SIZE) for left in (576, *(stage.tokens_out for stage in stages))]
 
 
@@ -74,7 +74,7 @@ def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None
     assert len(counts) == layers  # a block is one layer's here, as there is one before the first stage
     assert sum(counts) < 0.6 * shared * layers
     for manager in managers(llm):
-        assert not manager.removed and not manager.req_to_blocks
+        assert not manager.regions and not manager.req_to_blocks
 
 
 def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> None:
@@ -96,65 +96,27 @@ def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> Non
         core.abort_request([f"gone{i}"])
     same(answers(llm, prompts, sampling(60)), alone, 1e-4)
     assert pruner(llm).tally.pruned > before + 2 * len(prompts)  # some of them twice
-    assert not any(manager.removed for manager in managers(llm))
+    assert not any(manager.regions for manager in managers(llm))
     parts = {"max_num_batched_tokens": 256, "max_num_seqs": 4, "enable_chunked_prefill": True}
     llm = opened(method, **SMALL, **grouped(method), **parts)
     same(answers(llm, prompts[:3], sampling()), dense, 1e-3)
-    assert pruner(llm).tally.pruned == 0 and pruner(llm).tally.chunked == 3
+    assert pruner(llm).tally == Tally(too_long=3)
 
 
-def test_a_scheduler_that_does_not_agree_is_noticed(
-    opened: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_scheduler_that_does_not_agree_is_noticed(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from sparsesight.vllm import kv_groups
 
     method = SparseVLMPlus(64)
-    right = kv_groups.removed_of
-
-    def more(*given: Any) -> tuple[int, ...]:
-        removed = right(*given)
-        return (*removed[:-1], removed[-1] + SIZE)
-
-    monkeypatch.setattr(kv_groups, "removed_of", more)
-    llm = opened(method, **SMALL, **grouped(method))
-    with pytest.raises(SparseSightError, match=r"stage 3, but the scheduler has allocated blocks for"):
-        answers(llm, [prompt(*questions()[0])], sampling())
-
-
-def place(start: int, length: int, embeds: list[bool] | None = None) -> Any:
-    from vllm.multimodal.inputs import PlaceholderRange
-
-    return SimpleNamespace(
-        mm_position=PlaceholderRange(start, length, None if embeds is None else torch.tensor(embeds))
+    right = kv_groups.in_gap
+    # One block more.
+    monkeypatch.setattr(
+        kv_groups, "in_gap", lambda regions, s, size, i: any(right(regions, s, size, i - j) for j in (0, 1))
     )
-
-
-def test_what_a_request_loses_follows_from_sizes() -> None:
-    from sparsesight.vllm.kv_groups import removed_of
-
-    method, stages = SparseVLMPlus((30, 20, 10)), (0, 1, 3)
-
-    def removed(prompt_tokens: int, *places: Any, extra_args: Any = None) -> tuple[int, ...]:
-        params = SimpleNamespace(extra_args=extra_args)
-        request = SimpleNamespace(mm_features=places, num_prompt_tokens=prompt_tokens, sampling_params=params)
-        return removed_of(request, method, stages, 8)
-
-    nothing = (0, 0, 0, 0)
-    assert removed(60, place(5, 50)) == (0, 20, 30, 40)
-    assert removed(120, place(5, 25), place(60, 25)) == (0, 20, 30, 40)
-    # Placeholders that are no visual tokens, such as line breaks, do not count.
-    assert removed(60, place(5, 52, [True] * 50 + [False] * 2)) == (0, 20, 30, 40)
-    assert removed(57, place(5, 52, [True] * 50 + [False] * 2)) == (0, 20, 30, 40)
-    assert removed(55, place(5, 50)) == nothing  # no text follows
-    assert removed(9) == nothing
-    assert removed(60, place(5, 50), extra_args={"sparsesight_retain": "none"}) == nothing
-    assert removed(60, place(5, 50), extra_args={"sparsesight_retain": -1}) == nothing
-    assert removed(60, place(5, 50), extra_args={"sparsesight_retain": [50, 50, 5]}) == (0, 0, 0, 45)
-    # A default that cannot be met stays after every stage, one that the request names is kept dense.
-    method, stages = SparseVLMPlus(5), (4, 5, 6)
-    assert removed(60, place(5, 50)) == (0, 45, 45, 45)
-    assert removed(60, place(5, 50), extra_args={"sparsesight_retain": 5}) == nothing
+    llm = opened(method, **SMALL, **grouped(method))
+    with pytest.raises(
+        SparseSightError, match=r"has no block for some of the \d+ tokens that it holds in stage 1"
+    ):
+        answers(llm, [prompt(*questions()[0])], sampling())
 
 
 def test_specs_of_different_stages_are_no_group() -> None:

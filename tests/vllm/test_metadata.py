@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsesight.vllm.metadata import slots_of, stage_metadata
+from sparsesight.core.budget import Schedule
+from sparsesight.vllm.layout import Region
+from sparsesight.vllm.metadata import StageTables, stage_metadata
+from sparsesight.vllm.planner import RequestPlan
+from sparsesight.vllm.step_plan import Step, StepPlan, plan_step
 
 
 @dataclass
@@ -53,40 +57,58 @@ def common(query: list[int], seq: list[int], padding: int = 0) -> Common:
     )
 
 
-def by_hand(computed: list[int], rows: list[int]) -> list[int]:
-    slots = []
-    for r, (before, count) in enumerate(zip(computed, rows, strict=True)):
-        for place in range(before, before + count):
-            slots.append(int(BLOCKS[r, place // SIZE]) * SIZE + place % SIZE)
-    return slots
+def planned(query: list[int], computed: list[int], *regions: tuple[Region, ...]) -> StepPlan:
+    plans = [RequestPlan(None, own) for own in regions]
+    return plan_step(Step(np.array(query), np.array(computed), plans), 1, SIZE)
 
 
-def test_slots_fill_the_first_places_of_a_requests_own_blocks() -> None:
-    computed, rows = [3, 0, 5], [1, 6, 2]
-    found = slots_of(BLOCKS, torch.tensor(computed), torch.tensor(rows), 9, SIZE)
-    assert found.tolist() == by_hand(computed, rows)
+def region(first: int, stop: int, end: int, removed: int) -> Region:
+    return Region(first, stop, first, end, Schedule(stop - first, 8, ()), (removed,))
 
 
 @pytest.mark.parametrize("padding", [0, 3])
-def test_a_decoding_step_goes_on_where_the_pruned_keys_end(padding: int) -> None:
-    given = common([1, 1, 1], [11, 6, 8], padding)
-    found = stage_metadata(given, np.array([6, 0, 3]), np.array([1, 1, 1]), SIZE, padded=True)
-    assert found.seq_lens.tolist() == [5, 6, 5] and found.seq_lens.dtype == torch.int32
-    assert found.seq_lens_cpu_upper_bound.tolist() == [5, 6, 5]
-    assert found.slot_mapping.tolist() == by_hand([4, 5, 4], [1, 1, 1]) + [-1] * padding
-    assert found.query_start_loc.tolist() == given.query_start_loc.tolist()
-    assert found.max_seq_len == 11 and found.num_actual_tokens == 3
-
-
-def test_a_prompt_is_shortened_beside_others() -> None:
-    given = common([1, 8, 7], [9, 8, 7], padding=2)
-    found = stage_metadata(given, np.array([4, 0, 0]), np.array([1, 3, 7]), SIZE, padded=False)
-    assert found.query_start_loc.tolist() == [0, 1, 4, 11] == found.query_start_loc_cpu.tolist()
-    assert found.query_start_loc.dtype == torch.int32
-    assert found.seq_lens.tolist() == [5, 3, 7] == found.seq_lens_cpu_upper_bound.tolist()
-    assert found.slot_mapping.tolist() == by_hand([4, 0, 0], [1, 3, 7])
-    assert (found.num_actual_tokens, found.max_query_len) == (11, 7)
+def test_a_decoding_step_reads_all_blocks_but_the_gaps_and_writes_the_slots_that_vllm_gave(
+    padding: int,
+) -> None:
+    given = common([1, 1, 1], [12, 6, 8], padding)
+    plan = planned([1, 1, 1], [11, 5, 7], (region(2, 9, 10, 4),), (), ())
+    tables, seq_lens = StageTables().of(given, plan, SIZE)
+    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0])
+    assert found.block_table_tensor[0, :2].tolist() == [7, 9] and found.block_table_tensor[1].tolist() == [
+        2,
+        8,
+        0,
+    ]
+    assert found.seq_lens.tolist() == [8, 6, 8] and found.seq_lens.dtype == torch.int32
+    assert found.seq_lens_cpu_upper_bound.tolist() == [8, 6, 8]
+    assert found.slot_mapping is given.slot_mapping and found.query_start_loc is given.query_start_loc
+    assert found.num_actual_tokens == 3
     # What others computed from the dense lengths is gone; the given metadata is as it was.
     assert found.positions is None and found._num_computed_tokens_cache is None
     assert found._token_to_req_indices_cache is None
-    assert given.seq_lens.tolist() == [9, 8, 7]
+    assert given.seq_lens.tolist() == [12, 6, 8]
+
+
+def test_a_prompt_is_shortened_beside_others() -> None:
+    given = common([1, 11, 7], [9, 11, 7], padding=2)
+    plan = planned([1, 11, 7], [8, 0, 0], (), (region(1, 9, 11, 4),), ())
+    tables, seq_lens = StageTables().of(given, plan, SIZE)
+    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0])
+    assert found.query_start_loc.tolist() == [0, 1, 8, 15] == found.query_start_loc_cpu.tolist()
+    assert found.query_start_loc.dtype == torch.int32
+    assert found.seq_lens.tolist() == [9, 7, 7] == found.seq_lens_cpu_upper_bound.tolist()
+    # The gap is the second block, tokens 4 to 7, in rows 5 to 8 of the step.
+    assert found.slot_mapping.tolist() == [*range(5), *range(9, 19)]
+    assert found.block_table_tensor[1, :2].tolist() == [2, 0]
+    assert (found.num_actual_tokens, found.max_query_len) == (15, 7)
+
+
+def test_the_index_is_made_anew_only_when_it_changes() -> None:
+    tables = StageTables()
+    regions = (region(2, 9, 10, 4),)
+    tables.of(common([1], [11]), planned([1], [10], regions), SIZE)
+    first = tables.index
+    tables.of(common([1], [12]), planned([1], [11], regions), SIZE)
+    assert tables.index is first
+    tables.of(common([1], [13]), planned([1], [12], regions), SIZE)
+    assert tables.index is not first

@@ -54,6 +54,7 @@ def test_what_is_pruned_and_how_is_said_once_at_load(
     made: Any, said: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sparsesight.vllm import runner
+    from sparsesight.vllm.planner import Planner
 
     from .test_pruner import Decoder
 
@@ -63,19 +64,19 @@ def test_what_is_pruned_and_how_is_said_once_at_load(
 
     monkeypatch.setattr(Inner, "__init__", init)
     monkeypatch.setattr(models, "check", lambda config, method: (0,))
+    monkeypatch.setattr(models, "planner_of", lambda config, method: Planner(method, (0,), 3))
     monkeypatch.setattr(runner, "install", lambda model, config: None)
     monkeypatch.setattr(runner.Backends, "give", lambda self, attention, stage: None)
     made(vllm_config=SimpleNamespace(additional_config={"sparsesight": {"method": "fastv", "retain": 0.5}}))
     assert said.messages == ["sparsesight prunes visual tokens by fastv: retain=0.5 after layers (0,) of 3"]
 
 
-def test_the_mask_of_visual_rows_is_noted(made: Any) -> None:
+def test_a_step_is_noted(made: Any) -> None:
     model = made(vllm_config=SimpleNamespace(additional_config={}, nested=False))
     noted: list[Any] = []
-    model.pruner = SimpleNamespace(note=noted.append)
-    mask = torch.tensor([True, False])
-    model.embed_input_ids(1, 2, is_multimodal=mask)
-    assert noted == [mask]
+    model.pruner = SimpleNamespace(note=lambda: noted.append(1))
+    model.embed_input_ids(1, 2, is_multimodal=torch.tensor([True, False]))
+    assert noted == [1]
 
 
 @pytest.mark.parametrize("nested", [True, False])

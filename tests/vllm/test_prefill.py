@@ -13,8 +13,10 @@ import torch
 
 from sparsesight import FastV, LastToken, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
-from sparsesight.vllm.planner import Prompt
+from sparsesight.vllm.config import RequestBudget
+from sparsesight.vllm.planner import Planner
 from sparsesight.vllm.prefill import LayerFacts, Prefill, rotary_axis
+from sparsesight.vllm.step_plan import Prompt
 
 BEFORE, VISUAL, TEXT, GENERATED = 3, 12, 5, 2
 LENGTH = BEFORE + VISUAL + TEXT + GENERATED
@@ -23,11 +25,10 @@ FACTS = LayerFacts(HEADS, GROUPS, SIZE, SIZE**-0.5, None, 10.0 ** -torch.arange(
 
 
 def prefill(method: Method, layers: tuple[int, ...]) -> Prefill:
-    visual = np.zeros(LENGTH, dtype=bool)
+    visual = np.zeros(LENGTH - GENERATED, dtype=bool)
     visual[BEFORE : BEFORE + VISUAL] = True
-    prompt = LENGTH - GENERATED
-    schedule = method.plan(VISUAL, 8, layers)
-    made = Prompt(0, 0, LENGTH, prompt, visual, TEXT, method, schedule)
+    plan = Planner(method, layers, 8).plan(RequestBudget(method, named=True), visual, None)
+    made = Prompt(0, 0, LENGTH, 0, plan, range(1))
     return Prefill.of(made, layers, torch.device("cpu"))
 
 
@@ -97,7 +98,7 @@ def test_merged_tokens_stand_at_their_cluster_centre() -> None:
     one = prefill(method, (1,))
     one.rate(hidden)
     rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
-    stage = one.prompt.schedule.stages[0]
+    stage = one.prompt.pruned[0].schedule.stages[0]
     assert stage.merged > 0 and int(merged.sum()) == stage.merged
     assert len(rows) == LENGTH - VISUAL + stage.keep + stage.merged
     assert rows.tolist() == sorted(set(rows.tolist()))
@@ -115,10 +116,34 @@ def test_counts_are_those_of_the_schedule(method: Method) -> None:
     one = prefill(method, (1, 2))
     one.rate(hidden)
     position = torch.arange(LENGTH)
-    for index, stage in enumerate(one.prompt.schedule.stages):
+    for index, stage in enumerate(one.prompt.pruned[0].schedule.stages):
         rows, _, hidden = one.select(index, hidden, query, key, position, FACTS)
         query, key, position = query[rows], key[rows], position[rows]
         assert len(rows) == LENGTH - VISUAL + stage.keep
+
+
+@pytest.mark.parametrize(
+    "method", [SparseVLMPlus((4,), (1,)), SparseVLM((4,), (1,)), FastV((4,), (1,))], ids=str
+)
+def test_the_tokens_before_may_have_been_computed_earlier(method: Method) -> None:
+    """Their keys take part in the softmax; their hidden states are not there."""
+    hidden, query, key = tensors()
+    key[:BEFORE] *= 9  # keys that count
+    whole = prefill(method, (1,))
+    whole.rate(hidden)
+    expected, _, shorter = whole.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    prompt = Prompt(0, 0, LENGTH - BEFORE, BEFORE, whole.prompt.plan, range(1))
+
+    def chosen(cached: torch.Tensor) -> tuple[list[int], torch.Tensor]:
+        one = Prefill.of(prompt, (1,), torch.device("cpu"))
+        one.rate(hidden[BEFORE:])
+        now = (x[BEFORE:] for x in (hidden, query, key, torch.arange(LENGTH)))
+        rows, _, left = one.select(0, *now, FACTS, cached)
+        return (rows + BEFORE).tolist(), left
+
+    rows, left = chosen(key[:BEFORE])
+    assert rows == expected[BEFORE:].tolist()
+    torch.testing.assert_close(left, shorter[BEFORE:], rtol=0, atol=1e-6)
 
 
 def test_the_axes_of_frequencies() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,14 +20,15 @@ from sparsesight import (
     UnsupportedModelError,
 )
 from sparsesight.methods import Method
-from sparsesight.vllm.planner import Step
+from sparsesight.vllm.planner import NOTHING, Planner, RequestPlan
 from sparsesight.vllm.pruner import Pruner, check_layer
 from sparsesight.vllm.stats import Tally
 
 from ..host_reads import HostRead
 from .test_metadata import BLOCKS, SIZE, common
+from .test_planner import Place, step
 
-WIDTH, VISUAL = 4, 4
+WIDTH, VISUAL = 4, 8
 
 
 class RotaryEmbedding(nn.Module):
@@ -115,9 +116,9 @@ def context(query: list[int], seq: list[int]) -> Any:
     )
 
 
-def installed(method: Method = Random((2,), (0,))) -> tuple[Pruner, Decoder]:  # noqa: B008 - it is frozen
+def installed(method: Method = Random((4,), (0,))) -> tuple[Pruner, Decoder]:  # noqa: B008 - it is frozen
     decoder = Decoder()
-    pruner = Pruner(method, (0,), decoder)
+    pruner = Pruner(Planner(method, (0,), 3, block_size=SIZE), decoder)
     given: list[tuple[str, int]] = []
     pruner.install(lambda attention, stage: given.append((str(attention.layer_name), stage)))
     assert given == [("layer0", -1), ("layer1", 0), ("layer2", 0)]
@@ -129,13 +130,19 @@ def hooked(decoder: Decoder) -> bool:
     return any(m._forward_pre_hooks or m._forward_hooks for m in decoder.modules())
 
 
-def step(query: list[int], computed: list[int], prompt: list[int]) -> Step:
-    block = BLOCKS[: len(query), 0].numpy().astype(np.int64)
-    return Step(*(np.array(x, np.int64) for x in (query, computed, prompt)), block)
+def planned(
+    pruner: Pruner, visual: int = VISUAL, extra_args: Any = None, name: str = "request 0"
+) -> RequestPlan:
+    """Of a token, a picture and two more."""
+    return pruner.plan_of(name, [Place(1, visual)], None, visual + 3, SimpleNamespace(extra_args=extra_args))
 
 
-def begin(pruner: Pruner, given: Step, ctx: Any, extra_args: Any = None) -> None:
-    pruner.begin(given, lambda r: extra_args, lambda r: f"request {r}", ctx)
+def begin(pruner: Pruner, ctx: Any, *requests: tuple[int, int, RequestPlan]) -> None:
+    pruner.note()
+    pruner.begin(step(*requests), lambda r: f"request {r}", ctx)
+
+
+LENGTH = VISUAL + 3
 
 
 @pytest.mark.parametrize("method", [SparseVLMPlus, SparseVLM, FastV, PyramidDrop, Random])
@@ -143,11 +150,10 @@ def test_a_pruning_step_never_waits_for_the_device(
     method: type[Method],
     forbid_reads_in_layers: Any,
 ) -> None:
-    pruner, decoder = installed(method((2,), (0,)))
-    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2 + [False]))
-    begin(pruner, step([7, 1], [0, 5], [7, 5]), context([7, 1], [7, 6]))
+    pruner, decoder = installed(method((4,), (0,)))
+    begin(pruner, context([LENGTH, 1], [LENGTH, 6]), (LENGTH, 0, planned(pruner)), (1, 5, NOTHING))
     forbid_reads_in_layers(decoder.layers[0], decoder.norm)
-    decoder(torch.tensor([*range(7), 5]), torch.randn(8, WIDTH))
+    decoder(torch.tensor([*range(LENGTH), 5]), torch.randn(LENGTH + 1, WIDTH))
     assert pruner.active is not None and pruner.active.done == 1
     # And so the guard works: a method that reads a score is caught.
     real = pruner.active.prefills[0].select
@@ -156,15 +162,14 @@ def test_a_pruning_step_never_waits_for_the_device(
         lambda *given: (given[1].sum().item(), real(*given))[1],
     )
     with pytest.raises(HostRead, match="item"):
-        decoder(torch.tensor([*range(7), 5]), torch.randn(8, WIDTH))
+        decoder(torch.tensor([*range(LENGTH), 5]), torch.randn(LENGTH + 1, WIDTH))
 
 
 def test_a_step_of_texts_changes_nothing() -> None:
     pruner, decoder = installed()
     ctx = context([5, 1, 2], [5, 6, 2])
     metadata, slots = ctx.attn_metadata, ctx.slot_mapping
-    pruner.note(torch.zeros(8, dtype=torch.bool))
-    begin(pruner, step([5, 1, 2], [0, 5, 0], [5, 5, 2]), ctx)
+    begin(pruner, ctx, (5, 0, NOTHING), (1, 5, NOTHING), (2, 0, NOTHING))
     assert ctx.attn_metadata is metadata and ctx.slot_mapping is slots and pruner.active is None
     positions, hidden = torch.arange(8), torch.randint(-9, 9, (8, WIDTH)).float()
     assert not hooked(decoder)
@@ -172,18 +177,18 @@ def test_a_step_of_texts_changes_nothing() -> None:
     assert pruner.tally == Tally()
 
 
-def test_layers_with_block_tables_of_their_own_get_slots_of_their_own() -> None:
+def test_layers_with_block_tables_of_their_own_read_their_own() -> None:
     pruner, _ = installed()
-    ctx = context([7], [7])
-    own = Builder().build_stage(common([7], [7]))
+    ctx = context([LENGTH], [LENGTH])
+    own = Builder().build_stage(common([LENGTH], [LENGTH]))
     own.sparsesight_common.block_table_tensor = BLOCKS.flip(0)
     ctx.attn_metadata["layer2"] = own
-    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
-    begin(pruner, step([7], [0], [7]), ctx)
+    begin(pruner, ctx, (LENGTH, 0, planned(pruner)))
     first, second = (ctx.attn_metadata[name].sparsesight_common for name in ("layer1", "layer2"))
-    assert first.seq_lens.tolist() == second.seq_lens.tolist() == [5]
+    assert first.seq_lens.tolist() == second.seq_lens.tolist() == [LENGTH - SIZE]
     for made, table in ((first, BLOCKS), (second, BLOCKS.flip(0))):
-        assert made.slot_mapping.tolist() == [int(table[0, i // SIZE]) * SIZE + i % SIZE for i in range(5)]
+        assert made.slot_mapping.tolist() == [*range(SIZE), *range(2 * SIZE, LENGTH)]
+        assert made.block_table_tensor[0, :2].tolist() == table[0, [0, 2]].tolist()
     assert ctx.slot_mapping["layer2"] is second.slot_mapping
 
 
@@ -191,34 +196,35 @@ def test_layers_with_block_tables_of_their_own_get_slots_of_their_own() -> None:
 def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     pruner, decoder = installed()
     # One decoding request before the prompt and a text behind it; one row of padding.
-    visual = torch.tensor([False] + [False] + [True] * VISUAL + [False] * 2 + [False] * 3)
-    ctx = context([1, 7, 3], [6, 7, 3])
-    pruner.note(visual)
-    begin(pruner, step([1, 7, 3], [5, 0, 0], [5, 7, 3]), ctx)
-    assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [6, 7, 3]
+    plan = planned(pruner)
+    ctx = context([1, LENGTH, 3], [6, LENGTH, 3])
+    begin(pruner, ctx, (1, 5, NOTHING), (LENGTH, 0, plan), (3, 0, NOTHING))
+    assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [6, LENGTH, 3]
     for name in ("layer1", "layer2"):
-        assert ctx.attn_metadata[name].sparsesight_common.seq_lens.tolist() == [6, 5, 3]
-        assert len(ctx.slot_mapping[name]) == 9
-    positions = torch.tensor([5, *range(7), *range(3), 0])
-    hidden = torch.randint(-9, 9, (12, WIDTH)).float()
+        assert ctx.attn_metadata[name].sparsesight_common.seq_lens.tolist() == [6, LENGTH - SIZE, 3]
+        assert len(ctx.slot_mapping[name]) == LENGTH
+    positions = torch.tensor([5, *range(LENGTH), *range(3), 0])
+    hidden = torch.randint(-9, 9, (LENGTH + 5, WIDTH)).float()
     assert hooked(decoder)
     out = decoder(positions if axes == 1 else torch.stack((positions * 0, positions + 9, positions)), hidden)
     left, again = (decoder.layers[i].seen[0].tolist() for i in (1, 2))
-    assert len(left) == 9 and left == again
-    kept = [p for p in left[1:6] if 1 <= p <= VISUAL]
-    assert len(kept) == 2 and left == [5, 0, *kept, 5, 6, 0, 1, 2]
+    assert len(left) == LENGTH and left == again
+    kept = [p for p in left[1 : 1 + LENGTH - SIZE] if 1 <= p <= VISUAL]
+    assert len(kept) == VISUAL - SIZE and left == [5, 0, *kept, LENGTH - 2, LENGTH - 1, 0, 1, 2]
     full = hidden + 3 * positions[:, None]
-    rows = [0, 1, *(1 + p for p in kept), 6, 7, 8, 9, 10]
+    rows = [0, 1, *(1 + p for p in kept), *range(LENGTH - 1, LENGTH + 4)]
     torch.testing.assert_close(out[rows], full[rows], rtol=0, atol=0)
-    gone = [row for row in range(12) if row not in rows]
+    gone = [row for row in range(LENGTH + 5) if row not in rows]
     assert not out[gone].any()
     pruner.end()
     assert not hooked(decoder)
-    # The next step of that request goes on where its keys end.
-    ctx = context([1, 1, 1], [7, 8, 4])
-    begin(pruner, step([1, 1, 1], [6, 7, 3], [5, 7, 3]), ctx)
-    assert ctx.attn_metadata["layer1"].sparsesight_common.seq_lens.tolist() == [7, 6, 4]
-    assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [7, 8, 4]
+    # The next step of that request goes on in its own slots.
+    ctx = context([1, 1, 1], [7, LENGTH + 1, 4])
+    slots = ctx.slot_mapping["layer1"]
+    begin(pruner, ctx, (1, 6, NOTHING), (1, LENGTH, plan), (1, 3, NOTHING))
+    assert ctx.attn_metadata["layer1"].sparsesight_common.seq_lens.tolist() == [7, LENGTH + 1 - SIZE, 4]
+    assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [7, LENGTH + 1, 4]
+    assert ctx.slot_mapping["layer1"] is slots
     assert pruner.active is None and pruner.tally == Tally(pruned=1)
 
 
@@ -228,43 +234,31 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
 )
 def test_a_request_that_asks_otherwise_is_kept(extra_args: Any, tally: Tally) -> None:
     pruner, _ = installed()
-    ctx = context([7], [7])
+    ctx = context([LENGTH], [LENGTH])
     metadata = ctx.attn_metadata
-    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
-    begin(pruner, step([7], [0], [7]), ctx, extra_args)
+    begin(pruner, ctx, (LENGTH, 0, planned(pruner, extra_args=extra_args)))
     assert ctx.attn_metadata is metadata and pruner.tally == tally
 
 
-def test_prompts_in_parts_are_counted_once_each_and_said_ever_more_rarely(said: Any) -> None:
+def test_regions_longer_than_a_step_are_counted_and_said_ever_more_rarely(said: Any) -> None:
     pruner, _ = installed()
-
-    def part(name: str, query: int, computed: int, slot: int) -> None:
-        pruner.note(torch.tensor([True] * query))
-        one = Step(*(np.array([x], np.int64) for x in (query, computed, 9, slot)))
-        pruner.begin(one, lambda r: None, lambda r: name, context([query], [computed + query]))
-
-    for i in range(100):  # each block has held another prompt before
-        for first in (0, 3):
-            part(f"no {i}", 3, first, i % 4)
-    part("beside", 3, 0, 7)
-    part("no 99", 3, 6, 3)
-    assert pruner.tally == Tally(chunked=101)
+    pruner.planner = replace(pruner.planner, longest=VISUAL)
+    for i in range(101):
+        planned(pruner, name=f"no {i}")
+    assert pruner.tally == Tally(too_long=101)
     assert said.messages == [
-        f"request no {n - 1} is answered without pruning, as its prompt is computed in parts: pass "
-        f"--no-enable-chunked-prefill, or a larger --max-num-batched-tokens ({n} so far)"
+        f"request no {n - 1}: pictures are kept whole, as with their question they are longer than a step: pass a "
+        f"larger --max-num-batched-tokens ({n} so far)"
         for n in (1, 10, 100)
     ]
 
 
 def test_a_budget_that_was_lifted_is_said(said: Any) -> None:
     decoder = Decoder()
-    pruner = Pruner(Random(1, (1,)), (1,), decoder)
+    pruner = Pruner(Planner(Random(1, (1,)), (1,), 3), decoder)
     pruner.install(lambda attention, stage: None)
-    for slot in range(11):
-        pruner.note(torch.tensor([False] + [True] * 90 + [False] * 2))
-        one = Step(*(np.array([x], np.int64) for x in (93, 0, 93, slot)))
-        ctx = context([93], [93])
-        begin(pruner, one, ctx)
+    for _ in range(11):
+        begin(pruner, context([93], [93]), (93, 0, planned(pruner, 90)))
         pruner.end()
     assert pruner.tally == Tally(pruned=11, lifted=11)
     assert len(said.messages) == 2
@@ -276,36 +270,19 @@ def test_a_budget_that_was_lifted_is_said(said: Any) -> None:
     assert said.messages[1].endswith("(10 so far)")
 
 
-def test_steps_pass_at_once_until_a_picture_is_pruned() -> None:
+def test_steps_without_a_pruned_request_pass_at_once() -> None:
     pruner, _ = installed()
-    for mask in (None, torch.zeros(3, dtype=torch.bool)):
-        pruner.note(mask)
-        assert pruner.passes({}) and pruner.mask is None
-    pruner.every_step = True
-    assert not pruner.passes({})
-    pruner.every_step = False
-    pruner.note(torch.tensor([False] + [True] * VISUAL + [False] * 2))
-    assert not pruner.passes({}) and pruner.mask is not None
-    begin(pruner, step([7], [0], [7]), context([7], [7]))
-    pruner.end()
-    pruner.note(torch.zeros(1, dtype=torch.bool))
-    live = {"request 0": None, "a text": None}
-    assert not pruner.passes(live)  # that request may go on
-    begin(pruner, step([1], [7], [7]), context([1], [8]))
-    pruner.pruned |= {f"ended {i}" for i in range(9)}
-    assert not pruner.passes(live) and pruner.pruned == {"request 0"}  # it does not grow for ever
-    del live["request 0"]
-    pruner.note(torch.zeros(1, dtype=torch.bool))
-    assert pruner.passes(live) and pruner.mask is None and not pruner.pruned
-    # A later request that is given its block, but begins in a step that passed, has lost nothing.
-    assert not pruner.removed.of(BLOCKS[:1, 0].numpy().astype(np.int64), np.array([3])).any()
+    for plans, passes in (([], True), ([NOTHING], True), ([NOTHING, planned(pruner)], False)):
+        pruner.note()
+        assert pruner.passes(plans) is passes
+        pruner.told = True
 
 
 def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
     pruner, _ = installed()
-    pruner.note(torch.zeros(3, dtype=torch.bool))
+    pruner.note()
     with pytest.raises(SparseSightError, match="passes sparsesight by"):
-        pruner.note(torch.zeros(3, dtype=torch.bool))
+        pruner.note()
 
 
 def test_layers_that_do_not_fit_are_refused() -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from sparsesight.vllm.runner import Backends
-from sparsesight.vllm.step import room_of
 
 
 class Inner:
@@ -43,14 +40,3 @@ def test_a_block_table_of_its_own_is_built_by_its_own_builder() -> None:
     built = [b.build(0, common) for b, common in zip((dense, first, second), commons, strict=True)]
     assert [x.of for x in built] == commons
     assert [x.sparsesight_builders for x in built] == [{-1: dense}, {0: first}, {0: second}]
-
-
-def test_the_room_of_a_stage_is_that_of_its_smallest_group() -> None:
-    def config(*stages: int | None) -> Any:
-        specs = [SimpleNamespace() if s is None else SimpleNamespace(stage=s) for s in stages]
-        return SimpleNamespace(kv_cache_groups=[SimpleNamespace(kv_cache_spec=spec) for spec in specs])
-
-    tokens = [np.array(x, np.int32) for x in ([64, 32], [48, 48], [16, 64])]
-    room = room_of(config(0, 1, 1), tokens)
-    assert room is not None and room.tolist() == [[64, 32], [16, 48]]
-    assert room_of(config(None), tokens[:1]) is None

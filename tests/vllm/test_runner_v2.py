@@ -23,6 +23,7 @@ pytestmark = [
 
 from sparsesight import UnsupportedModelError  # noqa: E402
 from sparsesight.vllm import runner  # noqa: E402
+from sparsesight.vllm.planner import NOTHING  # noqa: E402
 
 
 @pytest.fixture
@@ -45,9 +46,13 @@ class Model(nn.Module):
         super().__init__()
         self.said: list[Any] = []
         self.pruner = SimpleNamespace(
-            end=lambda: self.said.append("end"), active=None, passes=lambda live: self.passing(live)
+            end=lambda: self.said.append("end"),
+            active=None,
+            passes=lambda plans: self.passing(plans),
+            plan_of=lambda name, places, ids, length, params: (name, ids, length, params.extra_args),
+            told=False,
         )
-        self.passing: Any = lambda live: False
+        self.passing: Any = lambda plans: False
 
     def forward(self, fails: bool = False) -> None:
         self.said.append("forward")
@@ -65,17 +70,13 @@ def batch(slots: list[int], query: list[int], computed: list[int], padding: int 
     )
 
 
-def blocks_of(*stages: int) -> tuple[Any, Any]:
-    """KV cache groups of stages, and block tables in which slot ``i`` has ``i + 1`` blocks of 16 tokens in each."""
-    groups = [SimpleNamespace(kv_cache_spec=SimpleNamespace(stage=stage)) for stage in stages]
-    counts = np.tile(np.arange(1, 6, dtype=np.int32), (len(stages), 1))
-    tables = SimpleNamespace(num_blocks=SimpleNamespace(np=counts), block_sizes=[16] * len(stages))
-    return SimpleNamespace(kv_cache_groups=groups), tables
-
-
 def request(name: str, prompt: int, extra_args: Any = None) -> Any:
     return SimpleNamespace(
-        req_id=name, prompt_len=prompt, sampling_params=SimpleNamespace(extra_args=extra_args)
+        req_id=name,
+        prompt_len=prompt,
+        prompt_token_ids=None,
+        mm_features=[SimpleNamespace(mm_position=None)] * (prompt > 9),
+        sampling_params=SimpleNamespace(extra_args=extra_args),
     )
 
 
@@ -86,50 +87,42 @@ def test_a_step_is_told_once_and_ends_also_when_it_fails(
     state = state_of(model)
     told: list[Any] = []
 
-    def begin_step(pruner: Any, step: Any, extra_args: Any, names: Any) -> None:
+    def begin_step(pruner: Any, step: Any, names: Any) -> None:
         assert pruner is model.pruner
-        told.append((step, [extra_args(r) for r in range(2)], [names(r) for r in range(2)]))
+        told.append((step, [names(r) for r in range(2)]))
         model.said.append("begin")
 
     monkeypatch.setattr("sparsesight.vllm.runner_v2.begin_step", begin_step)
-    state.initialize_kv_cache(*blocks_of(0, 1, 1))
     state.add_request(3, request("a", 600, {"sparsesight_retain": 64}))
     state.add_request(0, request("b", 9))
     model()  # a dummy: no step has been prepared
-    assert told == [] and model.said == ["forward", "end"]
+    assert told == [] and model.said == ["forward", "end"] and model.pruner.told
     state.preprocess_state(batch([0, 3], [1, 605], [12, 0], padding=2), (), None, None)
     with pytest.raises(RuntimeError, match="out of memory"):
         model(True)
     assert model.said[2:] == ["begin", "forward", "end"]
-    ((step, extra_args, names),) = told
+    ((step, names),) = told
     assert step.query.tolist() == [1, 605] and step.computed.tolist() == [12, 0]
-    assert step.prompt.tolist() == [9, 600] and step.block.tolist() == [0, 3]
-    assert step.room.tolist() == [[16, 64], [16, 64]]
-    assert extra_args == [None, {"sparsesight_retain": 64}] and names == ["b", "a"]
+    assert step.plans == [NOTHING, ("a", None, 600, {"sparsesight_retain": 64})] and names == ["b", "a"]
     model()
     assert len(told) == 1
     # The slot of a request that has ended is another's.
     state.add_request(3, request("c", 40))
     state.preprocess_state(batch([3, 0], [40, 1], [0, 13]), (), None, None)
     model()
-    assert told[1][0].prompt.tolist() == [40, 9] and told[1][2] == ["c", "b"]
+    assert told[1][0].plans == [("c", None, 40, None), NOTHING] and told[1][1] == ["c", "b"]
 
 
-def test_a_step_that_passes_is_not_told_and_requests_live_until_they_are_removed(
-    state_of: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_passes_is_not_told(state_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model()
     state = state_of(model)
     monkeypatch.setattr("sparsesight.vllm.runner_v2.begin_step", lambda *given: pytest.fail("told"))
-    asked: list[list[str]] = []
-    model.passing = lambda live: asked.append(sorted(live)) or True
-    for slot, name in ((3, "a"), (0, "b")):
-        state.add_request(slot, request(name, 9))
-    for _ in range(2):
-        state.preprocess_state(batch([0], [1], [12]), (), None, None)
-        model()
-        state.remove_request("a")
-    assert asked == [["a", "b"], ["b"]]
+    asked: list[Any] = []
+    model.passing = lambda plans: asked.append(plans) or True
+    state.add_request(0, request("b", 9))
+    state.preprocess_state(batch([0], [1], [12]), (), None, None)
+    model()
+    assert asked == [[NOTHING]]
 
 
 def test_a_model_with_a_state_of_its_own_is_refused() -> None:
@@ -157,7 +150,7 @@ def test_vllm_has_what_is_relied_on() -> None:
 
     from sparsesight.vllm.runner_v2 import SparseModelState
 
-    for name in ("__init__", "add_request", "remove_request", "preprocess_state", "initialize_kv_cache"):
+    for name in ("__init__", "add_request", "preprocess_state"):
         ours, theirs = (parameters(getattr(x, name)) for x in (SparseModelState, ModelState))
         assert ours == theirs, name
     fields = InputBatch.__dataclass_fields__

@@ -28,25 +28,21 @@ def test_what_is_needed_is_added_with_a_reason() -> None:
     assert flags(added) == [
         "--additional-config",
         "--middleware",
-        "--no-enable-prefix-caching",
-        "--no-enable-chunked-prefill",
+        "--block-size",
         "--compilation-config",
         "VLLM_USE_V2_MODEL_RUNNER",
     ]
     assert json.loads(added[0].words[1]) == {"sparsesight": METHOD.to_dict()}
-    assert json.loads(added[4].words[1]) == {"cudagraph_mode": "PIECEWISE"}
+    assert json.loads(added[3].words[1]) == {"cudagraph_mode": "PIECEWISE"}
     assert all(len(x.why.split()) > 4 for x in added)
-    assert [x.is_variable for x in added] == [False] * 5 + [True]
+    assert [x.is_variable for x in added] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize(
     ("chosen", "environment", "graphs", "gone"),
     [
         ({"middleware": ["sparsesight.vllm.headers.OutcomeHeader"]}, {}, True, "--middleware"),
-        ({"enable_prefix_caching": True}, {}, True, "--no-enable-prefix-caching"),
-        ({"enable_prefix_caching": False}, {}, True, "--no-enable-prefix-caching"),
-        ({"enable_chunked_prefill": True}, {}, True, "--no-enable-chunked-prefill"),
-        ({"max_num_batched_tokens": 512, "max_model_len": 1024}, {}, True, "--no-enable-chunked-prefill"),
+        ({"block_size": 64}, {}, True, "--block-size"),
         ({}, {}, False, "--compilation-config"),
         ({"enforce_eager": True}, {}, True, "--compilation-config"),
         ({"compilation_config": {"mode": 0}}, {}, True, "--compilation-config"),
@@ -121,7 +117,7 @@ class TestWithVllm:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            (("--enable-prefix-caching",), "--no-enable-prefix-caching"),
+            (("--scheduler-cls", "my.Scheduler"), "--scheduler-cls"),
             (("--pipeline-parallel-size", "2"), "--pipeline-parallel-size 1"),
             (("--nonsense", "1"), "vLLM: unrecognized arguments: --nonsense"),
             (("--port", "x"), "vLLM: argument --port"),

@@ -38,14 +38,30 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_left_open_is_set_with_a_reason(said: Any) -> None:
     made = config()
-    assert made.cache_config.enable_prefix_caching is False
-    assert made.scheduler_config.enable_chunked_prefill is False
+    assert made.cache_config.enable_prefix_caching and made.scheduler_config.enable_chunked_prefill
+    assert made.cache_config.block_size == 32
     assert said.messages == [
-        "sparsesight sets enable_prefix_caching=False: keys of a prompt that was pruned for one question are wrong for "
-        "the next",
-        "sparsesight sets enable_chunked_prefill=False: a prompt that is computed in parts would be answered without "
-        "pruning",
+        "sparsesight sets block_size=32: pruning removes whole blocks of keys, and small ones keep fewer tokens beyond "
+        "the budget",
     ]
+
+
+def test_steps_grow_to_the_largest_picture_only(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vanilla = config(additional_config={}).scheduler_config.max_num_batched_tokens
+    assert config().scheduler_config.max_num_batched_tokens == vanilla
+    monkeypatch.setattr("sparsesight.vllm.frontend.longest_region", lambda config: vanilla + 100)
+    assert config().scheduler_config.max_num_batched_tokens == vanilla + 100
+    assert f"sets max_num_batched_tokens={vanilla + 100}: the largest picture" in said.messages[-1]
+    assert config(max_num_batched_tokens=512).scheduler_config.max_num_batched_tokens == 512
+
+
+@pytest.mark.parametrize(("limit", "pictures"), [(None, 1), ({"image": 1}, 1), ({"image": 0}, 0)])
+def test_the_largest_region_is_that_of_the_allowed_pictures(limit: Any, pictures: int) -> None:
+    from sparsesight.vllm.step_size import TEXT, longest_region
+
+    given = {} if limit is None else {"limit_mm_per_prompt": limit}
+    made = config(**given, additional_config={})
+    assert longest_region(made) == (min(576 * pictures + TEXT, 1024) if pictures else 0)
 
 
 def test_graphs_are_those_of_parts(said: Any, graphs: None) -> None:
@@ -71,10 +87,11 @@ def test_graphs_that_are_none_stay_none(given: Any, said: Any, graphs: None) -> 
 
 
 def test_what_the_user_chose_stays_or_is_refused(said: Any) -> None:
-    made = config(enable_chunked_prefill=True, enable_prefix_caching=False)
-    assert made.scheduler_config.enable_chunked_prefill is True and not said.messages
-    with pytest.raises(SparseSightError, match="--no-enable-prefix-caching"):
-        config(enable_prefix_caching=True)
+    made = config(enable_chunked_prefill=True, enable_prefix_caching=False, block_size=64)
+    assert made.cache_config.enable_prefix_caching is False and made.cache_config.block_size == 64
+    assert not said.messages
+    with pytest.raises(SparseSightError, match="--scheduler-cls"):
+        config(scheduler_cls="vllm.v1.core.sched.scheduler.Scheduler")
 
 
 def test_a_model_that_pools_is_refused() -> None:

@@ -12,7 +12,13 @@ import pytest
 
 from sparsesight import FastV, SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError, VisionZip
 from sparsesight.methods import METHODS, Method
-from sparsesight.vllm.validation import check_config, check_kv_groups, check_method, check_version
+from sparsesight.vllm.validation import (
+    check_config,
+    check_kv_groups,
+    check_method,
+    check_scheduler,
+    check_version,
+)
 
 
 class Graphs(Enum):
@@ -34,7 +40,7 @@ def config(**changes: Any) -> Any:
             is_moe=False,
             multimodal_config=SimpleNamespace(video_pruning_rate=None),
         ),
-        cache_config=SimpleNamespace(enable_prefix_caching=False, kv_sharing_fast_prefill=False),
+        cache_config=SimpleNamespace(cache_dtype="auto", kv_sharing_fast_prefill=False),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
             tensor_parallel_size=1,
@@ -80,7 +86,7 @@ def test_an_ordinary_config_is_fine() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"cache_config__enable_prefix_caching": True}, "--no-enable-prefix-caching"),
+        ({"cache_config__cache_dtype": "fp8"}, "--kv-cache-dtype"),
         ({"parallel_config__pipeline_parallel_size": 2}, "--pipeline-parallel-size 1"),
         ({"parallel_config__data_parallel_size": 2, "model_config__is_moe": True}, "--data-parallel-size 1"),
         ({"parallel_config__decode_context_parallel_size": 2}, "--decode-context-parallel-size 1"),
@@ -191,5 +197,7 @@ def test_what_blocks_for_each_stage_do_not_work_with() -> None:
     check_kv_groups(scheduler(False, None))
     with pytest.raises(SparseSightError, match="--disable-hybrid-kv-cache-manager"):
         check_kv_groups(scheduler(True, None))
+    for own in (None, "sparsesight.vllm.scheduler.SparseScheduler"):  # also of a config that was made before
+        check_scheduler(scheduler(False, own))
     with pytest.raises(SparseSightError, match=r"'my\.Scheduler'"):
-        check_kv_groups(scheduler(False, "my.Scheduler"))
+        check_scheduler(scheduler(False, "my.Scheduler"))

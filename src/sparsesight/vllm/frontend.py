@@ -13,8 +13,9 @@ from ..methods import Method
 from . import admission
 from .config import kv_groups_of, logger, method_of, with_turns
 from .requests import stages_of
-from .settings import complete, records_graphs
-from .validation import check_config, check_kv_groups, check_version
+from .settings import Setting, complete, records_graphs
+from .step_size import longest_region
+from .validation import check_config, check_kv_groups, check_scheduler, check_version
 
 
 def install() -> None:
@@ -33,17 +34,26 @@ def install() -> None:
             if method.judged_by == "turn":
                 self.additional_config = with_turns(self.additional_config, partial(_tokenizer, self))
             added = complete(self, records_graphs())
+            left_open = self.max_num_batched_tokens is None
         config = inner(self, *args, **kwargs)  # from here on, at the latest, vLLM shows what is logged
         if method is not None:
+            check_config(config)
+            needed = longest_region(config) if left_open else 0
+            if needed > config.scheduler_config.max_num_batched_tokens:
+                self.max_num_batched_tokens = needed
+                config = inner(self, *args, **kwargs)
+                why = "the largest picture and its question come in one step"
+                added.append(
+                    Setting("max_num_batched_tokens", needed, ("--max-num-batched-tokens", str(needed)), why)
+                )
             for setting in added:
                 logger.info("sparsesight sets %s=%r: %s", setting.field, setting.value, setting.why)
-            check(config, method)
+            stages_of(config, method)
             if kv_groups_of(self.additional_config):
                 check_kv_groups(config)
-                kind = (
-                    "SparseAsyncScheduler" if config.scheduler_config.async_scheduling else "SparseScheduler"
-                )
-                config.scheduler_config.scheduler_cls = f"sparsesight.vllm.kv_groups.{kind}"
+            check_scheduler(config)
+            kind = "SparseAsyncScheduler" if config.scheduler_config.async_scheduling else "SparseScheduler"
+            config.scheduler_config.scheduler_cls = f"sparsesight.vllm.scheduler.{kind}"
             admission.install()
         return config
 

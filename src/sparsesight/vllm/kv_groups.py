@@ -1,28 +1,23 @@
-"""Blocks of keys for each stage of its own (vLLM 0.32, experimental): later layers are given fewer from the start.
+"""Blocks of keys for each stage of its own (vLLM 0.32): later layers are given none for their gaps.
 
 vLLM keeps one block table for every group of layers whose cache is specified alike. Layers of different stages are
-specified unalike here. How many tokens a request loses is decided when its first blocks are allocated, from sizes alone
-and by the rule of the worker (:func:`.planner.choice_of`); the worker refuses to run a step without room.
+specified unalike here. Where a request has gaps follows from its plan (:class:`.planner.RequestPlan`), which scheduler
+and worker both make; the worker refuses to run a step that would read or write a block that is not there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from itertools import islice
+from typing import Any, ClassVar
 
-import numpy as np
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
-from ..core.turns import Turns
-from ..errors import SparseSightError, UnsupportedModelError
-from ..methods import Method
-from .config import asked_of, method_of, turns_of
-from .planner import choice_of, visual_mask
-from .requests import stages_of
+from ..errors import UnsupportedModelError
+from .layout import Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,27 +54,79 @@ class StageSpec(FullAttentionSpec):
 
 
 class StageManager(FullAttentionManager):
-    """Allocates for what the layers of a stage hold, which is less than what a request has by ``removed``."""
+    """Allocates no blocks for the gaps of a stage: null blocks stand for them, as vLLM has them behind its windows."""
+
+    looked_up: ClassVar[Sequence[Region]] = ()  # regions of the request whose blocks are being looked up
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.removed: dict[str, int] = {}  # by request, for as long as it has blocks
+        self.regions: dict[str, Sequence[Region]] = {}  # by request, for as long as it has blocks
 
-    def get_num_blocks_to_allocate(self, request_id: str, num_tokens: int, *args: Any, **kwargs: Any) -> int:
+    def get_num_blocks_to_allocate(
+        self, request_id: str, num_tokens: int, new_computed_blocks: Any, *args: Any, **kwargs: Any
+    ) -> int:
         """As vLLM's."""
-        held = num_tokens - self.removed.get(request_id, 0)
-        blocks: int = super().get_num_blocks_to_allocate(request_id, held, *args, **kwargs)
-        return blocks
+        blocks: int = super().get_num_blocks_to_allocate(
+            request_id, num_tokens, new_computed_blocks, *args, **kwargs
+        )
+        held = len(self.req_to_blocks.get(request_id, ())) + len(new_computed_blocks)
+        return blocks - sum(self._absent(request_id, held, num_tokens))
 
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> Any:
         """As vLLM's."""
-        gone = self.removed.get(request_id, 0)
-        return super().allocate_new_blocks(request_id, num_tokens - gone, num_tokens_main_model - gone)
+        blocks = self.req_to_blocks[request_id]
+        absent = self._absent(request_id, len(blocks), num_tokens)
+        if not any(absent):
+            return super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
+        new = iter(self.block_pool.get_new_blocks(len(absent) - sum(absent)))
+        made = [self._null_block if null else next(new) for null in absent]
+        blocks.extend(made)
+        if self._record_new_block_ids:
+            self.new_block_ids.extend(block.block_id for block in made if not block.is_null)
+        return made
 
     def pop_blocks_for_free(self, request_id: str) -> Any:
         """As vLLM's, which calls it of requests that finish, are aborted or preempted."""
-        self.removed.pop(request_id, None)
+        self.regions.pop(request_id, None)
         return super().pop_blocks_for_free(request_id)
+
+    def _absent(self, request_id: str, held: int, num_tokens: int) -> list[bool]:
+        """Of the blocks behind the first ``held`` ones, which lie in a gap."""
+        regions = self.regions.get(request_id, ())
+        wanted = range(held, -(-num_tokens // self.block_size))
+        return [in_gap(regions, self.kv_cache_spec.stage, self.block_size, i) for i in wanted]
+
+    @classmethod
+    def find_longest_cache_hit(
+        cls,
+        block_hashes: Any,
+        max_length: int,
+        kv_cache_group_ids: list[int],
+        block_pool: Any,
+        kv_cache_spec: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """As vLLM's; blocks of gaps are not looked for."""
+        size = kv_cache_spec.block_size
+        found: tuple[list[Any], ...] = tuple([] for _ in kv_cache_group_ids)
+        for i, name in enumerate(islice(block_hashes, max_length // size)):
+            if in_gap(cls.looked_up, kv_cache_spec.stage, size, i):
+                blocks = [block_pool.null_block] * len(found)
+            else:
+                blocks = block_pool.get_cached_block(name, kv_cache_group_ids)
+            if not blocks:
+                break
+            for own, block in zip(found, blocks, strict=True):
+                own.append(block)
+        return found, len(found[0]) * size
+
+
+def in_gap(regions: Sequence[Region], stage: int, size: int, block: int) -> bool:
+    """Whether a block of a request lies in a gap of a stage; 0 is before the first pruning layer."""
+    if not stage:
+        return False
+    gaps = (region.gap(stage - 1, size) for region in regions)
+    return any(start <= block * size < stop for start, stop in gaps)
 
 
 # Whoever registers first must register vLLM's own as well, which vLLM otherwise takes to be done.
@@ -93,75 +140,7 @@ def separate(attention: Any, stage: int) -> None:
     attention.get_kv_cache_spec = lambda config: StageSpec.of(inner(config), stage)
 
 
-def removed_of(
-    request: Any, method: Method, stages: tuple[int, ...], num_layers: int, turns: Turns | None = None
-) -> tuple[int, ...]:
-    """Tokens of a request that each stage will not hold, [1 + stages], if its prompt is computed at once.
-
-    Args:
-        request: vLLM's, as the scheduler holds it.
-        method: of the server.
-        stages: its pruning layers.
-        num_layers: of the decoder.
-        turns: how the served model's chats mark their turns, if that is known.
-    """
-    nothing = (0,) * (1 + len(stages))
-    places = [feature.mm_position for feature in request.mm_features]
-    if not places:
-        return nothing
-    ids = getattr(request, "prompt_token_ids", None)
-    try:
-        asked = asked_of(method, stages, getattr(request.sampling_params, "extra_args", None))
-        schedule = choice_of(
-            asked,
-            visual_mask(places, request.num_prompt_tokens),
-            None if ids is None else np.asarray(ids),
-            turns,
-            num_layers,
-            stages,
-        ).schedule
-    except SparseSightError:
-        return nothing  # the worker keeps every token as well, and says why
-    if schedule is None:
-        return nothing
-    return (0, *(schedule.visual - stage.tokens_out for stage in schedule.stages))
-
-
-class _Sparse:
-    """Decides what a request loses when its first blocks are allocated, and tells the stages' managers."""
-
-    vllm_config: Any
-    kv_cache_manager: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        config = self.vllm_config
-        method = method_of(config.additional_config)
-        assert method is not None
-        stages, num_layers = stages_of(config, method)
-        turns = turns_of(config.additional_config)
-        managers = self.kv_cache_manager.coordinator.single_type_managers
-        inner = self.kv_cache_manager.allocate_slots
-
-        def allocate_slots(request: Any, num_new_tokens: int, *args: Any, **kwargs: Any) -> Any:
-            if request.num_computed_tokens == 0:
-                # A prompt that comes in parts is kept, by the rule of the worker.
-                whole = num_new_tokens >= request.num_prompt_tokens
-                removed = (
-                    removed_of(request, method, stages, num_layers, turns)
-                    if whole
-                    else (0,) * (1 + len(stages))
-                )
-                for manager in managers:
-                    manager.removed[request.request_id] = removed[manager.kv_cache_spec.stage]
-            return inner(request, num_new_tokens, *args, **kwargs)
-
-        self.kv_cache_manager.allocate_slots = allocate_slots
-
-
-class SparseScheduler(_Sparse, Scheduler):
-    """vLLM's scheduler for servers with ``kv_groups``."""
-
-
-class SparseAsyncScheduler(_Sparse, AsyncScheduler):
-    """vLLM's asynchronous scheduler for servers with ``kv_groups``."""
+def managers_of(kv_cache_manager: Any) -> list[StageManager]:
+    """The managers of stages in vLLM's; none without ``kv_groups``."""
+    managers = kv_cache_manager.coordinator.single_type_managers
+    return [manager for manager in managers if isinstance(manager, StageManager)]

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import compare_ranks_of, kv_groups_of, logger, method_of, turns_of
+from .config import compare_ranks_of, kv_groups_of, logger, method_of
 from .families import MODELS
 from .frontend import check
+from .requests import planner_of
 
 
 class Sparse:
@@ -26,34 +27,33 @@ class Sparse:
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         method = method_of(vllm_config.additional_config)
-        stages: tuple[int, ...] = ()
         if method is not None:  # checked here as well: engines can be made without a front end
-            stages = check(vllm_config, method)
+            check(vllm_config, method)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         if method is not None:
             from . import runner
             from .pruner import Pruner
 
             decoder = self.language_model.model  # type: ignore[attr-defined]
-            self.pruner = Pruner(method, stages, decoder, turns_of(vllm_config.additional_config))
+            planner = planner_of(vllm_config, method)
+            self.pruner = Pruner(planner, decoder)
             self.pruner.compare_ranks = compare_ranks_of(vllm_config.additional_config)
-            self.pruner.every_step = kv_groups = kv_groups_of(vllm_config.additional_config)
-            self.pruner.install(runner.Backends(kv_groups).give)
+            self.pruner.install(runner.Backends(kv_groups_of(vllm_config.additional_config)).give)
             runner.install(self, vllm_config)
             logger.info(
                 "sparsesight prunes visual tokens by %s: retain=%r after layers %s of %d",
                 method.name,
                 method.retain,
-                stages,
+                planner.stages,
                 self.pruner.num_layers,
             )
 
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
     ) -> Tensor:
-        """As vLLM's; notes which rows of the coming step are visual tokens."""
+        """As vLLM's; notes that a step comes."""
         if self.pruner is not None:
-            self.pruner.note(is_multimodal)
+            self.pruner.note()
         embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )

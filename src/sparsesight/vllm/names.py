@@ -16,11 +16,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "vllm.engine.arg_utils": (
         "EngineArgs.create_engine_config",
         "EngineArgs.additional_config",
+        "EngineArgs.block_size",
         "EngineArgs.compilation_config",
-        "EngineArgs.enable_chunked_prefill",
-        "EngineArgs.enable_prefix_caching",
         "EngineArgs.enforce_eager",
-        "EngineArgs.max_model_len",
         "EngineArgs.max_num_batched_tokens",
         "EngineArgs.model",
         "EngineArgs.optimization_level",
@@ -45,6 +43,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "vllm.exceptions": ("VLLMError", "VLLMUnprocessableEntityError", "VLLMValidationError"),
     "vllm.logger": ("configure_logging_from_args",),
+    "vllm.multimodal": ("MULTIMODAL_REGISTRY",),
+    "vllm.multimodal.encoder_budget": ("get_mm_max_toks_per_item",),
     "vllm.multimodal.media.connector": (
         "MediaConnector.load_from_url",
         "MediaConnector.load_from_url_async",
@@ -65,9 +65,25 @@ NAMES: dict[str, tuple[str, ...]] = {
     "vllm.platforms": ("current_platform",),
     # -- scheduler
     "vllm.v1.core.sched.async_scheduler": ("AsyncScheduler",),
-    "vllm.v1.core.sched.scheduler": ("Scheduler.kv_cache_manager", "Scheduler.vllm_config"),
+    "vllm.v1.core.sched.scheduler": (
+        "Scheduler._try_schedule_encoder_inputs",
+        "Scheduler.add_request",
+        "Scheduler.encoder_cache_manager",
+        "Scheduler.kv_cache_manager",
+        "Scheduler.vllm_config",
+    ),
+    "vllm.v1.core.encoder_cache_manager": (
+        "EncoderCacheManager.free_encoder_input",
+        "EncoderCacheManager.get_cached_input_ids",
+    ),
+    "vllm.v1.core.kv_cache_manager": (
+        "KVCacheManager.allocate_slots",
+        "KVCacheManager.get_computed_blocks",
+        "KVCacheManager.truncate_computed_blocks",
+    ),
     "vllm.v1.core.single_type_kv_cache_manager": (
         "FullAttentionManager",
+        "FullAttentionManager.find_longest_cache_hit",
         "SingleTypeKVCacheManager.allocate_new_blocks",
         "SingleTypeKVCacheManager.get_num_blocks_to_allocate",
         "SingleTypeKVCacheManager.pop_blocks_for_free",
@@ -112,14 +128,19 @@ NAMES: dict[str, tuple[str, ...]] = {
         "AttentionMetadataBuilder.supports_update_block_table",
         "subclass_attention_backend",
     ),
+    "vllm.v1.request": (
+        "Request._block_hasher",
+        "Request.block_hashes",
+        "Request.mm_features",
+        "Request.update_block_hashes",
+    ),
     "vllm.v1.worker.gpu_input_batch": (
+        "CachedRequestState.mm_features",
         "InputBatch.block_table",
         "InputBatch.num_computed_tokens_cpu",
-        "InputBatch.num_prompt_tokens",
         "InputBatch.req_ids",
-        "InputBatch.token_ids_cpu",
     ),
-    "vllm.v1.worker.block_table": ("BlockTable.get_numpy_array", "BlockTable.num_blocks_per_row"),
+    "vllm.v1.worker.block_table": ("BlockTable.block_size", "BlockTable.get_numpy_array"),
     "vllm.v1.worker.gpu_model_runner": (
         "GPUModelRunner._model_forward",
         "GPUModelRunner.input_batch",
@@ -127,12 +148,6 @@ NAMES: dict[str, tuple[str, ...]] = {
         "GPUModelRunner.query_start_loc",
         "GPUModelRunner.requests",
     ),
-    "vllm.v1.worker.gpu.model_states.default": (
-        "DefaultModelState.add_request",
-        "DefaultModelState.remove_request",
-    ),
-    "vllm.v1.worker.gpu.model_states.interface": (
-        "ModelState.initialize_kv_cache",
-        "ModelState.preprocess_state",
-    ),
+    "vllm.v1.worker.gpu.model_states.default": ("DefaultModelState.add_request",),
+    "vllm.v1.worker.gpu.model_states.interface": ("ModelState.preprocess_state",),
 }

@@ -1,9 +1,14 @@
-"""What one step of the engine prunes, decided on the host from sizes alone."""
+"""What is pruned of a request, decided on the host from its token ids and sizes alone.
+
+Front end, scheduler and worker all go by :class:`Planner`, and so agree without a word.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from numbers import Integral
 from typing import Any
 
@@ -11,124 +16,180 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.budget import Schedule, Stage
-from ..core.regions import Regions, assign
+from ..core.budget import Schedule
+from ..core.facts import BEFORE_PICTURE
+from ..core.regions import assign
 from ..core.turns import Turns
+from ..core.whole_blocks import in_whole_blocks
 from ..errors import BudgetError, SparseSightError
 from ..methods import Method
-from .config import RequestBudget
-from .state import Counts, Removed
+from .config import RequestBudget, asked_of
+from .layout import Region
+
+Flags = NDArray[np.bool_]
+Numbers = NDArray[np.integer[Any]]
+
+
+def no_rows() -> Any:
+    return np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True)
-class Step:
-    """The requests of one step; all int64 [r], in the order of their rows."""
+class RequestPlan:
+    """What is pruned of a request.
 
-    query: Counts  # tokens that are computed now
-    computed: Counts  # tokens that were computed before
-    prompt: Counts  # length of the prompt
-    block: Counts  # what stands for the request: its first physical block, or its slot in the V2 runner
-    # Tokens for which blocks are allocated, [1 + stages, r], the layers before the first stage first; None where all
-    # layers share blocks.
-    room: Counts | None = None
-    # Token ids of a request's prompt, those of visual tokens counted, int [prompt]; None: not known.
-    ids: Callable[[int], NDArray[np.integer] | None] | None = None
+    Attributes:
+        method: None if every token is kept.
+        regions: what is pruned, in the order of the prompt.
+        visual: which tokens of the prompt are visual tokens of these regions, boolean [prompt].
+        text: which tokens judge them, boolean [prompt].
+        number: the region of each of both, -1 elsewhere, int64 [prompt].
+        lifted: why the server's average is kept after every pruning layer instead.
+        unmet: why the prompt is kept, as it cannot meet its budget.
+        refused: why it is kept, as what it asks for cannot be.
+        too_long: number of regions that are kept, as they are longer than a step.
+    """
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request whose whole prompt is computed now, and pruned."""
-
-    request: int  # number in the step
-    start: int  # first row
-    length: int  # rows
-    prompt: int  # of these belong to the prompt; what was generated before a preemption follows
-    visual: NDArray[np.bool_]  # [length]
-    text: int  # tokens of the prompt that judge
-    method: Method
-    schedule: Schedule  # of all visual tokens
-    lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
-    parts: tuple[
-        Schedule, ...
-    ] = ()  # of each region, where several turns have pictures or text in front judges
-    regions: Regions | None = None  # then: which text judges which visual tokens
+    method: Method | None = None
+    regions: tuple[Region, ...] = ()
+    visual: Flags = field(default_factory=no_rows, repr=False)
+    text: Flags = field(default_factory=no_rows, repr=False)
+    number: Numbers = field(default_factory=no_rows, repr=False)
+    lifted: str = ""
+    unmet: str = ""
+    refused: str = ""
+    too_long: int = 0
 
 
-@dataclass(frozen=True)
-class StepPlan:
-    """Rows of every stage. Stage ``s`` stands for the layers after the ``s``-th pruning layer."""
-
-    removed: Counts  # [stages, r] removed in earlier steps
-    query: Counts  # [stages, r] rows that are left of this step's
-    prompts: tuple[Prompt, ...]  # what is pruned
-    chunked: tuple[int, ...]  # requests with visual tokens that are kept, as their prompt comes in parts
-    unmet: tuple[
-        tuple[int, str], ...
-    ]  # requests that are kept, as their prompt cannot meet the budget, and why
-
-    @property
-    def changes(self) -> bool:
-        """Whether any layer needs metadata other than the dense ones."""
-        return bool(self.prompts) or bool(self.removed.any())
+NOTHING = RequestPlan()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is kept of a prompt."""
+    """What is kept of visual tokens that are judged together."""
 
     schedule: Schedule | None  # None: everything
     lifted: str = ""  # why this is not the server's average but as many tokens after every pruning layer
-    text: int = 0  # tokens that judge
-    parts: tuple[Schedule, ...] = ()  # see `Prompt`
-    regions: Regions | None = None
 
 
-def choice_of(
-    asked: RequestBudget,
-    visual: NDArray[np.bool_],
-    ids: NDArray[np.integer] | None,
-    turns: Turns | None,
-    num_layers: int,
-    stages: tuple[int, ...],
-) -> Choice:
-    """What is kept of a prompt that is computed at once, by its tokens alone: every turn has its own budget.
+@dataclass(frozen=True)
+class Planner:
+    """What a server prunes by.
 
-    Front end, scheduler and worker all go by it.
-
-    Args:
-        asked: what the request wants.
-        visual: which of the prompt's tokens are visual.
-        ids: of the prompt's tokens, if they are known.
-        turns: how the served model's chats mark their turns, if that is known.
+    Attributes:
+        method: of the server.
+        stages: its pruning layers.
         num_layers: of the decoder.
-        stages: pruning layers.
-
-    Raises:
-        BudgetError: as :func:`schedule_of`, for any of the turns; everything is kept then.
+        turns: how the served model's chats mark their turns, if that is known.
+        block_size: tokens of a block of the KV cache.
+        longest: tokens of the longest step; a longer region is kept.
     """
-    count = int(visual.sum())
-    if not count:
-        return Choice(None)
-    if turns is None or ids is None or asked.method is None or asked.method.judged_by == "prompt":
-        text = int(visual[::-1].argmax())
-        choice = schedule_of(asked, count, text, num_layers, stages)
-        return replace(choice, text=text)
-    is_visual = torch.from_numpy(visual.copy())[None]
-    marks = turns.marks(torch.from_numpy(ids.astype(np.int64))[None])
-    regions = assign(is_visual, ~is_visual, marks)
-    choices = [schedule_of(asked, size.visual[0], size.text[0], num_layers, stages) for size in regions.sizes]
-    text = sum(size.text[0] for size in regions.sizes)
-    lifted = next((choice.lifted for choice in choices if choice.lifted), "")
-    if all(choice.schedule is None for choice in choices):
-        return Choice(None)
-    parts = tuple(
-        choice.schedule or Schedule(size.visual[0], num_layers, ())
-        for choice, size in zip(choices, regions.sizes, strict=True)
-    )
-    return Choice(_together(parts, stages), lifted, text, parts, regions)
+
+    method: Method
+    stages: tuple[int, ...]
+    num_layers: int
+    turns: Turns | None = None
+    block_size: int = 1
+    longest: int = 2**31
+
+    def request_plan(self, places: Iterable[Any], ids: Any, length: int, extra_args: Any) -> RequestPlan:
+        """What is pruned of a request, whatever is wrong with it: then nothing is, and the plan says why.
+
+        Args:
+            places: vLLM's ``PlaceholderRange`` of each picture.
+            ids: token ids of the prompt; None if they are not known.
+            length: of the prompt.
+            extra_args: of the request's sampling parameters.
+        """
+        visual = visual_mask(places, length)
+        if not visual.any():
+            return NOTHING
+        try:
+            asked = asked_of(self.method, self.stages, extra_args)
+        except SparseSightError as error:
+            return RequestPlan(refused=str(error))
+        try:
+            return self.plan(asked, visual, None if ids is None else np.asarray(ids, np.int64))
+        except BudgetError as error:
+            return RequestPlan(unmet=str(error))
+
+    def plan(self, asked: RequestBudget, visual: Flags, ids: Numbers | None) -> RequestPlan:
+        """What is pruned of a prompt, by its tokens alone: every turn has its own budget.
+
+        Args:
+            asked: what the request wants.
+            visual: which of the prompt's tokens are visual.
+            ids: of the prompt's tokens, if they are known.
+
+        Raises:
+            BudgetError: as :func:`schedule_of`, for any of the turns; everything is kept then.
+        """
+        method = asked.method
+        if method is None:
+            return NOTHING
+        text, number, in_front = self._regions(method, visual, ids)
+        regions: list[Region] = []
+        lifted, too_long = "", 0
+        of_region = np.full(len(visual), -1, np.int64)
+        for i, before in enumerate(in_front):
+            rows, judges = np.flatnonzero(visual & (number == i)), np.flatnonzero(text & (number == i))
+            choice = schedule_of(asked, len(rows), len(judges), self.num_layers, self.stages)
+            if choice.schedule is None:
+                continue
+            own = rows if not len(judges) else np.concatenate((rows, judges))
+            begin, end = int(own.min()), int(own.max()) + 1
+            if end - begin > self.longest:
+                too_long += 1
+                continue
+            schedule = in_whole_blocks(choice.schedule, self.block_size, method.recycled_fraction)
+            removed = tuple(schedule.visual - stage.tokens_out for stage in schedule.stages)
+            digest = blake2b(
+                json.dumps([method.to_dict(), self.stages, removed, before]).encode(), digest_size=16
+            )
+            for part in (ids, visual, text):
+                digest.update(b"" if part is None else np.ascontiguousarray(part[begin:end]).tobytes())
+            of_region[own] = len(regions)
+            regions.append(
+                Region(
+                    first=int(rows[0]),
+                    stop=int(rows[-1]) + 1,
+                    begin=begin,
+                    end=end,
+                    schedule=schedule,
+                    removed=removed,
+                    in_front=before,
+                    text=len(judges),
+                    digest=digest.hexdigest(),
+                )
+            )
+            lifted = lifted or choice.lifted
+        pruned = of_region >= 0
+        return RequestPlan(
+            method if regions else None,
+            tuple(regions),
+            visual & pruned,
+            text & pruned,
+            of_region,
+            lifted,
+            too_long=too_long,
+        )
+
+    def _regions(
+        self, method: Method, visual: Flags, ids: Numbers | None
+    ) -> tuple[Flags, Numbers, list[bool]]:
+        """The tokens that judge, the region of every token, and of each region whether its text comes in front."""
+        if self.turns is None or ids is None or method.judged_by == "prompt":
+            text = np.arange(len(visual)) >= len(visual) - int(visual[::-1].argmax())
+            return text, np.zeros(len(visual), np.int64), [False]
+        is_visual = torch.from_numpy(visual.copy())[None]
+        marks = self.turns.marks(torch.from_numpy(np.array(ids, np.int64))[None])
+        found = assign(is_visual, ~is_visual, marks)
+        number = np.zeros(len(visual), np.int64) if found.number is None else found.number[0].numpy()
+        where = [facts[0] is not None and facts[0].where == BEFORE_PICTURE for facts in found.facts]
+        return found.text[0].numpy(), number, where
 
 
-def visual_mask(places: Iterable[Any], length: int) -> NDArray[np.bool_]:
+def visual_mask(places: Iterable[Any], length: int) -> Flags:
     """Which of a prompt's tokens are visual, from vLLM's ``PlaceholderRange`` of each picture."""
     mask = np.zeros(length, np.bool_)
     for place in places:
@@ -137,29 +198,14 @@ def visual_mask(places: Iterable[Any], length: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _together(parts: tuple[Schedule, ...], stages: tuple[int, ...]) -> Schedule:
-    """The schedule of all visual tokens of a prompt, from those of its regions."""
-    if len(parts) == 1:
-        return parts[0]
-    own = [part.stages or tuple(Stage(layer, part.visual, part.visual) for layer in stages) for part in parts]
-    total = [
-        Stage(
-            layer,
-            *(sum(getattr(x, name) for x in row) for name in ("tokens_in", "keep", "recycled", "merged")),
-        )
-        for layer, row in zip(stages, zip(*own, strict=True), strict=True)
-    ]
-    return Schedule(sum(part.visual for part in parts), parts[0].num_layers, tuple(total))
-
-
 def schedule_of(
     asked: RequestBudget, visual: int, text: int, num_layers: int, stages: tuple[int, ...]
 ) -> Choice:
     """What is kept of visual tokens that are judged together.
 
-    It may depend on nothing else, see :func:`choice_of`. A request that names no budget is
-    not to blame for a server's average that pictures of its size cannot meet, as the layers before the first pruning
-    layer hold all of them: it keeps that many tokens after every pruning layer.
+    It may depend on nothing else, see :class:`Planner`. A request that names no budget is not to blame for a server's
+    average that pictures of its size cannot meet, as the layers before the first pruning layer hold all of them: it
+    keeps that many tokens after every pruning layer.
 
     Args:
         asked: what the request wants.
@@ -188,77 +234,3 @@ def schedule_of(
             visual, num_layers, stages
         )
     return Choice(schedule, lifted) if schedule.stages else Choice(None)
-
-
-def check_room(step: Step, plan: StepPlan, names: Callable[[int], str]) -> None:
-    """Refuse a step that would write keys where no block was allocated, and so over those of another request.
-
-    Raises:
-        SparseSightError: scheduler and worker do not agree; nothing has been computed of the step.
-    """
-    if step.room is None:
-        return
-    held = np.vstack([step.computed + step.query, step.computed - plan.removed + plan.query])
-    short = np.argwhere(held > step.room)
-    if len(short):
-        stage, r = short[0].tolist()
-        raise SparseSightError(
-            f"kv_groups: request {names(r)} holds {held[stage, r]} tokens in stage {stage}, but the scheduler has "
-            f'allocated blocks for {step.room[stage, r]}; leave "kv_groups" out of --additional-config and report this'
-        )
-
-
-def plan_step(
-    step: Step,
-    removed: Removed,
-    visual: NDArray[np.bool_] | None,
-    asked_of: Callable[[int], RequestBudget],
-    num_layers: int,
-    stages: tuple[int, ...],
-    turns: Turns | None = None,
-) -> StepPlan:
-    """Plan a step, and note in ``removed`` what it removes.
-
-    A prompt is pruned if all of it is computed in this step and text follows its last visual token; otherwise all of
-    it is kept, in every layer, for good.
-
-    Args:
-        visual: which rows are visual tokens; None if none is.
-        asked_of: what a request wants, asked only about prompts that come whole.
-        num_layers: of the decoder.
-        stages: pruning layers.
-        turns: how the served model's chats mark their turns, if that is known.
-    """
-    before = removed.of(step.block, step.computed)
-    query = np.repeat(step.query[None], len(stages), 0)
-    if visual is None or not visual.any():
-        return StepPlan(before, query, (), (), ())
-    end = np.cumsum(step.query)
-    start = end - step.query
-    count = np.concatenate(([0], np.cumsum(visual)))
-    pictured = count[end] > count[start]
-    whole = (step.computed == 0) & (step.query >= step.prompt)
-    prompts: list[Prompt] = []
-    unmet: list[tuple[int, str]] = []
-    for r in np.flatnonzero(pictured & whole).tolist():
-        rows = visual[start[r] : end[r]]
-        length, prompt = int(step.query[r]), int(step.prompt[r])
-        asked = asked_of(r)
-        ids = None if step.ids is None else step.ids(r)
-        try:
-            choice = choice_of(asked, rows[:prompt], ids, turns, num_layers, stages)
-        except BudgetError as error:
-            unmet.append((r, str(error)))
-            continue
-        method, schedule = asked.method, choice.schedule
-        if method is None or schedule is None:
-            continue
-        told = choice.text, method, schedule, choice.lifted, choice.parts, choice.regions
-        prompts.append(Prompt(r, int(start[r]), length, prompt, rows, *told))
-        out = np.array([stage.tokens_out for stage in schedule.stages])
-        query[:, r] = length - schedule.visual + out
-    plan = StepPlan(
-        before, query, tuple(prompts), tuple(np.flatnonzero(pictured & ~whole).tolist()), tuple(unmet)
-    )
-    removed.add(step.block, step.query - query)
-    return plan

@@ -1,4 +1,4 @@
-"""One request's prompt on its way through the decoder: what a method is shown, and which rows are left."""
+"""One request's rows on their way through the decoder: what a method is shown, and which rows are left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from ..core.host_count import HostCount
 from ..core.rows import RegionSizes, Rows
 from ..core.stage import Attention, Counts, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, run_stage
-from .planner import Prompt
+from ..methods import Method
+from .step_plan import Prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -82,7 +84,7 @@ def rotary_axis(rotary: Any) -> Int[Tensor, " f"] | None:
 
 @dataclass
 class Prefill:
-    """A prompt of a single request, [1, n] everywhere; it never holds filler."""
+    """The rows of a single request, [1, n] everywhere, in a step that prunes it; it never holds filler."""
 
     prompt: Prompt
     layers: tuple[int, ...]  # pruning layers
@@ -90,32 +92,46 @@ class Prefill:
     sizes: tuple[RegionSizes, ...]  # of the regions now
     counts: tuple[tuple[Counts, ...], ...]  # per region number and stage
     rater_counts: tuple[HostCount | None, ...] = ()  # per region number
-    in_front: tuple[
-        Tensor, ...
-    ] = ()  # per region number, boolean [1]: whether its text stands in front of it
-    kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the prompt that are left
+    in_front: tuple[Tensor, ...] = ()  # per region, boolean [1]: whether its text stands in front of it
+    kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the step that are left
 
     @classmethod
     def of(cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device) -> Prefill:
-        visual = torch.from_numpy(prompt.visual).to(device, non_blocking=True)[None]
-        rows = Rows.start(torch.ones_like(visual), visual, prompt.prompt)
-        schedules, regions = prompt.parts or (prompt.schedule,), prompt.regions
-        sizes: tuple[RegionSizes, ...] = (RegionSizes((prompt.schedule.visual,), (prompt.text,)),)
+        plan, now = prompt.plan, prompt.regions
+        number = _over(plan.number, prompt, -1) - now.start
+        own = (number >= 0) & (number < len(now))
+        number = np.where(own, number, -1)
+        visual, text = _over(plan.visual, prompt, False) & own, _over(plan.text, prompt, False) & own
+        on_device = torch.from_numpy(np.stack((visual, text, number))).to(device, non_blocking=True)
+        is_visual = on_device[0][None].bool()
+        rows = Rows.start(torch.ones_like(is_visual), is_visual)
+        rows = rows.divided(on_device[1][None].bool(), on_device[2][None] if len(now) > 1 else None)
+        regions = prompt.pruned
         in_front: tuple[Tensor, ...] = ()
-        if regions is not None:
-            sizes = regions.sizes
-            number = None if regions.number is None else _over(regions.number, rows.origin)
-            rows = rows.divided(_over(regions.text, rows.text), number)
-            in_front = tuple(torch.tensor(x).to(device, non_blocking=True) for x in regions.in_front)
-        counts = planned_counts(schedules, len(layers), device, len(schedules))
-        return cls(prompt, layers, rows, sizes, counts, in_front=in_front)
+        if any(region.in_front for region in regions):
+            in_front = tuple(
+                torch.tensor([region.in_front]).to(device, non_blocking=True) for region in regions
+            )
+        return cls(
+            prompt,
+            layers,
+            rows,
+            tuple(RegionSizes((region.schedule.visual,), (region.text,)) for region in regions),
+            planned_counts([region.schedule for region in regions], len(layers), device, len(regions)),
+            in_front=in_front,
+        )
+
+    @property
+    def method(self) -> Method:
+        """What decides."""
+        assert self.prompt.plan.method is not None
+        return self.prompt.plan.method
 
     def rate(self, hidden: Float[Tensor, "n c"]) -> None:
         """Choose the raters, from what enters the first layer."""
-        method = self.prompt.method
-        if method.requires_raters:
+        if self.method.requires_raters:
             with torch.no_grad():
-                chosen = choose_raters(method, self.rows, self.sizes, self._text(), hidden[None])
+                chosen = choose_raters(self.method, self.rows, self.sizes, self._text(), hidden[None])
                 self.rows, self.rater_counts = chosen
 
     def select(
@@ -126,7 +142,8 @@ class Prefill:
         key: Float[Tensor, "n gd"],
         position: Int[Tensor, "... n"],
         facts: LayerFacts,
-    ) -> tuple[Int[Tensor, " m"], Tensor, Tensor]:
+        cached: Float[Tensor, "m gd"] | None = None,
+    ) -> tuple[Int[Tensor, " l"], Tensor, Tensor]:
         """Let the method choose after its ``index``-th pruning layer.
 
         Args:
@@ -135,23 +152,29 @@ class Prefill:
             query, key: of the pruning layer, after the rotary embedding; this rank's heads side by side.
             position: rotary positions, [n] or [axes, n].
             facts: of that layer.
+            cached: keys that the layer holds of tokens that were computed in earlier steps.
 
         Returns:
-            ``index`` [m] of the rows that go on, which of them stand for merged tokens [m] (bool), and their hidden
-            states [m, c].
+            ``index`` [l] of the rows that go on, which of them stand for merged tokens [l] (bool), and their hidden
+            states [l, c].
         """
         rows, n = self.rows, hidden.shape[0]
+        past = 0 if cached is None else len(cached)
+        if cached is not None:
+            key = torch.cat((cached.to(key.dtype), key))
         keys = facts.all_heads(key, facts.kv_heads).transpose(0, 1)[None]
+        # Nobody asks where a cached key is: methods weigh visual tokens only, which are rows of this step.
+        key_position = torch.nn.functional.pad(position, (past, 0))
 
         def attention(number: int, text: TextRows, column: Tensor) -> Attention:
             at = text.column[0]
             return Attention(
                 query=facts.all_heads(query[at], facts.heads).transpose(0, 1)[None],
                 key=keys,
-                mask=lambda row: ops.causal_rows(text.column.gather(1, row), n, 0),
-                key_column=column,
+                mask=lambda row: ops.causal_rows(text.column.gather(1, row), past + n, past),
+                key_column=column + past,
                 query_position=position[..., at].unsqueeze(-2),
-                key_position=position.unsqueeze(-2),
+                key_position=key_position.unsqueeze(-2),
                 inv_freq=facts.inv_freq,
                 rotary_axis=facts.rotary_axis,
                 scale=facts.scale,
@@ -168,8 +191,8 @@ class Prefill:
             rater_counts=self.rater_counts,
             in_front=self.in_front,
         )
-        others = [self.prompt.length - self.prompt.schedule.visual]
-        step = run_stage(self.prompt.method, rows, self.sizes, self._text(), others, shown)
+        others = [n - sum(size.visual[0] for size in self.sizes)]
+        step = run_stage(self.method, rows, self.sizes, self._text(), others, shown)
         self.rows, self.sizes = step.rows, step.sizes
         source = self.rows.source[0]
         self.kept.append(source)
@@ -181,8 +204,7 @@ class Prefill:
         return TextRows.of(self.rows, self.sizes)
 
 
-def _over(of_prompt: Tensor, like: Tensor) -> Tensor:
-    """What is known of a prompt's rows [1, p] for all rows of its step; what follows the prompt is nothing."""
-    more = like.shape[1] - of_prompt.shape[1]
-    nothing = 0 if of_prompt.dtype == torch.bool else -1
-    return torch.nn.functional.pad(of_prompt, (0, more), value=nothing).to(like.device, non_blocking=True)
+def _over(of_prompt: Any, prompt: Prompt, nothing: Any) -> Any:
+    """What is known of a prompt's tokens, for the rows of its step; what follows the prompt is nothing."""
+    rows = of_prompt[prompt.computed : prompt.computed + prompt.length]
+    return np.pad(rows, (0, prompt.length - len(rows)), constant_values=nothing)

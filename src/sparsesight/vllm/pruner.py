@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..core.turns import Turns
 from ..errors import SparseSightError, UnsupportedModelError
-from ..methods import Method
 from .adapters import Adapters
-from .config import RequestBudget, asked_of, logger
-from .metadata import stage_metadata
-from .planner import Step, StepPlan, check_room, plan_step
+from .cached_keys import CachedKeys
+from .metadata import StageTables, stage_metadata
+from .planner import Planner, RequestPlan
 from .prefill import LayerFacts, Prefill
 from .ranks import check_ranks
-from .state import Removed
 from .stats import Tally
+from .step_plan import Step, StepPlan, check_allocated, plan_step
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
 
@@ -36,6 +33,7 @@ class Active:
 
     plan: StepPlan
     prefills: list[Prefill]
+    tables: list[Tensor]  # block table that the pruning layer of each stage reads, [r, width]
     done: int = 0  # stages passed
     rows: Tensor | None = None  # row of the input of every row that is left, [n]
     positions: Tensor | None = None  # [n], or [axes, n]
@@ -47,36 +45,32 @@ class Active:
 class Pruner:
     """Owns what pruning adds to a model. State of a step lives in ``active``, and ends with it."""
 
-    method: Method
-    stages: tuple[int, ...]  # pruning layers
+    planner: Planner
     decoder: Any  # has `layers` and `norm`
-    turns: Turns | None = None  # how the served model's chats mark their turns, if that is known
     keep_trace: bool = False
-    every_step: bool = (
-        False  # whether steps are planned that cannot prune, as with ``kv_groups``: room is checked then
-    )
     compare_ranks: bool = False  # whether tensor-parallel ranks compare the rows that they keep
     tally: Tally = field(default_factory=Tally)
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
-    mask: Tensor | None = None  # which rows of the coming step are visual tokens; on the host
+    told: bool = True  # whether the model runner has told of the step before
     active: Active | None = None
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)  # of the hooks, while a step prunes
-    pruned: set[str] = field(default_factory=set)  # requests that were pruned, and some that have ended since
 
     def __post_init__(self) -> None:
-        self.removed = Removed(len(self.stages))
+        self.stages = self.planner.stages
         self.adapters = Adapters(self.decoder)
         self.num_layers = len(self.decoder.layers)
         for layer in self.decoder.layers:
             check_layer(layer)
         self.facts = tuple(LayerFacts.of(self.decoder.layers[i].self_attn) for i in self.stages)
+        self.cached = tuple(CachedKeys(self.decoder.layers[i].self_attn.attn) for i in self.stages)
         # Names of the attention layers after each stage, as vLLM keys its metadata.
         self.names: list[list[str]] = [[] for _ in self.stages]
         for i, layer in enumerate(self.decoder.layers):
             segment = sum(stage < i for stage in self.stages)
             if segment:
                 self.names[segment - 1].append(layer.self_attn.attn.layer_name)
+        self.tables: dict[int, StageTables] = {}  # by position of vLLM's block table among those of the step
 
     def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
         """Give the decoder's layers their backends. Hooks are on them only while a step prunes: others pay nothing.
@@ -95,90 +89,74 @@ class Pruner:
 
     # -- around a step ----------------------------------------------------------------------------------------
 
-    def note(self, mask: Tensor | None) -> None:
-        """Which rows of the coming step are visual tokens, boolean [n] on the host.
+    def plan_of(self, name: str, places: Iterable[Any], ids: Any, length: int, params: Any) -> RequestPlan:
+        """What is pruned of a request; see :meth:`Planner.request_plan`."""
+        plan = self.planner.request_plan(places, ids, length, getattr(params, "extra_args", None))
+        self.tally.count_request(plan, name)
+        return plan
+
+    def passes(self, plans: Iterable[RequestPlan]) -> bool:
+        """Whether the coming step is as it is without sparsesight: nothing is pruned of any of its requests."""
+        if any(plan.regions for plan in plans):
+            return False
+        self.told = True
+        return True
+
+    def note(self) -> None:
+        """A step has been embedded.
 
         Raises:
             SparseSightError: if the step before passed without :meth:`begin`, as then nothing would ever be pruned.
         """
-        if self.mask is not None:
+        if not self.told:
             raise SparseSightError(
                 "the model runner passes sparsesight by: another plugin, or a model runner that is none of vLLM's"
             )
-        self.mask = mask
+        self.told = False
 
-    def passes(self, live: Mapping[str, Any]) -> bool:
-        """Whether the coming step is as it is without sparsesight, known at once: no request that was pruned is left.
-
-        Args:
-            live: requests that hold keys, by name; those of the step and others.
-        """
-        if self.every_step or (self.mask is not None and self.mask.any()):
-            return False
-        if self.removed.used:
-            if not live.keys().isdisjoint(self.pruned):  # as long as the shorter of both at most
-                if len(self.pruned) > 2 * len(live):
-                    self.pruned &= live.keys()
-                return False
-            self.pruned.clear()
-            self.removed.clear()
-        self.mask = None
-        return True
-
-    def begin(
-        self, step: Step, extra_args: Callable[[int], Any], names: Callable[[int], str], context: Any
-    ) -> None:
+    def begin(self, step: Step, names: Callable[[int], str], context: Any) -> None:
         """Plan a step, and give the layers after each stage their metadata.
 
         Args:
             step: its requests.
-            extra_args: of a request's sampling parameters.
             names: of requests, for what is logged.
             context: vLLM's forward context, changed here.
         """
         self.end()
-        mask, self.mask = self.mask, None
-        visual: NDArray[np.bool_] | None = None if mask is None else mask.numpy()
-
-        def asked(r: int) -> RequestBudget:
-            try:
-                return asked_of(self.method, self.stages, extra_args(r))
-            except SparseSightError as error:
-                self.tally.refused += 1
-                logger.warning("request %s is answered without pruning: %s", names(r), error)
-                return RequestBudget(None, named=True)
-
-        plan = plan_step(step, self.removed, visual, asked, self.num_layers, self.stages, self.turns)
-        check_room(step, plan, names)
-        if not self.every_step:
-            self.pruned.update(names(prompt.request) for prompt in plan.prompts)
-        self.tally.count(step, plan, names)
+        self.told = True
+        plan = plan_step(step, len(self.stages), self.planner.block_size)
+        check_allocated(plan, names)
+        self.tally.count_step(plan.prompts, names)
         if not plan.changes:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
+        made: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+        indexed: dict[int, tuple[Tensor, Tensor]] = {}
         for s, layer_names in enumerate(self.names):
-            made: dict[
-                int, tuple[Any, Tensor]
-            ] = {}  # for each block table: all layers share one, or a few do
             for name in layer_names:
                 dense = context.attn_metadata[name]
-                if id(dense) not in made:
+                common = dense.sparsesight_common
+                if (s, id(dense)) not in made:
                     builder = dense.sparsesight_builders[s]
-                    common = stage_metadata(
-                        dense.sparsesight_common,
-                        plan.removed[s],
-                        plan.query[s],
-                        builder.kv_cache_spec.block_size,
-                        padded=not plan.prompts,
-                    )
-                    made[id(dense)] = builder.build_stage(common), common.slot_mapping
-                attention[name], slots[name] = made[id(dense)]
-        context.attn_metadata, context.slot_mapping = attention, slots
+                    if id(dense) not in indexed:
+                        own = self.tables.setdefault(len(indexed), StageTables())
+                        indexed[id(dense)] = own.of(common, plan, builder.kv_cache_spec.block_size)
+                    tables, seq_lens = indexed[id(dense)]
+                    given = stage_metadata(common, plan, s, tables[s], seq_lens[s])
+                    made[s, id(dense)] = builder.build_stage(given), given.slot_mapping
+                attention[name], slots[name] = made[s, id(dense)]
         if plan.prompts:
+            read: list[Tensor] = []
+            for s, stage in enumerate(self.stages):
+                dense = context.attn_metadata[self.decoder.layers[stage].self_attn.attn.layer_name]
+                read.append(
+                    indexed[id(dense)][0][s - 1] if s else dense.sparsesight_common.block_table_tensor
+                )
             device = next(self.decoder.parameters()).device
-            self.active = Active(plan, [Prefill.of(p, self.stages, device) for p in plan.prompts])
+            self.active = Active(plan, [Prefill.of(p, self.stages, device) for p in plan.prompts], read)
             self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
             self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
+        context.attn_metadata, context.slot_mapping = attention, slots
 
     def end(self) -> None:
         """Forget the step, also one that failed."""
@@ -220,7 +198,7 @@ class Pruner:
 
     def _prune(self, active: Active, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         index, query = active.done, active.plan.query
-        before = active.plan.query[index - 1] if index else _dense(active.plan)
+        before = active.plan.query[index - 1] if index else active.plan.step.query
         start = np.cumsum(before) - before
         assert active.seen is not None and active.positions is not None
         q, k = active.seen
@@ -238,6 +216,7 @@ class Pruner:
                 k[own],
                 active.positions[..., own],
                 self.facts[index],
+                self._cached(active, prefill, index, k.dtype),
             )
             pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
             width += a - cursor
@@ -262,6 +241,14 @@ class Pruner:
         if self.keep_trace and active.done == len(self.stages):
             self.trace += active.prefills
         return hidden, residual
+
+    def _cached(self, active: Active, prefill: Prefill, index: int, dtype: torch.dtype) -> Tensor | None:
+        """Keys that a pruning layer holds of a request's earlier steps, [m, gd]; None without any."""
+        r = prefill.prompt.request
+        count = prefill.prompt.computed - int(active.plan.removed[index - 1, r] if index else 0)
+        if not count:
+            return None
+        return self.cached[index].read(active.tables[index][r], count, dtype)
 
 
 def check_layer(layer: Any) -> None:
@@ -296,11 +283,3 @@ def check_layer(layer: Any) -> None:
             f"{name}: positions stretched by YaRN (factor {rotary.scaling_factor}) are not read in vLLM yet; leave "
             "the stretching out of --hf-overrides"
         )
-
-
-def _dense(plan: StepPlan) -> NDArray[np.int64]:
-    """Rows of each request before the first stage."""
-    rows = plan.query[0].copy()
-    for prompt in plan.prompts:
-        rows[prompt.request] = prompt.length
-    return rows

@@ -8,30 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from ..core.budget import Schedule
-from ..core.turns import Turns
 from ..errors import BudgetError, SparseSightError, brief
 from ..hf.model_parts import layer_kinds, prunable
 from ..methods import Method
 from .config import KEY, REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
-from .planner import choice_of, schedule_of, visual_mask
+from .planner import Planner, RequestPlan, schedule_of, visual_mask
 from .validation import check_method
 
 # Why a request with visual tokens is not pruned.
 BY_REQUEST, BY_SERVER = "the request keeps every token", "the server keeps every token by default"
 NO_TEXT, SMALL = "no text scores the visual tokens", "no more visual tokens than the budget"
 UNMET = "the visual tokens cannot meet the server's budget"
-REASONS = (BY_REQUEST, BY_SERVER, NO_TEXT, SMALL, UNMET)
+TOO_LONG = "pictures and their question are longer than a step"
+REASONS = (BY_REQUEST, BY_SERVER, NO_TEXT, SMALL, UNMET, TOO_LONG)
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Planner):
     """How a server prunes, read once from its configuration."""
-
-    method: Method
-    stages: tuple[int, ...]  # pruning layers
-    num_layers: int  # of the decoder
-    turns: Turns | None  # how the served model's chats mark their turns, if that is known
 
     @classmethod
     def of(cls, config: Any) -> Rule | None:
@@ -41,9 +35,7 @@ class Rule:
             SparseSightError: the entry cannot work.
         """
         method = method_of(config.additional_config)
-        if method is None:
-            return None
-        return cls(method, *stages_of(config, method), turns_of(config.additional_config))
+        return None if method is None else planner_of(config, method)
 
     def budget(self, params: Any) -> RequestBudget:
         """The budget of a request with these sampling parameters.
@@ -52,6 +44,29 @@ class Rule:
             SparseSightError: an argument of the request is invalid.
         """
         return asked_of(self.method, self.stages, getattr(params, "extra_args", None))
+
+
+def planner_of(config: Any, method: Method) -> Rule:
+    """What decides about requests under a ``VllmConfig``: alike in front end, scheduler and worker.
+
+    Raises:
+        SparseSightError: as :func:`stages_of`.
+    """
+    stages, num_layers = stages_of(config, method)
+    scheduler = config.scheduler_config
+    steps = (
+        scheduler.max_num_batched_tokens,
+        getattr(scheduler, "max_num_scheduled_tokens", None),
+        scheduler.long_prefill_token_threshold,
+    )
+    return Rule(
+        method,
+        stages,
+        num_layers,
+        turns_of(config.additional_config),
+        config.cache_config.block_size,
+        min(step for step in steps if step),
+    )
 
 
 @dataclass(frozen=True)
@@ -66,9 +81,13 @@ class Outcome:
     reason: str = ""  # why the request is not pruned, one of REASONS; empty if it is
 
     @classmethod
-    def of(cls, visual: int, first: int, method: Method, schedule: Schedule) -> Outcome:
-        counts = tuple(stage.tokens_out for stage in schedule.stages)
-        return cls(visual, first, method.name, schedule.equal_tokens, counts)
+    def of(cls, visual: int, first: int, plan: RequestPlan) -> Outcome:
+        """Of a plan that prunes; what it keeps whole counts as kept."""
+        assert plan.method is not None
+        whole = visual - sum(region.schedule.visual for region in plan.regions)
+        kept = whole + sum(region.schedule.equal_tokens for region in plan.regions)
+        each = zip(*(region.removed for region in plan.regions), strict=True)
+        return cls(visual, first, plan.method.name, kept, tuple(visual - sum(removed) for removed in each))
 
 
 def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
@@ -121,28 +140,26 @@ def outcome_of(rule: Rule, prompt: Any, params: Any) -> Outcome | None:
     if not places:
         return None
     ids = prompt.get("prompt_token_ids")
+    if ids is None:  # as if text followed the pictures
+        mask = np.ones(sum(place.get_num_embeds() for place in places) + 1, np.bool_)
+        mask[-1] = False
+    else:
+        mask, ids = visual_mask(places, len(ids)), np.asarray(ids, np.int64)
+    visual, first = int(mask.sum()), int(mask.argmax())
     try:
-        if ids is None:  # as if text followed the pictures
-            visual, first = sum(place.get_num_embeds() for place in places), 0
-            schedule = schedule_of(asked, visual, 1, rule.num_layers, rule.stages).schedule
-        else:
-            mask = visual_mask(places, len(ids))
-            visual, first = int(mask.sum()), int(mask.argmax())
-            choice = choice_of(asked, mask, np.asarray(ids), rule.turns, rule.num_layers, rule.stages)
-            schedule = choice.schedule
+        plan = rule.plan(asked, mask, ids)
     except BudgetError:
         if asked.named:
             raise
         return Outcome(visual, first, reason=UNMET)
-    if schedule is None:
-        return Outcome(visual, first, reason=_reason(rule, asked, visual))
+    if not plan.regions:
+        return Outcome(visual, first, reason=TOO_LONG if plan.too_long else _reason(rule, asked, visual))
     if getattr(params, "prompt_logprobs", None) is not None:
         raise SparseSightError(
             f"prompt_logprobs={params.prompt_logprobs}: dropped visual tokens have none; leave it out, or "
             f'keep every token with {REQUEST_KEY}="none"'
         )
-    assert asked.method is not None
-    return Outcome.of(visual, first, asked.method, schedule)
+    return Outcome.of(visual, first, plan)
 
 
 def _reason(rule: Rule, asked: RequestBudget, visual: int) -> str:

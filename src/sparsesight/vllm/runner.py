@@ -12,9 +12,10 @@ import numpy as np
 from torch import nn
 
 from ..errors import UnsupportedModelError
-from .planner import Step
+from .planner import NOTHING, RequestPlan
 from .pruner import Pruner
-from .step import begin_step, room_of
+from .step import begin_step
+from .step_plan import Step
 
 
 class Backends:
@@ -70,21 +71,42 @@ class Backends:
         return StageBuilder
 
 
-def step_of(runner: Any) -> Step:
-    """The requests of the step that a V1 runner is about to compute."""
+def step_of(runner: Any, plans: list[RequestPlan]) -> Step:
+    """The requests of the step that a V1 runner is about to compute, and what is pruned of them."""
     batch = runner.input_batch
     count = batch.num_reqs
     return Step(
         query=np.diff(runner.query_start_loc.np[: count + 1]).astype(np.int64),
         computed=batch.num_computed_tokens_cpu[:count].astype(np.int64),
-        prompt=batch.num_prompt_tokens[:count].astype(np.int64),
-        block=batch.block_table[0].get_numpy_array()[:count, 0].astype(np.int64),
-        room=room_of(
-            runner.kv_cache_config,
-            [table.num_blocks_per_row[:count] * table.block_size for table in batch.block_table.block_tables],
-        ),
-        ids=lambda r: batch.token_ids_cpu[r, : batch.num_prompt_tokens[r]],
+        plans=plans,
+        allocated=[
+            (group.kv_cache_spec.stage, table.block_size, table.get_numpy_array()[:count])
+            for group, table in zip(
+                runner.kv_cache_config.kv_cache_groups, batch.block_table.block_tables, strict=True
+            )
+            if hasattr(group.kv_cache_spec, "stage")
+        ],
     )
+
+
+def plans_of(runner: Any, pruner: Pruner) -> list[RequestPlan]:
+    """What is pruned of the requests of a V1 runner's step; it is kept with the runner's state of a request."""
+    found = []
+    for name in runner.input_batch.req_ids:
+        state = runner.requests[name]
+        known = getattr(state, "sparsesight", None)
+        if known is None or known[0] != state.num_prompt_tokens:  # a streamed prompt has grown
+            places = [feature.mm_position for feature in state.mm_features]
+            plan = (
+                pruner.plan_of(
+                    name, places, state.prompt_token_ids, state.num_prompt_tokens, state.sampling_params
+                )
+                if places
+                else NOTHING
+            )
+            known = state.sparsesight = state.num_prompt_tokens, plan
+        found.append(known[1])
+    return found
 
 
 def install(model: Any, config: Any) -> None:
@@ -116,14 +138,11 @@ def _install_v1() -> None:
     @wraps(inner)
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         pruner = pruner_of(self.get_model())
-        if pruner is None or pruner.passes(self.requests):
+        plans = () if pruner is None else plans_of(self, pruner)
+        if pruner is None or pruner.passes(plans):
             return inner(self, *args, **kwargs)
         names = self.input_batch.req_ids
-
-        def extra_args(r: int) -> Any:
-            return getattr(self.requests[names[r]].sampling_params, "extra_args", None)
-
-        begin_step(pruner, step_of(self), extra_args, lambda r: str(names[r]))
+        begin_step(pruner, step_of(self, list(plans)), lambda r: str(names[r]))
         try:
             return inner(self, *args, **kwargs)
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,14 +27,10 @@ def settings(chosen: Mapping[str, Any], graphs: bool) -> list[Setting]:
         graphs: whether vLLM would record CUDA graphs on this machine.
     """
     found = []
-    if "enable_prefix_caching" not in chosen:
-        why = "keys of a prompt that was pruned for one question are wrong for the next"
-        found.append(Setting("enable_prefix_caching", False, ("--no-enable-prefix-caching",), why))
-    # Without it vLLM takes no steps that are shorter than the longest prompt.
-    short = (chosen.get("max_num_batched_tokens") or math.inf) < (chosen.get("max_model_len") or 0)
-    if "enable_chunked_prefill" not in chosen and not short:
-        why = "a prompt that is computed in parts would be answered without pruning"
-        found.append(Setting("enable_chunked_prefill", False, ("--no-enable-chunked-prefill",), why))
+    if "block_size" not in chosen:
+        size = 16 if graphs else 32  # vLLM's kernels for CPUs take multiples of 32 only
+        why = "pruning removes whole blocks of keys, and small ones keep fewer tokens beyond the budget"
+        found.append(Setting("block_size", size, ("--block-size", str(size)), why))
     if (
         graphs
         and not chosen.get("enforce_eager")
@@ -52,12 +47,9 @@ def settings(chosen: Mapping[str, Any], graphs: bool) -> list[Setting]:
 def complete(arguments: Any, graphs: bool) -> list[Setting]:
     """Set in an engine's arguments (vLLM's ``EngineArgs``) what the user has left open, and return what that was."""
     given = {
-        "enable_prefix_caching": arguments.enable_prefix_caching,
-        "enable_chunked_prefill": arguments.enable_chunked_prefill,
+        "block_size": arguments.block_size,
         "compilation_config": arguments.compilation_config.cudagraph_mode,
         "enforce_eager": arguments.enforce_eager,
-        "max_num_batched_tokens": arguments.max_num_batched_tokens,
-        "max_model_len": arguments.max_model_len,
         "optimization_level": arguments.optimization_level,
     }
     chosen = {name: value for name, value in given.items() if value is not None}

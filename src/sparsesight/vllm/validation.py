@@ -16,6 +16,8 @@ from .names import VERSIONS
 # The operation that writes keys; it reads its slots from the forward context, which a recorded graph does not.
 KV_WRITE = "vllm::unified_kv_cache_update"
 
+_UNQUANTISED = ("auto", "float16", "bfloat16", "float32", "half", "float")
+
 # What is refused of vLLM's config: a condition, and the message.
 _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     (
@@ -23,9 +25,8 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "pooling would take in the rows of dropped tokens, which are zero: use --runner generate",
     ),
     (
-        lambda c: c.cache_config.enable_prefix_caching,
-        "prefix caching would reuse keys of a prompt that was pruned for another question: pass "
-        "--no-enable-prefix-caching",
+        lambda c: str(getattr(c.cache_config, "cache_dtype", "auto")) not in _UNQUANTISED,
+        "methods read keys of earlier steps from the cache, which --kv-cache-dtype would round: leave it out",
     ),
     (
         lambda c: c.parallel_config.pipeline_parallel_size > 1,
@@ -130,6 +131,19 @@ def check_config(config: Any) -> None:
             raise SparseSightError(f"sparsesight in vLLM: {sentence}")
 
 
+def check_scheduler(config: Any) -> None:
+    """Refuse a scheduler that knows nothing of regions.
+
+    Raises:
+        SparseSightError: naming it and the fix.
+    """
+    given = config.scheduler_config.scheduler_cls
+    if given is not None and not str(given).startswith("sparsesight."):
+        raise SparseSightError(
+            f"sparsesight has a scheduler of its own, but --scheduler-cls is {given!r}: leave it out"
+        )
+
+
 def check_kv_groups(config: Any) -> None:
     """Refuse what cannot work with blocks for each stage.
 
@@ -141,10 +155,6 @@ def check_kv_groups(config: Any) -> None:
         raise SparseSightError(
             "kv_groups: vLLM's hybrid KV cache manager allocates them, and it is off: leave out "
             "--disable-hybrid-kv-cache-manager"
-        )
-    if scheduler.scheduler_cls is not None:
-        raise SparseSightError(
-            f"kv_groups: needs a scheduler of its own, but --scheduler-cls is {scheduler.scheduler_cls!r}: leave it out"
         )
 
 
