@@ -20,6 +20,7 @@ from PIL import Image
 from sparsesight import SparseVLMPlus, bundled, sparsify
 from tests.docs.blocks import python_blocks
 from tests.vllm.client import picture_part, request, served
+from tests.vllm.engines import in_blocks
 
 pytestmark = [
     pytest.mark.vllm,

@@ -61,7 +61,7 @@ def method_of(additional_config: Any) -> Method | None:
 
 
 def kv_groups_of(additional_config: Any) -> bool:
-    """Whether a server asks for KV blocks for each stage (experimental).
+    """Whether a server asks for KV blocks for each stage.
 
     Raises:
         SparseSightError: if it is neither true nor false.
