@@ -335,7 +335,8 @@ def test_a_response_says_what_was_kept_and_the_metrics_count_it(
     kept = header()
     assert kept is not None and kept.startswith("sparsevlm+; visual=576; kept=6") and "counts=" in kept
     assert (
-        header(retain=[200, 100, 50]) == kept.partition(";")[0] + "; visual=576; kept=100.0; counts=224,128,64"
+        header(retain=[200, 100, 50])
+        == kept.partition(";")[0] + "; visual=576; kept=100.0; counts=224,128,64"
     )
     assert header(retain="none") == 'unpruned; visual=576; reason="the request keeps every token"'
     assert header(pictures=[]) is None
