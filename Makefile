@@ -143,7 +143,7 @@ ACCURACY := outputs/accuracy
 .PHONY: bench-accuracy
 bench-accuracy: $(STAMP) ## measure what every method costs in accuracy, into benchmarks/results/accuracy
 	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --tasks scenes --limit 600 --batch-size 27 \
-		--methods sparsevlm,sparsevlm+,fastv,pyramiddrop,dart,visionzip,vispruner,fastervlm,divprune,cdpruner,halves,narrow,holov,tome,pooling,uniform,last-token,random \
+		--methods sparsevlm,sparsevlm+,fastv,pyramiddrop,dart,priortr,visionzip,vispruner,fastervlm,divprune,cdpruner,scope,mmtok,vidcom2,halves,narrow,holov,tome,pooling,uniform,last-token,random \
 		--retain 288,192,128,64,32 --out $(ACCURACY) $(if $(wildcard $(ACCURACY)/run.json),--resume)
 	mkdir -p benchmarks/results/accuracy
 	cp $(addprefix $(ACCURACY)/,table.md table.csv plot.png run.json) benchmarks/results/accuracy/

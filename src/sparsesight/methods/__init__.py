@@ -21,14 +21,18 @@ from .fastv import FastV
 from .halves import Halves
 from .holov import HoloV
 from .last_token import LastToken
+from .mmtok import MMTok
 from .narrow import Narrow
 from .pooling import Pooling
+from .priortr import PriorTR
 from .pyramid_drop import PyramidDrop
 from .random import Random
+from .scope import SCOPE
 from .sparsevlm import SparseVLM
 from .sparsevlm_plus import SparseVLMPlus
 from .tome import ToMe
 from .uniform import Uniform
+from .vidcom2 import VidCom2
 from .visionzip import VisionZip
 from .vispruner import FasterVLM, VisPruner
 
@@ -41,11 +45,15 @@ METHODS: dict[str, type[Method]] = {
         FastV,
         PyramidDrop,
         DART,
+        PriorTR,
         VisionZip,
         VisPruner,
         FasterVLM,
         DivPrune,
         CDPruner,
+        SCOPE,
+        MMTok,
+        VidCom2,
         Halves,
         Narrow,
         HoloV,
@@ -258,6 +266,7 @@ def _fields(data: Any) -> dict[str, Any]:
 __all__ = [
     "DART",
     "METHODS",
+    "SCOPE",
     "CDPruner",
     "Compose",
     "DivPrune",
@@ -266,15 +275,18 @@ __all__ = [
     "Halves",
     "HoloV",
     "LastToken",
+    "MMTok",
     "Method",
     "Narrow",
     "Pooling",
+    "PriorTR",
     "PyramidDrop",
     "Random",
     "SparseVLM",
     "SparseVLMPlus",
     "ToMe",
     "Uniform",
+    "VidCom2",
     "VisPruner",
     "VisionZip",
     "describe_published",

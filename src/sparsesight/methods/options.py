@@ -10,11 +10,15 @@ MethodName = Literal[
     "fastv",
     "pyramiddrop",
     "dart",
+    "priortr",
     "visionzip",
     "vispruner",
     "fastervlm",
     "divprune",
     "cdpruner",
+    "scope",
+    "mmtok",
+    "vidcom2",
     "halves",
     "narrow",
     "holov",
@@ -28,11 +32,14 @@ MethodName = Literal[
     "fastv:published",
     "pyramiddrop:published",
     "dart:published",
+    "priortr:published",
     "visionzip:published",
     "vispruner:published",
     "fastervlm:published",
     "divprune:published",
     "cdpruner:published",
+    "scope:published",
+    "vidcom2:published",
     "holov:published",
 ]
 
@@ -63,6 +70,10 @@ class MethodOptions(TypedDict, total=False):
     crops: int
     balance: float
     by_attention: bool
+    alpha: float
+    text_temperature: float
+    visual_temperature: float
+    temperature: float
     asked: float
     share: float
     seed: int

@@ -19,6 +19,8 @@ from .attention import (
     select_heads,
     text_raters,
 )
+from .clips import unlike_mean_ranks
+from .coverage import cosine_coverage, coverage_ranks, softmax_coverage
 from .diversity import (
     farthest_point_ranks,
     greedy_dpp_map,
@@ -39,6 +41,8 @@ __all__ = [
     "bipartite_merge",
     "causal_rows",
     "compact",
+    "cosine_coverage",
+    "coverage_ranks",
     "density_peaks_merge",
     "even_runs",
     "even_target_merge",
@@ -59,7 +63,9 @@ __all__ = [
     "ranks",
     "rope_weight",
     "select_heads",
+    "softmax_coverage",
     "text_raters",
     "thinned_places",
     "unit_vectors",
+    "unlike_mean_ranks",
 ]

@@ -127,6 +127,38 @@ class Determinant(Objective):
         self.gain = self.gain - new.square().sum(0)
 
 
+class Coverage(Objective):
+    """The coverage that a token adds: how much it raises the maximum over the selected tokens, summed over targets.
+
+    Args:
+        cover: how much a target (row) is covered by a token (column), not negative.
+        weight: multiplies what a token adds.
+    """
+
+    def __init__(self, cover: Float[Tensor, "i n"], weight: Float[Tensor, " n"]) -> None:
+        self._cover, self._weight = cover, weight.double()
+        self._covered = cover.new_zeros(len(cover), 1)
+        self.commit()
+
+    def worth(self, gain: Tensor, column: Tensor) -> Tensor:
+        return gain.float()
+
+    def open(self, column: Tensor) -> None:
+        self._column, self._block = column, self._cover[:, column]
+
+    def pick(self, at: int) -> Tensor:
+        self._covered = torch.maximum(self._covered, self._block[:, at : at + 1])
+        return self._weight[self._column] * added_coverage(self._block, self._covered)
+
+    def commit(self) -> None:
+        self.gain = self._weight * added_coverage(self._cover, self._covered)
+
+
+def added_coverage(cover: Float[Tensor, "*b i n"], covered: Float[Tensor, "*b i 1"]) -> Float[Tensor, "*b n"]:
+    """How much each token (column) raises what is covered, summed over the targets in fp64."""
+    return (cover - covered).clamp_(min=0).sum(-2, dtype=torch.float64)
+
+
 def select(objective: Objective, keep: int, given: Int[Tensor, " g"]) -> list[int]:
     """The selected tokens in order: first the ``given`` ones, then, one by one, the token that is worth most.
 

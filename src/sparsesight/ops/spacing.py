@@ -26,6 +26,28 @@ class Groups(NamedTuple):
     start: Int[Tensor, "b v"]  # number of tokens in the groups before
 
 
+def number_groups(
+    group: Int[Tensor, "b v"], place: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"]
+) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b v"], Int[Tensor, "b v"]]:
+    """For every entry: its group numbered from 0, the entries of the groups before, and its place within the group.
+
+    Args:
+        group: number of each entry's group, below 2**31, in any order and with gaps.
+        place: places among all entries, by which those of a group are ordered.
+        valid: False on padding, which is a group of its own, the last.
+    """
+    width = group.shape[1]
+    at = torch.arange(width, device=group.device).expand_as(group)
+    sort = (group.masked_fill(~valid, 2**31) * width + place).argsort(dim=1)
+    ordered = group.masked_fill(~valid, 2**31).gather(1, sort)
+    first = torch.ones_like(valid)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    run = torch.empty_like(sort).scatter_(1, sort, first.cumsum(1) - 1)
+    start = torch.empty_like(sort).scatter_(1, sort, torch.where(first, at, 0).cummax(1).values)
+    within = torch.empty_like(sort).scatter_(1, sort, at) - start
+    return run, start, within
+
+
 def group_seats(group: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"]) -> Groups:
     """Apportion ``keep`` seats over groups by their sizes, as :func:`group_ranks` does.
 
@@ -34,15 +56,8 @@ def group_seats(group: Int[Tensor, "b v"], valid: Bool[Tensor, "b v"], keep: Int
         valid: False on padding, which belongs to no group.
         keep: seats of a sample.
     """
-    width = group.shape[1]
-    at = torch.arange(width, device=group.device).expand_as(group)
-    sort = (group.masked_fill(~valid, 2**31) * width + at).argsort(dim=1)
-    ordered = group.masked_fill(~valid, 2**31).gather(1, sort)
-    first = torch.ones_like(valid)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    run = torch.empty_like(sort).scatter_(1, sort, first.cumsum(1) - 1)
-    start = torch.empty_like(sort).scatter_(1, sort, torch.where(first, at, 0).cummax(1).values)
-    within = torch.empty_like(sort).scatter_(1, sort, at) - start
+    at = torch.arange(group.shape[1], device=group.device).expand_as(group)
+    run, start, within = number_groups(group, at, valid)
 
     def total(flag: Tensor) -> Tensor:
         return torch.zeros_like(run).scatter_add_(1, run, flag.long()).gather(1, run)
