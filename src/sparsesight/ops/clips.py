@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diversity import unit_vectors
+from .points import unit_vectors
 from .rows import gather_rows, ranks
 from .spacing import number_groups
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diversity import _one_by_one, _with_rest, unit_vectors
+from .diversity import _one_by_one, _with_rest
 from .greedy import Coverage, added_coverage, select
 from .matching import cosine_similarity
+from .points import unit_vectors
 from .rows import gather_rows, reads_are_free
 
 if TYPE_CHECKING:
