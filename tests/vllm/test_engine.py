@@ -252,7 +252,7 @@ def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> N
     with pytest.raises(VLLMValidationError, match="sparsesight_retain=-3"):
         llm.generate([one], sampling(extra_args={"sparsesight_retain": -3}), use_tqdm=False)
     answers(llm, [one], sampling())  # the refusal has left no trace: the same picture is answered
-    deep = sampling(extra_args={"sparsesight_retain": 1})
+    deep = sampling(extra_args={"sparsesight_retain": "1"})  # the number would be taken for true
     with pytest.raises(VLLMValidationError, match=r"retain=1 of 576 visual tokens cannot be met"):
         llm.generate([one], deep, use_tqdm=False)
     answers(llm, [one], sampling())
