@@ -88,10 +88,17 @@ def replace(name: str, function: Any, checked: Any) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file share a process and what it builds; the matrix, by far the longest, is split by family."""
+    """Tests of a file share a process and what it builds; the matrix, by far the longest, is split by family.
+
+    Files that import lmms-eval, which takes ten seconds, share one process.
+    """
     for item in items:
-        group = item.path.stem if item.path.stem != "test_families" else f"{item.path.stem}{_family_of(item)}"
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{group}"))
+        group = f"{item.path.parent.name}-{item.path.stem}"
+        if item.path.stem == "test_families":
+            group += _family_of(item)
+        elif item.path.parent.name == "lmms" or item.path.stem in ("test_judges", "test_scorers"):
+            group = "lmms"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _family_of(item: pytest.Item) -> str:
