@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-# Seconds a case where others take a tenth of one; it comes up in every RARE-th of its turns, the next value in the rest.
+# A case takes seconds, not tenths: each RARE-th of its turns is its own, the others go to another value of the axis.
 SLOW_VALUES, RARE = ("flex_attention",), 4
 
 

@@ -7,9 +7,9 @@ holds must not reach another entry.
 from __future__ import annotations
 
 import inspect
-import sys
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
