@@ -811,6 +811,12 @@ CALLS: dict[str, Callable[[], Any]] = {
     "farthest_point_ranks": lambda: ops.farthest_point_ranks(FEATURES, FLAG, KEEP, 3),
     "greedy_dpp_map": lambda: ops.greedy_dpp_map(FEATURES, normal(1, 2, 5).abs(), FLAG, KEEP, 3),
     "greedy_gaussian_map": lambda: ops.greedy_gaussian_map(FEATURES, ROW, KEEP - 1, FLAG, KEEP, 3),
+    "cosine_coverage": lambda: ops.cosine_coverage(FEATURES, FLAG),
+    "softmax_coverage": lambda: ops.softmax_coverage(normal(1, 2, 3, 8), FEATURES, true(2, 3), FLAG, 0.1),
+    "coverage_ranks": lambda: ops.coverage_ranks(
+        ops.cosine_coverage(FEATURES, FLAG), normal(1, 2, 5).abs(), FLAG, KEEP, 3
+    ),
+    "unlike_mean_ranks": lambda: ops.unlike_mean_ranks(FEATURES, ROW // 2, FLAG, 0.1),
     "least_similar_places": lambda: ops.least_similar_places(
         FEATURES, FLAG, ROW == 3, normal(1, 2, 2, 8), true(2, 2), KEEP
     ),
