@@ -99,7 +99,7 @@ def _has_power(template: str) -> bool:
 
     before = ""
     try:
-        for _, kind, text in Environment().lex(template):
+        for _, kind, text in Environment(autoescape=True).lex(template):
             if kind == "operator" and text == "**" and before not in ("(", ","):
                 return True
             before = before if kind in ("whitespace", "comment") else text
