@@ -146,6 +146,18 @@ def test_a_port_that_is_taken(engine: Engine) -> None:
         pytest.fail("it listens nowhere")
 
 
+def test_a_port_that_is_taken_meanwhile(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two demos that start together see the same port free."""
+    from sparsesight.demo import server
+    from sparsesight.demo.tabs import Choices
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken, free = other.getsockname()[1], server._free_port
+        monkeypatch.setattr(server, "_free_port", lambda *a: taken if not any(a[2:]) else free(*a))
+        with server.serving(engine, Choices("sparsevlm+", 64, 576, 0.1)) as url:
+            assert f":{taken}" not in url and get(url)[0] == 200
+
+
 def test_a_page_that_is_gone_ends_its_run(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     url, _ = served
     begun, ended = Event(), Event()

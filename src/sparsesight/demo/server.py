@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,7 +50,7 @@ def serving(
     Raises:
         SparseSightError: if nothing can listen there.
     """
-    port = _free_port(host, port)
+    _free_port(host, port)  # before the page is built
     with TemporaryDirectory(prefix="sparsesight-demo-") as folder, _variable("GRADIO_TEMP_DIR", folder):
         from starlette.middleware import Middleware
 
@@ -60,9 +60,10 @@ def serving(
         uploads = Uploads(Path(folder))
         page = build(engine, choices, uploads).queue(max_size=MAX_WAITING)
         try:
-            _, url, _ = page.launch(
-                server_name=host,
-                server_port=port,
+            url = _launch(
+                page,
+                host,
+                port,
                 theme=theme(),
                 css_paths=Path(__file__).with_name("style.css"),
                 max_file_size=MAX_BYTES,
@@ -87,9 +88,20 @@ def serving(
             _close(page)
 
 
+def _launch(page: Any, host: str, port: int | None, **options: Any) -> str:
+    """The address of the page once it listens; another process may take a free port before it does."""
+    lost = set[int]()
+    while True:
+        number = _free_port(host, port, lost)
+        try:
+            return str(page.launch(server_name=host, server_port=number, **options)[1])
+        except OSError:
+            lost.add(number)
+
+
 def _close(page: Any) -> None:
     """End the server, also while pages are open."""
-    if page.server is not None:
+    if getattr(page, "server", None) is not None:  # it got as far as that
         page.server.force_exit = True  # open pages would keep it waiting
     log = logging.getLogger("uvicorn.error")
     log.disabled, before = True, log.disabled  # it would log a traceback for each open page
@@ -145,9 +157,12 @@ def _refusal(scope: Any) -> int | None:
     return 413 if int(length) > (MAX_UPLOAD if _is_upload(scope) else MAX_BODY) else None
 
 
-def _free_port(host: str, port: int | None) -> int:
-    """A port that is free now."""
+def _free_port(host: str, port: int | None, lost: Collection[int] = ()) -> int:
+    """A port that is free now, none of the ``lost`` ones."""
+    reason = "taken by another process"
     for number in PORTS if port is None else (port,):
+        if number in lost:
+            continue
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, kind, protocol) as probe:
