@@ -27,7 +27,7 @@ def told(run: Any) -> tuple[Any, ...]:
         run.report.samples[0].visual_tokens,
         run.report.samples[0].text_tokens,
         [len(stage[0]) for stage in run.kept],
-        [len(stage.token) for stage in run.choices()],
+        [(stage.layer, stage.kept.sum(), stage.merged.sum()) for stage in run.choices()],
         len(run.raters()),
         [step.stage.visual.shape[1] for step in run.trace],
     )

@@ -27,7 +27,7 @@ def test_the_guide_names_the_families_that_can_be_drawn() -> None:
 
 def test_the_reference_has_every_name() -> None:
     page = (DOCS / "reference/bundled.md").read_text("utf-8")
-    told = set(re.findall(r"^::: sparsesight\.viz\.\w+\.(\w+)$", page, re.M))
+    told = set(re.findall(r"^::: sparsesight\.(?:viz|core)\.\w+\.(\w+)$", page, re.M))
     for members in re.findall(r"members: \[(.*)\]", page):
         told |= set(members.split(", "))
     assert set(viz.__all__) <= told
