@@ -92,6 +92,7 @@ def toy_of(place: Path, **changes: Any) -> dict[str, Any]:
     return {**toy, "environment": {"TOY": "seven"}, "options": {"flag": True}, **changes}
 
 
+@pytest.mark.slow
 def test_all_are_asked_the_same(peers: Any, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = run(peers, place, [DENSE, OURS, toy_of(place, python=sys.executable)])
     dense, ours, toy = found["rows"]
@@ -149,6 +150,7 @@ def test_the_usual_contestants(peers: Any, tmp_path: Path) -> None:
         peers.main(["--model", "x"])
 
 
+@pytest.mark.slow
 def test_the_adapter_for_checkouts_of_llava(peers: Any, place: Path, tmp_path: Path) -> None:
     """Called as LLaVA's code base is: the picture is one id, and prompts are given without names."""
     package = tmp_path / "checkout" / "llava" / "model"

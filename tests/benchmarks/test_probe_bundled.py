@@ -30,6 +30,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return given
 
 
+@pytest.mark.slow
 def test_all_parts(probe: Callable[..., Any], examiner: Examiner, tmp_path: Path) -> None:
     model = build_model(width=64, layers=4, tower_layers=1, seed=0)  # the methods have three stages
     model.save_pretrained(tmp_path / "model")

@@ -171,6 +171,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Path) ->
     assert len(json.loads((path / "run.json").read_text())) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, whole: Path) -> None:
     path = tmp_path / "run"
     second = started(path, 0.0, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
