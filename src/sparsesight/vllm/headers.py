@@ -1,6 +1,6 @@
 """A response header that says what became of a request's visual tokens, added by middleware of vLLM's server.
 
-``x-sparsesight: sparsevlm+; visual=576; kept=64.0; counts=303,110,36``, or ``unpruned; visual=576; reason="..."``.
+``x-sparsesight: sparsevlm+; visual=576; kept=84.0; counts=160,96,64``, or ``unpruned; visual=576; reason="..."``.
 It is absent where a request has no visual tokens. ``serve`` passes ``--middleware
 sparsesight.vllm.headers.OutcomeHeader``.
 """
