@@ -112,6 +112,10 @@ def test_what_becomes_of_requests_is_counted_once(front_end: FrontEnd, counted: 
     owner = SimpleNamespace(renderer=renderer)
     for given in (sampling, params({"sparsesight_retain": "none"})):
         admission._process_inputs(lambda *x: seen.append(x), owner, "id", prompt, given)
+    with pytest.raises(Refused, match="sent in parts"):
+        admission._process_inputs(
+            lambda *x, **y: seen.append(x), owner, "id", prompt, sampling, resumable=True
+        )
     assert len(seen) == 2 and kept is not None
     assert counted == {
         "prompts_pruned": 1,

@@ -212,6 +212,14 @@ def _process_inputs(
     if front_end is not None:
         outcome = front_end.admit(self.renderer, prompt, params)
         if outcome is not None:
+            if kwargs.get("resumable") and not outcome.reason:
+                from vllm.exceptions import VLLMValidationError
+
+                raise VLLMValidationError(
+                    "a prompt that is sent in parts cannot be pruned, as its next part would change what is kept: "
+                    f"send it whole, or with {REQUEST_KEY} 'none'",
+                    parameter=REQUEST_KEY,
+                )
             front_end.metrics.count(outcome)
     return inner(request_id, prompt, params, *args, **kwargs)
 
