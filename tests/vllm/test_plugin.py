@@ -82,4 +82,4 @@ def test_plugins_that_are_loaded_before_the_front_end_still_reach_it(
     with pytest.raises(SparseSightError, match="give an object"):
         arguments.create_engine_config()
     for name in ("vllm", "vllm.engine", "vllm.engine.arg_utils"):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]  # not by monkeypatch, which would put them back
