@@ -129,7 +129,7 @@ def test_the_same_average_for_all() -> None:
 
 def test_a_text_tower(tmp_path: Path) -> None:
     """CDPruner as published, with a CLIP whose vision tower is the bundled model's."""
-    from tests.hf.vision.test_text_tower import clip_of, text_tokenizer
+    from tests.hf.vision.text_towers import clip_of, text_tokenizer
 
     clip_of(bundled.load()[0]).save_pretrained(tmp_path / "clip")
     text_tokenizer().save_pretrained(tmp_path / "clip")

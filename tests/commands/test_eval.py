@@ -197,7 +197,7 @@ def test_budgets_and_methods_by_option_and_environment() -> None:
 
 def test_a_text_tower(tmp_path: Path) -> None:
     """It is loaded once, and asked what the prompts ask."""
-    from tests.hf.vision.test_text_tower import clip_of, text_tokenizer
+    from tests.hf.vision.text_towers import clip_of, text_tokenizer
 
     clip_of(bundled.load()[0]).save_pretrained(tmp_path / "clip")
     text_tokenizer().save_pretrained(tmp_path / "clip")

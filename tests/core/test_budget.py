@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,9 @@ from sparsesight.core.budget import (
     Schedule,
     Stage,
     as_published,
-    check_layers,
     plan,
-    pruning_layers,
     recycled_counts,
 )
-from sparsesight.core.retain import check_retain
 from sparsesight.macs import DecoderShape
 
 LLAMA_7B = DecoderShape.llama(32, 4096, 11008, 32)
@@ -227,138 +222,6 @@ def test_numpy_numbers_are_numbers() -> None:
     counts: Any = (np.int64(300), np.int32(200), 118)
     layers: Any = tuple(np.array(LAYERS))
     assert plan(counts, 576, 32, layers) == plan((300, 200, 118), 576, 32, LAYERS)
-
-
-# -- errors ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("retain", "says"),
-    [
-        (True, "use an int"),
-        ("64", "use an int"),
-        (None, "use an int"),
-        ([64], "use an int"),
-        (1j, "use an int"),
-        (np.bool_(True), "use an int"),
-        (0, "at least 1"),
-        (-5, "at least 1"),
-        (0.0, r"\(0, 1\]"),
-        (-0.5, r"\(0, 1\]"),
-        (math.nan, r"\(0, 1\]"),
-        (math.inf, r"\(0, 1\]"),
-        (-math.inf, r"\(0, 1\]"),
-        (1.5, r"\(0, 1\]; write 2 for tokens"),
-        (192.0, r"\(0, 1\]; write 192 for tokens"),
-        ((), "one count >= 0"),
-        ((64, -1), "one count >= 0"),
-        ((64, 0.5), "one count >= 0"),
-        ((64, True), "one count >= 0"),
-        (("64",), "one count >= 0"),
-        ((64, 65), "cannot grow"),
-    ],
-)
-def test_check_retain(retain: Any, says: str) -> None:
-    with pytest.raises(BudgetError, match=says) as error:
-        check_retain(retain)
-    assert str(error.value).startswith(f"retain={retain!r}: ")
-
-
-@pytest.mark.parametrize("retain", [1, 10**6, 1.0, 1e-9, (5,), (5, 5, 0), np.int64(3), np.float32(0.5)])
-def test_check_retain_accepts(retain: Any) -> None:
-    check_retain(retain)
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [(), (2, 2), (6, 2), (-2, 2), (2, 31), (2, 99), (2.0, 6), (True, 2), ("2",), "26", 2, [2, 6], None],
-)
-def test_check_layers(layers: Any) -> None:
-    with pytest.raises(BudgetError, match=r"from 0 to 30 \(of 32\)") as error:
-        check_layers(layers, 32)
-    assert str(error.value).startswith(f"layers={layers!r}: ")
-    if layers not in ((2, 31), (2, 99)):  # without a depth there is no last layer
-        with pytest.raises(BudgetError, match="from 0 on"):
-            check_layers(layers)
-
-
-def test_check_layers_accepts() -> None:
-    check_layers((0,), 2)
-    check_layers((0, 30), 32)
-    check_layers((np.int64(3), 5), 32)  # type: ignore[arg-type]
-    check_layers((2, 99))
-
-
-def test_plan_checks_what_it_is_given() -> None:
-    with pytest.raises(
-        BudgetError, match=r"retain=\(300, 200\) has 2 counts for 3 pruning layers \(2, 6, 15\)"
-    ):
-        plan((300, 200), 576, 32, LAYERS)
-    with pytest.raises(BudgetError, match=r"retain=0: "):
-        plan(0, 576, 32, LAYERS)
-    with pytest.raises(BudgetError, match=r"layers=\(2, 31\): "):
-        plan(64, 576, 32, (2, 31))
-    with pytest.raises(
-        BudgetError, match=r"retain=0.01 of 576 visual tokens .* layers \(2, 6, 15\) of 32.*layers="
-    ) as e:
-        plan(0.01, 576, 32, LAYERS)
-    assert "possible are 36 to 576 (ratios 0.063 to 1.0)" in str(e.value)  # (2 * 576 + 30) / 32 - 1 = 35.94
-
-
-# -- pruning layers ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("num_layers", "expected"),
-    [
-        (32, (2, 6, 15)),
-        (64, (4, 12, 30)),
-        (40, (2, 7, 18)),
-        (28, (1, 5, 13)),
-        (24, (1, 4, 11)),
-        (16, (1, 3, 7)),
-        (8, (0, 1, 3)),
-        (6, (0, 1, 2)),
-        (4, (0, 1, 2)),
-    ],
-)
-def test_pruning_layers_keep_their_relative_depth(num_layers: int, expected: tuple[int, ...]) -> None:
-    assert pruning_layers(LAYERS, num_layers) == expected
-
-
-@pytest.mark.parametrize("depths", [(1,), LAYERS, (2, 6, 15, 19)])
-def test_pruning_layers_of_any_depth(depths: tuple[int, ...]) -> None:
-    for num_layers in range(len(depths) + 1, 130):
-        layers = pruning_layers(depths, num_layers)
-        assert len(layers) == len(depths)
-        check_layers(layers, num_layers)
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.integers(4, 64), st.data())
-def test_pruning_layers_within_the_allowed(num_layers: int, data: st.DataObject) -> None:
-    choices = st.sets(st.integers(0, num_layers - 2), min_size=3)
-    allowed = tuple(sorted(data.draw(choices)))
-    layers = pruning_layers(LAYERS, num_layers, allowed)
-    assert len(layers) == 3 and set(layers) <= set(allowed) and all(a < b for a, b in pairwise(layers))
-    if set(pruning_layers(LAYERS, num_layers)) <= set(allowed):
-        assert layers == pruning_layers(LAYERS, num_layers)
-
-
-def test_pruning_layers_move_to_the_nearest_allowed() -> None:
-    assert pruning_layers(LAYERS, 32, tuple(range(8, 31))) == (8, 9, 15)
-    assert pruning_layers(LAYERS, 32, (0, 3, 5, 14, 20)) == (3, 5, 14)
-    assert pruning_layers(LAYERS, 32, (0, 4, 20)) == (0, 4, 20)
-    assert pruning_layers((6,), 32, (5, 7)) == (5,)  # a tie goes to the earlier layer
-
-
-@pytest.mark.parametrize(("num_layers", "allowed"), [(3, None), (1, None), (32, (4, 5))])
-def test_too_few_layers_to_prune_at(num_layers: int, allowed: tuple[int, ...] | None) -> None:
-    offered = num_layers - 1 if allowed is None else len(allowed)
-    with pytest.raises(
-        BudgetError, match=rf"of {num_layers} layers offers {offered} pruning layers.*layers=\("
-    ):
-        pruning_layers(LAYERS, num_layers, allowed)
 
 
 def test_as_published_can_be_hashed() -> None:

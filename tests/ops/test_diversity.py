@@ -288,15 +288,3 @@ def test_a_given_duplicate_adds_nothing_and_breaks_nothing() -> None:
     )
     chosen = order(place, 12)
     assert chosen[:5] == [0, 1, 2, 3, 4] and sorted(chosen) == list(range(12))
-
-
-@pytest.mark.parametrize("bits", [ops.points.FINE, ops.points.COARSE])
-def test_products_of_fixed_points_are_exact(bits: int) -> None:
-    """In any order of the sum, so equal to sums of whole numbers, at any width."""
-    x = normal(1, 1, 8, 4096)
-    points = ops.points.fixed_points(x, alone(x), bits)
-    whole = [[int(v) for v in row] for row in points.x[0].tolist()]
-    expected = [[sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) for b in whole] for a in whole]
-    every = torch.arange(8)
-    assert (points.of(0, every)(every, every) / points.scale).long().tolist() == expected
-    assert (points.from_tokens(every[None])[0] / points.scale).long().tolist() == expected

@@ -2,70 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from sparsesight import (
-    Compose,
-    Method,
-    Random,
     SparseSightError,
-    SparseVLMPlus,
     UnsupportedModelError,
     sparsify,
     visual_tokens,
 )
-from sparsesight.core.budget import BEFORE
-from sparsesight.core.stage import StageInput
 from tests.hf import tiny
-from tests.hf.families import ALL
-from tests.hf.families.base import CLIPS
 from tests.hf.test_invariants import batch, close, generate, model
 from tests.hf.test_training import HOOKS_RUN_AGAIN
 from tests.hf.threads import wrong_in_threads
+from tests.hf.vision.class_token import BOTH, LATER, METHOD, SAMPLES, ClassToken, best, left
 from tests.hf.vision.test_reader import seen_by, visual_of
 from tests.in_turn import in_turn
-
-
-@dataclass(frozen=True)
-class ClassToken(Method):
-    """Keep what the vision tower looks at."""
-
-    name: ClassVar[str] = "class-token"
-    depths: ClassVar[tuple[int, ...]] = (BEFORE,)
-    requires_attention: ClassVar[bool] = False
-    requires_vision: ClassVar[bool] = True
-
-    def score(self, stage: StageInput) -> Tensor:
-        assert stage.vision is not None
-        return stage.vision.attention
-
-
-METHOD = ClassToken(0.4)
-BOTH = Compose(ClassToken(0.6), SparseVLMPlus(0.6))
-LATER = ClassToken((20, 12, 6), layers=(BEFORE, 1, 4))
-SAMPLES = range(4)  # one picture, two, none, one
-
-
-def best(built: Any, prompt: Any, counts: list[int]) -> list[list[int]]:
-    """The visual tokens of each sample that its tower looks at most."""
-    vision, visual = seen_by(built, prompt), visual_of(built, prompt)
-    each = [row[mask] for row, mask in zip(vision.attention, visual, strict=True)]
-    return [
-        sorted(x.argsort(descending=True, stable=True)[:n].tolist())
-        for x, n in zip(each, counts, strict=True)
-    ]
-
-
-def left(run: Any) -> int:
-    """Pictures that this thread still knows."""
-    local = run._hooks.vision.local
-    return len(local.tokens) + len(local.patches) + len(local.read)
 
 
 @pytest.mark.parametrize(("family", "attention"), in_turn(tiny.FAMILIES, ["eager", "sdpa", "flex_attention"]))
@@ -210,31 +165,6 @@ def test_pictures_encoded_before_the_call() -> None:
     assert [k.tolist() for k in kept] == best(built, prompt, [len(kept[0])])
 
 
-@pytest.mark.parametrize("at", ["tower", "projector", "first layer", "last layer"])
-@pytest.mark.parametrize("way", ["forward", "generate"])
-def test_an_exception_leaves_nothing_behind(at: str, way: str) -> None:
-    built, prompt = tiny.model("llava"), batch("llava")
-    where = {
-        "tower": built.model.vision_tower.encoder.layers[-1],
-        "projector": built.model.multi_modal_projector.linear_1,
-        "first layer": built.get_decoder().layers[0],
-        "last layer": built.get_decoder().layers[-1],
-    }[at]
-
-    def fail(*args: Any) -> None:
-        raise RuntimeError("interrupted")
-
-    with sparsify(built, METHOD) as run, torch.no_grad():
-        handle = where.register_forward_hook(fail)
-        with pytest.raises(RuntimeError, match="interrupted"):
-            built(**prompt) if way == "forward" else built.generate(**prompt, max_new_tokens=2)
-        assert not left(run) and run._hooks.vision.local.running is None
-        handle.remove()
-        built(**prompt)
-        kept = run.kept[0]
-    assert [k.tolist() for k in kept] == best(built, prompt, [len(k) for k in kept])
-
-
 def test_two_threads_on_one_model() -> None:
     built = model("llava_next")
     prompts = [batch("llava_next", (i,)) for i in (0, 1, 3)]
@@ -245,43 +175,6 @@ def test_two_threads_on_one_model() -> None:
             return torch.equal(generate(built, prompts[job])[1], wanted[job])
 
         assert not wrong_in_threads(range(3), works, 5, 1e-5)
-
-
-def plain(built: Any) -> dict[str, dict[str, Any]]:
-    """All that modules have of their own, hooks included."""
-    return {
-        name: {k: dict(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
-        for name, module in built.named_modules()
-    }
-
-
-def same(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]]) -> bool:
-    def equal(x: Any, y: Any) -> bool:
-        if isinstance(x, dict) and isinstance(y, dict):
-            return x.keys() == y.keys() and all(x[k] is y[k] for k in x)
-        return x is y
-
-    return a.keys() == b.keys() and all(
-        a[n].keys() == b[n].keys() and all(equal(a[n][k], b[n][k]) for k in a[n]) for n in a
-    )
-
-
-def test_the_model_comes_back_and_others_get_nothing() -> None:
-    built, prompt = tiny.model("llava"), batch("llava")
-    generate(built, prompt)  # transformers puts hooks of its own on the tower, once
-    before = plain(built)
-    tower = {n for n in before if "vision_tower" in n or "projector" in n}
-    with sparsify(built, METHOD):
-        assert not same({n: before[n] for n in tower}, {n: v for n, v in plain(built).items() if n in tower})
-        generate(built, prompt)
-        copied = plain(copy.deepcopy(built))
-    assert same(before, plain(built))
-    for name, own in before.items():
-        assert own.keys() == copied[name].keys()
-        assert all(own[k].keys() == copied[name][k].keys() for k in own if k.startswith("_forward"))
-    with sparsify(built, Random(0.4, (BEFORE,))):
-        now = plain(built)
-        assert same({n: before[n] for n in tower}, {n: now[n] for n in tower})
 
 
 def test_an_attention_implementation_that_is_set_later_is_followed() -> None:
@@ -310,41 +203,6 @@ def test_training(checkpointed: bool) -> None:
         assert not left(run)
     assert built.model.vision_tower.encoder.layers[0].mlp.fc1.weight.grad.abs().sum() > 0
     assert built.model.multi_modal_projector.linear_1.weight.grad.isfinite().all()
-
-
-def named(name: str) -> Any:
-    (family,) = (x for x in ALL if x.name == name)
-    if family.missing:
-        pytest.skip(family.missing)
-    return family
-
-
-def test_a_model_without_a_tower_is_refused_and_left_alone() -> None:
-    built = named("fuyu").build("sdpa")
-    before = plain(built)
-    with pytest.raises(
-        UnsupportedModelError, match=r"class-token\(retain=0.4\) ranks visual tokens by .* none"
-    ):
-        sparsify(built, METHOD)
-    assert same(before, plain(built))
-    sparsify(built, "sparsevlm+", retain=0.4).restore()
-    text = model("llava").get_decoder()
-    with pytest.raises(UnsupportedModelError, match="has none with attention that can be read"):
-        sparsify(text, METHOD, visual_mask="per call")
-
-
-@pytest.mark.parametrize("way", ["forward", "generate"])
-def test_tokens_that_cannot_be_traced_are_refused_before_the_language_model(way: str) -> None:
-    family = named("llava_onevision")
-    built, prompt = family.build("sdpa"), family.prompts(CLIPS)
-    ran: list[int] = []
-    built.get_decoder().layers[0].register_forward_pre_hook(lambda *_: ran.append(1))
-    with sparsify(built, METHOD) as run, torch.no_grad():
-        with pytest.raises(
-            UnsupportedModelError, match=r"class-token\(retain=0.4\): of 32 of the 70 visual tokens"
-        ):
-            built(**prompt) if way == "forward" else built.generate(**prompt, max_new_tokens=2)
-        assert not ran and not left(run)
 
 
 @pytest.mark.parametrize("given", ["wrapper", "model"])
