@@ -1,0 +1,81 @@
+"""The stages and sizes of a run that puts eyes on SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .pictures import PATCHES
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training; what helps falls to nothing within it, and stays there."""
+
+    name: str
+    steps: int
+    pictures: int  # a step
+    questions: int  # a picture
+    visible: int  # patches shown
+    rate: float  # of the deltas
+    projector_rate: float
+    decay: float  # share of the steps in which the rates fall to nothing
+    thoughts: float = 0.0  # weight of the read-outs at the start
+    thoughts_until: float = 0.8  # share of the steps after which it is nothing
+    search: float = 0.0  # weight of the loss on attention at the start
+    search_until: float = 0.5
+    hard: float = 2.0  # how much likelier than others hard questions are asked
+    replay_every: int = 4  # steps from one replay of plain instructions to the next
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run; the defaults take two CPU cores about an hour."""
+
+    rank: int = 16
+    shipped_rank: int = 8
+    scenes: int = 1600
+    val_scenes: int = 60
+    scored: int = 12  # scenes of those at every evaluation
+    questions: int = 64  # a scene
+    fit_scenes: int = 900
+    fit_steps: int = 700
+    replayed: int = 4  # instructions at a time
+    stages: tuple[Stage, ...] = (
+        Stage("few", 1000, 2, 16, 32, 1.2e-3, 3e-4, 0.4, thoughts=1.0, search=0.3, replay_every=8),
+        Stage("whole", 160, 1, 32, PATCHES, 5e-4, 1e-4, 1.0, replay_every=8),
+    )
+
+
+class Optimizer:
+    """AdamW under one schedule: a warm-up, a plateau, and a linear fall to nothing."""
+
+    def __init__(self, groups: Iterable[tuple[list[Any], float]], steps: int, decay: float) -> None:
+        """`groups` are (weights, rate); the last share `decay` of the `steps` falls to zero."""
+        self.adam = torch.optim.AdamW(
+            [{"params": weights, "lr": rate} for weights, rate in groups],
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            fused=True,
+        )
+        self.rates = [group["lr"] for group in self.adam.param_groups]
+        self.weights = [weight for group in self.adam.param_groups for weight in group["params"]]
+        self.steps, self.decay, self.warm_up = steps, decay, 30
+
+    def step(self, index: int) -> None:
+        """Clip the gradients, apply them with the rates of step `index` and clear them."""
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        scale = min(1.0, (index + 1) / self.warm_up, (self.steps - index) / (self.steps * self.decay))
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> Any:
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.adam.load_state_dict(state)

