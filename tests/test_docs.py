@@ -40,7 +40,7 @@ def test_readme(capsys: pytest.CaptureFixture[str]) -> None:
             code = block.code.replace("llava-hf/llava-1.5-7b-hf", str(MODEL_PATH))
             exec(code.replace("photo.jpg", str(default_picture())), names)
     said = capsys.readouterr().out
-    assert "['H']" in said and said.count("equal tokens") == 4 and "passed the first stage" in said
+    assert "['H']" in said and said.count("visual tokens per layer") == 2 and "passed the first stage" in said
 
 
 def test_readme_is_read_in_three_minutes() -> None:
@@ -91,7 +91,7 @@ def test_models_outside_transformers(capsys: pytest.CaptureFixture[str]) -> None
     names["clip"] = torch.randn(4, 9, 32)
     exec(pieces + clip, names)
     said = capsys.readouterr().out
-    assert "equal tokens" in said and "frames=(9, 9, 9, 9)" in said
+    assert "visual tokens per layer" in said and "frames=(9, 9, 9, 9)" in said
 
 
 def test_costs_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

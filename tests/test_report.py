@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sparsesight.core.facts import AFTER, NOTHING
 from sparsesight.hf.batch_report import batch_report
 from sparsesight.macs import DecoderShape
 from sparsesight.methods import from_dict, make_method
-from sparsesight.report import Latency, RegionReport, Report, run_lengths, where
+from sparsesight.report import Latency, RegionReport, Report, by_layers, run_lengths, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)
 METHOD = SparseVLM((6, 2), (1, 3))
@@ -152,16 +153,18 @@ def test_report_is_json() -> None:
 def test_report_reads_well() -> None:
     latency = Latency([3.14159], [])
     assert str(report(latency=latency)).splitlines() == [
+        f"{report().speedup_limit:.1f}x less prefill arithmetic, 24 % less KV cache; "
+        "4 of 7 visual tokens on average over 2 samples",
         "sparsevlm, pruning after layers 1, 3",
-        "                                 dense      sparse",
-        "equal tokens                       7.0         4.3",
-        "equal tokens (entering)            7.0         5.0",
-        f"prefill multiply-adds         {report().macs_dense / 1e3:.2f} k    {report().macs_sparse / 1e3:.2f} k",
-        "KV cache bytes                 11.52 k      8.70 k",
-        "prefill ms                                    3.14",
-        "visual tokens per layer",
-        "  sample 0: 10 x2, 6 x2, 2 x2",
-        "  sample 1: 4 x6  (ran dense: the budget keeps every visual token)",
+        "                                       dense      sparse",
+        "visual tokens per layer                  7.0         4.3",
+        "visual tokens entering a layer           7.0         5.0",
+        f"prefill multiply-adds               {report().macs_dense / 1e3:.2f} k    {report().macs_sparse / 1e3:.2f} k",
+        "KV cache bytes                       11.52 k      8.70 k",
+        "prefill ms                                          3.14",
+        "visual tokens entering",
+        "  sample 0: 10 in layers 0-1, 6 in layers 2-3, 2 in layers 4-5",
+        "  sample 1: 4 in layers 0-5  (ran dense: the budget keeps every visual token)",
     ]
 
 
@@ -170,6 +173,22 @@ def test_rows_use_metric_prefixes() -> None:
     rows = {name: (dense, sparse) for name, dense, sparse in big.rows()}
     assert rows["prefill multiply-adds"][0] == f"{big.macs_dense / 1e9:.2f} G"
     assert rows["KV cache bytes"][1] == f"{big.kv_bytes_sparse / 1e6:.2f} M"
+
+
+def test_a_headline_says_what_was_saved() -> None:
+    one = report(
+        regions=(region(10, 3, Stage(1, 10, 5, 2, 1), Stage(3, 6, 1, 1, 1)),), length=(15,), width=15
+    )
+    assert one.headline.endswith("; 5 of 10 visual tokens on average")
+    dense = report(regions=(region(4, 2),), length=(8,), width=8)
+    assert dense.headline == "nothing was saved: ran dense: the budget keeps every visual token"
+    costly = replace(one, samples=(replace(one.samples[0], macs_sparse=3 * one.macs_dense),))
+    assert costly.headline.startswith("3.0x more prefill arithmetic, ")
+
+
+def test_layers_in_words() -> None:
+    assert by_layers((576, 300, 300, 576)) == "576 in layer 0, 300 in layers 1-2, 576 in layer 3"
+    assert by_layers(()) == ""
 
 
 def test_run_lengths() -> None:

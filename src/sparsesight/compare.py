@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint_limits import apply_template, making_prompt
@@ -24,13 +23,11 @@ PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"  # LLaVA-1.5's, for proces
 
 
 @dataclass(frozen=True)
-class TimedAnswer:
-    """A model's answer, and the time of its decoder."""
+class ModelAnswer:
+    """A model's answer; one run tells nothing about time, so that :mod:`sparsesight.bench` measures it."""
 
     answer: str
     tokens: int  # of the answer, the end token included
-    prefill_ms: float | None
-    decode_ms: float | None  # median per further token; None if there was none
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,17 @@ class Pruned:
 class Comparison(Pruned):
     """The same question with and without sparsification."""
 
-    dense: TimedAnswer
-    sparse: TimedAnswer
+    dense: ModelAnswer
+    sparse: ModelAnswer
 
     @property
     def agree(self) -> bool:
         return self.dense.answer == self.sparse.answer
+
+    @property
+    def headline(self) -> str:
+        """Whether the answers agree and what was saved, in one line."""
+        return f"{'same' if self.agree else 'another'} answer; {self.report.headline}"
 
 
 def prepare(loaded: Loaded, image: Image, question: str) -> Any:
@@ -108,7 +110,7 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
 def compare(
     loaded: Loaded, inputs: Any, method: Method, max_new_tokens: int, picture: Image | None = None
 ) -> Comparison:
-    """Answer greedily, dense and sparse, each after one warm-up run.
+    """Answer greedily, dense and sparse.
 
     With the ``picture`` the result has a look for drawing.
 
@@ -117,23 +119,13 @@ def compare(
             too little memory.
     """
     from . import sparsify
-    from .bench import DECODE, PREFILL, Times, timed_decoder
 
     model = loaded.model
     with out_of_memory(model.device):
         with first_run(loaded.name):
-            _generate(loaded, inputs, 2)  # a prefill and a decoding step
-        with sparsify(model, method, turns=loaded.turns):
-            _generate(loaded, inputs, 2)
-        with sparsify(model, method, turns=loaded.turns, timing=True) as run:
-            text, tokens = _generate(loaded, inputs, max_new_tokens)
-        report = run.report
-        sparse = TimedAnswer(text, tokens, report.prefill_ms, report.decode_ms)
-        times = Times()
-        with timed_decoder(model.get_decoder(), times):
-            text, tokens = _generate(loaded, inputs, max_new_tokens)
-    further = times.wall[DECODE]
-    dense = TimedAnswer(text, tokens, times.wall[PREFILL][0], median(further) if further else None)
+            dense = _generate(loaded, inputs, max_new_tokens)
+        with sparsify(model, method, turns=loaded.turns) as run:
+            sparse = _generate(loaded, inputs, max_new_tokens)
     found = pruned(run, picture, loaded, inputs)
     return Comparison(**vars(found), dense=dense, sparse=sparse)
 
@@ -155,11 +147,11 @@ def _look(run: Sparsified, picture: Image, loaded: Loaded | None, inputs: Any) -
         return None, str(error)
 
 
-def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> tuple[str, int]:
-    """The greedy answer and its number of tokens."""
+def _generate(loaded: Loaded, inputs: Any, max_new_tokens: int) -> ModelAnswer:
+    """The greedy answer."""
     import torch
 
     with torch.inference_mode():
         output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, **GREEDY)
     new = output[0, inputs["input_ids"].shape[1] :]
-    return loaded.processor.decode(new, skip_special_tokens=True).strip(), len(new)
+    return ModelAnswer(loaded.processor.decode(new, skip_special_tokens=True).strip(), len(new))

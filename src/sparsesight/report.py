@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from .core.budget import BEFORE, Stage
@@ -113,6 +114,24 @@ class Report:
         """Dense over sparse prefill FLOPs: an upper limit of the speed-up."""
         return self.macs_dense / self.macs_sparse
 
+    @property
+    def headline(self) -> str:
+        """What was saved, in one line.
+
+        ``5.0x less prefill arithmetic, 76 % less KV cache; 64 of 576 visual tokens on average``
+        """
+        samples, macs = self.samples, (self.macs_dense, self.macs_sparse)
+        if macs[0] == macs[1]:
+            notes = {sample.note for sample in samples if sample.note}
+            return f"nothing was saved: {notes.pop()}" if len(notes) == 1 else "nothing was saved"
+        more = "less" if macs[0] > macs[1] else "more"
+        times = f"{max(macs) / min(macs):.1f}x {more} prefill arithmetic"
+        saved = round(100 * (1 - self.kv_bytes_sparse / self.kv_bytes_dense))
+        before = sum(s.visual_tokens for s in samples) / len(samples)
+        after = sum(s.equal_tokens for s in samples) / len(samples)
+        over = f" over {len(samples)} samples" if len(samples) > 1 else ""
+        return f"{times}, {saved} % less KV cache; {after:.0f} of {before:.0f} visual tokens on average{over}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable data."""
         totals = {"macs_dense": self.macs_dense, "macs_sparse": self.macs_sparse}
@@ -122,7 +141,7 @@ class Report:
         return json.dumps(self.to_dict())
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """``(quantity, dense, sparse)``, ready for a table."""
+        """``(quantity, dense, sparse)``, ready for a table; token counts are averages over the samples."""
         n = len(self.samples)
 
         def mean(values: Sequence[float]) -> str:
@@ -130,12 +149,12 @@ class Report:
 
         rows = [
             (
-                "equal tokens",
+                "visual tokens per layer",
                 mean([s.visual_tokens for s in self.samples]),
                 mean([s.equal_tokens for s in self.samples]),
             ),
             (
-                "equal tokens (entering)",
+                "visual tokens entering a layer",
                 mean([s.visual_tokens for s in self.samples]),
                 mean([s.equal_tokens_entering for s in self.samples]),
             ),
@@ -149,20 +168,20 @@ class Report:
 
     def _repr_html_(self) -> str:
         samples = "".join(
-            f"<p>sample {i}, visual tokens per layer: {escape(run_lengths(sample.visual_per_layer))} "
+            f"<p>sample {i}, visual tokens entering: {escape(by_layers(sample.visual_per_layer))}. "
             f"{escape(sample.note)}</p>"
             for i, sample in enumerate(self.samples)
         )
         return f"<div>{html_summary(self)}{html_table(self)}{samples}</div>"
 
     def __str__(self) -> str:
-        lines = [f"{_name(self.method)}, pruning {where(self.layers)}"]
-        lines.append(f"{'':<26}{'dense':>12}{'sparse':>12}")
-        lines += [f"{name:<26}{dense:>12}{sparse:>12}" for name, dense, sparse in self.rows()]
-        lines.append("visual tokens per layer")
+        lines = [self.headline, f"{_name(self.method)}, pruning {where(self.layers)}"]
+        lines.append(f"{'':<32}{'dense':>12}{'sparse':>12}")
+        lines += [f"{name:<32}{dense:>12}{sparse:>12}" for name, dense, sparse in self.rows()]
+        lines.append("visual tokens entering")
         for i, sample in enumerate(self.samples):
             note = f"  ({sample.note})" if sample.note else ""
-            lines.append(f"  sample {i}: {run_lengths(sample.visual_per_layer)}{note}")
+            lines.append(f"  sample {i}: {by_layers(sample.visual_per_layer)}{note}")
             if len(sample.regions) > 1 or any(x.judged_by == BEFORE_PICTURE for x in sample.regions):
                 lines += [f"    {region}" for region in sample.regions]
             if any(clip.kind == "video" for clip in sample.clips):
@@ -171,10 +190,13 @@ class Report:
 
 
 def html_summary(report: Report) -> str:
-    """Method, budget and pruning layers as one HTML paragraph."""
+    """What was saved, and method, budget and pruning layers, as two HTML paragraphs."""
     parts = report.method.get("parts") or [report.method]
     name = " > ".join(f"{part['method']}, retain {part['retain']}" for part in parts)
-    return f"<p>{escape(name)}, pruning {escape(where(report.layers))}</p>"
+    return (
+        f"<p><strong>{escape(report.headline)}</strong></p>"
+        f"<p>{escape(name)}, pruning {escape(where(report.layers))}</p>"
+    )
 
 
 def html_table(report: Report) -> str:
@@ -197,15 +219,24 @@ def _name(method: dict[str, Any]) -> str:
     return " > ".join(map(_name, parts)) if parts else str(method["method"])
 
 
-def run_lengths(per_layer: Sequence[int]) -> str:
-    """``576 x3, 300 x4``: run lengths of equal counts over the layers."""
-    runs: list[list[int]] = []
-    for count in per_layer:
-        if runs and runs[-1][0] == count:
-            runs[-1][1] += 1
-        else:
-            runs.append([count, 1])
-    return ", ".join(f"{count} x{times}" for count, times in runs)
+def by_layers(per_layer: Sequence[int]) -> str:
+    """``576 in layers 0-2, 300 in layer 3``: one count per layer, in words."""
+    said, first = [], 0
+    for count, times in _runs(per_layer):
+        last = first + times - 1
+        said.append(f"{count} in layer {first}" if times == 1 else f"{count} in layers {first}-{last}")
+        first = last + 1
+    return ", ".join(said)
+
+
+def run_lengths(counts: Sequence[int]) -> str:
+    """``36 x3, 12 x1``: run lengths of equal counts."""
+    return ", ".join(f"{count} x{times}" for count, times in _runs(counts))
+
+
+def _runs(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Each count that differs from the one before, and how often it follows itself."""
+    return [(count, len(list(same))) for count, same in groupby(counts)]
 
 
 def si(value: float) -> str:

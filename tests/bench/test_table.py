@@ -12,7 +12,8 @@ import torch
 from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
 from sparsesight.bench.folder import check_folder, save
-from sparsesight.bench.table import equality, markdown, remarks, tables
+from sparsesight.bench.headline import headlines, summary
+from sparsesight.bench.table import ceilings, equality, markdown, remarks, tables
 from sparsesight.methods import make_method
 from sparsesight.random_models import Shape, random_llava
 
@@ -57,12 +58,34 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
     assert tables([{**row, "token_sparse_ms": None}])[1].cells[0][-2] == "-"
 
 
+def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
+    small = [{**row, "method": "fastv", "prefill_speedup": 2.349, "macs_limit": 2.5} for row in rows[:2]]
+    small[1] |= {"retain": 12, "prefill_speedup": 0.91}
+    assert headlines(small) == [
+        "fastv: prefill 2.3x faster at retain 0.5 (limit 2.50x), 0.91x as fast at 12 (2.50x)"
+    ]
+    assert headlines([{**small[0], "batch": 1}, {**small[0], "batch": 8}]) == [
+        f"fastv, batch {n}: prefill 2.3x faster at retain 0.5 (limit 2.50x)" for n in (1, 8)
+    ]
+    assert headlines([{**small[0], "retain": None}]) == ["fastv: prefill 2.3x faster (limit 2.50x)"]
+
+
+def test_the_summary_has_one_row_each(rows: list[dict[str, Any]]) -> None:
+    made = summary(rows)
+    assert made.heads[:4] == ["method", "retain", "visual", "prefill ms"]
+    cells = dict(zip(made.heads, made.cells[3], strict=True))
+    assert cells["faster"] == f"{rows[3]['prefill_speedup']:.2f}x"
+    assert cells["prefill ms"].startswith(f"{rows[3]['prefill_sparse_ms']:.1f} (")
+    assert cells["KV cache"] == f"{rows[3]['kv_sparse_bytes'] / rows[3]['kv_dense_bytes']:.0%}"
+
+
 def test_remarks(rows: list[dict[str, Any]]) -> None:
     fine = [{**row, "macs_limit": 2.0, "roofline_speedup": 1.5} for row in rows]
-    said = remarks(fine)
+    assert remarks(fine) == []
+    said = ceilings(fine)
     assert len(said) == 2 and all("G multiply-adds/s" in text for text in said)  # of each length
     said = remarks([{**fine[0], "macs_limit": 1.05}])
-    assert "no gain here, because the FLOPs limit itself is 1.05x" in said[0] and len(said) == 2
+    assert "no gain here, because the FLOPs limit itself is 1.05x" in said[0] and len(said) == 1
 
 
 def test_unequal_costs_are_said(rows: list[dict[str, Any]]) -> None:

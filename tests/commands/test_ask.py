@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,10 @@ def test_the_json_object() -> None:
     assert found["method"]["retain"] == 0.33
     assert found["saved"] is None
     for side in ("dense", "sparse"):
-        assert set(found[side]) == {"answer", "tokens", "prefill_ms", "decode_ms"}
-        assert found[side]["prefill_ms"] > 0
+        assert set(found[side]) == {"answer", "tokens"}
         assert 1 <= found[side]["tokens"] <= 4
     report = found["report"]
-    assert report["prefill_ms"] == found["sparse"]["prefill_ms"]
+    assert report["prefill_ms"] is None  # one run tells nothing about time
     (sample,) = report["samples"]
     assert sample["visual_tokens"] == 576
     assert abs(sample["equal_tokens"] - 190) <= 1
@@ -106,7 +106,11 @@ def test_what_is_printed() -> None:
     verdict = "(the same answer)" if dense == sparse else "(another answer)"
     assert any(line.startswith("sparse") and sparse in line and verdict in line for line in lines)
     assert QUESTION in result.stdout
-    for quantity in ("equal tokens", "KV cache bytes", "prefill ms"):
+    same = "same" if dense == sparse else "another"
+    saved = r"[\d.]+x less prefill arithmetic, \d+ % less KV cache; \d+ of 576 visual tokens on average"
+    assert re.match(f"{same} answer; {saved} ", " ".join(result.stdout.split()))
+    assert "a character is two patches" in result.stdout
+    for quantity in ("visual tokens per layer", "prefill multiply-adds", "KV cache bytes"):
         (row,) = [line for line in lines if line.strip().startswith(f"{quantity} ") and "(" not in line]
         assert len(row.removeprefix(f" {quantity}").split()) >= 2  # dense and sparse
     assert drawn("sparsevlm+", retain=(150, 80, 40), layers=(0, 2, 4)) in result.stdout

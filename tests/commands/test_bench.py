@@ -12,6 +12,7 @@ import torch
 from sparsesight import CDPruner, SparseVLM, bench, bundled
 from sparsesight.bench import runs
 from sparsesight.bench.fits import fits
+from sparsesight.bench.headline import headlines
 from sparsesight.bench.table import tables
 from tests.bench.small import SMALL
 from tests.commands.command_line import plain_surroundings, refused, run  # noqa: F401
@@ -40,7 +41,19 @@ def test_methods_batches_and_lengths_side_by_side() -> None:
 
 def test_tables_and_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "sweep"
-    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--visual", "36,64", *QUICK, "--out", str(out))
+    result = run(
+        "bench",
+        "--shape",
+        SMALL,
+        "--retain",
+        "0.5",
+        "--visual",
+        "36,64",
+        *QUICK,
+        "--details",
+        "--out",
+        str(out),
+    )
     assert result.exit_code == 0, result.stderr
     assert "FLOPs" in result.stdout and "measured ceilings of this device" in result.stdout
     heads = [
@@ -51,8 +64,22 @@ def test_tables_and_a_folder(tmp_path: Path) -> None:
     assert len(json.loads((out / "bench.json").read_text())["rows"]) == 2
 
 
+def test_the_speed_comes_first_and_one_table(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweep = ("--methods", "sparsevlm+,random", "--visual", "36,64", "--out", str(out))
+    result = run("bench", "--shape", SMALL, "--retain", "0.5,12", *sweep, *QUICK, COLUMNS="100")
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads((out / "bench.json").read_text())["rows"]
+    lines = result.stdout.splitlines()
+    assert lines[:4] == headlines(rows)
+    assert result.stdout.count("KV cache") == 1 and "measured ceilings" not in result.stdout
+    table = lines[4 : lines.index("--details prints all tables")]
+    assert max(map(len, table)) <= 100
+    assert all(f"{row['prefill_speedup']:.2f}x" in result.stdout for row in rows)
+
+
 def test_the_fast_path() -> None:
-    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--fast", "plain", *QUICK)
+    result = run("bench", "--shape", SMALL, "--retain", "0.5", "--fast", "plain", "--details", *QUICK)
     assert result.exit_code == 0, result.stderr
     assert "The fast path: sparse and dense on it" in result.stdout
 

@@ -145,6 +145,6 @@ def test_markup_in_a_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setattr(table, "equality", lambda rows: NASTY)
     monkeypatch.setattr(table, "remarks", lambda rows: [NASTY])
     monkeypatch.setattr(table, "tables", lambda rows: [made])
-    benching._show({"subject": NASTY}, [], [])
+    benching._show({"subject": NASTY}, [], [], details=True)
     shown = clean(capsys.readouterr().out)
     assert shown.replace("\n", "").count("[/x]") >= 3

@@ -196,7 +196,7 @@ def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch: pytest.Mon
     with pytest.raises(SparseSightError, match=r"pip install 'sparsesight\[plots\]'"):
         viz.staircase(report(16, 3))
     page = viz.page(look(smooth(8, 8), MERGING))
-    assert "<svg" not in page and "16 x3, 3 x3" in page
+    assert "<svg" not in page and "16 in layers 0-2, 3 in layers 3-5" in page
 
 
 class Balanced(HTMLParser):
@@ -248,7 +248,7 @@ def test_looks_and_reports_show_themselves_in_notebooks() -> None:
     )
     table = report(16, 3)._repr_html_()
     Balanced(table)
-    assert "equal tokens" in table and "16 x3, 3 x3" in table
+    assert "visual tokens per layer" in table and "16 in layers 0-2, 3 in layers 3-5" in table
 
 
 @pytest.mark.parametrize(

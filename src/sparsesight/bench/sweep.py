@@ -9,6 +9,11 @@ Row = dict[str, Any]
 AXES = {"visual": "visual tokens", "batch": "prompts per forward", "depth": "decoder layers"}
 
 
+def varying(rows: Sequence[Row]) -> list[str]:
+    """The axes along which the rows differ."""
+    return [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
+
+
 def budget(retain: Any) -> str:
     """A budget as a cell of a table; empty if there is none."""
     return "" if retain is None else str(retain)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..equal_cost import EQUAL
 from ..profiling.sections import PARTS
 from .roofline import no_gain
-from .sweep import AXES, Row, budget, label
+from .sweep import AXES, Row, budget, label, varying
 
 
 class Column(NamedTuple):
@@ -124,11 +124,8 @@ TABLES = {
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """The rows as tables, with a column for each size that varies."""
-    which = [
-        column
-        for column in WHICH
-        if column.title in ("method", "retain") or len({row[column.title] for row in rows}) > 1
-    ]
+    axes = varying(rows)
+    which = [column for column in WHICH if column.title not in AXES or column.title in axes]
     made = []
     for title, columns in TABLES.items():
         if columns is FAST and not any(row.get("fast") for row in rows):
@@ -139,7 +136,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """Where costs are not equal, where nothing can be gained and why, and what the device reaches at best."""
+    """Where costs are not equal, and where nothing can be gained and why."""
     said = []
     for row in rows:
         which = f"{label(row['method'], row['retain'])}, {_sizes(row)}"
@@ -155,15 +152,19 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         why = no_gain(row)
         if why is not None:
             said.append(f"{which}: no gain here, because {why}")
-    return [*said, *dict.fromkeys(map(_ceilings, rows))]
+    return said
 
 
-def _ceilings(row: Row) -> str:
-    x = row["ceilings"]
-    return (
-        f"measured ceilings of this device: {x['macs'] / 1e9:.1f} G multiply-adds/s, {x['bytes'] / 1e9:.1f} GB/s, "
-        f"{1e6 * x['launch']:.2f} us a launch ({_sizes(row)})"
-    )
+def ceilings(rows: Sequence[Row]) -> list[str]:
+    """What the device reaches at best, at each size."""
+    said = []
+    for row in rows:
+        x = row["ceilings"]
+        said.append(
+            f"measured ceilings of this device: {x['macs'] / 1e9:.1f} G multiply-adds/s, {x['bytes'] / 1e9:.1f} "
+            f"GB/s, {1e6 * x['launch']:.2f} us a launch ({_sizes(row)})"
+        )
+    return list(dict.fromkeys(said))
 
 
 def _sizes(row: Row) -> str:
@@ -182,7 +183,7 @@ def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> st
     """A page with the settings, the machine, the tables (``more`` after those of the rows) and the remarks."""
     head = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items()), "", f"{equality(rows)}."]
     made = map(markdown_table, (*tables(rows), *more))
-    return "\n".join([*head, *made, "", *(f"- {text}" for text in remarks(rows)), ""])
+    return "\n".join([*head, *made, "", *(f"- {text}" for text in (*remarks(rows), *ceilings(rows))), ""])
 
 
 def markdown_table(table: Table) -> str:

@@ -77,6 +77,9 @@ def bench(
         help="GB of memory: estimate which batch and how many visual tokens fit, from a sweep of --batch or --visual.",
         show_default=False,
     ),
+    details: bool = typer.Option(
+        False, help="Print all tables: limits of the device, parts of the mechanism, sizes, memory."
+    ),
     out: Path | None = typer.Option(None, help="Folder for bench.json and bench.md.", show_default=False),
     as_json: AsJson = False,
 ) -> None:
@@ -186,7 +189,7 @@ def bench(
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
-        _show(config, rows, fits(rows, memory))
+        _show(config, rows, fits(rows, memory), details)
 
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
@@ -238,20 +241,22 @@ def _subject(
     return loaded.model, prompt, loaded.name, loaded.text_tower
 
 
-def _show(config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table]) -> None:
+def _show(
+    config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table], details: bool = False
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table as Printed
 
-    from ..bench.table import equality, remarks, tables
+    from ..bench.headline import headlines, summary
+    from ..bench.table import ceilings, equality, remarks, tables
 
-    console = Console()
-    console.print(
-        rich_text(", ".join(f"{k} {v}" for k, v in config.items())), soft_wrap=True, highlight=False
-    )
-    console.print(rich_text(equality(rows)), highlight=False)
-    for made in (*tables(rows), *more):
+    console = Console(highlight=False)
+    for text in headlines(rows):
+        console.print(rich_text(text, "bold"), soft_wrap=True)
+    console.print(rich_text(equality(rows)))
+    for made in (summary(rows), *(tables(rows) if details else ()), *more):
         table = Printed(title=rich_text(made.title), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head, *cells in zip(
             made.heads, *made.cells, strict=True
@@ -264,5 +269,6 @@ def _show(config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table])
         console.print(
             table, width=max(console.width, narrowest), crop=False
         )  # no column is lost on a narrow screen
-    for text in remarks(rows):
-        console.print(rich_text(text), highlight=False)
+    for text in (*remarks(rows), *(ceilings(rows) if details else ["--details prints all tables"])):
+        console.print(rich_text(text))
+    console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"), soft_wrap=True)

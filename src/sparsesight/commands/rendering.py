@@ -9,22 +9,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..report import run_lengths, where
+from ..report import by_layers, where
 from ..terminal import rich_text
 from ..viz import text
+from ..viz.text import legend
 
 if TYPE_CHECKING:
-    from ..compare import Comparison, TimedAnswer
+    from ..compare import Comparison, ModelAnswer
 
 
 def show(result: Comparison, *, picture: str, question: str, model: str) -> None:
-    """Print the two answers, the report and the tokens that each stage kept.
+    """Print what was saved, the two answers, the report and the tokens that each stage kept.
 
     Args:
         result: of :func:`sparsesight.compare.compare`; without a look, the reason is printed.
         picture, question, model: the input, for display.
     """
     console = Console(highlight=False)
+    console.print(Text(result.headline, "bold green" if result.agree else "bold yellow"))
+    console.print()
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
@@ -41,8 +44,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     console.print(facts)
     console.print(_report(result))
     sample = result.report.samples[0]
-    per_layer = f"visual tokens entering each layer: {run_lengths(sample.visual_per_layer)}"
-    console.print(rich_text(f"{per_layer} ({sample.note})" if sample.note else per_layer))
+    console.print(rich_text(f"visual tokens entering: {by_layers(sample.visual_per_layer)}"))
     if result.look is None:
         console.print()
         console.print(rich_text(result.why_not), soft_wrap=True)
@@ -57,26 +59,22 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
         )
         return
     console.print()
-    added = " (66+8: 66 kept, 8 merged)" if any(result.merged) else ""
-    console.print(Text(f"kept after each stage{added}", "dim"))
     ascii_only = not console.encoding.lower().startswith("utf")
+    added = "; 66+8: 66 kept, 8 merged" if any(result.merged) else ""
+    console.print(Text(f"kept after each stage{added}\n{legend(ascii_only)}", "dim"))
     lines = text(result.look, width=console.width, ascii_only=ascii_only)
     console.print(rich_text(lines), soft_wrap=True)
 
 
 def _report(result: Comparison) -> Table:
-    """The report's rows, with the dense run's measurements where the report has none."""
-    dense = result.dense
-    measured = {"prefill ms": dense.prefill_ms, "decode ms per token": dense.decode_ms}
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column()
     table.add_column("dense", justify="right")
     table.add_column("sparse", justify="right")
     for name, before, after in result.report.rows():
-        known = measured.get(name)
-        table.add_row(*map(rich_text, (name, before or ("" if known is None else f"{known:.2f}"), after)))
+        table.add_row(*map(rich_text, (name, before, after)))
     return table
 
 
-def _answer(answer: TimedAnswer) -> Text:
+def _answer(answer: ModelAnswer) -> Text:
     return rich_text(answer.answer or "(nothing)", "bold")

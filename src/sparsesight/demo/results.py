@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 
-from ..report import run_lengths, si
+from ..report import by_layers, si
 from ..viz import Word
 from ..viz.legend import Sign, in_order
 from .engine import StreamedAnswer
@@ -101,7 +101,7 @@ def costs(dense: StreamedAnswer, sparse: StreamedAnswer) -> str:
     lines += [f"| {name} | {a} | {b} | {share(x, y)} |" for name, a, b, x, y in rows]
     note = f" ({sample.note})" if sample.note else ""
     return "\n".join(
-        [*lines, "", f"Visual tokens entering each layer: {run_lengths(sample.visual_per_layer)}{note}."]
+        [*lines, "", f"Visual tokens entering each layer: {by_layers(sample.visual_per_layer)}{note}."]
     )
 
 

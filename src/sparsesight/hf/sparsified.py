@@ -18,7 +18,7 @@ from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from ..profiling.op_counter import Operations
 from ..profiling.sections import SectionTimer
-from ..report import Report
+from ..report import Report, where
 from .batch_report import batch_report
 from .compiled.options import Fast, FastUse, parse_fast
 from .decoder_shape import decoder_shape
@@ -173,6 +173,16 @@ class Sparsified:
     def fast(self) -> FastUse | None:
         """How the last prefill used the fast path; None without ``fast=``."""
         return None if self._hooks.fast is None else self._runs.current.fast or self._hooks.fast.use
+
+    def __repr__(self) -> str:
+        state = "" if self._hooks.added else ", restored"
+        try:
+            last = f"last prefill: {self.report.headline}"
+        except SparseSightError:
+            last = "not run yet"
+        return (
+            f"<{type(self.model).__name__} with {self.method}, pruning {where(self.layers)}{state}; {last}>"
+        )
 
     def restore(self) -> None:
         """Restore the model exactly as it was; safe to call twice, and again after an interrupt."""

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, features
 
 from ..errors import SparseSightError
-from ..report import html_summary, html_table, run_lengths
+from ..report import by_layers, html_summary, html_table
 from .chart import staircase, svg
 from .colours import KEPT, RATES, web
 from .draw import heatmap, side_by_side, signed
@@ -165,7 +165,7 @@ def _stairs(looks: Mapping[str, Look]) -> str:
     try:
         return f'<div class="paper">{svg(staircase(looks))}</div>'
     except SparseSightError:
-        lines = (f"{name} {run_lengths(look.per_layer)}".strip() for name, look in looks.items())
+        lines = (f"{name} {by_layers(look.per_layer)}".strip() for name, look in looks.items())
         return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 

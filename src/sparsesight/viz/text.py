@@ -6,6 +6,19 @@ import numpy as np
 
 from .record import Look, checked
 
+# One character for two patches, one above the other: neither kept, the upper, the lower, both.
+BLOCKS, ASCII = "·▀▄█", " '.:"
+
+
+def legend(ascii_only: bool = False) -> str:
+    """What the characters of :func:`text` mean, in one line."""
+    none, upper, lower, both = (
+        repr(sign) if ascii_only else sign for sign in (ASCII if ascii_only else BLOCKS)
+    )
+    return (
+        f"a character is two patches: {both} both kept, {upper} the upper, {lower} the lower, {none} neither"
+    )
+
 
 def text(look: Look, *, width: int = 80, ascii_only: bool = False) -> str:
     """The patches that each stage kept, in characters that are one patch wide and two patches high.
@@ -21,7 +34,7 @@ def text(look: Look, *, width: int = 80, ascii_only: bool = False) -> str:
     Returns:
         Lines without colour or trailing newline; empty if no stage pruned.
     """
-    signs = " '.:" if ascii_only else "·▀▄█"
+    signs = ASCII if ascii_only else BLOCKS
     parts = []
     views = [view for picture in checked(look).pictures for view in picture.views]
     for number, view in enumerate(views):
