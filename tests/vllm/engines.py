@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from sparsesight import bundled, sparsify
 from sparsesight.core.budget import Schedule
 from sparsesight.core.whole_blocks import in_whole_blocks
-from sparsesight.methods import Method
+from sparsesight.methods import Compose, Method
 
 TOKENS = 8
 BLOCK = 32  # tokens of a block of keys, the fewest that vLLM's kernels for CPUs take
@@ -44,6 +44,13 @@ def close(llm: Any) -> None:
 def pruner(llm: Any) -> Any:
     runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
     return runner.get_model().pruner
+
+
+def serve(llm: Any, method: Method) -> None:
+    """Prune by another method with the same pruning layers, from the next request on."""
+    inside, scheduler = pruner(llm), llm.llm_engine.engine_core.engine_core.scheduler
+    assert method.stage_layers(inside.num_layers) == inside.stages
+    inside.planner = scheduler.planner = replace(inside.planner, method=method)
 
 
 def questions() -> list[tuple[Any, str]]:
@@ -104,6 +111,8 @@ def in_blocks(method: Method, size: int = BLOCK) -> Method:
         def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
             return in_whole_blocks(super().plan(visual, num_layers, layers), size, self.recycled_fraction)
 
+    if isinstance(method, Compose):
+        return InBlocks(*method.parts)  # type: ignore[no-any-return]
     made: Method = InBlocks(**{f.name: getattr(method, f.name) for f in fields(method)})
     return made
 

@@ -27,7 +27,7 @@ from .tiny import FAMILIES, Tiny, spoken  # noqa: E402
 
 BLOCK = 16  # a size that vLLM's kernels for CPUs can do, but do not offer: pictures are small here
 KEEP = (9, 6, 3)
-METHODS = [SparseVLMPlus(KEEP), SparseVLM(KEEP), FastV(KEEP), Random(KEEP)]
+METHODS = [SparseVLMPlus(KEEP), SparseVLM(KEEP), FastV(KEEP, per_frame=True), Random(KEEP)]
 
 
 @dataclass

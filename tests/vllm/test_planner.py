@@ -114,6 +114,7 @@ def test_a_full_budget_in_counts_runs_all_stages() -> None:
         FastV(0.25, (2,)),
         SparseVLMPlus((3, 2, 1), (2, 6, 15)),
         ToMe(64),
+        ToMe(58),  # as many as recycling would leave of all tokens
     ],
 )
 def test_stages_remove_whole_blocks(method: Method, size: int) -> None:
@@ -125,6 +126,7 @@ def test_stages_remove_whole_blocks(method: Method, size: int) -> None:
         least = max(wanted.tokens_out, size - 1)
         assert least <= stage.tokens_out < least + size
         assert bool(stage.merged) == (wanted.merged > 0 and stage.tokens_out < tokens)
+        assert bool(stage.keep) == (wanted.keep > 0)
         tokens = stage.tokens_out
     assert size > 1 or found == asked
 

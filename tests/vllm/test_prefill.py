@@ -52,7 +52,7 @@ def attention_of_row(row: int, query: torch.Tensor, key: torch.Tensor) -> torch.
 def test_the_last_token_of_the_prompt_judges_not_the_last_generated_one() -> None:
     hidden, query, key = tensors()
     one = prefill(LastToken((5,), (1,)), (1,))
-    one.rate(hidden)
+    one.rate(hidden, torch.arange(LENGTH))
     rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
     score = attention_of_row(LENGTH - GENERATED - 1, query, key).mean(0)[BEFORE : BEFORE + VISUAL]
     best = (score.topk(5).indices.sort().values + BEFORE).tolist()
@@ -66,7 +66,7 @@ def test_the_last_token_of_the_prompt_judges_not_the_last_generated_one() -> Non
 def test_raters_are_chosen_from_what_enters_the_first_layer() -> None:
     hidden, query, key = tensors()
     one = prefill(SparseVLM((5,), (1,), recycle=0.0), (1,))
-    one.rate(hidden)
+    one.rate(hidden, torch.arange(LENGTH))
     visual = hidden[BEFORE : BEFORE + VISUAL]
     text = hidden[BEFORE + VISUAL : BEFORE + VISUAL + TEXT]
     share = (visual @ text.T).softmax(1).mean(0)
@@ -96,7 +96,7 @@ def test_merged_tokens_stand_at_their_cluster_centre() -> None:
     hidden, query, key = tensors()
     method = SparseVLM((4,), (1,))
     one = prefill(method, (1,))
-    one.rate(hidden)
+    one.rate(hidden, torch.arange(LENGTH))
     rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
     stage = one.prompt.pruned[0].schedule.stages[0]
     assert stage.merged > 0 and int(merged.sum()) == stage.merged
@@ -114,7 +114,7 @@ def test_merged_tokens_stand_at_their_cluster_centre() -> None:
 def test_counts_are_those_of_the_schedule(method: Method) -> None:
     hidden, query, key = tensors()
     one = prefill(method, (1, 2))
-    one.rate(hidden)
+    one.rate(hidden, torch.arange(LENGTH))
     position = torch.arange(LENGTH)
     for index, stage in enumerate(one.prompt.pruned[0].schedule.stages):
         rows, _, hidden = one.select(index, hidden, query, key, position, FACTS)
@@ -130,13 +130,13 @@ def test_the_tokens_before_may_have_been_computed_earlier(method: Method) -> Non
     hidden, query, key = tensors()
     key[:BEFORE] *= 9  # keys that count
     whole = prefill(method, (1,))
-    whole.rate(hidden)
+    whole.rate(hidden, torch.arange(LENGTH))
     expected, _, shorter = whole.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
     prompt = Prompt(0, 0, LENGTH - BEFORE, BEFORE, whole.prompt.plan, range(1))
 
     def chosen(cached: torch.Tensor) -> tuple[list[int], torch.Tensor]:
         one = Prefill.of(prompt, (1,), torch.device("cpu"))
-        one.rate(hidden[BEFORE:])
+        one.rate(hidden[BEFORE:], torch.arange(BEFORE, LENGTH))
         now = (x[BEFORE:] for x in (hidden, query, key, torch.arange(LENGTH)))
         rows, _, left = one.select(0, *now, FACTS, cached)
         return (rows + BEFORE).tolist(), left
@@ -162,7 +162,7 @@ def test_positions_have_several_axes() -> None:
 
     def kept(position: torch.Tensor, axis: int | None) -> list[int]:
         one = prefill(SparseVLMPlus((4,), (1,)), (1,))
-        one.rate(hidden)
+        one.rate(hidden, torch.arange(LENGTH))
         of = None if axis is None else torch.full((SIZE // 2,), axis)
         rows, _, _ = one.select(0, hidden, query, key, position, replace(FACTS, rotary_axis=of))
         return rows.tolist()
@@ -185,7 +185,7 @@ def test_every_rank_chooses_by_the_heads_of_all(method: Method, ranks: int, copi
 
     def choice(facts: LayerFacts, q: torch.Tensor, k: torch.Tensor) -> list[int]:
         one = prefill(method, (1,))
-        one.rate(hidden)
+        one.rate(hidden, torch.arange(LENGTH))
         rows, _, _ = one.select(0, hidden, q, k, position, facts)
         chosen: list[int] = rows.tolist()
         return chosen

@@ -9,10 +9,11 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from sparsesight import SparseVLM, SparseVLMPlus, bundled
+from sparsesight import DivPrune, Random, SparseVLM, SparseVLMPlus, bundled
 from sparsesight.methods import Method
 
 from .engines import generated, pruner, questions, sampling
@@ -35,7 +36,16 @@ DEFAULTS: dict[str, Any] = {
 
 @cache
 def pictures() -> list[Any]:
-    return [picture for picture, _ in questions()[::2]]
+    """With grain: patches of one even ground are alike, and then rounding decides which of them differs most."""
+    from PIL import Image
+
+    found, grain = [], np.random.default_rng(0)
+    for picture, _ in questions()[::2]:
+        pixels = np.asarray(picture).astype(int)
+        found.append(
+            Image.fromarray((pixels + grain.integers(-60, 61, pixels.shape)).clip(0, 255).astype("uint8"))
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -182,8 +192,19 @@ def play(llm: Any, players: Players, rounds: int) -> int:
     return done
 
 
-@pytest.mark.parametrize("kv_groups", [False, True])
-@pytest.mark.parametrize("method", [METHOD, SparseVLM(64)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "kv_groups"),
+    [
+        (METHOD, False),
+        pytest.param(METHOD, True, marks=pytest.mark.slow),
+        pytest.param(SparseVLM(64), False, marks=pytest.mark.slow),
+        (SparseVLM(64), True),
+        (DivPrune(64), False),
+        pytest.param(Random(64, (-1, 3)), False, marks=pytest.mark.slow),
+        (Random(64, (-1, 3)), True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("seed", "rounds"), [(0, 24), *(pytest.param(i, 150, marks=pytest.mark.slow) for i in range(1, 4))]
 )

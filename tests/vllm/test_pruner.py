@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from sparsesight import (
+    DivPrune,
     FastV,
     PyramidDrop,
     Random,
     SparseSightError,
     SparseVLM,
     SparseVLMPlus,
+    ToMe,
+    Uniform,
     UnsupportedModelError,
 )
 from sparsesight.methods import Method
@@ -118,10 +121,11 @@ def context(query: list[int], seq: list[int]) -> Any:
 
 def installed(method: Method = Random((4,), (0,))) -> tuple[Pruner, Decoder]:  # noqa: B008 - it is frozen
     decoder = Decoder()
-    pruner = Pruner(Planner(method, (0,), 3, block_size=SIZE), decoder)
+    stages = method.stage_layers(3)
+    pruner = Pruner(Planner(method, stages, 3, block_size=SIZE), decoder)
     given: list[tuple[str, int]] = []
     pruner.install(lambda attention, stage: given.append((str(attention.layer_name), stage)))
-    assert given == [("layer0", -1), ("layer1", 0), ("layer2", 0)]
+    assert given == [(f"layer{i}", 0 if i > stages[0] else -1) for i in range(3)]
     return pruner, decoder
 
 
@@ -226,6 +230,27 @@ def test_a_prompt_is_shortened_and_comes_back_at_its_length(axes: int) -> None:
     assert ctx.attn_metadata["layer0"].sparsesight_common.seq_lens.tolist() == [7, LENGTH + 1, 4]
     assert ctx.slot_mapping["layer1"] is slots
     assert pruner.active is None and pruner.tally == Tally(pruned=1)
+
+
+@pytest.mark.parametrize("method", [DivPrune((4,)), ToMe((4,)), Uniform((4,))], ids=str)
+def test_before_the_first_layer_every_layer_is_shortened(method: Method, forbid_reads_in_layers: Any) -> None:
+    pruner, decoder = installed(method)
+    ctx = context([1, LENGTH], [6, LENGTH])
+    begin(pruner, ctx, (1, 5, NOTHING), (LENGTH, 0, planned(pruner)))
+    for name in ("layer0", "layer1", "layer2"):
+        assert ctx.attn_metadata[name].sparsesight_common.seq_lens.tolist() == [6, LENGTH - SIZE]
+        assert len(ctx.slot_mapping[name]) == LENGTH + 1 - SIZE
+    forbid_reads_in_layers(decoder.layers[0], decoder.norm)
+    hidden = torch.randn(LENGTH + 1, WIDTH)
+    out = decoder(torch.tensor([5, *range(LENGTH)]), hidden)
+    seen = [layer.seen[0].tolist() for layer in decoder.layers]
+    assert seen[0] == seen[1] == seen[2] and len(seen[0]) == LENGTH + 1 - SIZE
+    assert seen[0][:2] == [5, 0] and seen[0][-2:] == [LENGTH - 2, LENGTH - 1]
+    left = [1 + p for p in seen[0][1:]]
+    if not isinstance(method, ToMe):
+        full = hidden[left] + 3 * torch.tensor(seen[0][1:])[:, None]
+        torch.testing.assert_close(out[left], full)
+    assert not out[[row for row in range(1, LENGTH + 1) if row not in left]].any()
 
 
 @pytest.mark.parametrize(

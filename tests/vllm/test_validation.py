@@ -149,6 +149,10 @@ def test_methods_that_work_and_their_layers() -> None:
     assert check_method(SparseVLMPlus(64), 8) == SparseVLMPlus(64).stage_layers(8)
     assert check_method(SparseVLM(64), 8) == SparseVLM(64).stage_layers(8)
     assert check_method(FastV(0.5, (1,)), 8) == (1,)
+    assert check_method(SparseVLMPlus(64, per_frame=True), 8) == SparseVLMPlus(64).stage_layers(8)
+    assert check_method(METHODS["divprune"](), 8) == (-1,) and check_method(METHODS["halves"](), 8) == (-1, 3)
+    with pytest.raises(SparseSightError, match="before the first decoder layer"):
+        check_method(METHODS["divprune"](), 8, (2, 3, 4))  # of a model that adds features to later layers
 
 
 @pytest.mark.parametrize(
@@ -156,10 +160,7 @@ def test_methods_that_work_and_their_layers() -> None:
     [
         (SparseVLM(adaptive=True), "sizes alone"),
         (VisionZip(64), "vision tower"),
-        (SparseVLMPlus(64, per_frame=True), "per_frame"),
         (SparseVLMPlus(64, positions="compact"), "positions='original'"),
-        (METHODS["divprune"](), "before the language model"),
-        (METHODS["random"](64, (-1,)), "before the language model"),
     ],
 )
 def test_methods_that_do_not(method: Method, words: str) -> None:
@@ -176,7 +177,8 @@ def test_every_method_is_served_or_refused_in_words() -> None:
         except SparseSightError:
             continue
         served.add(name)
-    assert {"sparsevlm", "sparsevlm+", "fastv", "random"} <= served
+    refused = {name for name, kind in METHODS.items() if kind().requires_vision}
+    assert served == METHODS.keys() - refused and len(refused) < len(served)
 
 
 def test_nobody_imports_vllm_by_importing_sparsesight() -> None:

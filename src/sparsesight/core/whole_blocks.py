@@ -31,6 +31,8 @@ def _stage(asked: Stage, tokens: int, out: int, recycle: float) -> Stage:
     """A stage that gets ``tokens`` and leaves ``out``, with merged tokens as the one that was asked for has them."""
     if not asked.merged or out == tokens:
         return Stage(asked.layer, tokens, out)
+    if not asked.keep:  # all are merged
+        return Stage(asked.layer, tokens, 0, tokens, out)
     if recycled_counts(asked.tokens_in - asked.keep, recycle) == (asked.recycled, asked.merged):
         for keep in range(
             out, -1, -1

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.budget import BEFORE
 from .config import compare_ranks_of, kv_groups_of, logger, method_of
 from .families import MODELS
 from .frontend import check
@@ -38,7 +39,10 @@ class Sparse:
             planner = planner_of(vllm_config, method)
             self.pruner = Pruner(planner, decoder)
             self.pruner.compare_ranks = compare_ranks_of(vllm_config.additional_config)
-            self.pruner.install(runner.Backends(kv_groups_of(vllm_config.additional_config)).give)
+            backends = runner.Backends(
+                kv_groups_of(vllm_config.additional_config), before=planner.stages[0] == BEFORE
+            )
+            self.pruner.install(backends.give)
             runner.install(self, vllm_config)
             logger.info(
                 "sparsesight prunes visual tokens by %s: retain=%r after layers %s of %d",

@@ -22,6 +22,7 @@ from ..core.regions import assign
 from ..core.turns import Turns
 from ..core.whole_blocks import in_whole_blocks
 from ..errors import BudgetError, SparseSightError
+from ..hf.prompt.frames import FrameRule
 from ..methods import Method
 from .config import RequestBudget, asked_of
 from .layout import Region
@@ -44,6 +45,7 @@ class RequestPlan:
         visual: which tokens of the prompt are visual tokens of these regions, boolean [prompt].
         text: which tokens judge them, boolean [prompt].
         number: the region of each of both, -1 elsewhere, int64 [prompt].
+        video: which tokens of the prompt are of clips, boolean [prompt].
         lifted: why the server's average is kept after every pruning layer instead.
         unmet: why the prompt is kept, as it cannot meet its budget.
         refused: why it is kept, as what it asks for cannot be.
@@ -55,6 +57,7 @@ class RequestPlan:
     visual: Flags = field(default_factory=no_rows, repr=False)
     text: Flags = field(default_factory=no_rows, repr=False)
     number: Numbers = field(default_factory=no_rows, repr=False)
+    video: Flags = field(default_factory=no_rows, repr=False)
     lifted: str = ""
     unmet: str = ""
     refused: str = ""
@@ -83,6 +86,7 @@ class Planner:
         turns: how the served model's chats mark their turns, if that is known.
         block_size: tokens of a block of the KV cache.
         longest: tokens of the longest step; a longer region is kept.
+        frames: how clips of the served model are divided into frames.
     """
 
     method: Method
@@ -91,6 +95,7 @@ class Planner:
     turns: Turns | None = None
     block_size: int = 1
     longest: int = 2**31
+    frames: FrameRule = field(default_factory=FrameRule)
 
     def request_plan(self, places: Iterable[Any], ids: Any, length: int, extra_args: Any) -> RequestPlan:
         """What is pruned of a request, whatever is wrong with it: then nothing is, and the plan says why.
@@ -170,9 +175,15 @@ class Planner:
             visual & pruned,
             text & pruned,
             of_region,
+            self._video(ids, len(visual)),
             lifted,
             too_long=too_long,
         )
+
+    def _video(self, ids: Numbers | None, length: int) -> Flags:
+        """Which tokens of a prompt are of clips."""
+        of_clips = self.frames.video_ids
+        return np.zeros(length, np.bool_) if ids is None or not of_clips else np.isin(ids, of_clips)
 
     def _regions(
         self, method: Method, visual: Flags, ids: Numbers | None

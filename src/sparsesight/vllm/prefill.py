@@ -15,6 +15,7 @@ from ..core.host_count import HostCount
 from ..core.rows import RegionSizes, Rows
 from ..core.stage import Attention, Counts, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, run_stage
+from ..hf.prompt.frames import FrameRule, Frames
 from ..methods import Method
 from .step_plan import Prompt
 
@@ -87,22 +88,28 @@ class Prefill:
     """The rows of a single request, [1, n] everywhere, in a step that prunes it; it never holds filler."""
 
     prompt: Prompt
-    layers: tuple[int, ...]  # pruning layers
+    layers: tuple[int, ...]  # pruning layers, -1 before the first
     rows: Rows
     sizes: tuple[RegionSizes, ...]  # of the regions now
     counts: tuple[tuple[Counts, ...], ...]  # per region number and stage
     rater_counts: tuple[HostCount | None, ...] = ()  # per region number
     in_front: tuple[Tensor, ...] = ()  # per region, boolean [1]: whether its text stands in front of it
+    clips: FrameRule = field(default_factory=FrameRule)  # how they are divided into frames
+    video: Tensor | None = None  # boolean [1, n]: rows of clips, if the method goes by frames
+    frames: tuple[Tensor, Tensor] | None = None  # frame of each row, and its number of tokens, [1, n]
     kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the step that are left
 
     @classmethod
-    def of(cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device) -> Prefill:
+    def of(
+        cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device, clips: FrameRule | None = None
+    ) -> Prefill:
         plan, now = prompt.plan, prompt.regions
         number = _over(plan.number, prompt, -1) - now.start
         own = (number >= 0) & (number < len(now))
         number = np.where(own, number, -1)
         visual, text = _over(plan.visual, prompt, False) & own, _over(plan.text, prompt, False) & own
-        on_device = torch.from_numpy(np.stack((visual, text, number))).to(device, non_blocking=True)
+        video = _over(plan.video, prompt, False) & visual
+        on_device = torch.from_numpy(np.stack((visual, text, number, video))).to(device, non_blocking=True)
         is_visual = on_device[0][None].bool()
         rows = Rows.start(torch.ones_like(is_visual), is_visual)
         rows = rows.divided(on_device[1][None].bool(), on_device[2][None] if len(now) > 1 else None)
@@ -119,6 +126,8 @@ class Prefill:
             tuple(RegionSizes((region.schedule.visual,), (region.text,)) for region in regions),
             planned_counts([region.schedule for region in regions], len(layers), device, len(regions)),
             in_front=in_front,
+            clips=clips or FrameRule(),
+            video=on_device[3][None].bool(),
         )
 
     @property
@@ -127,8 +136,15 @@ class Prefill:
         assert self.prompt.plan.method is not None
         return self.prompt.plan.method
 
-    def rate(self, hidden: Float[Tensor, "n c"]) -> None:
-        """Choose the raters, from what enters the first layer."""
+    def rate(self, hidden: Float[Tensor, "n c"], position: Int[Tensor, "... n"]) -> None:
+        """Choose the raters and find the frames, from what enters the first layer and from rotary positions."""
+        if self.method.per_frame or self.method.requires_frames:
+            assert self.video is not None
+            found = Frames.of(self.rows.visual, self.video, self.clips, {})
+            if position.ndim == 2:
+                found = found.by_positions(position[:, None])
+            frame, tokens = found.numbers()
+            self.frames = self.rows.since_region(frame), tokens
         if self.method.requires_raters:
             with torch.no_grad():
                 chosen = choose_raters(self.method, self.rows, self.sizes, self._text(), hidden[None])
@@ -138,10 +154,10 @@ class Prefill:
         self,
         index: int,
         hidden: Float[Tensor, "n c"],
-        query: Float[Tensor, "n hd"],
-        key: Float[Tensor, "n gd"],
+        query: Float[Tensor, "n hd"] | None,
+        key: Float[Tensor, "n gd"] | None,
         position: Int[Tensor, "... n"],
-        facts: LayerFacts,
+        facts: LayerFacts | None,
         cached: Float[Tensor, "m gd"] | None = None,
     ) -> tuple[Int[Tensor, " l"], Tensor, Tensor]:
         """Let the method choose after its ``index``-th pruning layer.
@@ -149,9 +165,10 @@ class Prefill:
         Args:
             index: which stage.
             hidden: what would enter the next layer.
-            query, key: of the pruning layer, after the rotary embedding; this rank's heads side by side.
+            query, key: of the pruning layer, after the rotary embedding; this rank's heads side by side. None before
+                the first layer.
             position: rotary positions, [n] or [axes, n].
-            facts: of that layer.
+            facts: of that layer, if there is one.
             cached: keys that the layer holds of tokens that were computed in earlier steps.
 
         Returns:
@@ -159,35 +176,14 @@ class Prefill:
             states [l, c].
         """
         rows, n = self.rows, hidden.shape[0]
-        past = 0 if cached is None else len(cached)
-        if cached is not None:
-            key = torch.cat((cached.to(key.dtype), key))
-        keys = facts.all_heads(key, facts.kv_heads).transpose(0, 1)[None]
-        # Nobody asks where a cached key is: methods weigh visual tokens only, which are rows of this step.
-        key_position = torch.nn.functional.pad(position, (past, 0))
-
-        def attention(number: int, text: TextRows, column: Tensor) -> Attention:
-            at = text.column[0]
-            return Attention(
-                query=facts.all_heads(query[at], facts.heads).transpose(0, 1)[None],
-                key=keys,
-                mask=lambda row: ops.causal_rows(text.column.gather(1, row), past + n, past),
-                key_column=column + past,
-                query_position=position[..., at].unsqueeze(-2),
-                key_position=key_position.unsqueeze(-2),
-                inv_freq=facts.inv_freq,
-                rotary_axis=facts.rotary_axis,
-                scale=facts.scale,
-                softcap=facts.softcap,
-            )
-
         shown = StageFacts(
             index=index,
             layer=self.layers[index],
             hidden=hidden[None],
             planned=[counts[index] for counts in self.counts],
             prunable=[torch.ones(1, dtype=torch.bool, device=hidden.device)] * len(self.sizes),
-            attention=attention,
+            attention=_attention(query, key, position, facts, cached),
+            frames=self.frames,
             rater_counts=self.rater_counts,
             in_front=self.in_front,
         )
@@ -202,6 +198,42 @@ class Prefill:
 
     def _text(self) -> tuple[TextRows, ...]:
         return TextRows.of(self.rows, self.sizes)
+
+
+def _attention(
+    query: Tensor | None,
+    key: Tensor | None,
+    position: Tensor,
+    facts: LayerFacts | None,
+    cached: Tensor | None,
+) -> Callable[[int, TextRows, Tensor], Attention | None]:
+    """The attention of a pruning layer as methods are shown it; see :meth:`Prefill.select`."""
+    if query is None or key is None or facts is None:
+        return lambda number, text, column: None
+    n = key.shape[0]
+    past = 0 if cached is None else len(cached)
+    if cached is not None:
+        key = torch.cat((cached.to(key.dtype), key))
+    keys = facts.all_heads(key, facts.kv_heads).transpose(0, 1)[None]
+    # Nobody asks where a cached key is: methods weigh visual tokens only, which are rows of this step.
+    key_position = torch.nn.functional.pad(position, (past, 0))
+
+    def attention(number: int, text: TextRows, column: Tensor) -> Attention:
+        at = text.column[0]
+        return Attention(
+            query=facts.all_heads(query[at], facts.heads).transpose(0, 1)[None],
+            key=keys,
+            mask=lambda row: ops.causal_rows(text.column.gather(1, row), past + n, past),
+            key_column=column + past,
+            query_position=position[..., at].unsqueeze(-2),
+            key_position=key_position.unsqueeze(-2),
+            inv_freq=facts.inv_freq,
+            rotary_axis=facts.rotary_axis,
+            scale=facts.scale,
+            softcap=facts.softcap,
+        )
+
+    return attention
 
 
 def _over(of_prompt: Any, prompt: Prompt, nothing: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..core.budget import BEFORE
 from ..errors import SparseSightError, UnsupportedModelError
 from .adapters import Adapters
 from .cached_keys import CachedKeys
@@ -33,7 +34,7 @@ class Active:
 
     plan: StepPlan
     prefills: list[Prefill]
-    tables: list[Tensor]  # block table that the pruning layer of each stage reads, [r, width]
+    tables: list[Tensor | None]  # block table that the pruning layer of each stage reads, [r, width]
     done: int = 0  # stages passed
     rows: Tensor | None = None  # row of the input of every row that is left, [n]
     positions: Tensor | None = None  # [n], or [axes, n]
@@ -62,8 +63,11 @@ class Pruner:
         self.num_layers = len(self.decoder.layers)
         for layer in self.decoder.layers:
             check_layer(layer)
-        self.facts = tuple(LayerFacts.of(self.decoder.layers[i].self_attn) for i in self.stages)
-        self.cached = tuple(CachedKeys(self.decoder.layers[i].self_attn.attn) for i in self.stages)
+        # Of each stage's pruning layer; before the first layer there is none.
+        attentions = [None if i == BEFORE else self.decoder.layers[i].self_attn for i in self.stages]
+        self.facts = tuple(None if x is None else LayerFacts.of(x) for x in attentions)
+        self.cached = tuple(None if x is None else CachedKeys(x.attn) for x in attentions)
+        self.gather = LayerFacts.of(self.decoder.layers[0].self_attn).gather
         # Names of the attention layers after each stage, as vLLM keys its metadata.
         self.names: list[list[str]] = [[] for _ in self.stages]
         for i, layer in enumerate(self.decoder.layers):
@@ -146,14 +150,20 @@ class Pruner:
                     made[s, id(dense)] = builder.build_stage(given), given.slot_mapping
                 attention[name], slots[name] = made[s, id(dense)]
         if plan.prompts:
-            read: list[Tensor] = []
+            read: list[Tensor | None] = []
             for s, stage in enumerate(self.stages):
+                if stage == BEFORE:
+                    read.append(None)
+                    continue
                 dense = context.attn_metadata[self.decoder.layers[stage].self_attn.attn.layer_name]
                 read.append(
                     indexed[id(dense)][0][s - 1] if s else dense.sparsesight_common.block_table_tensor
                 )
             device = next(self.decoder.parameters()).device
-            self.active = Active(plan, [Prefill.of(p, self.stages, device) for p in plan.prompts], read)
+            clips = self.planner.frames
+            self.active = Active(
+                plan, [Prefill.of(p, self.stages, device, clips) for p in plan.prompts], read
+            )
             self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
             self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
         context.attn_metadata, context.slot_mapping = attention, slots
@@ -172,8 +182,8 @@ class Pruner:
         positions, hidden = args[0], args[1]
         self.active.positions, self.active.length = positions, hidden.shape[0]
         for prefill in self.active.prefills:
-            start = prefill.prompt.start
-            prefill.rate(hidden[start : start + prefill.prompt.length])
+            own = slice(prefill.prompt.start, prefill.prompt.start + prefill.prompt.length)
+            prefill.rate(hidden[own], positions[..., own])
 
     def _observe(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         assert self.active is not None
@@ -196,12 +206,13 @@ class Pruner:
         normed, residual = output
         return normed.new_zeros(active.length, normed.shape[1]).index_copy_(0, active.rows, normed), residual
 
-    def _prune(self, active: Active, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    def _prune(self, active: Active, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What enters the layer, shortened; nothing is added to ``hidden`` before the first layer."""
         index, query = active.done, active.plan.query
         before = active.plan.query[index - 1] if index else active.plan.step.query
         start = np.cumsum(before) - before
-        assert active.seen is not None and active.positions is not None
-        q, k = active.seen
+        assert active.positions is not None
+        q, k = (None, None) if active.seen is None else active.seen
         pieces: list[Tensor] = []
         merged: list[tuple[int, Tensor, Tensor]] = []
         cursor = width = 0
@@ -211,12 +222,12 @@ class Pruner:
             own = slice(a, b)
             rows, is_merged, tokens = prefill.select(
                 index,
-                hidden[own] + residual[own],
-                q[own],
-                k[own],
+                hidden[own] if residual is None else hidden[own] + residual[own],
+                None if q is None else q[own],
+                None if k is None else k[own],
                 active.positions[..., own],
                 self.facts[index],
-                self._cached(active, prefill, index, k.dtype),
+                None if k is None else self._cached(active, prefill, index, k.dtype),
             )
             pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
             width += a - cursor
@@ -228,13 +239,14 @@ class Pruner:
         if len(rows) != int(query[index].sum()):  # sizes are the host's: nothing is waited for
             raise SparseSightError(f"stage {index} left {len(rows)} rows, planned were {query[index].sum()}")
         if self.compare_ranks:
-            check_ranks(rows, index, self.facts[index].gather)
+            check_ranks(rows, index, self.gather)
         self.adapters.keep(rows)
-        hidden, residual = hidden[rows], residual[rows]
+        hidden, residual = hidden[rows], None if residual is None else residual[rows]
         for at, is_merged, tokens in merged:
             own = slice(at, at + len(is_merged))
             hidden[own] = torch.where(is_merged[:, None], tokens.to(hidden.dtype), hidden[own])
-            residual[own] = residual[own].masked_fill(is_merged[:, None], 0)
+            if residual is not None:
+                residual[own] = residual[own].masked_fill(is_merged[:, None], 0)
         active.positions = active.positions[..., rows]
         active.rows = rows if active.rows is None else active.rows[rows]
         active.seen, active.done = None, index + 1
@@ -246,9 +258,10 @@ class Pruner:
         """Keys that a pruning layer holds of a request's earlier steps, [m, gd]; None without any."""
         r = prefill.prompt.request
         count = prefill.prompt.computed - int(active.plan.removed[index - 1, r] if index else 0)
-        if not count:
+        cached, table = self.cached[index], active.tables[index]
+        if not count or cached is None or table is None:
             return None
-        return self.cached[index].read(active.tables[index][r], count, dtype)
+        return cached.read(table[r], count, dtype)
 
 
 def check_layer(layer: Any) -> None:

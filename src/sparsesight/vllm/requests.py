@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import BudgetError, SparseSightError, brief
 from ..hf.model_parts import layer_kinds, prunable
+from ..hf.prompt.frames import FrameRule
 from ..methods import Method
 from .config import KEY, REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
 from .planner import Planner, RequestPlan, schedule_of, visual_mask
@@ -66,6 +67,7 @@ def planner_of(config: Any, method: Method) -> Rule:
         turns_of(config.additional_config),
         config.cache_config.block_size,
         min(step for step in steps if step),
+        FrameRule.of(config.model_config.hf_config),
     )
 
 

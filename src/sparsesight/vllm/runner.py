@@ -24,11 +24,16 @@ class Backends:
     vLLM groups layers by the name of their backend, and every group has its own metadata builder. What they build from
     a dense step is the same, so the first one does, and the others cost nothing.
 
-    With ``kv_groups`` every stage has block tables of its own as well (:mod:`.kv_groups`).
+    With ``kv_groups`` every stage has block tables of its own as well (:mod:`.kv_groups`). Without, all layers share
+    one, which has no blocks for what a stage before the first layer removes, if there is such a stage.
+
+    Args:
+        kv_groups: whether every stage has block tables of its own.
+        before: whether the first stage prunes before the first layer.
     """
 
-    def __init__(self, kv_groups: bool = False) -> None:
-        self.kv_groups = kv_groups
+    def __init__(self, kv_groups: bool = False, before: bool = False) -> None:
+        self.kv_groups, self.before = kv_groups, before
         self.builders: dict[int, Any] = {}  # of what was built last, by stage, -1 before the first
         self.common: Any = None  # what the last step's metadata was built from
         self.built: Any = None
@@ -37,10 +42,10 @@ class Backends:
         """Give an attention layer the backend of its stage."""
         from vllm.v1.attention.backend import subclass_attention_backend
 
-        if self.kv_groups:
+        if self.kv_groups or self.before:
             from .kv_groups import separate
 
-            separate(attention, stage + 1)
+            separate(attention, stage + 1 if self.kv_groups else 1)
         inner = attention.attn_backend
         attention.attn_backend = subclass_attention_backend(
             f"SparseSightStage{stage + 1}", inner, self.builder(inner.get_builder_cls(), stage)

@@ -22,8 +22,8 @@ class Step:
     query: Counts  # tokens that are computed now
     computed: Counts  # tokens that were computed before
     plans: Sequence[RequestPlan]  # of each request
-    # With ``kv_groups`` what the scheduler has allocated, of each group: its stage (0 before the first), tokens of a
-    # block, and block table [r, m], where 0 is no block.
+    # What the scheduler has allocated, of each group with gaps: its stage (0 before the first), tokens of a block, and
+    # block table [r, m], where 0 is no block.
     allocated: Sequence[tuple[int, int, NDArray[np.integer[Any]]]] = ()
 
 
@@ -121,8 +121,8 @@ def check_allocated(plan: StepPlan, names: Callable[[int], str]) -> None:
         missing = np.argwhere(used & (np.take_along_axis(table, own, 1) == 0))
         if len(missing):
             raise SparseSightError(
-                f"kv_groups: request {names(int(missing[0, 0]))} has no block for some of the {tokens[missing[0, 0]]} "
-                f'tokens that it holds in stage {stage}; leave "kv_groups" out of --additional-config and report this'
+                f"request {names(int(missing[0, 0]))} has no block for some of the {tokens[missing[0, 0]]} tokens that "
+                f"it holds in stage {stage}: scheduler and worker do not agree; report this with the prompt's sizes"
             )
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..core.budget import BEFORE
 from ..errors import SparseSightError, UnsupportedModelError
 from ..methods import Method
 from .families import MODELS
@@ -176,25 +175,15 @@ def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | Non
         )
     if method.requires_vision:
         raise SparseSightError(
-            f"{name} reads the vision tower, which is not supported in vLLM yet: use one that goes by the attention "
-            "of the language model, such as 'sparsevlm+'"
-        )
-    if method.per_frame or method.requires_frames:
-        raise SparseSightError(
-            f"{name} goes by frames, which are not supported in vLLM yet: leave out per_frame, or use 'sparsevlm+'"
+            f"{name} reads the vision tower, which vLLM's models do not show: use one that goes by the language "
+            "model's attention, such as 'sparsevlm+', or by the visual tokens alone, such as 'cdpruner' or 'divprune'"
         )
     if method.positions != "original":
         raise SparseSightError(
             f"{name}: positions={method.positions!r} renumbers tokens, but vLLM goes on counting from the prompt's "
             "length: use positions='original'"
         )
-    stages = method.stage_layers(num_layers, allowed)
-    if stages[0] == BEFORE:
-        raise SparseSightError(
-            f"{name} acts before the language model, which is not supported in vLLM yet: give layers=(...) from 0 "
-            "on where the method can, or use 'sparsevlm+'"
-        )
-    return stages
+    return method.stage_layers(num_layers, allowed)
 
 
 def _graphs(config: Any) -> str:
