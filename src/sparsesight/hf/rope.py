@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import SparseSightError
 from ..families import family_of
 from .model_parts import Layer, attention_of
 
@@ -47,6 +48,29 @@ def axes(decoder: nn.Module) -> int:
 def is_plain(decoder: nn.Module) -> bool:
     """Whether positions [b, n] are all that the rotary embedding takes."""
     return getattr(getattr(decoder, "rotary_emb", None), "inv_freq", None) is not None and axes(decoder) == 1
+
+
+def check_positions(decoder: nn.Module, position: Any, batch: int, length: int) -> None:
+    """Refuse positions of a prompt, [b or 1, n] or [axes, b or 1, n], that are of another one or another decoder.
+
+    Raises:
+        SparseSightError: with their shape.
+    """
+    if not isinstance(position, Tensor):
+        return
+    count = axes(decoder)
+    # Some have sections per kind of layer.
+    several = count > 1 or bool(getattr(getattr(decoder, "rotary_emb", None), "mrope_section", None))
+    shape = tuple(position.shape)
+    # Some prepend the plain positions; those of a single axis are the same along all.
+    known = count == 1 or shape[0] in (1, count, count + 1)
+    fits = len(shape) == 2 or (len(shape) == 3 and several and known)
+    if not fits or shape[-1] != length or shape[-2] not in (1, batch):
+        wanted = f"[{batch}, {length}]" + (f" or [{max(count, 3)}, {batch}, {length}]" if several else "")
+        raise SparseSightError(
+            f"position_ids: have shape {list(shape)}, but this call brings {length} tokens for a batch of {batch}; "
+            f"give {wanted}, or leave them out"
+        )
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from .layer_inputs import SegmentInputs, fold, unfold
 from .probe import CapturedAttention, positions_of
 from .prompt.layout import Layout
 from .record import PrefillRecord, Trace
-from .rope import axes
+from .rope import axes, check_positions
 
 
 @dataclass
@@ -62,8 +62,11 @@ class ForwardState(SegmentInputs):
 
         Raises:
             BudgetError: if a sample's visual tokens cannot meet the budget; nothing has been computed yet.
+            SparseSightError: if the positions do not fit.
         """
         plan, method = self.plan, self.plan.method
+        if any(layout.visual):
+            check_positions(plan.decoder, self.position_ids, self.batch, self.length)
         schedules = []
         for size in layout.sizes:
             for visual, text in zip(*size, strict=True):

@@ -162,7 +162,7 @@ def documents(position: Any, bounds: Any, valid: Tensor) -> Tensor | None:
     if not isinstance(position, Tensor) or position.ndim not in (2, 3):
         return None
     position = position if position.ndim == 2 else position[0]
-    if position.shape[1] != valid.shape[1]:
+    if position.shape[1] != valid.shape[1] or position.shape[0] not in (1, len(valid)):
         return None
     begins = torch.zeros_like(valid)
     goes_back = (position[:, 1:] < position[:, :-1]).to(valid.device)
