@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # More visual tokens than any picture has: a budget that cannot be met with these cannot be met at all.
 ANY_PICTURE = 1_000_000
 MAX_TEXT = 4096  # characters of a method in text form
+READ_A_STAGE = {"score", "counts", "merge", "select", "select_from_scores"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,18 @@ class Method(ABC):
     published_at: ClassVar[Sequence[Retain] | None] = None  # None: no setting is published
     requires_attention: ClassVar[bool] = True  # False: it can also prune before the first layer
     requires_raters: ClassVar[bool] = True  # False: `select_raters` is not called, and there are no raters
+    # The text rows that the method reads. "raters" lets a host show these alone, and save the queries of the others; it
+    # holds for a class that says so itself, or has inherited all that reads a stage.
+    rows_read: ClassVar[Literal["text", "raters"]] = "text"
     requires_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
     # Whether it needs `StageInput.question_relevance`, for which the user passes a text tower; it needs vision as well.
     requires_text_tower: ClassVar[bool] = False
     requires_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "rows_read" not in vars(cls) and READ_A_STAGE & vars(cls).keys():
+            cls.rows_read = "text"
 
     def __post_init__(self) -> None:
         check_retain(tuple(self.retain) if isinstance(self.retain, list) else self.retain)
@@ -157,6 +166,10 @@ class Method(ABC):
     def data_dependent(self) -> bool:
         """Whether counts depend on the data; then there is no schedule, and each stage needs one device sync."""
         return False
+
+    def rows_read_at(self, index: int) -> Literal["text", "raters"]:
+        """See :attr:`rows_read`, of stage ``index``."""
+        return self.rows_read
 
     @property
     def one_budget(self) -> bool:

@@ -30,7 +30,7 @@ Clock = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class TextRows:
-    """The scoring text of the regions with one number, compacted."""
+    """The scoring text of the regions with one number, or the raters among it, compacted."""
 
     column: Int[Tensor, "b r"]  # row of the hidden states
     valid: Bool[Tensor, "b r"]  # False on padding
@@ -39,6 +39,14 @@ class TextRows:
     def of(cls, rows: Rows, sizes: Sequence[RegionSizes]) -> tuple[TextRows, ...]:
         """Per region number."""
         return tuple(cls(*ops.compact(rows.of(i)[1], max(size.text))) for i, size in enumerate(sizes))
+
+    def raters(self, rows: Rows, count: HostCount | None) -> TextRows:
+        """The raters alone, if their ``count`` has arrived; else, or if they are no fewer, all of it."""
+        most = None if count is None else count.read()
+        if most is None or most >= self.column.shape[1]:
+            return self
+        index, valid = ops.compact(rows.rater.gather(1, self.column) & self.valid, max(most, 1))
+        return TextRows(self.column.gather(1, index), valid)
 
 
 def choose_raters(

@@ -276,8 +276,16 @@ class ForwardState(SegmentInputs):
         return positions_of(self.plan.decoder, rows, self.position_ids, self.past)
 
     def _text(self) -> tuple[TextRows, ...]:
-        """The scoring text among the current rows."""
-        rows = self.rows
+        """The scoring text among the current rows; once raters are chosen, what the next stage reads of it."""
+        rows, plan, counts = self.rows, self.plan, self.rater_counts
         assert rows is not None
-        made: tuple[TextRows, ...] = self.once("text", None, lambda _: TextRows.of(rows, self.sizes))
+        every: tuple[TextRows, ...] = self.once("text", None, lambda _: TextRows.of(rows, self.sizes))
+        # A trace shows all text.
+        if not counts or plan.keep_trace or plan.method.rows_read_at(self.done) == "text":
+            return every
+
+        def raters(_: Any) -> tuple[TextRows, ...]:
+            return tuple(text.raters(rows, count) for text, count in zip(every, counts, strict=True))
+
+        made: tuple[TextRows, ...] = self.once("raters", None, raters)
         return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -77,6 +77,10 @@ class Compose(Method):
     @property
     def requires_frames(self) -> bool:  # type: ignore[override]
         return any(part.requires_frames for part in self.parts)
+
+    def rows_read_at(self, index: int) -> Literal["text", "raters"]:
+        part, index = self._part(index)
+        return part.rows_read_at(index)
 
     @property
     def one_budget(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
@@ -44,6 +44,7 @@ class SparseVLM(Method):
     bias: float = 0.0
 
     name: ClassVar[str] = "sparsevlm"
+    rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {
         192: (300, 200, 110),

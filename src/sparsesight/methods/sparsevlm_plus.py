@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
@@ -41,6 +41,7 @@ class SparseVLMPlus(Method):
     gravity_floor: float | None = 0.1
 
     name: ClassVar[str] = "sparsevlm+"
+    rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {
         192: (300, 200, 118),
