@@ -101,8 +101,8 @@ def drawings(rows: Sequence[Row]) -> dict[str, tuple[str, list[Line]]]:
 def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
     """The :func:`panels` against an axis: dense, and a line for each method and budget, with their exponents."""
     shown = panels(processor)
-    figure = Figure(figsize=(16, 4), layout="constrained")
-    grid: Any = figure.subplots(1, len(shown))
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    grid: Any = figure.subplots(2, 2).flat
     dense = {size: row for line in drawn for size, row in zip(line.sizes, line.rows, strict=True)}
     ticks = sorted(dense)
     for axes, panel in zip(grid, shown, strict=True):
@@ -120,7 +120,7 @@ def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
             axes.set_ylim(bottom=0)
         axes.set(title=panel.title, ylabel=panel.unit, xlabel=AXES[axis])
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize="x-small")
+        axes.legend(frameon=False, fontsize="medium")
     return figure
 
 

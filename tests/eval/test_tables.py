@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sparsesight.eval.brief import brief
 from sparsesight.eval.metrics import Mean
-from sparsesight.eval.plot import curves, plot
+from sparsesight.eval.plot import LEAST_X, LEAST_Y, curves, draw, plot
 from sparsesight.eval.records import Sample
 from sparsesight.eval.summary import summarise
 from sparsesight.eval.tables import comma_separated, markdown, title
@@ -123,6 +125,43 @@ def test_plot(both: dict[str, Any], tmp_path: Path) -> None:
     assert two.width == 2 * one.width and two.height == one.height
     colors = one.convert("RGB").getcolors(1 << 24)
     assert colors is not None and {(0, 114, 178), (213, 94, 0)} <= {color for _, color in colors}
+
+
+def test_points_are_drawn_at_their_true_cost_and_axes_are_wide(both: dict[str, Any]) -> None:
+    """Methods of equal cost stand some points of the page apart, which no zoom of an axis turns into a difference."""
+    pytest.importorskip("matplotlib")
+    close = {
+        label: {**x, "macs_share": 0.25 + 0.001 * i} for i, (label, x) in enumerate(both["overall"].items())
+    }
+    for of in close.values():
+        of["of_dense"] = {"value": 100.0, "low": 99.5, "high": 100.5}
+    figure = draw({**both, "overall": close}, {})
+    (axis,) = figure.axes
+    (found,) = curves({**both, "overall": close}, {})
+    lines, names = axis.get_legend_handles_labels()
+    assert names[0] == "dense" and set(names) == {"dense", "random", "sparsevlm+"}
+    for line, name in list(zip(lines, names, strict=True))[1:]:
+        assert line[0].get_xdata().tolist() == found[name]["x"]
+    left, right = axis.get_xlim()
+    assert right / left >= LEAST_X * 0.999 and axis.get_ylim()[1] - axis.get_ylim()[0] >= LEAST_Y * 0.999
+    shown = [line[0].get_window_extent().x0 for line in lines[1:]]
+    assert shown[0] != shown[1]
+    heights = sorted(text.get_position()[1] for text in axis.texts)
+    assert len(heights) == 3 and all(b - a > 0.049 for a, b in itertools.pairwise(heights))
+
+
+def test_a_terminal_gets_the_differences_that_matter(both: dict[str, Any]) -> None:
+    heading, (mean, made, second) = brief(both)
+    assert heading.startswith("equal cost") and mean.title == "all tasks" and "second" in second.title
+    assert made.title == "made: 80 questions in 80 units"
+    cells = {(x[0], x[1]): x[2:] for x in made.cells}
+    assert cells["dense", ""] == ["75.0", "", "100%", ""]
+    assert cells["sparsevlm+", "64"][1].startswith("+12.5 (") and cells["random", "192"][1].startswith(
+        "≈ 0.0 ("
+    )
+    assert all(len(row) == len(table.heads) for table in (mean, made, second) for row in table.cells)
+    few = brief(summarise({"made": (Mean(), {k: v[:6] for k, v in runs().items()})}, CELLS))[1]
+    assert few[0].title == "made: 6 questions in 6 units; too few for any interval to be sure"
 
 
 def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:

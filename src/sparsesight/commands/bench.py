@@ -244,31 +244,18 @@ def _subject(
 def _show(
     config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table], details: bool = False
 ) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table as Printed
 
     from ..bench.headline import headlines, summary
     from ..bench.table import ceilings, equality, remarks, tables
+    from .tables import print_table
 
     console = Console(highlight=False)
     for text in headlines(rows):
         console.print(rich_text(text, "bold"), soft_wrap=True)
     console.print(rich_text(equality(rows)))
     for made in (summary(rows), *(tables(rows) if details else ()), *more):
-        table = Printed(title=rich_text(made.title), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for head, *cells in zip(
-            made.heads, *made.cells, strict=True
-        ):  # words stay whole, "0.97 (0.98)" may break
-            words = [word for text in (head, *cells) for word in text.split()]
-            table.add_column(rich_text(head), min_width=min(max(map(len, words)), 16), overflow="fold")
-        for cells in made.cells:
-            table.add_row(*map(rich_text, cells))
-        narrowest = Measurement.get(console, console.options.update_width(1000), table).minimum
-        console.print(
-            table, width=max(console.width, narrowest), crop=False
-        )  # no column is lost on a narrow screen
+        print_table(console, made)
     for text in (*remarks(rows), *(ceilings(rows) if details else ["--details prints all tables"])):
         console.print(rich_text(text))
     console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"), soft_wrap=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..files import read_text
-from ..terminal import echo
+from ..terminal import echo, rich_text
 from .options import (
     BUDGETS,
     AsJson,
@@ -130,8 +129,21 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        echo(read_text(out / "table.md"))
-        echo(f"written to {out}")
+        _show(summary)
+        echo(f"written to {out}: table.md has groups of questions, and methods against each other")
+
+
+def _show(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from ..eval.brief import brief
+    from .tables import print_table
+
+    console = Console(highlight=False)
+    heading, made = brief(summary)
+    console.print(rich_text(heading))
+    for table in made:
+        print_table(console, table)
 
 
 def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError
 from ..files import replace_file
@@ -13,7 +14,13 @@ from ..viz.colours import LINES, web
 from .sweep import DENSE
 from .tables import Latencies, title
 
-SPREAD = 0.006  # relative
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ASIDE = 3.0  # points between markers of methods at equal cost, or their intervals would hide each other
+LEAST_X, LEAST_Y = 2.0, 10.0  # least ratio of the ends of the x axis, least % of dense that the y axis spans
+GAP = 0.05  # between the labels of lines, of the height of a panel
+FONT = 13  # read at half the width as well
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 
 
@@ -49,6 +56,19 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
     """Draw the curves into a PNG file; nothing if no cell can be put in relation to dense.
 
     Raises:
+        SparseSightError: as :func:`draw`.
+    """
+    figure = draw(summary, latencies) if summary["overall"] else None
+    if figure is not None:
+        data = BytesIO()
+        figure.savefig(data, format="png", dpi=130)
+        replace_file(path, data.getvalue())
+
+
+def draw(summary: Mapping[str, Any], latencies: Latencies) -> Figure:
+    """The curves as a figure: a panel for FLOPs, and one for time where every cell was timed.
+
+    Raises:
         SparseSightError: without matplotlib; it says how to install it.
     """
     try:
@@ -57,8 +77,6 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
         from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise SparseSightError("plots need matplotlib: pip install 'sparsesight[plots]'") from None
-    if not summary["overall"]:
-        return
     panels = curves(summary, latencies)
     figure = Figure(figsize=(7.5 * len(panels), 5.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -66,38 +84,81 @@ def plot(summary: Mapping[str, Any], latencies: Latencies, path: Path) -> None:
     for axis, panel, label in zip(
         axes, panels, ("prefill FLOPs, % of dense", "prefill, ms per sample"), strict=False
     ):
-        names = [name for name in panel if name != DENSE]
-        if DENSE in panel:
-            axis.axhline(panel[DENSE]["y"][0], color="#888888", linewidth=1, linestyle=":", label=DENSE)
-        for number, name in enumerate(names):
-            curve = panel[name]
-            error = [
-                [max(y - low, 0) for y, low in zip(curve["y"], curve["low"], strict=True)],
-                [max(high - y, 0) for y, high in zip(curve["y"], curve["high"], strict=True)],
-            ]
-            turn = number // len(LINES)
-            style = {
-                "color": web(LINES[number % len(LINES)]),
-                "marker": MARKERS[(number + 3 * turn) % len(MARKERS)],
-                "linestyle": ("-", "--", "-.")[turn % 3],
-            }
-            # Methods at equal cost stand side by side, or their intervals would hide each other.
-            aside = 1 + SPREAD * (number - (len(names) - 1) / 2)
-            x = [value * aside for value in curve["x"]]
-            axis.errorbar(
-                x, curve["y"], yerr=error, label=name, markersize=5, linewidth=1, elinewidth=0.7, **style
-            )
-        axis.set_xscale("log")
+        _draw(figure, axis, panel)
         for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             which(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_xlabel(label)
-        axis.grid(axis="y", color="#dddddd")
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel(label, fontsize=FONT)
+    axes[0].set_ylim(_ends([curve for panel in panels for curve in panel.values()]))
+    for axis in axes:
+        _name_lines(axis)
     tasks = ", ".join(summary["tasks"]) if len(summary["tasks"]) <= 4 else f"{len(summary['tasks'])} tasks"
-    axes[0].set_ylabel(f"score, % of dense ({tasks})")
-    lines, labels = axes[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside right center", frameon=False, fontsize=9)
-    figure.suptitle(title(summary), fontsize=11)
-    data = BytesIO()
-    figure.savefig(data, format="png", dpi=130)
-    replace_file(path, data.getvalue())
+    axes[0].set_ylabel(f"score, % of dense ({tasks})", fontsize=FONT)
+    figure.suptitle(title(summary), fontsize=FONT)
+    return figure
+
+
+def _draw(figure: Any, axis: Any, panel: Mapping[str, Mapping[str, list[float]]]) -> None:
+    """The dense model as a line, and each method with its intervals, at its true cost but for some points aside."""
+    from matplotlib.transforms import ScaledTranslation
+
+    if DENSE in panel:
+        axis.axhline(panel[DENSE]["y"][0], color="#666666", linewidth=1.5, linestyle=":", label=DENSE)
+    names = [name for name in panel if name != DENSE]
+    for number, name in enumerate(names):
+        curve, turn = panel[name], number // len(LINES)
+        points = ASIDE * (number - (len(names) - 1) / 2)
+        aside = axis.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+        error = [
+            [max(y - low, 0) for y, low in zip(curve["y"], curve["low"], strict=True)],
+            [max(high - y, 0) for y, high in zip(curve["y"], curve["high"], strict=True)],
+        ]
+        axis.errorbar(
+            curve["x"],
+            curve["y"],
+            yerr=error,
+            label=name,
+            markersize=6,
+            linewidth=1.5,
+            elinewidth=1,
+            color=web(LINES[number % len(LINES)]),
+            marker=MARKERS[(number + 3 * turn) % len(MARKERS)],
+            linestyle=("-", "--", "-.")[turn % 3],
+            transform=aside,
+        )
+    axis.set_xscale("log")
+    # Shifted lines do not count for the limits that matplotlib finds.
+    costs = [x for name in names for x in panel[name]["x"]] or [100.0]
+    least, most = min(costs) / 1.15, max(costs) * 1.15
+    more = max(LEAST_X / (most / least), 1) ** 0.5  # or a difference of some per cent would fill the panel
+    axis.set_xlim(least / more, most * more)
+    axis.tick_params(which="both", labelsize=FONT - 2)
+    axis.grid(axis="y", color="#dddddd")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _ends(curves: Sequence[Mapping[str, list[float]]]) -> tuple[float, float]:
+    """The ends of the y axis: all intervals, and at least ``LEAST_Y``."""
+    low, high = min(min(x["low"]) for x in curves), max(max(x["high"]) for x in curves)
+    more = max(LEAST_Y - (high - low), 0.1 * (high - low)) / 2
+    return low - more, high + more
+
+
+def _name_lines(axis: Any) -> None:
+    """Write the name of each line beside its last point, to the right of the panel, names apart from each other."""
+    low, high = axis.get_ylim()
+    ends = []
+    for line, name in zip(*axis.get_legend_handles_labels(), strict=True):
+        drawn = line[0] if isinstance(line, tuple) else line
+        ends.append([(drawn.get_ydata()[-1] - low) / (high - low), name, drawn.get_color()])
+    ends.sort()
+    for below, above in pairwise(ends):
+        above[0] = max(above[0], below[0] + GAP)
+    for y, name, color in ends:
+        axis.annotate(
+            name,
+            (1.01, y - max(ends[-1][0] - 1, 0)),
+            xycoords="axes fraction",
+            va="center",
+            color=color,
+            fontsize=FONT - 1,
+        )

@@ -79,7 +79,7 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
     if len(summary["tasks"]) > 1 and summary["overall"]:
         head = ["method", "% of dense, mean over tasks", "FLOPs, % of dense"]
         rows = [
-            [label, _estimate(x["of_dense"]).text(), f"{100 * x['macs_share']:.1f}"]
+            [label, estimate(x["of_dense"]).text(), f"{100 * x['macs_share']:.1f}"]
             for label, x in summary["overall"].items()
         ]
         parts += ["\n## All tasks\n\n", _table(head, rows)]
@@ -142,7 +142,7 @@ def _scores(name: str, task: Mapping[str, Any], latencies: Latencies) -> str:
     rows = []
     for label, cell in task["cells"].items():
         cost = cell["cost"]
-        row = [cell["name"], cell["retain"] or "", _estimate(cell["score"]).text(), *_against(cell)]
+        row = [cell["name"], cell["retain"] or "", estimate(cell["score"]).text(), *_against(cell)]
         row.append("" if cell["of_dense"] is None else f"{cell['of_dense']['value']:.1f}")
         row += [_si(cost["macs_sparse"]), f"{cost['macs_scoring'] / cost['macs_sparse']:.2%}"]
         row += [f"{cost['equal_tokens']:.1f}", f"{cost['equal_tokens_entering']:.1f}"]
@@ -166,7 +166,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
         cells = []
         for column in labels[1:]:
             pair = known.get((row, column))
-            cells.append("" if pair is None else _short(pair["difference"]) + _p_in_words(pair["mcnemar"]))
+            cells.append("" if pair is None else short(pair["difference"]) + _p_in_words(pair["mcnemar"]))
         rows.append([row, *cells])
     return _table(["row less column", *labels[1:]], rows)
 
@@ -180,9 +180,9 @@ def _tags(task: Mapping[str, Any], budget: str) -> str:
         for label in labels:
             cell = group["cells"][label]
             if cell["against_dense"] is None:
-                row.append(_estimate(cell["score"]).text())
+                row.append(estimate(cell["score"]).text())
             else:
-                difference = _short(cell["against_dense"]["difference"], sign=True)
+                difference = short(cell["against_dense"]["difference"], sign=True)
                 row.append(f"{cell['score']['value']:.1f}, {difference}")
         rows.append(row)
     return _table(["questions", *labels], rows)
@@ -218,7 +218,7 @@ def _tags_beside(task: Mapping[str, Any], budget: str, control: str) -> str:
     for tag, group in task["tags"].items():
         found = [_beside(group["pairs"], label, control) for label in labels]
         rows.append(
-            [f"{tag} (n {group['samples']})", *("" if x is None else _short(x, sign=True) for x in found)]
+            [f"{tag} (n {group['samples']})", *("" if x is None else short(x, sign=True) for x in found)]
         )
     return _table(["questions", *labels], rows)
 
@@ -228,11 +228,12 @@ def _against(cell: Mapping[str, Any]) -> tuple[str, str]:
     if found is None:
         return "", ""
     test = found["mcnemar"]
-    return _estimate(found["difference"]).as_difference(), "" if test is None else _p(test["p"])
+    return estimate(found["difference"]).as_difference(), "" if test is None else _p(test["p"])
 
 
-def _short(difference: Mapping[str, Any], sign: bool = False) -> str:
-    found = _estimate(difference)
+def short(difference: Mapping[str, Any], sign: bool = False) -> str:
+    """``-2.3 (-3.9 to -0.7)``, or ``≈ -0.2 (-1.0 to 0.6)`` where no difference was found."""
+    found = estimate(difference)
     text = found.text()
     if sign and found.value > 0:
         text = f"+{text}"
@@ -281,7 +282,8 @@ def _bounds(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
 
 
-def _estimate(found: Mapping[str, Any]) -> Estimate:
+def estimate(found: Mapping[str, Any]) -> Estimate:
+    """A number of a summary with its interval."""
     return Estimate(found["value"], found["low"], found["high"])
 
 
