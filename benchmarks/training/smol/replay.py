@@ -88,6 +88,64 @@ TEMPLATES: tuple[tuple[str, list[str]], ...] = (
 )
 
 
+# Subjects and forms that are asked in checks alone.
+UNSEEN: tuple[tuple[str, list[str]], ...] = (
+    (
+        "What is the capital of {}?",
+        ["Sweden", "Portugal", "Austria", "Finland", "Ireland", "Turkey", "Thailand", "Vietnam", "Colombia"],
+    ),
+    (
+        "What do {} eat?",
+        ["cows", "tigers", "dolphins", "parrots", "turtles", "mice", "wolves", "spiders", "monkeys", "foxes"],
+    ),
+    (
+        "Name two uses of {}.",
+        ["paper", "water", "salt", "wood", "cotton", "steel", "oil", "sand", "ice", "honey"],
+    ),
+    (
+        "Who might enjoy {}?",
+        ["hiking", "painting", "opera", "fishing", "puzzles", "dancing", "sailing", "baking"],
+    ),
+    (
+        "Describe {} to a child.",
+        [
+            "a volcano",
+            "the sun",
+            "a dentist",
+            "snow",
+            "a rocket",
+            "an airport",
+            "a shadow",
+            "the wind",
+            "a map",
+        ],
+    ),
+    (
+        "What is the difference between {}?",
+        ["a lake and a sea", "tea and coffee", "a cat and a lion", "a town and a city", "salt and sugar"],
+    ),
+    (
+        "Give me advice on {}.",
+        ["moving house", "a first date", "learning piano", "running", "public speaking"],
+    ),
+    (
+        "Write a short story about {}.",
+        ["a lost key", "two brothers", "an old ship", "a talking tree", "a storm"],
+    ),
+)
+
+
+def unseen() -> list[str]:
+    """200 plain instructions that no training replays: the held-out ones, these, and more of their forms."""
+    more = [template.format(subject) for template, subjects in UNSEEN for subject in subjects]
+    forms = ("Tell me a fact about {}.", "Can you say more about {}?", "What should I know about {}?")
+    topics = [subject for _, subjects in UNSEEN[2:5] for subject in subjects]
+    more += [
+        form.format(subject) for form in forms for subject in (*topics, *THINGS[3::4], *ANIMALS.split()[3::4])
+    ]
+    return [*instructions()[1], *more][:200]
+
+
 def instructions() -> tuple[list[str], list[str]]:
     """Instructions for training and held-out ones, in a fixed mixed order; every fourth subject is held out."""
     kept, held = [], []
