@@ -105,6 +105,44 @@ def test_methods_are_listed_with_what_they_do_and_their_options() -> None:
     assert "`" not in said and ":class:" not in said
     for option in ("retain=64", "layers=None", "recycle=0.3", "heads=0.4375", "seed=0"):
         assert option in said
+    places = [
+        said.index(x)
+        for x in ("Default: sparsevlm+", "Inside the language", "Before the language", "Controls")
+    ]
+    assert places == sorted(places)
+    inside, before, controls = (said[a:b] for a, b in zip(places[1:], [*places[2:], None], strict=True))
+    assert "fastv" in inside and "divprune" in before and "random" in controls and "random" not in inside
+
+
+def test_methods_as_json() -> None:
+    found = {entry["name"]: entry for entry in json.loads(run("methods", "--json").stdout)}
+    assert list(found) == list(METHODS) and all(entry["when"] and entry["does"] for entry in found.values())
+    assert {name for name, entry in found.items() if entry["group"] == "controls"} == {
+        *("pooling", "uniform", "last-token", "random")
+    }
+    assert found["sparsevlm"]["options"]["recycle"] == 0.3 and found["random"]["options"] == {"seed": 0}
+    assert "192" in found["sparsevlm"]["published"] and found["uniform"]["published"] == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ask --method vis", ["visionzip", "vispruner", "visionzip:published", "vispruner:published"]),
+        ("eval --methods dense,hol", ["dense,holov", "dense,holov:published"]),
+        ("bench --methods uniform,narr", ["uniform,narrow"]),
+    ],
+)
+def test_method_names_are_completed(typed: str, offered: list[str]) -> None:
+    words = f"sparsesight {typed}"
+    done = program(
+        COMP_WORDS=words, COMP_CWORD="3", _SPARSESIGHT_COMPLETE="complete_bash", _entry="sparsesight"
+    )
+    assert done.stdout.split() == offered
+
+
+@pytest.mark.parametrize("name", [str(command.name) for command in app.registered_commands])
+def test_flags_take_no_value(name: str) -> None:
+    assert "bool" not in run(name, "--help").stdout.lower()
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from .options import (
     TrustRemoteCode,
     build_method,
     choose_method,
+    complete_method,
     given_retain,
     parse_layers,
 )
@@ -50,7 +51,10 @@ def ask(
     ),
     model: Model = None,
     method: str | None = typer.Option(
-        None, help="A method that 'sparsesight methods' lists.", show_default=METHOD
+        None,
+        autocompletion=complete_method,
+        help="A method that 'sparsesight methods' lists.",
+        show_default=METHOD,
     ),
     retain: str | None = typer.Option(
         None,

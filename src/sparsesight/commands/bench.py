@@ -21,6 +21,7 @@ from .options import (
     TextTower,
     choose_budgets,
     choose_methods,
+    complete_method,
     parse_counts,
     parse_layers,
 )
@@ -39,6 +40,7 @@ def bench(
     shape: str | None = typer.Option(None, help=SHAPE_HELP),
     methods: str | None = typer.Option(
         None,
+        autocompletion=complete_method,
         help="Methods to compare, such as sparsevlm+,sparsevlm,random (see: sparsesight methods); dense is always "
         "measured too.",
         show_default=METHOD,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import SparseSightError
 from ..terminal import one_line
@@ -29,7 +29,23 @@ from .serve import PASS_ON, serve
 WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
-class OneLineErrors(TyperGroup):
+class PlainFlags:
+    """A command whose help gives flags no type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, that of --help included."""
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in found:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return found
+
+
+class Command(PlainFlags, TyperCommand):
+    """A command of the program."""
+
+
+class OneLineErrors(PlainFlags, TyperGroup):
     """A group of commands that reports a user's mistake, and only that, in one line."""
 
     def main(
@@ -75,13 +91,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("ask")(ask)
-app.command("methods")(methods)
-app.command("bench")(bench)
-app.command("eval")(evaluate)
-app.command("demo")(demo)
-app.command("serve", context_settings=PASS_ON)(serve)
-app.command("doctor")(doctor)
+app.command("ask", cls=Command)(ask)
+app.command("methods", cls=Command)(methods)
+app.command("bench", cls=Command)(bench)
+app.command("eval", cls=Command)(evaluate)
+app.command("demo", cls=Command)(demo)
+app.command("serve", cls=Command, context_settings=PASS_ON)(serve)
+app.command("doctor", cls=Command)(doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -24,6 +24,7 @@ from .options import (
     TrustRemoteCode,
     choose_plain_method,
     choose_retain,
+    complete_method,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def demo(
     model: Model = None,
-    method: str | None = typer.Option(None, help="The initial method.", show_default=METHOD),
+    method: str | None = typer.Option(
+        None, autocompletion=complete_method, help="The initial method.", show_default=METHOD
+    ),
     retain: str | None = typer.Option(
         None,
         help="The initial budget: the average number of visual tokens per layer (64), or a ratio (0.33 or 33%).",

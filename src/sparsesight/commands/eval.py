@@ -22,6 +22,7 @@ from .options import (
     TrustRemoteCode,
     choose_budgets,
     choose_methods,
+    complete_method,
     split_list,
 )
 from .progress import progress_bar
@@ -40,6 +41,7 @@ def evaluate(
     model: Model = None,
     methods: str | None = typer.Option(
         None,
+        autocompletion=complete_method,
         help="Such as sparsevlm,sparsevlm+,random; a method may have options, sparsevlm(per_frame=True), and > "
         "chains methods. The dense model always runs.",
         show_default="sparsevlm+",

@@ -2,39 +2,94 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .options import METHOD, AsJson
+
+if TYPE_CHECKING:
+    from ..methods import Method
+
+WHY = (
+    "It goes by the question and runs in every family and host. On the bundled scenes cdpruner loses less at equal "
+    "cost (benchmarks/README.md); no large model has been measured yet. Every method takes any budget, and 'a > b' "
+    "composes two."
+)
+INSIDE, BEFORE, CONTROLS = "inside the language model", "before the language model", "controls"
 
 
-def methods() -> None:
-    """List the methods and their options."""
+def methods(as_json: AsJson = False) -> None:
+    """List the methods by where they prune: what each does, when to choose it, its options."""
+    from ..methods import METHODS
+
+    described = [describe(kind) for kind in METHODS.values()]
+    if as_json:
+        typer.echo(json.dumps(described))
+    else:
+        _show(described)
+
+
+def describe(kind: type[Method]) -> dict[str, Any]:
+    """A method as JSON-serialisable data: name, group, what it does, when to choose it, its own options with defaults,
+    and its published setting ("" if it has none)."""
+    from ..methods import Method, describe_published
+
+    common = {field.name for field in fields(Method)}
+    first_line = (kind.__doc__ or "").strip().partition("\n")[0]
+    return {
+        "name": kind.name,
+        "group": _group(kind),
+        "does": re.sub(r":\w+:|`", "", first_line),  # no markup
+        "when": kind.when,
+        "options": {
+            field.name: None if field.default is MISSING else field.default
+            for field in fields(kind)
+            if field.name not in common
+        },
+        "published": describe_published(kind) or "",
+    }
+
+
+def _group(kind: type[Method]) -> str:
+    from ..core.budget import BEFORE as BEFORE_LAYERS
+
+    return CONTROLS if kind.control else BEFORE if kind().stage_layers(32)[0] == BEFORE_LAYERS else INSIDE
+
+
+def _show(described: list[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    from ..methods import METHODS, Method, describe_published
+    from ..methods import Method
 
     console = Console(highlight=False)
-    common = {field.name for field in fields(Method)}
-    table = Table.grid(padding=(0, 2))
-    for name, kind in METHODS.items():
-        first_line = (kind.__doc__ or "").strip().partition("\n")[0]
-        table.add_row(Text(name, "bold"), Text(re.sub(r":\w+:|`", "", first_line)))  # no markup
-        own = [_written(field) for field in fields(kind) if field.name not in common]
-        if own:
-            table.add_row("", Text("options: " + ", ".join(own), "dim"))
-        if published := describe_published(kind):
-            table.add_row("", Text(f"published: {published}", "dim"))
-    console.print(table)
-    console.print()
+    console.print(Text(f"Default: {METHOD}. {WHY}\n"))
+    for group in (INSIDE, BEFORE, CONTROLS):
+        console.print(Text(group.capitalize(), "bold underline"))
+        table = Table.grid(padding=(0, 2))
+        for entry in (x for x in described if x["group"] == group):
+            table.add_row(Text(entry["name"], "bold"), Text(entry["does"]))
+            table.add_row("", Text(f"when: {entry['when']}"))
+            if entry["options"]:
+                own = ", ".join(f"{name}={_plain(value)}" for name, value in entry["options"].items())
+                table.add_row("", Text(f"options: {own}", "dim"))
+            if entry["published"]:
+                table.add_row("", Text(f"published: {entry['published']}", "dim"))
+        console.print(Padding(table, (0, 0, 1, 0)))
     every = ", ".join(_written(field) for field in fields(Method))
     console.print(Text(f"options of every method: {every}", "dim"))
 
 
 def _written(field: Field[Any]) -> str:
     """An option in the form that a user writes, ``seed=0``."""
-    if field.default is MISSING:
-        return field.name
-    value = f"{field.default:g}" if isinstance(field.default, float) else repr(field.default)
-    return f"{field.name}={value}"
+    return field.name if field.default is MISSING else f"{field.name}={_plain(field.default)}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)

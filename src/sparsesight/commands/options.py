@@ -7,12 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from ..core.retain import parse_retain
 from ..errors import SparseSightError
+from ..method_names import MethodName
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -60,6 +61,12 @@ TextTower = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def complete_method(typed: str) -> list[str]:
+    """Names for the shell that begin as the last name of ``--method`` or ``--methods`` does."""
+    before, last = re.fullmatch(r"(.*[,>] *)?(.*)", typed, re.S).groups(default="")  # type: ignore[union-attr]
+    return [f"{before}{name}" for name in get_args(MethodName) if name.startswith(last)]
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -11,7 +11,16 @@ import typer
 
 from ..errors import SparseSightError
 from ..terminal import echo
-from .options import METHOD, RETAIN, Layers, build_method, choose_plain_method, choose_retain, parse_layers
+from .options import (
+    METHOD,
+    RETAIN,
+    Layers,
+    build_method,
+    choose_plain_method,
+    choose_retain,
+    complete_method,
+    parse_layers,
+)
 
 if TYPE_CHECKING:
     from ..methods import Method
@@ -32,6 +41,7 @@ def serve(
     ),
     method: str | None = typer.Option(
         None,
+        autocompletion=complete_method,
         help="A method that 'sparsesight methods' lists, with options in brackets: sparsevlm+(heads=0.5).",
         show_default=METHOD,
     ),

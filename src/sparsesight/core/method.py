@@ -78,6 +78,8 @@ class Method(ABC):
     judged_by: Literal["turn", "prompt"] = "turn"
 
     name: ClassVar[str]
+    when: ClassVar[str] = ""  # when to choose it, in a few words
+    control: ClassVar[bool] = False  # one that others are compared with, not one to use
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
     # Budgets of `published()`; a range if the release accepts any number, () if it is one setting without a budget.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ..core.budget import Retain
-    from ..methods.options import MethodName, MethodOptions
+    from ..method_names import MethodName, MethodOptions
 
 
 def sparsify(

@@ -53,6 +53,7 @@ class CDPruner(PreDecoderMethod):
     opposite: bool = False
 
     name: ClassVar[str] = "cdpruner"
+    when: ClassVar[str] = "small budgets: similarity to the question and variety in one kernel"
     published_at: ClassVar[Sequence[Retain]] = (128, 64, 32)
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ class DART(Method):
     text_pivots: int = 4
 
     name: ClassVar[str] = "dart"
+    when: ClassVar[str] = "by similarity alone, so with any attention kernel"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     requires_raters: ClassVar[bool] = False
     depths: ClassVar[tuple[int, ...]] = (1,)

@@ -33,6 +33,7 @@ class DivPrune(PreDecoderMethod):
     """
 
     name: ClassVar[str] = "divprune"
+    when: ClassVar[str] = "before the question is known, without a vision tower's attention: variety alone"
     published_at: ClassVar[Sequence[Retain]] = (0.098,)
 
     @classmethod

@@ -25,6 +25,8 @@ class FastV(LastToken):
     """
 
     name: ClassVar[str] = "fastv"
+    when: ClassVar[str] = "the simplest baseline: one stage, by the last token"
+    control: ClassVar[bool] = False
     published_at: ClassVar[Sequence[Retain]] = (288, 144)
     depths: ClassVar[tuple[int, ...]] = (1,)
 

@@ -49,6 +49,7 @@ class Halves(Method):
     share: float = 0.25
 
     name: ClassVar[str] = "halves"
+    when: ClassVar[str] = "small budgets, or a question that patches tell little of"
     depths: ClassVar[tuple[int, ...]] = (BEFORE, 15)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False

@@ -48,6 +48,7 @@ class HoloV(PreDecoderMethod):
     by_attention: bool = False
 
     name: ClassVar[str] = "holov"
+    when: ClassVar[str] = "crowded pictures: every crop gets a share"
     published_at: ClassVar[Sequence[Retain]] = range(1, ANY_PICTURE)
     requires_vision: ClassVar[bool] = True
 

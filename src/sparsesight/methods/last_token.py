@@ -24,6 +24,8 @@ class LastToken(Method):
     """
 
     name: ClassVar[str] = "last-token"
+    when: ClassVar[str] = "what the last token alone gives, at SparseVLM's layers"
+    control: ClassVar[bool] = True
     requires_raters: ClassVar[bool] = False
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:

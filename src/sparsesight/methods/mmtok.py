@@ -47,6 +47,7 @@ class MMTok(PreDecoderMethod):
     visual_temperature: float = 0.2
 
     name: ClassVar[str] = "mmtok"
+    when: ClassVar[str] = "small budgets: coverage of the question and of the picture"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,6 +51,7 @@ class Narrow(Method):
     """
 
     name: ClassVar[str] = "narrow"
+    when: ClassVar[str] = "as the last part of a composition with a method before the decoder"
     depths: ClassVar[tuple[int, ...]] = (15,)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False

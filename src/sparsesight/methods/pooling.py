@@ -31,6 +31,8 @@ class Pooling(MergesAll):
     """
 
     name: ClassVar[str] = "pooling"
+    when: ClassVar[str] = "what a smaller picture would give"
+    control: ClassVar[bool] = True
     requires_frames: ClassVar[bool] = True
 
     def merge(self, stage: StageInput, recycled: Int[Tensor, "b m"], counts: Counts) -> ops.Merge:

@@ -38,6 +38,7 @@ class PriorTR(Method):
     """
 
     name: ClassVar[str] = "priortr"
+    when: ClassVar[str] = "where the last token attends to some places whatever is asked"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     depths: ClassVar[tuple[int, ...]] = (2,)
     requires_raters: ClassVar[bool] = False

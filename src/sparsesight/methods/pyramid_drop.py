@@ -39,6 +39,8 @@ class PyramidDrop(LastToken):
     ratio: float | None = None
 
     name: ClassVar[str] = "pyramiddrop"
+    when: ClassVar[str] = "a baseline that thins out in stages"
+    control: ClassVar[bool] = False
     published_at: ClassVar[Sequence[Retain]] = ()
     depths: ClassVar[tuple[int, ...]] = (7, 15, 23)
 

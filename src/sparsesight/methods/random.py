@@ -31,6 +31,8 @@ class Random(Method):
     seed: int = 0
 
     name: ClassVar[str] = "random"
+    when: ClassVar[str] = "what chance gives"
+    control: ClassVar[bool] = True
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False
 

@@ -41,6 +41,7 @@ class SCOPE(PreDecoderMethod):
     alpha: float = 1.0
 
     name: ClassVar[str] = "scope"
+    when: ClassVar[str] = "small budgets: coverage of the picture, led by the vision tower"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     requires_vision: ClassVar[bool] = True
 

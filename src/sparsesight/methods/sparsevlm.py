@@ -44,6 +44,7 @@ class SparseVLM(Method):
     bias: float = 0.0
 
     name: ClassVar[str] = "sparsevlm"
+    when: ClassVar[str] = "to reproduce SparseVLM v1.5, or where dropped tokens must leave a trace"
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

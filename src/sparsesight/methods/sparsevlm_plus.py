@@ -41,6 +41,7 @@ class SparseVLMPlus(Method):
     gravity_floor: float | None = 0.1
 
     name: ClassVar[str] = "sparsevlm+"
+    when: ClassVar[str] = "the default: chosen by the question, at any budget, in every family and host"
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

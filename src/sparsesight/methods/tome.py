@@ -33,6 +33,7 @@ class ToMe(MergesAll):
     """
 
     name: ClassVar[str] = "tome"
+    when: ClassVar[str] = "nothing dropped, all merged; wins no tokens back for small objects"
 
     def __post_init__(self) -> None:
         super().__post_init__()

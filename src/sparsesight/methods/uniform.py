@@ -27,6 +27,8 @@ class Uniform(PreDecoderMethod):
     """
 
     name: ClassVar[str] = "uniform"
+    when: ClassVar[str] = "what evenly spaced tokens give"
+    control: ClassVar[bool] = True
     requires_frames: ClassVar[bool] = True
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:

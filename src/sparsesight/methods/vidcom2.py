@@ -45,6 +45,7 @@ class VidCom2(PreDecoderMethod):
     temperature: float = 0.01
 
     name: ClassVar[str] = "vidcom2"
+    when: ClassVar[str] = "clips: frames share the budget by how much they differ"
     published_at: ClassVar[Sequence[Retain]] = (0.25, 0.15)
     requires_frames: ClassVar[bool] = True
 

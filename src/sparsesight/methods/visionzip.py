@@ -45,6 +45,7 @@ class VisionZip(PreDecoderMethod):
     add: bool = False
 
     name: ClassVar[str] = "visionzip"
+    when: ClassVar[str] = "before the question is known: by the vision tower alone"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     requires_vision: ClassVar[bool] = True
 

@@ -45,6 +45,7 @@ class VisPruner(PreDecoderMethod):
     step: int | float = 8 / 576
 
     name: ClassVar[str] = "vispruner"
+    when: ClassVar[str] = "as visionzip, with duplicates left out"
     published_at: ClassVar[Sequence[Retain]] = range(1, ANY_PICTURE)  # its scripts take the number
     requires_vision: ClassVar[bool] = True
 
@@ -95,6 +96,7 @@ class FasterVLM(VisPruner):
     important: float = 1.0
 
     name: ClassVar[str] = "fastervlm"
+    when: ClassVar[str] = "the baseline of visionzip and vispruner"
 
     @classmethod
     def published(cls, retain: int = 144) -> FasterVLM:

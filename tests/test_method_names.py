@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 
 from sparsesight import METHODS, SparseSightError, SparseVLMPlus, sparsify
+from sparsesight.method_names import MethodName, MethodOptions
 from sparsesight.methods import SUFFIX
-from sparsesight.methods.options import MethodName, MethodOptions
 from tests.hf import tiny
 
 
