@@ -53,13 +53,13 @@ demo: $(STAMP) ## ask the bundled model about a bundled picture
 RESULTS := .pytest_cache/results
 
 # One file's tests stay in one process, as they share models and engines. Each process computes with one thread.
-PYTEST = -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+PYTEST = -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 pytest test-vllm: export OMP_NUM_THREADS = 1
 
 .PHONY: test
 test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin's in its own environment
 	@$(MAKE) --no-print-directory style
-	@$(MAKE) --no-print-directory -j 3 types docs pytest
+	@$(MAKE) --no-print-directory -j 4 types risks docs pytest
 	@$(MAKE) --no-print-directory test-vllm
 	@$(BIN)/python -m tests.count $(RESULTS)
 
@@ -68,12 +68,14 @@ test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin'
 test-all: ## make test with the tests marked "slow": every combination, and slow tests
 	@$(MAKE) --no-print-directory test PYTEST_ARGS='-m "" $(PYTEST_ARGS)'
 
-.PHONY: lint style types
-lint: style types ## ruff, bandit and mypy
+.PHONY: lint style risks types
+lint: style risks types ## ruff, bandit and mypy
 
 style: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+risks: $(STAMP)
 	$(BIN)/python -m bandit --quiet -c pyproject.toml -r src
 
 types: $(STAMP)

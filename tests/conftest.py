@@ -2,15 +2,19 @@
 
 The package imports jaxtyping for type checkers only, so that users need not install it. Here its names are put into
 the modules that use them, and every annotated function, method, dataclass and named tuple in those modules is
-wrapped: a tensor of another shape or dtype than promised raises at once, whichever test meets it.
+wrapped: a tensor of another shape or dtype than promised raises at once, whichever test meets it. In `make test` these
+are the tests of the rooms that promise shapes, and of `hf/`; the checks cost a sixth of the time of a tiny model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import inspect
 import sys
 import typing
+from collections import Counter
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,11 +27,26 @@ except ImportError:  # a machine without the development tools runs the same tes
     jaxtyping = None  # type: ignore[assignment]
 
 NAMES = ("Bool", "Float", "Int", "Num")
+HERE = Path(__file__).parent
+# Files of few tests that take long: they start processes and servers, or engines of vLLM.
+LONG = (
+    "test_launched",
+    "test_notebooks",
+    "test_peers",
+    "test_server",
+    "test_runner_v2",
+    "test_engine",
+    "test_prefix_caching",
+    "test_tensor_parallel",
+)
+CHECKED = ("core", "methods", "ops", "hf")  # not the matrix of families
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         return  # pytest-xdist's own process runs no test, and the imports take seconds
+    gc.disable()  # till all tests are known: these are a million objects to go through, none of them garbage
+
     import torch
 
     config.pluginmanager.import_plugin("tests.host_reads")  # its fixture
@@ -87,11 +106,26 @@ def replace(name: str, function: Any, checked: Any) -> None:
             setattr(module, name, checked)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if jaxtyping is not None:
+        checked = set(item.path.relative_to(HERE).parts) & set(CHECKED)
+        everything = not item.config.option.markexpr
+        known = checked and item.path.stem != "test_families"
+        jaxtyping.config.update("jaxtyping_disable", not (everything or known))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a file share a process and what it builds; the matrix, by far the longest, is split by family.
 
-    Files that import lmms-eval, which takes ten seconds, share one process.
+    Files that import lmms-eval, which takes ten seconds, share one process. Where several processes run, the longest
+    files go first, so that the processes end together: those in `LONG`, then by how many tests they have.
     """
+    groups: dict[pytest.Item, str] = {}
     for item in items:
         group = f"{item.path.parent.name}-{item.path.stem}"
         if item.path.stem == "test_families":
@@ -99,6 +133,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         elif item.path.parent.name == "lmms" or item.path.stem in ("test_judges", "test_scorers"):
             group = "lmms"
         item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = group
+    if hasattr(config, "workerinput"):
+        sizes = Counter(groups.values())
+        items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[groups[item]]))
 
 
 def _family_of(item: pytest.Item) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.peering.worker import fingerprint
 from tests.benchmarks.conftest import script
 from tests.hf import tiny
 
@@ -35,14 +37,18 @@ def answer(model, before, after, visual, pixels, count):
 """
 ADAPTER = """
 def load(job):
-    import os, toyvlm
+    import os, torch
     assert os.environ["TOY"] == "seven" and job["options"]["flag"]
-    model = toyvlm.build(job["model"], job["options"].get("shift", 0))
     if job["options"].get("exit"):
         os._exit(3)
-    def answer(p, count):
-        if job["options"].get("fail"):
+    if job["options"].get("fail"):
+        def fail(*_):
             raise RuntimeError("out of toys")
+        layer = torch.nn.ModuleDict({"mlp": torch.nn.Linear(1, 1)})
+        return torch.nn.ModuleDict({"layers": torch.nn.ModuleList([layer])}), fail
+    import toyvlm
+    model = toyvlm.build(job["model"], job["options"].get("shift", 0))
+    def answer(p, count):
         return toyvlm.answer(model, p["before"], p["after"], p["visual"], p["pixels"], count)
     return model, answer
 """
@@ -115,6 +121,20 @@ def test_all_are_asked_the_same(peers: Any, place: Path, capfd: pytest.CaptureFi
     assert "answering seven" in said.err
 
 
+def test_other_weights_have_other_fingerprints(peers: Any) -> None:
+    built = tiny.model()
+    dense = SimpleNamespace(name="dense", said={"weights": fingerprint(built, "float32")})
+    same = SimpleNamespace(name="toy", said={"weights": fingerprint(tiny.model("llava", "eager"), "float32")})
+    peers.check_weights(dense, same)
+    with torch.no_grad():
+        built.get_decoder().layers[2].mlp.up_proj.weight[0, 0] += 1
+    other = SimpleNamespace(name="toy", said={"weights": fingerprint(built, "float32")})
+    said = r"toy does not have the weights of dense: 1 of 49 .*layers\.2\.mlp\.up_proj"
+    with pytest.raises(SystemExit, match=said):
+        peers.check_weights(dense, other)
+
+
+@pytest.mark.slow
 def test_other_weights_are_refused(peers: Any, place: Path) -> None:
     other = toy_of(place, options={"flag": True, "shift": 1})
     said = r"toy does not have the weights of dense: 1 of 49 .*layers\.2\.mlp\.up_proj"
@@ -127,7 +147,9 @@ def test_other_weights_are_refused(peers: Any, place: Path) -> None:
     [
         ({"options": {"flag": True, "fail": True}}, "toy: RuntimeError: out of toys"),
         ({"options": {"flag": True, "exit": True}}, "toy: its process ended with status 3"),
-        ({"environment": {}}, "toy: KeyError: 'TOY'"),
+        pytest.param(
+            {"environment": {}}, "toy: KeyError: 'TOY'", marks=pytest.mark.slow
+        ),  # as "fail", at another time
         ({"checkout": "/nowhere"}, "toy: ModuleNotFoundError: No module named 'toyvlm'"),
         ({"python": "/nowhere/python"}, "toy: its python '/nowhere/python' does not start"),
         ({"adapter": "unheard-of"}, "toy: there is no adapter 'unheard-of'"),

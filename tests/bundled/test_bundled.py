@@ -173,11 +173,14 @@ def test_the_model_answers_the_stored_questions(name: str, loaded: tuple[Any, An
     assert replies == [entry["answer"] for entry in entries]
 
 
-def test_the_model_answers_questions_it_has_not_seen_and_content_words_rate(loaded: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("scenes", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_the_model_answers_questions_it_has_not_seen_and_content_words_rate(
+    loaded: tuple[Any, Any], scenes: int
+) -> None:
     """Some scenes of the split test; the model card has the figures of all."""
     model, processor = loaded
     right, asked = 0, 0
-    for _, group in groupby(examples("test", 6), key=lambda example: example.scene.seed):
+    for _, group in groupby(examples("test", scenes), key=lambda example: example.scene.seed):
         some = list(group)
         replies = ask(loaded, some[0].image, [example.question.text for example in some])
         right += sum(reply == example.question.answer for reply, example in zip(replies, some, strict=True))

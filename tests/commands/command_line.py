@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import sparsesight
 from sparsesight import bundled
-from sparsesight.bench import ceilings
+from sparsesight.bench import ceilings, runs
 from sparsesight.commands.cli import app
 
 VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN", "USE_VERSION")
@@ -28,6 +28,7 @@ def plain_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     monkeypatch.setitem(
         ceilings.BUFFER, "cpu", 1 << 20
     )  # what bench copies, many times over, to time the memory
+    monkeypatch.setattr(runs, "SHARES", 1)  # what it repeats for a median; no test looks at speed
     for name in (*VARIABLES, "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")

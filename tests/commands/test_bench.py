@@ -21,9 +21,11 @@ LLAVA_LIKE = "layers=32,hidden=32,ffn=32,heads=2,text=8"  # its depth and visual
 QUICK = ("--layers", "0,1", "--repeats", "1", "--steps", "1")
 
 
-def test_methods_batches_and_lengths_side_by_side() -> None:
+@pytest.mark.parametrize("retain", [(0.5,), pytest.param((0.5, 12), marks=pytest.mark.slow)], ids=str)
+def test_methods_batches_and_lengths_side_by_side(retain: tuple[float, ...]) -> None:
     sweep = ("--methods", "dense,sparsevlm+, random(seed=3)", "--batch", "1,2", "--visual", "36,64")
-    result = run("bench", "--shape", SMALL, "--retain", "0.5,12", *sweep, *QUICK, "--json")
+    budgets = ",".join(map(str, retain))
+    result = run("bench", "--shape", SMALL, "--retain", budgets, *sweep, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)
     assert set(data) == {"config", "rows"} and data["config"]["torch"] == torch.__version__
@@ -33,7 +35,7 @@ def test_methods_batches_and_lengths_side_by_side() -> None:
         for v in (36, 64)
         for b in (1, 2)
         for m in ("sparsevlm+", "random(seed=3)")
-        for r in (0.5, 12)
+        for r in retain
     ]
     doubled = {(row["visual"], row["batch"]): row["macs_dense"] for row in data["rows"]}
     assert doubled[36, 2] == 2 * doubled[36, 1]

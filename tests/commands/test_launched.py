@@ -19,7 +19,7 @@ from sparsesight.eval.distributed import Ranks
 from sparsesight.eval.options import EvalOptions
 from sparsesight.eval.prepare import own_device, prepare_tasks
 
-SWEEP = ("eval", "--tasks", "scenes", "--limit", "14", "--batch-size", "3", "--device", "cpu")
+SWEEP = ("eval", "--tasks", "scenes", "--limit", "7", "--batch-size", "3", "--device", "cpu")
 HOW = ("--methods", "random,sparsevlm+", "--retain", "64", "--out", "run")
 TORCHRUN, ACCELERATE = "torch.distributed.run", "accelerate.commands.launch"
 LAUNCHERS = {

@@ -13,11 +13,14 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 nbclient = pytest.importorskip("nbclient")
 
-# Comparisons over all bundled pictures take a minute; that they run is seen on one.
-ONE_PICTURE = """
+# Comparisons over all bundled pictures take a minute; that they run is seen on one, with two questions.
+FEW = """
 from sparsesight import bundled
-_first = bundled.pictures()[:1]
-bundled.pictures = lambda: _first
+from sparsesight.scenes import dataset
+_pictures, _asked, _examples = bundled.pictures()[:1], bundled.picture_questions(), dataset.examples
+bundled.pictures = lambda: _pictures
+bundled.picture_questions = lambda: {name: asked[:2] for name, asked in _asked.items()}
+dataset.examples = lambda split, scenes: list(_examples(split, 1))[:2]
 """
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -41,7 +44,7 @@ def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     book = nbformat.read(path, as_version=4)
-    book.cells.insert(0, nbformat.v4.new_code_cell(ONE_PICTURE))
+    book.cells.insert(0, nbformat.v4.new_code_cell(FEW))
     client = nbclient.NotebookClient(
         book, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )

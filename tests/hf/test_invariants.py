@@ -15,7 +15,7 @@ from tests.hf.oracle import oracle_logits
 from tests.in_turn import in_turn
 
 BACKENDS = ("eager", "sdpa", "flex_attention")
-NEW = 5
+NEW = 3
 WITHOUT_MERGING: list[Method] = [
     SparseVLM(0.4, recycle=0.0),
     SparseVLM(1.0, (1, 3), adaptive=True, scale=3.0, recycle=0.0),
@@ -47,8 +47,15 @@ def processor(family: str) -> Any:
     return tiny.processor(family)
 
 
-def batch(family: str, which: tuple[int, ...] = (0, 1, 2, 3)) -> Any:
+@lru_cache
+def prepared(family: str, which: tuple[int, ...]) -> Any:
     return tiny.inputs(processor(family), [tiny.SAMPLES[i] for i in which])
+
+
+def batch(family: str, which: tuple[int, ...] = (0, 1, 2, 3)) -> Any:
+    """A new mapping of tensors that nobody writes to."""
+    made = prepared(family, which)
+    return type(made)(dict(made))
 
 
 def generate(built: Any, prompt: Any, **how: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
@@ -104,7 +111,7 @@ def test_keeping_everything_is_the_dense_model(family: str, attention: str, name
     """Bit for bit: ``retain=1.0`` and a budget above the picture's size."""
     built, prompt = model(family, attention), batch(family)
     tokens, logits, _ = generate(built, prompt)
-    for retain in (1.0, 100_000):
+    for retain in (1.0,) if list(METHODS).index(name) % 3 else (1.0, 100_000):
         with sparsify(built, name, retain=retain) as run:
             again, sparse, _ = generate(built, prompt)
         assert torch.equal(logits, sparse) and torch.equal(tokens, again)

@@ -11,7 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, pipeline
 from sparsesight import sparsify
 from tests.hf import tiny
 from tests.hf.test_installed import plain_state
-from tests.hf.test_invariants import batch, generate, model
+from tests.hf.test_invariants import NEW, batch, generate, model
 
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }} : {% for part in message['content'] %}"
@@ -118,7 +118,7 @@ def test_classifier_free_guidance() -> None:
         assert torch.equal(guided.sequences, built.generate(**prompt, **how, use_cache=False).sequences)
         plain = generate(built, prompt)[0]
         assert all(torch.equal(a[0], b[0]) for a, b in zip(kept, run.kept, strict=True))
-    assert plain.shape == guided.sequences[:, -5:].shape
+    assert plain.shape == (1, NEW) and guided.sequences.shape == (1, prompt["input_ids"].shape[1] + 5)
 
 
 def test_stop_strings() -> None:

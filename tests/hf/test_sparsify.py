@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, S
 
 from sparsesight import BudgetError, Random, SparseSightError, SparseVLM, UnsupportedModelError, sparsify
 from tests.hf import tiny
-from tests.hf.test_invariants import batch, close, generate, model
+from tests.hf.test_invariants import NEW, batch, close, generate, model
 from tests.hf.threads import wrong_in_threads
 
 
@@ -91,10 +91,8 @@ def test_budget_that_cannot_be_met() -> None:
             generate(built, prompt)
         hook.remove()
         assert not calls
-        assert generate(built, batch("llava", (2,)))[0].shape == (
-            1,
-            5,
-        )  # a prompt without a picture is no problem
+        # A prompt without a picture is no problem.
+        assert generate(built, batch("llava", (2,)))[0].shape == (1, NEW)
 
 
 def test_models_that_cannot_be_sparsified() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -93,14 +94,27 @@ def same(
         torch.testing.assert_close(torch.tensor(x), torch.tensor(y), rtol=0, atol=tolerance)
 
 
+@cache
+def loaded() -> tuple[Any, Any]:
+    """The bundled model and its processor, for whoever leaves them as they are."""
+    return bundled.load()
+
+
+SAID: dict[tuple[Any, ...], tuple[list[int], list[float]]] = {}
+
+
 def by_transformers(
-    method: Method | None, asked: list[tuple[Any, str]]
+    method: Method | None, asked: list[tuple[Any, str]], tokens: int = TOKENS
 ) -> list[tuple[list[int], list[float]]]:
-    model, processor = bundled.load()
+    """Each answer is worked out once in a process."""
+    model, processor = loaded()
     found = []
     for picture, question in asked:
-        inputs = processor(text=prompt(picture, question)["prompt"], images=picture, return_tensors="pt")
-        found.append(generated(model, inputs, method))
+        key = method, picture.tobytes(), question, tokens
+        if key not in SAID:
+            inputs = processor(text=prompt(picture, question)["prompt"], images=picture, return_tensors="pt")
+            SAID[key] = generated(model, inputs, method, tokens=tokens)
+        found.append(SAID[key])
     return found
 
 
@@ -118,7 +132,12 @@ def in_blocks(method: Method, size: int = BLOCK) -> Method:
 
 
 def generated(
-    model: Any, inputs: Any, method: Method | None, processor: Any = None, block: int = BLOCK
+    model: Any,
+    inputs: Any,
+    method: Method | None,
+    processor: Any = None,
+    block: int = BLOCK,
+    tokens: int = TOKENS,
 ) -> tuple[list[int], list[float]]:
     """What transformers says at vLLM's counts; with the ``processor``, each picture is judged by its turn."""
     method = None if method is None else in_blocks(method, block)
@@ -126,8 +145,8 @@ def generated(
         out = model.generate(
             **inputs,
             do_sample=False,
-            max_new_tokens=TOKENS,
-            min_new_tokens=TOKENS,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
             return_dict_in_generate=True,
             output_logits=True,
         )

@@ -110,8 +110,16 @@ ROTATION = {
 }
 
 
+OFTEN = ("llava_onevision", "qwen2_vl")  # with clips; with positions on three axes
+
+
 @pytest.mark.parametrize(
-    "family", [x for x in FAMILIES if x.name in ROTATION], ids=lambda family: family.name
+    "family",
+    [
+        pytest.param(x, id=x.name, marks=() if x.name in OFTEN else pytest.mark.slow)
+        for x in FAMILIES
+        if x.name in ROTATION
+    ],
 )
 def test_families(family: Tiny, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor

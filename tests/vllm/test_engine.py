@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 
-from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus, bundled
+from sparsesight import FastV, Random, SparseSightError, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
 from sparsesight.vllm.stats import Tally
 
-from .engines import answers, by_transformers, engine, generated, prompt, pruner, questions, same, sampling
+from .engines import (
+    answers,
+    by_transformers,
+    engine,
+    generated,
+    loaded,
+    prompt,
+    pruner,
+    questions,
+    same,
+    sampling,
+)
 
 pytestmark = [
     pytest.mark.vllm,
@@ -19,7 +30,13 @@ pytestmark = [
 ]
 
 LONGER = {"text_config": {"max_position_embeddings": 2048}}  # than the bundled model was trained for
-METHODS = [SparseVLMPlus(64), SparseVLM(64), FastV(0.25), Random(64)]
+# All four are in test_families.py; here, those with stages elsewhere.
+METHODS = [
+    SparseVLMPlus(64),
+    pytest.param(SparseVLM(64), marks=pytest.mark.slow),
+    pytest.param(Random(64), marks=pytest.mark.slow),
+    FastV(0.25),
+]
 
 
 @pytest.mark.parametrize(
@@ -46,12 +63,11 @@ def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(o
     assert pruner(llm) is None
     dense = answers(llm, prompts, sampling())
     same(dense, by_transformers(None, asked), 1e-3)
-    llm = opened(SparseVLMPlus((576, 576, 576)))
-    full = answers(llm, prompts, sampling())
+    llm = opened(SparseVLMPlus(64))
+    full = answers(llm, prompts, sampling(extra_args={"sparsesight_retain": [576, 576, 576]}))
     assert pruner(llm).tally.pruned == len(prompts)  # gather and scatter ran
     same(full, dense, 1e-5)
     # A request may ask for a dense answer, or for another budget, in one batch with others.
-    llm = opened(SparseVLMPlus(64))
     kinds = [None, "none", 1.0, [200, 100, 50]]
     params = [
         sampling(extra_args=None if kinds[i % 4] is None else {"sparsesight_retain": kinds[i % 4]})
@@ -62,6 +78,14 @@ def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(o
         same([one], answers(llm, [prompts[i]], params[i]), 1e-4)
         if kinds[i % 4] in ("none", 1.0):
             same([one], [dense[i]], 1e-4)
+
+
+@pytest.mark.slow
+def test_a_server_that_keeps_everything_is_vanilla(opened: Any) -> None:
+    asked = questions()
+    llm = opened(SparseVLMPlus((576, 576, 576)))
+    same(answers(llm, [prompt(*x) for x in asked], sampling()), by_transformers(None, asked), 1e-3)
+    assert pruner(llm).tally.pruned == len(asked)
 
 
 def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]]]:
@@ -86,9 +110,10 @@ def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]
     return found
 
 
-def test_staggered_arrivals_with_texts_between(opened: Any) -> None:
+@pytest.mark.parametrize("count", [3, 6])  # test_runner_v2.py runs the first
+def test_staggered_arrivals_with_texts_between(opened: Any, count: int) -> None:
     llm = opened(SparseVLMPlus(64))
-    prompts = [prompt(*x) for x in questions()]
+    prompts = [prompt(*x) for x in questions()[:count]]
     prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
     alone = [answers(llm, [one], sampling())[0] for one in prompts]
     same(staggered(llm, prompts), alone, 1e-4)
@@ -112,18 +137,20 @@ def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, met
 
 
 def test_pictures_that_are_longer_than_a_step_are_kept_and_counted(opened: Any) -> None:
-    prompts = [prompt(*x) for x in questions()[:3]]
-    llm = opened(None)
-    dense = answers(llm, prompts, sampling())
+    asked = questions()[:3]
+    prompts = [prompt(*x) for x in asked]
     llm = opened(SparseVLMPlus(64), max_num_batched_tokens=256, max_num_seqs=4, enable_chunked_prefill=True)
     parts = answers(llm, prompts, sampling())
     assert pruner(llm).tally == Tally(too_long=len(prompts))  # of three parts each
-    same(parts, dense, 1e-3)
+    same(parts, by_transformers(None, asked), 1e-3)
+
+
+# 20 blocks hold one prompt of about 600 tokens and little more: three push each other out, six cannot all have leaked.
+FEW: dict[str, Any] = {"block_size": 32, "num_gpu_blocks_override": 61, "max_model_len": 700}
 
 
 def test_preempted_requests_are_pruned_again_and_answer_the_same(opened: Any) -> None:
-    # 20 blocks hold one prompt of about 600 tokens and little more: the three push each other out.
-    llm = opened(SparseVLMPlus(64), block_size=32, num_gpu_blocks_override=61, max_model_len=700)
+    llm = opened(SparseVLMPlus(64), **FEW)
     prompts = [prompt(*x) for x in questions()[:3]]
     alone = [answers(llm, [one], sampling(60))[0] for one in prompts]
     before = pruner(llm).tally.pruned
@@ -133,7 +160,7 @@ def test_preempted_requests_are_pruned_again_and_answer_the_same(opened: Any) ->
 
 
 def test_blocks_of_aborted_requests_are_used_again(opened: Any) -> None:
-    llm = opened(SparseVLMPlus(64), block_size=32, num_gpu_blocks_override=50, max_model_len=700)
+    llm = opened(SparseVLMPlus(64), **FEW)
     prompts = [prompt(*x) for x in questions()]
     text = {"prompt": "USER: what color is it? ASSISTANT:"}
     alone = [answers(llm, [one], sampling())[0] for one in (*prompts[:2], text)]
@@ -147,19 +174,29 @@ def test_blocks_of_aborted_requests_are_used_again(opened: Any) -> None:
     same([answers(llm, [one], sampling())[0] for one in (*prompts[:2], text)], alone, 1e-6)
 
 
+def two(method: Method, kv_groups: bool = False) -> dict[str, Any]:
+    """Arguments of an engine for two pictures."""
+    more: dict[str, Any] = {
+        "limit_mm_per_prompt": {"image": 2},
+        "max_model_len": 1300,
+        "hf_overrides": LONGER,
+    }
+    return {**more, "additional_config": {"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}}}
+
+
 def test_two_pictures_in_one_prompt(opened: Any) -> None:
     method = SparseVLMPlus(128)
     pictures = [picture for picture, _ in questions()[::2]][:2]
     text = "USER: <image>\n<image>\nWhat color is the circle? ASSISTANT:"
-    llm = opened(method, limit_mm_per_prompt={"image": 2}, max_model_len=1300, hf_overrides=LONGER)
+    llm = opened(method, **two(method))
     found = answers(llm, [{"prompt": text, "multi_modal_data": {"image": pictures}}], sampling())
     assert pruner(llm).tally.pruned == 1
-    model, processor = bundled.load()
+    model, processor = loaded()
     inputs = processor(text=text, images=pictures, return_tensors="pt")
     same(found, [generated(model, inputs, method)], 1e-3)
 
 
-@pytest.mark.parametrize("kv_groups", [False, True])
+@pytest.mark.parametrize("kv_groups", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_turn_of_a_chat_judges_its_own_picture(opened: Any, kv_groups: bool) -> None:
     """A chat sent whole, as stateless clients do: the same as in transformers, which equals it turn by turn."""
     method = SparseVLMPlus(128)
@@ -168,19 +205,17 @@ def test_every_turn_of_a_chat_judges_its_own_picture(opened: Any, kv_groups: boo
         "USER: <image>\nWhat color is the circle? ASSISTANT: red "
         "USER: <image>\nHow many cards are there? ASSISTANT:"
     )
-    entry = {"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}}
-    more: dict[str, Any] = {"max_model_len": 1300, "hf_overrides": LONGER, "additional_config": entry}
-    llm = opened(method, limit_mm_per_prompt={"image": 2}, **more)
+    llm = opened(method, **two(method, kv_groups))
     found = answers(llm, [{"prompt": text, "multi_modal_data": {"image": pictures}}], sampling())
     assert pruner(llm).tally.pruned == 1
-    model, processor = bundled.load()
+    model, processor = loaded()
     inputs = processor(text=text, images=pictures, return_tensors="pt")
     same(found, [generated(model, inputs, method, processor)], 1e-3)
     whole = generated(model, inputs, method)  # all text after the last picture judges both
     assert whole[1] != pytest.approx(found[0][1], abs=1e-3)
 
 
-@pytest.mark.parametrize("kv_groups", [False, True])
+@pytest.mark.parametrize("kv_groups", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_pictures_that_cannot_meet_the_servers_budget_keep_it_after_every_stage(
     opened: Any, kv_groups: bool
 ) -> None:
@@ -189,22 +224,32 @@ def test_pictures_that_cannot_meet_the_servers_budget_keep_it_after_every_stage(
     method = SparseVLMPlus(100, (1, 3, 5))
     pictures = [picture for picture, _ in questions()[::2]][:2]
     text = "USER: <image>\n<image>\nWhat color is the circle? ASSISTANT:"
-    two = {"prompt": text, "multi_modal_data": {"image": pictures}}
-    llm = opened(
-        method,
-        limit_mm_per_prompt={"image": 2},
-        max_model_len=1300,
-        hf_overrides=LONGER,
-        additional_config={"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}},
-    )
-    found = answers(llm, [two, prompt(*questions()[0])], sampling())
+    both = {"prompt": text, "multi_modal_data": {"image": pictures}}
+    llm = opened(method, **two(method, kv_groups))
+    found = answers(llm, [both, prompt(*questions()[0])], sampling())
     assert pruner(llm).tally == Tally(pruned=2, lifted=1)
-    model, processor = bundled.load()
+    model, processor = loaded()
     inputs = processor(text=text, images=pictures, return_tensors="pt")
     same(found[:1], [generated(model, inputs, SparseVLMPlus((100, 100, 100), (1, 3, 5)))], 1e-3)
     same(found[1:], by_transformers(method, questions()[:1]), 1e-3)
     with pytest.raises(VLLMValidationError, match=r"retain=100 of 1152 visual tokens cannot be met"):
-        llm.generate([two], sampling(extra_args={"sparsesight_retain": 100}), use_tqdm=False)
+        llm.generate([both], sampling(extra_args={"sparsesight_retain": 100}), use_tqdm=False)
+
+
+def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    method = SparseVLMPlus(100, (1, 3, 5))
+    llm = opened(method, **two(method, True))  # that of the test before
+    one = prompt(*questions()[0])
+    with pytest.raises(VLLMValidationError, match="sparsesight_retain=-3"):
+        llm.generate([one], sampling(extra_args={"sparsesight_retain": -3}), use_tqdm=False)
+    answers(llm, [one], sampling())  # the refusal has left no trace: the same picture is answered
+    deep = sampling(extra_args={"sparsesight_retain": "1"})  # the number would be taken for true
+    with pytest.raises(VLLMValidationError, match=r"retain=1 of 576 visual tokens cannot be met"):
+        llm.generate([one], deep, use_tqdm=False)
+    answers(llm, [one], sampling())
+    assert pruner(llm).tally == Tally(pruned=2)
 
 
 @pytest.mark.parametrize("kernels", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -212,10 +257,12 @@ def test_compiled_steps_beside_pruning_ones(
     opened: Any, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and, in the slow case, generated code: which step is compiled is decided before either."""
-    prompts: list[Any] = [prompt(*x) for x in questions()]
+    asked = questions()
+    prompts: list[Any] = [prompt(*x) for x in asked]
     text = {"prompt": "USER: what color is it? ASSISTANT:"}
-    llm = opened(SparseVLMPlus(64))
-    eager = staggered(llm, [text, *prompts])
+    model, processor = loaded()
+    inputs = processor(text=text["prompt"], return_tensors="pt")
+    expected = [generated(model, inputs, None), *by_transformers(SparseVLMPlus(64), asked)]
     monkeypatch.setenv("VLLM_CPU_CI_ENV", str(int(not kernels)))
     llm = opened(SparseVLMPlus(64), enforce_eager=False)
     assert llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
@@ -237,23 +284,8 @@ def test_compiled_steps_beside_pruning_ones(
 
     first.forward, ours.begin = called, begun
     compiled = staggered(llm, [text, *prompts])
-    same(compiled, eager, 1e-3)
+    same(compiled, expected, 1e-3)
     assert ours.tally.pruned == len(prompts) == len(pruning) and all(pruning)
     assert (
         len(steps) > 2 * len(pruning) and max(steps) > 1
     )  # the others ran compiled, with decoding requests in both
-
-
-def test_a_request_that_cannot_be_is_refused_before_the_engine(opened: Any) -> None:
-    from vllm.exceptions import VLLMValidationError
-
-    llm = opened(SparseVLMPlus(200, (1, 3, 5)))
-    one = prompt(*questions()[0])
-    with pytest.raises(VLLMValidationError, match="sparsesight_retain=-3"):
-        llm.generate([one], sampling(extra_args={"sparsesight_retain": -3}), use_tqdm=False)
-    answers(llm, [one], sampling())  # the refusal has left no trace: the same picture is answered
-    deep = sampling(extra_args={"sparsesight_retain": "1"})  # the number would be taken for true
-    with pytest.raises(VLLMValidationError, match=r"retain=1 of 576 visual tokens cannot be met"):
-        llm.generate([one], deep, use_tqdm=False)
-    answers(llm, [one], sampling())
-    assert pruner(llm).tally == Tally(pruned=2)

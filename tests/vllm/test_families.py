@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,23 @@ METHODS = [SparseVLMPlus(KEEP), SparseVLM(KEEP), FastV(KEEP, per_frame=True), Ra
 
 @dataclass
 class Served:
-    """A family's model in transformers, and in an engine with the plugin; what vanilla vLLM answered."""
+    """A family's model in transformers, and in an engine with the plugin; what this answers without pruning."""
 
     family: Tiny
     model: Any
     processor: Any
     prompts: list[dict[str, Any]]
     allowed: list[int]
-    vanilla: list[tuple[list[int], list[float]]]
     llm: Any
+    limits: dict[str, int]
+    path: Path
+
+    @cached_property
+    def dense(self) -> list[tuple[list[int], list[float]]]:
+        before = pruner(self.llm).tally.pruned
+        found: list[tuple[list[int], list[float]]] = self.answers(self.prompts, ["none"] * len(self.prompts))
+        assert pruner(self.llm).tally.pruned == before
+        return found
 
     def answers(self, prompts: list[Any], retain: list[Any] | None = None) -> Any:
         asked = [None] * len(prompts) if retain is None else retain
@@ -64,11 +73,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     limits = {"image": 2, **({"video": 1} if family.video else {})}
     allowed = spoken(path)
     path = family.served(path) if family.served else path
-    with opened(None, path, limits) as llm:
-        assert pruner(llm) is None
-        vanilla = answers(llm, prompts, sampling(allowed_token_ids=allowed))
     with opened(METHODS[0], path, limits) as llm:
-        yield Served(family, model, processor, prompts, allowed, vanilla, llm)
+        yield Served(family, model, processor, prompts, allowed, llm, limits, path)
 
 
 @contextmanager
@@ -92,13 +98,11 @@ def opened(method: Method | None, path: Path, limits: dict[str, int]) -> Iterato
 
 
 def test_every_token_is_vanilla(served: Served) -> None:
-    same(served.vanilla, served.by_transformers(None), 1e-3)
-    same(served.answers(served.prompts, ["none"] * len(served.prompts)), served.vanilla, 0)
-    assert pruner(served.llm).tally.pruned == 0
+    same(served.dense, served.by_transformers(None), 1e-3)
     # The same through all gathers and scatters: more than there are is all of them.
     full = served.answers(served.prompts, [[1000, 1000, 1000]] * len(served.prompts))
     assert pruner(served.llm).tally.pruned == len(served.prompts) - 1  # one is a text
-    same(full, served.vanilla, 1e-5)
+    same(full, served.dense, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +118,23 @@ def test_answers_are_those_of_transformers_alone_and_in_a_batch(served: Served, 
     batched = served.answers(served.prompts)
     inside.keep_trace = False
     same(batched, served.by_transformers(method), 1e-3)
-    pairs = list(zip(batched, served.vanilla, strict=True))
+    pairs = list(zip(batched, served.dense, strict=True))
     changed = [max(abs(x - y) for x, y in zip(a, b, strict=True)) for (_, a), (_, b) in pairs]
     shortened = [any(region.removed[-1] for region in prefill.prompt.pruned) for prefill in inside.trace]
     assert sum(x > 0.02 for x in changed) == sum(shortened) > 1, (
         changed
     )  # small pictures have no block to remove
     same([served.answers([one])[0] for one in served.prompts], batched, 1e-4)
+
+
+@pytest.mark.slow  # a second engine each; test_engine.py has it of one family
+def test_vllm_without_an_entry_answers_the_same(served: Served) -> None:
+    dense = served.dense
+    close(served.llm)  # the last that is asked of it
+    with opened(None, served.path, served.limits) as llm:
+        assert pruner(llm) is None
+        given = sampling(allowed_token_ids=served.allowed)
+        same(answers(llm, served.prompts, given), dense, 0)
 
 
 def test_every_family_of_the_table_is_tested() -> None:

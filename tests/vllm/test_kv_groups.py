@@ -17,7 +17,7 @@ from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedM
 from sparsesight.methods import Method  # noqa: E402
 from sparsesight.vllm.stats import Tally  # noqa: E402
 
-from .engines import answers, in_blocks, prompt, pruner, questions, same, sampling  # noqa: E402
+from .engines import answers, by_transformers, in_blocks, loaded, prompt, pruner, questions, same, sampling  # noqa: E402
 
 SIZE = 32
 SMALL = {"block_size": SIZE, "max_model_len": 700}
@@ -48,14 +48,16 @@ def blocks(llm: Any, one: Any) -> tuple[list[int], list[int]]:
     return counts, [getattr(manager.kv_cache_spec, "stage", 0) for manager in managers(llm)]
 
 
-def needed(llm: Any, one: Any, method: Method) -> list[int]:
+def needed(one: Any, method: Method) -> list[int]:
     """How many blocks a prompt needs in the layers of each stage, the layers before the first stage first."""
-    length = len(llm.get_tokenizer().encode(one["prompt"])) - 1 + 576  # tokens; one stands for the picture
+    length = len(loaded()[1].tokenizer.encode(one["prompt"])) - 1 + 576  # tokens; one stands for the picture
     stages = in_blocks(method).plan(576, 8, method.stage_layers(8)).stages
     return [-(-(length - 576 + left) // SIZE) for left in (576, *(stage.tokens_out for stage in stages))]
 
 
-@pytest.mark.parametrize("method", [SparseVLMPlus(64), SparseVLM(64)], ids=str)
+@pytest.mark.parametrize(
+    "method", [pytest.param(SparseVLM(64), marks=pytest.mark.slow), SparseVLMPlus(64)], ids=str
+)
 def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None:
     prompts: list[Any] = [prompt(*x) for x in questions()]
     prompts.insert(2, {"prompt": "USER: what color is it? ASSISTANT:"})
@@ -68,7 +70,7 @@ def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None
     same(answers(llm, prompts, params), expected, 1e-5)
     assert pruner(llm).tally.pruned == 4  # the others want everything, or are texts
     counts, stages = blocks(llm, prompts[0])
-    need = needed(llm, prompts[0], method)
+    need = needed(prompts[0], method)
     assert counts == [need[stage] for stage in stages]
     layers = pruner(llm).num_layers
     assert len(counts) == layers  # a block is one layer's here, as there is one before the first stage
@@ -77,13 +79,27 @@ def test_the_same_answers_from_fewer_blocks(opened: Any, method: Method) -> None
         assert not manager.regions and not manager.req_to_blocks
 
 
+def test_a_scheduler_that_does_not_agree_is_noticed(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsesight.vllm import kv_groups
+
+    method = SparseVLMPlus(64)  # with the engine of the test before
+    right = kv_groups.in_gap
+    # One block more.
+    monkeypatch.setattr(
+        kv_groups, "in_gap", lambda regions, s, size, i: any(right(regions, s, size, i - j) for j in (0, 1))
+    )
+    llm = opened(method, **SMALL, **grouped(method))
+    with pytest.raises(
+        SparseSightError, match=r"has no block for some of the \d+ tokens that it holds in stage 1"
+    ):
+        answers(llm, [prompt(*questions()[0])], sampling())
+
+
 def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> None:
     method = SparseVLMPlus(64)
     prompts = [prompt(*x) for x in questions()]
-    llm = opened(None, **SMALL)
-    dense = answers(llm, prompts[:3], sampling())
     layers = (1, 1, 2, 4)  # of the decoder's eight, before and after each stage; a block is one layer's
-    each = sum(n * count for n, count in zip(layers, needed(llm, prompts[0], method), strict=True))
+    each = sum(n * count for n, count in zip(layers, needed(prompts[0], method), strict=True))
     # The prompts fit, but not what is generated as well: they push each other out.
     llm = opened(method, **SMALL, **grouped(method), num_gpu_blocks_override=len(prompts) * each + 9)
     assert pruner(llm).stages == (0, 1, 3)
@@ -99,24 +115,8 @@ def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> Non
     assert not any(manager.regions for manager in managers(llm))
     parts = {"max_num_batched_tokens": 256, "max_num_seqs": 4, "enable_chunked_prefill": True}
     llm = opened(method, **SMALL, **grouped(method), **parts)
-    same(answers(llm, prompts[:3], sampling()), dense, 1e-3)
+    same(answers(llm, prompts[:3], sampling()), by_transformers(None, questions()[:3]), 1e-3)
     assert pruner(llm).tally == Tally(too_long=3)
-
-
-def test_a_scheduler_that_does_not_agree_is_noticed(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsesight.vllm import kv_groups
-
-    method = SparseVLMPlus(64)
-    right = kv_groups.in_gap
-    # One block more.
-    monkeypatch.setattr(
-        kv_groups, "in_gap", lambda regions, s, size, i: any(right(regions, s, size, i - j) for j in (0, 1))
-    )
-    llm = opened(method, **SMALL, **grouped(method))
-    with pytest.raises(
-        SparseSightError, match=r"has no block for some of the \d+ tokens that it holds in stage 1"
-    ):
-        answers(llm, [prompt(*questions()[0])], sampling())
 
 
 def test_specs_of_different_stages_are_no_group() -> None:

@@ -171,10 +171,10 @@ def test_vllm_has_what_is_relied_on() -> None:
 # What runs on V2 as well: requests that come and go beside others; then all of the engine's tests of answers, and one
 # family with positions on three axes.
 ON_V2 = [
-    ("test_engine.py", "staggered"),
+    ("test_engine.py", "staggered and 3"),
     pytest.param(
         "test_engine.py",
-        "alone_and_in_a_batch or in_parts or preempted or aborted or counts_of_everything or two_pictures",
+        "staggered or alone_and_in_a_batch or in_parts or preempted or aborted or counts_of_everything or two_pictures",
         marks=pytest.mark.slow,
     ),
     pytest.param("test_families.py", "qwen2_vl", marks=pytest.mark.slow),

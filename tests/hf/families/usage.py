@@ -19,6 +19,7 @@ from .case import INSIDE, NEW, Case
 
 ASKED = {"output_hidden_states": True, "output_attentions": True}
 GENERATING: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True}
+IN_CHATS: dict[str, Any] = {**GENERATING, "max_new_tokens": 3, "output_logits": True}
 
 
 def method_of(case: Case) -> str:
@@ -39,6 +40,10 @@ def turns(case: Case, attention: str) -> None:
         wanted = chat(case, "eager")
     for i, (mine, dense) in enumerate(zip(said.logits, wanted.logits, strict=True)):
         case.close(mine, dense, f"turn {i + 1}")
+
+
+def dense_turns_again(case: Case, attention: str) -> None:
+    """Keeping everything, later turns are the dense chat's, bit for bit."""
     # Assisted decoding of transformers skips what of a second turn is not cached; nor does it take back states.
     assisted = case.number % 2 and "r" not in case.family.kinds
     how: dict[str, Any] = {"prompt_lookup_num_tokens": 2} if assisted else {}
@@ -62,8 +67,8 @@ class Chat(NamedTuple):
 
 
 def chat(case: Case, attention: str, run: Any = None, **second_turn: Any) -> Chat:
-    model, last = case.models[attention], {**GENERATING, "output_logits": True, **second_turn}
-    first = model.generate(**case.prompt(0), **GENERATING, output_logits=True)
+    model, last = case.models[attention], IN_CHATS | second_turn
+    first = model.generate(**case.prompt(0), **IN_CHATS)
     kept = [] if run is None else run.kept
     question = case.family.prompts([Sample("USER : how many ring ? ASSISTANT :")])["input_ids"]
     ids, cache = torch.cat((first.sequences, question), 1), first.past_key_values
@@ -86,7 +91,7 @@ def outputs(case: Case, attention: str) -> None:
         kept, layers = [stage[0] for stage in run.kept], run.layers
     gone = case.gone(ids, layers, kept)
     with case.blinded(gone):
-        dense, _ = every_layer(case, "eager", prompt)
+        dense, _ = every_layer(case, "eager", prompt, steps=False)
     _, dense_steps = every_layer(case, "eager", prompt)
     assert shapes(mine) == shapes(dense) and [shapes(x) for x in steps] == [shapes(x) for x in dense_steps]
     for i, (a, b) in enumerate(zip(mine[0][1:], dense[0][1:], strict=True)):
@@ -188,10 +193,19 @@ def padded_right(case: Case, attention: str, which: tuple[int, ...], run: Any = 
 
 def exceptions(case: Case, attention: str) -> None:
     """What raises in a late layer, in the prompt or in a step, leaves nothing behind, inside nor afterwards."""
+    check_exceptions(case, attention, (case.number % 2,))
+
+
+def exceptions_of_all(case: Case, attention: str) -> None:
+    """Both, one after the other."""
+    check_exceptions(case, attention, (0, 1))
+
+
+def check_exceptions(case: Case, attention: str, where: tuple[int, ...]) -> None:
     model, prompt, name = case.models[attention], case.prompt(0), method_of(case)
     wanted, dense = case.run(attention, name, 0), case.dense(attention, 0)
     with case.sparse(attention, name) as run:
-        for passes in (0, 1):
+        for passes in where:
             left = [passes]
 
             def fail(*args: Any, left: list[int] = left) -> None:
@@ -254,9 +268,12 @@ CHECKS: dict[str, Callable[[Case, str], None]] = {
     "compiled": compiled,
     "early": early,
 }
+SLOW: dict[str, Callable[[Case, str], None]] = {"exceptions_of_all": exceptions_of_all}
+FOURTH: dict[str, Callable[[Case, str], None]] = {"dense_turns": dense_turns_again}
 # Where the dense model itself fails, the check says nothing.
 DENSE: dict[str, Callable[[Case, str], None]] = {
     "turns": dense_turns,
+    "dense_turns": dense_turns,
     "outputs": dense_outputs,
     "masks": dense_masks,
 }

@@ -115,7 +115,7 @@ quietly = {
 
 
 @torch.no_grad()
-@settings(max_examples=25, **quietly)
+@settings(max_examples=12, **quietly)
 @anything
 def test_any_prompt(**drawn: Any) -> None:
     """Right in a batch and alone, with budget and options drawn too, or refused with the budget's sentence."""
