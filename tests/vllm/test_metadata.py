@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparsesight.core.budget import Schedule
+from sparsesight.profiling.op_counter import Operations
 from sparsesight.vllm.layout import Region
 from sparsesight.vllm.metadata import StageTables, stage_metadata
 from sparsesight.vllm.planner import RequestPlan
@@ -72,13 +73,10 @@ def test_a_decoding_step_reads_all_blocks_but_the_gaps_and_writes_the_slots_that
 ) -> None:
     given = common([1, 1, 1], [12, 6, 8], padding)
     plan = planned([1, 1, 1], [11, 5, 7], (region(2, 9, 10, 4),), (), ())
-    tables, seq_lens = StageTables().of(given, plan, SIZE)
-    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0])
-    assert found.block_table_tensor[0, :2].tolist() == [7, 9] and found.block_table_tensor[1].tolist() == [
-        2,
-        8,
-        0,
-    ]
+    tables, seq_lens, upper = StageTables().of(given, plan, SIZE)
+    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0], upper[0])
+    assert found.block_table_tensor[0, :2].tolist() == [7, 9]
+    assert found.block_table_tensor[1, :2].tolist() == [2, 8]
     assert found.seq_lens.tolist() == [8, 6, 8] and found.seq_lens.dtype == torch.int32
     assert found.seq_lens_cpu_upper_bound.tolist() == [8, 6, 8]
     assert found.slot_mapping is given.slot_mapping and found.query_start_loc is given.query_start_loc
@@ -92,8 +90,8 @@ def test_a_decoding_step_reads_all_blocks_but_the_gaps_and_writes_the_slots_that
 def test_a_prompt_is_shortened_beside_others() -> None:
     given = common([1, 11, 7], [9, 11, 7], padding=2)
     plan = planned([1, 11, 7], [8, 0, 0], (), (region(1, 9, 11, 4),), ())
-    tables, seq_lens = StageTables().of(given, plan, SIZE)
-    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0])
+    tables, seq_lens, upper = StageTables().of(given, plan, SIZE)
+    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0], upper[0])
     assert found.query_start_loc.tolist() == [0, 1, 8, 15] == found.query_start_loc_cpu.tolist()
     assert found.query_start_loc.dtype == torch.int32
     assert found.seq_lens.tolist() == [9, 7, 7] == found.seq_lens_cpu_upper_bound.tolist()
@@ -112,3 +110,36 @@ def test_the_index_is_made_anew_only_when_it_changes() -> None:
     assert tables.index is first
     tables.of(common([1], [13]), planned([1], [12], regions), SIZE)
     assert tables.index is not first
+
+
+def test_a_recorded_graph_reads_its_own_step() -> None:
+    """What a graph reads is where it was when the graph was recorded, whatever Python objects there are since."""
+    tables = StageTables(requests=3)
+    long, short = (region(2, 11, 12, 8),), (region(2, 9, 10, 4),)
+    recorded, lengths, _ = tables.of(
+        common([1, 1, 1], [12, 6, 8]), planned([1] * 3, [11, 5, 7], (), (), ()), SIZE
+    )
+    replay = recorded[0], lengths[0]  # stands for the graph
+    assert replay[1].tolist() == [12, 6, 8]
+    for seq, regions, left, blocks in (
+        ([12, 9, 13], (short, (), long), [8, 9, 5], [[7, 9], [2, 8, 0], [5, 0]]),
+        ([13, 10], ((), short), [13, 6], [[7, 3, 9, 0], [2, 0]]),
+    ):
+        count = len(seq)
+        plan = planned([1] * count, [x - 1 for x in seq], *regions)
+        made, lengths, _ = tables.of(common([1] * count, seq), plan, SIZE)
+        assert made.data_ptr() == recorded.data_ptr() and lengths.data_ptr() == replay[1].data_ptr()
+        assert made.stride() == recorded.stride()
+        assert replay[1][:count].tolist() == left
+        for own, expected in zip(replay[0].tolist(), blocks, strict=False):
+            assert own[: len(expected)] == expected
+
+
+def test_a_decoding_step_is_two_operations() -> None:
+    tables, plan = StageTables(requests=2), planned([1, 1], [10, 8], (region(2, 9, 10, 4),), ())
+    given = common([1, 1], [11, 9])
+    tables.of(given, plan, SIZE)
+    with Operations() as counted:
+        made, lengths, upper = tables.of(given, plan, SIZE)
+        stage_metadata(given, plan, 0, made[0], lengths[0], upper[0])
+    assert counted.total.kernels == 2, counted.total.names

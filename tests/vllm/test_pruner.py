@@ -283,7 +283,9 @@ def test_a_budget_that_was_lifted_is_said(said: Any) -> None:
     pruner = Pruner(Planner(Random(1, (1,)), (1,), 3), decoder)
     pruner.install(lambda attention, stage: None)
     for _ in range(11):
-        begin(pruner, context([93], [93]), (93, 0, planned(pruner, 90)))
+        ctx = context([93], [93])
+        ctx.attn_metadata["layer2"].sparsesight_common.block_table_tensor = torch.zeros(1, 24).int()
+        begin(pruner, ctx, (93, 0, planned(pruner, 90)))
         pruner.end()
     assert pruner.tally == Tally(pruned=11, lifted=11)
     assert len(said.messages) == 2

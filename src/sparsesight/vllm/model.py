@@ -37,7 +37,7 @@ class Sparse:
 
             decoder = self.language_model.model  # type: ignore[attr-defined]
             planner = planner_of(vllm_config, method)
-            self.pruner = Pruner(planner, decoder)
+            self.pruner = Pruner(planner, decoder, max_requests=vllm_config.scheduler_config.max_num_seqs)
             self.pruner.compare_ranks = compare_ranks_of(vllm_config.additional_config)
             backends = runner.Backends(
                 kv_groups_of(vllm_config.additional_config), before=planner.stages[0] == BEFORE

@@ -49,6 +49,7 @@ class Pruner:
     planner: Planner
     decoder: Any  # has `layers` and `norm`
     keep_trace: bool = False
+    max_requests: int = 0  # of a step
     compare_ranks: bool = False  # whether tensor-parallel ranks compare the rows that they keep
     tally: Tally = field(default_factory=Tally)
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
@@ -74,7 +75,7 @@ class Pruner:
             segment = sum(stage < i for stage in self.stages)
             if segment:
                 self.names[segment - 1].append(layer.self_attn.attn.layer_name)
-        self.tables: dict[int, StageTables] = {}  # by position of vLLM's block table among those of the step
+        self.tables: list[StageTables] = []  # in the order of vLLM's block tables among those of the step
 
     def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
         """Give the decoder's layers their backends. Hooks are on them only while a step prunes: others pay nothing.
@@ -135,7 +136,7 @@ class Pruner:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
         made: dict[tuple[int, int], tuple[Any, Tensor]] = {}
-        indexed: dict[int, tuple[Tensor, Tensor]] = {}
+        indexed: dict[int, tuple[Tensor, Tensor, list[Tensor | None]]] = {}
         for s, layer_names in enumerate(self.names):
             for name in layer_names:
                 dense = context.attn_metadata[name]
@@ -143,10 +144,12 @@ class Pruner:
                 if (s, id(dense)) not in made:
                     builder = dense.sparsesight_builders[s]
                     if id(dense) not in indexed:
-                        own = self.tables.setdefault(len(indexed), StageTables())
+                        if len(indexed) == len(self.tables):
+                            self.tables.append(StageTables(self.max_requests))
+                        own = self.tables[len(indexed)]
                         indexed[id(dense)] = own.of(common, plan, builder.kv_cache_spec.block_size)
-                    tables, seq_lens = indexed[id(dense)]
-                    given = stage_metadata(common, plan, s, tables[s], seq_lens[s])
+                    tables, seq_lens, upper = indexed[id(dense)]
+                    given = stage_metadata(common, plan, s, tables[s], seq_lens[s], upper[s])
                     made[s, id(dense)] = builder.build_stage(given), given.slot_mapping
                 attention[name], slots[name] = made[s, id(dense)]
         if plan.prompts:
