@@ -96,9 +96,13 @@ def test_it_loads_and_nothing_sticks_out(
 def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
     answer = choose(page, 1, "letter")
     ask(page)
-    text(page, "#ss-costs", r"Time to first token\s*[\d,]+ ms[\s\S]*KV cache")
+    text(page, "#ss-costs", r"Visual tokens per layer\s*576[\s\S]*KV cache")
     answered(page, answer)
-    text(page, "#ss-ask-status", "(The same|Another) answer, with [0-9]+%")
+    text(
+        page,
+        "#ss-ask-status",
+        "(Same|Another) answer; [0-9.]+x less prefill arithmetic, [0-9]+ % less KV cache",
+    )
     text(page, "#ss-words", "letter")
     text(page, "#ss-sparse", r"sparsevlm\+, retain 128")
     text(page, "#ss-caption", r"Stage 3 of 3.*kept \d+ of 576")
@@ -131,7 +135,7 @@ def test_an_upload_is_asked_about(page: Any, tmp_path: Path) -> None:
     page.locator("#ss-question textarea").fill(question)
     ask(page)
     answered(page, answer)
-    text(page, "#ss-costs", r"Time to first token\s*[\d,]+ ms")
+    text(page, "#ss-costs", r"Visual tokens per layer\s*576")
 
 
 def test_a_bad_file_is_a_sentence_and_is_taken_away(page: Any, tmp_path: Path) -> None:
@@ -178,7 +182,7 @@ def test_compare(page: Any) -> None:
     pictures = page.locator("#ss-kept .grid-wrap img")
     api.expect(pictures).to_have_count(4, timeout=PATIENCE)
     text(page, "#ss-kept-key", "kept.*dropped")
-    text(page, "#ss-grid", "equal tokens.*KV cache")
+    text(page, "#ss-grid", "tokens per layer.*KV cache")
     text(page, "#ss-grid", rf"dense[\s\S]*{answer}[\s\S]*sparsevlm\+[\s\S]*random[\s\S]*(same|differs)")
     assert len(re.findall("same|differs", page.locator("#ss-grid").inner_text())) == 4
 

@@ -49,8 +49,6 @@ def test_answers_and_kept_tokens_are_those_of_the_library(engine: Engine, method
     assert [x.tokens for x in speeches] == [*range(1, last.tokens + 1), last.tokens]
     assert all(last.text.startswith(x.text.strip()) for x in speeches)
     assert len(text.split()) == 2 and speeches[0].text == text.split()[0]  # it came word by word
-    assert last.first_token is not None and last.first_token > 0
-    assert speeches[0].per_second is None and last.per_second is not None and last.per_second > 0
     if method is None:
         assert last.pruned is None
     else:

@@ -54,7 +54,7 @@ def test_ask(engine: Engine) -> None:
     assert first.startswith(("dense answer: reading", "dense answer: writing")) and not views[0].sparse
     last = views[-1]
     assert (last.dense, last.sparse) == (dense, sparse)
-    assert ("The same answer" in last.status) == (dense == sparse)
+    assert ("Same answer; " in last.status) == (dense == sparse)
     assert last.panels is not None and len(last.panels) == 4
     assert last.panels[0].scores is None and "all 576" in last.panels[0].caption
     for panel, stage in zip(last.panels[1:], kept, strict=True):
@@ -62,15 +62,15 @@ def test_ask(engine: Engine) -> None:
         assert panel.scores is not None and panel.scores.tobytes() != panel.kept.tobytes()
     assert len({panel.kept.tobytes() for panel in last.panels}) == 4
     assert [word.strip() for word, label in last.words if label] == ["heart"]
-    for quantity in ("Time to first token", "Tokens per second", "multiply-adds", "KV cache"):
+    for quantity in ("Visual tokens per layer", "multiply-adds", "KV cache"):
         assert quantity in words(last.costs)
-    assert re.search(r"Equal tokens 576 9[56]\.\d 17%", words(last.costs))
+    assert re.search(r"Visual tokens per layer 576 9[56]\.\d 17%", words(last.costs))
 
 
 def test_keeping_everything_says_why_there_is_no_picture(engine: Engine) -> None:
     last = list(runs.ask(engine, asked(retain=576), Event()))[-1]
     assert not last.panels and "every visual token" in last.no_panels
-    assert "The same answer, with 100% of the prefill's arithmetic" in html.unescape(last.status)
+    assert "Same answer; nothing was saved: ran dense" in html.unescape(last.status)
 
 
 def test_a_stopped_answer_keeps_what_was_said(engine: Engine) -> None:
@@ -137,7 +137,7 @@ def test_compare(engine: Engine) -> None:
     dense = independent(LETTER)[0]
     assert tables[-1][0][:3] == ["dense", None, dense]
     assert [row[:2] for row in tables[-1][1:]] == [[name, budget] for name in methods for budget in budgets]
-    assert tables[-1][1][5] == pytest.approx(192, abs=1)  # equal tokens
+    assert tables[-1][1][4] == pytest.approx(192, abs=1)  # equal tokens
     for row in tables[-1][1:]:
         assert row[3] == ("same" if row[2] == dense else "differs")
     figures = [view.figures for view in seen if view.figures is not None][-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from torch import nn
 from transformers.generation.streamers import BaseStreamer
 
 from ..bench.cases import first_prompt, make_cases
-from ..bench.timing import settle
 from ..compare import Pruned, prepare, pruned
 from ..errors import SparseSightError
 from ..hf.decoder_shape import decoder_shape
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PROMPT = 32_768  # tokens; less if the model's context is shorter
-MAX_WARM = 1000  # kinds of runs that are remembered as warm
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # the end of a text whose last character still lacks tokens
 
 
@@ -40,8 +37,6 @@ class StreamedAnswer:
     Attributes:
         text: without special tokens.
         tokens: how many there are, special ones included.
-        first_token: seconds from the call of ``generate()`` to the first token: vision tower, prefill, vocabulary.
-        per_second: tokens per second after the first; None until there is a second one.
         pruned: what was kept and what it cost, once a sparse answer is complete.
         method: None for the dense model.
         done: whether the answer is complete.
@@ -49,8 +44,6 @@ class StreamedAnswer:
 
     text: str = ""
     tokens: int = 0
-    first_token: float | None = None
-    per_second: float | None = None
     pruned: Pruned | None = None
     method: Method | None = None
     done: bool = False
@@ -69,7 +62,6 @@ class Engine:
         self._parts = inspect_model(loaded.model)
         self._shape = decoder_shape(self._parts)
         self._thread = OneThread()
-        self._warm: set[tuple[str, tuple[int, ...]]] = set()
 
     def ask(
         self,
@@ -138,10 +130,7 @@ class Engine:
             run = None
             if method is not None:
                 run = stack.enter_context(sparsify(model, method, turns=self.loaded.turns))
-            self._warm_up(inputs, method)
             streamer = Streamer(self.loaded.processor, lambda speech: put(replace(speech, method=method)))
-            settle(model.device)
-            streamer.start = time.perf_counter()
             self._generate(inputs, self.max_new_tokens, streamer)
             last = streamer.speech(complete=True)
             found = None if run is None else pruned(run, picture, self.loaded, inputs)
@@ -160,16 +149,6 @@ class Engine:
                 "shorter, or of a smaller picture"
             )
 
-    def _warm_up(self, inputs: Any, method: Method | None) -> None:
-        """Keep the first, slower run of a kind out of an answer's times."""
-        pixels = inputs.get("pixel_values")
-        kind = str(method), tuple(getattr(pixels, "shape", ()))
-        if kind not in self._warm:
-            self._generate(inputs, 1)
-            if len(self._warm) >= MAX_WARM:
-                self._warm.clear()
-            self._warm.add(kind)
-
     def _generate(self, inputs: Any, max_new_tokens: int, streamer: Streamer | None = None) -> None:
         with torch.inference_mode():
             self.loaded.model.generate(
@@ -184,7 +163,7 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 
 class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
-    """Reports text and times of tokens; transformers' own text streamer holds words back until they are complete.
+    """Reports the text of tokens; transformers' own text streamer holds words back until they are complete.
 
     ``generate()`` gives it the prompt first, then every token, once it is on the host.
     """
@@ -193,14 +172,11 @@ class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._tell = tell
         self._ids: list[int] | None = None
-        self._times: list[float] = []
-        self.start = 0.0
 
     def put(self, value: torch.Tensor) -> None:
         if self._ids is None:
             self._ids = []
             return
-        self._times.append(time.perf_counter())
         self._ids += value.flatten().tolist()
         self._tell(self.speech())
 
@@ -209,12 +185,6 @@ class Streamer(BaseStreamer):  # type: ignore[misc, unused-ignore]
 
     def speech(self, complete: bool = False) -> StreamedAnswer:
         """The answer so far."""
-        text = self._tokenizer.decode(self._ids or [], skip_special_tokens=True)
-        times = self._times
-        span = times[-1] - times[0] if len(times) > 1 else 0.0
-        return StreamedAnswer(
-            text=text.strip() if complete else text.lstrip().rstrip(INCOMPLETE),
-            tokens=len(times),
-            first_token=times[0] - self.start if times else None,
-            per_second=(len(times) - 1) / span if span > 0 else None,
-        )
+        ids = self._ids or []
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return StreamedAnswer(text.strip() if complete else text.lstrip().rstrip(INCOMPLETE), len(ids))

@@ -6,30 +6,27 @@ from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 
-from ..report import by_layers, si
+from ..report import Report, by_layers, si
 from ..viz import Word
 from ..viz.legend import Sign, in_order
 from .engine import StreamedAnswer
 
 NOTHING = "—"
-RATED = 5  # tokens; the speed of a shorter answer is the chance of one or two steps
 JUDGED = "judged"  # the label of words by which patches were scored
 COMPARISON = (
     "method",
     "tokens",
     "answer",
     "as dense",
-    "first token",
-    "equal tokens",
+    "tokens per layer",
     "multiply-adds, of dense",
     "KV cache, of dense",
 )
-EXPLAINED = f"""
-- **Time to first token** is the whole call, vision tower and vocabulary included, on this machine.
-- **Tokens per second** are given for answers of {RATED} tokens or more.
-- **Equal tokens** are the visual tokens per layer, on average.
+EXPLAINED = """
+- **Visual tokens per layer** are an average over the layers.
 - **Multiply-adds** are those of the language model's prefill, the method's own included. They bound the speed-up. In a
   small model the fixed cost of each layer outweighs its arithmetic, so time falls by less.
+- **Time** is not shown, as one run tells nothing about it: `sparsesight bench` measures it.
 - **KV cache** is what the prompt keeps in memory while the answer is generated.
 """
 
@@ -62,21 +59,12 @@ def said(speech: StreamedAnswer | None) -> str:
     return speech.text or ("(an empty answer)" if speech.done else "")
 
 
-def costs(dense: StreamedAnswer, sparse: StreamedAnswer) -> str:
+def costs(report: Report) -> str:
     """Markdown: what two complete answers cost."""
-    assert sparse.pruned is not None
-    report, sample = sparse.pruned.report, sparse.pruned.report.samples[0]
+    sample = report.samples[0]
     rows = [
         (
-            "Time to first token",
-            _milliseconds(dense),
-            _milliseconds(sparse),
-            dense.first_token,
-            sparse.first_token,
-        ),
-        ("Tokens per second", _rate(dense), _rate(sparse), _speed(dense), _speed(sparse)),
-        (
-            "Equal tokens",
+            "Visual tokens per layer",
             f"{sample.visual_tokens:,}",
             f"{sample.equal_tokens:,.1f}",
             sample.visual_tokens,
@@ -116,13 +104,13 @@ def compared(
         dense: the dense model's answer.
         problem: why there is no answer.
     """
-    row: list[Any] = [name, budget, problem or "…", "", "", None, "", ""]
+    row: list[Any] = [name, budget, problem or "…", "", None, "", ""]
     if speech is not None:
-        row[2:5] = said(speech), "", _milliseconds(speech)
+        row[2] = said(speech)
         if speech.pruned is not None:
             report = speech.pruned.report
             row[3] = "same" if speech.text == dense else "differs"
-            row[5:] = (
+            row[4:] = (
                 round(report.samples[0].equal_tokens, 1),
                 share(report.macs_dense, report.macs_sparse),
                 share(report.kv_bytes_dense, report.kv_bytes_sparse),
@@ -143,17 +131,3 @@ def share(before: float | None, after: float | None) -> str:
     if not before or after is None:
         return NOTHING
     return f"{after / before:.0%}" if after <= 2 * before else f"{after / before:.1f} x"
-
-
-def _milliseconds(speech: StreamedAnswer) -> str:
-    return NOTHING if speech.first_token is None else f"{1e3 * speech.first_token:,.0f} ms"
-
-
-def _speed(speech: StreamedAnswer) -> float | None:
-    """Tokens per second of an answer that is long enough to tell."""
-    return None if speech.tokens < RATED else speech.per_second
-
-
-def _rate(speech: StreamedAnswer) -> str:
-    speed = _speed(speech)
-    return NOTHING if speed is None else f"{speed:,.1f}"

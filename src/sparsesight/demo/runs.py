@@ -57,11 +57,10 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
     assert sparse.pruned is not None
     made, why_not = panels(sparse.pruned)
     report, look = sparse.pruned.report, sparse.pruned.look
-    same = "The same answer" if dense.text == sparse.text else "Another answer"
-    verdict = f"{same}, with {report.macs_sparse / report.macs_dense:.0%} of the prefill's arithmetic."
+    verdict = f"{'Same' if dense.text == sparse.text else 'Another'} answer; {report.headline}."
     yield replace(
         view(status(verdict, kind="verdict")),
-        costs=costs(dense, sparse),
+        costs=costs(report),
         words=words(look.words) if look is not None else (),
         panels=made,
         no_panels=why_not,

@@ -202,7 +202,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     status = gr.HTML(elem_id="ss-compare-status")
     table = gr.Dataframe(
         headers=list(COMPARISON),
-        datatype=["str", "number", "str", "str", "str", "number", "str", "str"],
+        datatype=["str", "number", "str", "str", "number", "str", "str"],
         interactive=False,
         wrap=True,
         visible=False,
