@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -62,6 +63,8 @@ class OneLineErrors(PlainFlags, TyperGroup):
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
             if not standalone_mode:
                 return code
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except (SparseSightError, WrongUse) as error:
             if not standalone_mode:
                 raise
@@ -70,6 +73,14 @@ class OneLineErrors(PlainFlags, TyperGroup):
             if not standalone_mode:
                 raise
             sys.exit(130)
+        except OSError as error:
+            if not standalone_mode or not (_gives_up(sys.stdout) | _gives_up(sys.stderr)):
+                raise
+            _fail(
+                SparseSightError(
+                    f"what it prints cannot be written ({error.strerror}): make room, or print it elsewhere"
+                )
+            )
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -81,8 +92,23 @@ def _fail(error: Any) -> NoReturn:
             message = f"{error.message.rstrip('.')}. Did you mean {near[0]!r}?"
         if error.ctx is not None:
             message += f" (see {error.ctx.command_path} --help)"
-    typer.echo(f"error: {one_line(message)}", err=True)
+    try:
+        typer.echo(f"error: {one_line(message)}", err=True)
+    except OSError:
+        _gives_up(sys.stderr)
     sys.exit(2)
+
+
+def _gives_up(stream: Any) -> bool:
+    """Whether a stream takes not even a line break; what it holds is then dropped, or Python would fail at its end."""
+    try:
+        if stream is not None:
+            stream.write("\n")  # one without a buffer has nothing to flush
+            stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
 
 
 app = typer.Typer(

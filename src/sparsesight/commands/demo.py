@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..demo.engine import Engine
     from ..demo.tabs import Choices
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -87,7 +88,8 @@ def demo(
         choices = first_choices(engine, name, budget)
     from ..demo.server import serving
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the temporary folder is deleted
+    for number in SIGNALS:
+        signal.signal(number, _end)
     try:
         with serving(engine, choices, host, port) as url:
             echo(f"SparseSight is at {url} (Ctrl+C ends it)")
@@ -100,10 +102,18 @@ def demo(
                     time.sleep(1)
     finally:
         engine.close()
-    typer.echo("ended")
-    sys.stdout.flush()
+    with suppress(OSError):  # nobody reads it
+        typer.echo("ended")
+        sys.stdout.flush()
     # Threads of the server and the model may still be running, but nobody waits for their results.
     os._exit(0)
+
+
+def _end(number: int, frame: Any) -> NoReturn:
+    """Ends the server in order, so that the temporary folder is deleted; impatience does not cut that short."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def first_choices(engine: Engine, method: str, budget: int | float) -> Choices:
