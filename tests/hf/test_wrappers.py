@@ -181,9 +181,7 @@ def test_recordings_are_refused(prompt: Any) -> None:
     assert torch.equal(logits(built, prompt), dense)
 
 
-def test_a_graph_that_may_not_be_cut(prompt: Any) -> None:
-    """At once where it can be known, otherwise as the reason in the compiler's own error."""
-    torch.compiler.reset()
+def test_a_graph_that_may_not_be_cut_is_refused_at_once() -> None:
     built = small()
     with sparsify(built, **LAYERS):
         for module in (built, built.model, built.get_decoder()):
@@ -191,6 +189,15 @@ def test_a_graph_that_may_not_be_cut(prompt: Any) -> None:
                 UnsupportedModelError, match=r"^model=.*use torch\.compile\(model\) without fullgraph"
             ):
                 module.compile(fullgraph=True, backend="eager")
+    assert "compile" not in vars(built)
+
+
+@pytest.mark.slow
+def test_a_graph_that_may_not_be_cut_is_the_reason_in_the_compilers_own_error(prompt: Any) -> None:
+    """Where it is not known before."""
+    torch.compiler.reset()
+    built = small()
+    with sparsify(built, **LAYERS):
         whole = torch.compile(built, fullgraph=True, backend="eager")
         with pytest.raises(Unsupported, match=r"use torch\.compile\(model\) without fullgraph"):
             logits(whole, prompt)
