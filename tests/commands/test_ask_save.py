@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -25,9 +26,29 @@ def test_save() -> None:
     assert result.stdout.endswith("saved kept.png\n")
     with Image.open("kept.png") as sheet:
         assert sheet.format == "PNG"
-        assert min(sheet.size) > 2 * 480  # the picture and three stages
+        assert (
+            sheet.width > 4 * sheet.height / 2 > 1000
+        )  # picture, scores, three stages and the chart in a row
     assert asked("--save", "kept.jpg")["saved"] == "kept.jpg"
     assert Image.open("kept.jpg").format == "JPEG"
+
+
+def test_save_a_drawing() -> None:
+    found = asked("--save", "kept.svg")
+    drawn = Path("kept.svg").read_text(encoding="utf-8")
+    assert found["saved"] == "kept.svg" and "<svg" in drawn and drawn.count("<image") == 5
+
+
+def test_without_matplotlib_a_picture_has_the_stages_and_a_drawing_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a)
+    )
+    assert asked("--save", "kept.png")["saved"] == "kept.png"
+    assert min(Image.open("kept.png").size) > 2 * 480  # the picture and three stages, two by two
+    assert "pip install 'sparsesight[plots]'" in refused(ask("--save", "kept.svg"))
 
 
 def test_save_an_animation() -> None:
@@ -47,7 +68,7 @@ def test_save_a_page() -> None:
     ("target", "part"),
     [
         ("kept", "such as .png"),
-        ("kept.xyz", ".html, .gif or a picture"),
+        ("kept.xyz", ".html, .gif, .svg or a picture"),
         ("no/kept.png", "does not exist"),
         (".", "is a directory"),
     ],

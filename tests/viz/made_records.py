@@ -29,8 +29,9 @@ def stage(tokens: int, kept: Any, merged: Any = (), centre: Any = (), layer: int
     return viz.StageRecord(layer, flags, into, np.linspace(0, 1, tokens, dtype=np.float32))
 
 
-def report(tokens: int, left: int) -> Report:
-    per_layer = (tokens, tokens, tokens, left, left, left)
+def report(tokens: int, left: int, before: bool = False) -> Report:
+    """Of a prefill that left so many tokens after layer 2, or before the first layer."""
+    per_layer = (*([left if before else tokens] * 3), left, left, left)
     sample = SampleReport(tokens, 9, per_layer, 0.0, 0.0, 10, 5, 1)
     return Report({"method": "by-hand", "retain": 3}, (2,), (sample,), (9,) * LAYERS, 100, 50)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -14,8 +13,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
-from sparsesight.viz.chart import svg
-from sparsesight.viz.colours import LINES
 from sparsesight.viz.legend import SIGNS
 from tests.viz.made_records import look, report, smooth, stage
 
@@ -159,44 +156,6 @@ def test_a_rater_lies_on_yellow() -> None:
         return sum(count for count, colour in colours or [] if colour == yellow)
 
     assert share(WORDS) > 100 and share(plain) == 0
-
-
-def test_a_staircase_has_every_run() -> None:
-    figure = viz.staircase({"many": look(smooth(8, 8)), "few": report(16, 3)})
-    drawn = svg(figure)
-    assert drawn.startswith("<svg") and all(
-        name in drawn for name in ("many", "few", "decoder layer", "dense")
-    )
-    assert svg(viz.staircase({"many": look(smooth(8, 8)), "few": report(16, 3)})) == drawn
-    assert ">3<" in svg(viz.staircase(report(16, 3)))
-    with pytest.raises(SparseSightError, match="give one look"):
-        viz.staircase({})
-
-
-def test_lines_of_a_staircase_that_lie_on_one_another_can_all_be_seen() -> None:
-    runs = {f"run {i}": report(576, 64 if i < 3 else 100 + 40 * i) for i in range(10)}
-    figure = viz.staircase(runs)
-    figure.canvas.draw()
-    (axes,), (legend,) = figure.axes, figure.legends
-    assert max(line.get_linewidth() for line in axes.lines) <= 2.5
-    assert [text.get_text() for text in legend.get_texts()] == list(runs)
-    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1 - 1
-    assert axes.get_window_extent().width > 0.5 * figure.bbox.width
-    # The lowest step is of three runs, the first of all ten.
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)  # type: ignore[attr-defined]
-    for tokens, layers, there in ((64, (2.6, 5.4), 3), (576, (-0.4, 2.4), len(LINES))):
-        (left, y), (right, _) = (axes.transData.transform((layer, tokens)) for layer in layers)
-        row = pixels[pixels.shape[0] - 1 - round(y), round(left) : round(right)]
-        shares = [(abs(row - np.array(colour)).max(-1) < 60).mean() for colour in LINES[:there]]
-        assert min(shares) > 0.04, shares
-
-
-def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SparseSightError, match=r"pip install 'sparsesight\[plots\]'"):
-        viz.staircase(report(16, 3))
-    page = viz.page(look(smooth(8, 8), MERGING))
-    assert "<svg" not in page and "16 in layers 0-2, 3 in layers 3-5" in page
 
 
 class Balanced(HTMLParser):

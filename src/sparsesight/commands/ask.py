@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PAGES = (".html", ".htm")
+DRAWINGS = (".svg", ".pdf")
+DPI = 150
 
 
 def ask(
@@ -67,8 +69,8 @@ def ask(
     as_json: AsJson = False,
     save: Path | None = typer.Option(
         None,
-        help="Save the kept tokens: all stages as a picture (kept.png), as an animation (kept.gif), or as a page "
-        "with scores and raters (kept.html).",
+        help="Save the answers and the kept tokens: as one figure (kept.png, kept.svg), as an animation (kept.gif), "
+        "or as a page with scores and raters (kept.html).",
         show_default=False,
     ),
     device: Device = "auto",
@@ -174,9 +176,14 @@ def _check_target(save: Path) -> None:
     if save.is_dir():
         raise SparseSightError(f"--save {str(save)!r} is a directory: name a file in it, such as kept.png")
     extensions = Image.registered_extensions()  # also loads the formats
-    if save.suffix.lower() not in PAGES and extensions.get(save.suffix.lower()) not in Image.SAVE:
+    suffix = save.suffix.lower()
+    if suffix not in (*PAGES, *DRAWINGS) and extensions.get(suffix) not in Image.SAVE:
         raise SparseSightError(
-            f"--save {str(save)!r}: end the file name in .html, .gif or a picture format such as .png"
+            f"--save {str(save)!r}: end the file name in .html, .gif, .svg or a picture format such as .png"
+        )
+    if suffix in DRAWINGS and not _plots():
+        raise SparseSightError(
+            f"--save {str(save)!r} needs matplotlib: pip install 'sparsesight[plots]', or end the name in .png"
         )
     if save.is_symlink() or (save.exists() and not save.is_file()):
         raise SparseSightError(
@@ -188,6 +195,12 @@ def _check_target(save: Path) -> None:
         raise SparseSightError(f"--save {str(save)!r} cannot be written: choose another place")
 
 
+def _plots() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
 def _save(save: Path, result: Comparison, question: str) -> None:
     from PIL import Image
 
@@ -196,16 +209,25 @@ def _save(save: Path, result: Comparison, question: str) -> None:
     if result.look is None:
         raise SparseSightError(f"--save {str(save)!r}: {result.why_not}")
     answers = {"dense": result.dense.answer, "sparse": result.sparse.answer}
+    suffix = save.suffix.lower()
+    vector = suffix in DRAWINGS
     try:
-        if save.suffix.lower() in PAGES:
+        if suffix in PAGES:
             data: str | bytes = viz.page(result.look, title=question, answers=answers)
-        elif save.suffix.lower() == ".gif":
+        elif suffix == ".gif":
             data = viz.animate(result.look)
         else:
             drawn = BytesIO()
-            kind = Image.registered_extensions()[save.suffix.lower()]
-            viz.stages(result.look).save(drawn, format=kind)
+            if _plots():
+                figure = viz.figure(result.look, question=question, answers=answers)
+                figure.savefig(drawn, format="png" if not vector else suffix[1:], dpi=DPI)
+            else:
+                viz.stages(result.look).save(drawn, format="png")
             data = drawn.getvalue()
+            if not vector and suffix != ".png":
+                picture = Image.open(drawn).convert("RGB")
+                picture.save(drawn := BytesIO(), format=Image.registered_extensions()[suffix])
+                data = drawn.getvalue()
         replace_file(save, data)
     except (SparseSightError, OSError) as error:
         raise SparseSightError(f"--save {str(save)!r} cannot be written: {error}") from None

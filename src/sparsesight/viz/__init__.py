@@ -7,13 +7,14 @@
 
 A :class:`Look` is plain data of one prefill; everything else draws it: :func:`overlay`, :func:`stages`,
 :func:`heatmap` and :func:`raters` as Pillow pictures, :func:`side_by_side` several looks, :func:`animate` as a GIF,
-:func:`staircase` as a matplotlib figure, :func:`page` as HTML, :func:`text` for a terminal. In a notebook a look shows
-itself.
+:func:`staircase` and :func:`figure` with matplotlib, :func:`page` as HTML, :func:`text` for a terminal. In a notebook
+a look shows itself.
 """
 
 from ..core.record import StageRecord
 from .chart import staircase
 from .draw import animate, heatmap, overlay, raters, side_by_side, stages
+from .figure import figure
 from .html import page
 from .look import Look, look
 from .patch_grid import View
@@ -28,6 +29,7 @@ __all__ = [
     "View",
     "Word",
     "animate",
+    "figure",
     "heatmap",
     "look",
     "overlay",

@@ -12,6 +12,7 @@ from .colours import LINES, web
 from .record import Look, by_name
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Counted = Look | Report
@@ -33,18 +34,39 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
     Raises:
         SparseSightError: matplotlib is missing, or there are no looks.
     """
+    figure = new_figure(width, height)
+    named = by_name(looks, (Look, Report), single=True)
+    stairs(
+        figure.add_subplot(),
+        {name: _counts(look) for name, look in named.items()},
+        max(map(_all, named.values())),
+    )
+    if len(named) > 1:
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, without a window.
+
+    Raises:
+        SparseSightError: matplotlib is missing.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise SparseSightError("staircase: matplotlib is missing; pip install 'sparsesight[plots]'") from None
-    named = by_name(looks, (Look, Report), single=True)
+        raise SparseSightError(
+            "this drawing needs matplotlib, which is missing: pip install 'sparsesight[plots]'"
+        ) from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    counts = {name: _counts(look) for name, look in named.items()}
+    return figure
+
+
+def stairs(axes: Axes, counts: Mapping[str, tuple[int, ...]], dense: int) -> None:
+    """Draw visual tokens per layer, by name, below the number ``dense`` that enters every layer of the dense model."""
     longest = max(len(steps) for steps in counts.values())
-    dense = max(steps[0] for steps in counts.values())
     axes.plot([-0.5, longest - 0.5], [dense, dense], color="#666666", linewidth=1, linestyle=(0, (1, 2)))
     axes.annotate(
         "dense", (longest - 0.5, dense), (0, 3), textcoords="offset points", ha="right", color="#666666"
@@ -59,7 +81,7 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
         if single:
             edges = [layer - 0.5 for layer in range(len(steps) + 1)]
             axes.stairs(steps, edges, color=style["color"], fill=True, alpha=0.15)
-            _count(axes, steps)
+            _count(axes, steps, dense)
     for x, y, sharing in _pieces(list(counts.values())):
         for turn, number in enumerate(sharing):
             # Where lines lie on one another, they take turns.
@@ -77,9 +99,6 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
     )
     axes.locator_params(axis="x", integer=True)
     axes.spines[["top", "right"]].set_visible(False)
-    if not single:
-        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    return figure
 
 
 def svg(figure: Figure) -> str:
@@ -96,6 +115,10 @@ def svg(figure: Figure) -> str:
 
 def _counts(look: Counted) -> tuple[int, ...]:
     return look.samples[0].visual_per_layer if isinstance(look, Report) else look.per_layer
+
+
+def _all(look: Counted) -> int:
+    return look.samples[0].visual_tokens if isinstance(look, Report) else look.visual
 
 
 def _pieces(runs: list[tuple[int, ...]]) -> list[Piece]:
@@ -120,12 +143,12 @@ def _pieces(runs: list[tuple[int, ...]]) -> list[Piece]:
     return pieces
 
 
-def _count(axes: Any, steps: tuple[int, ...]) -> None:
+def _count(axes: Any, steps: tuple[int, ...], dense: int) -> None:
     """Write the number at each step."""
     begin = 0
     for layer in range(1, len(steps) + 1):
         if layer == len(steps) or steps[layer] != steps[begin]:
-            if begin or steps[0] != max(steps):
+            if begin or steps[0] != dense:
                 axes.annotate(
                     str(steps[begin]),
                     ((begin + layer - 1) / 2, steps[begin]),

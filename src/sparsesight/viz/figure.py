@@ -1,0 +1,81 @@
+"""One figure to show around: the question, the answers, what was saved, scores, kept patches, tokens per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from .chart import new_figure, stairs
+from .colours import QUIET, web
+from .draw import heatmap, overlay
+from .record import Look, checked
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+PANEL = 2.6  # inches
+PIXELS = 480  # of a panel's longer side
+LINE = 1.25  # height of a line of text, of its font size
+
+
+def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None = None) -> Figure:
+    """What a prefill kept of one sample, in a row of panels.
+
+    The picture, the scores of the first stage, the patches that each stage kept, and the visual tokens entering each
+    layer; above them the question, the answers and what was saved.
+
+    Args:
+        look: from :func:`look`.
+        question: as it was asked.
+        answers: answers by name, such as ``{"dense": "K", "sparse": "K"}``.
+
+    Returns:
+        A matplotlib figure: ``figure.savefig("kept.svg")``, or ``.png``.
+
+    Raises:
+        SparseSightError: matplotlib is missing, or this is not a look.
+    """
+    report, stages = checked(look).report, look.stages
+    panels = [("the picture", overlay(look, None, size=PIXELS, caption=False))]
+    if stages:
+        panels.append((f"scores {stages[0].where}", heatmap(look, 0, size=PIXELS, caption=False)))
+    for number, stage in enumerate(stages):
+        panels.append((f"{stage.where}\n{stage.counts()}", overlay(look, number, size=PIXELS, caption=False)))
+    columns = len(panels) + 1
+    wide = 16 * columns  # characters of a line
+    said = [(fill(question, wide), 16)] if question else []
+    if answers:
+        said.append(
+            (
+                fill(", ".join(f"{name}: {answer or '(nothing)'}" for name, answer in answers.items()), wide),
+                14,
+            )
+        )
+    said.append((report.headline, 12))
+    head = sum(LINE * size * (text.count("\n") + 1) for text, size in said) / 72 + 0.2
+    drawn = new_figure(PANEL * columns, PANEL + 0.9 + head)
+    top, below = drawn.subfigures(2, 1, height_ratios=[head, PANEL + 0.9], squeeze=False)[:, 0]
+    _head(top, said, head)
+    row = below.subplots(1, columns, width_ratios=[1] * (columns - 1) + [1.15])
+    for axes, (title, picture) in zip(row, panels, strict=False):
+        axes.imshow(picture)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10)
+    _layers(row[-1], look)
+    return drawn
+
+
+def _head(top: SubFigure, said: list[tuple[str, int]], height: float) -> None:
+    y = 1.0
+    for text, size in said:
+        y -= 0.1 / height / len(said)
+        top.text(0.01, y, text, fontsize=size, va="top", color=web(QUIET) if size == said[-1][1] else "black")
+        y -= LINE * size * (text.count("\n") + 1) / 72 / height
+
+
+def _layers(axes: Axes, look: Look) -> None:
+    stairs(axes, {"": look.per_layer}, look.visual)
+    axes.set_title("visual tokens entering", fontsize=10)
+    axes.set_ylabel("")
