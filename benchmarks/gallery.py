@@ -7,6 +7,7 @@ Writes docs/gallery/README.md and the pictures beside it. Every answer on it is 
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ with sparsify(model, "sparsevlm", retain={retain}) as run:
     model.generate(**inputs, max_new_tokens=5, do_sample=False)
 seen = viz.look(run, image, processor, inputs)
 ```
+
+## One figure: `viz.figure(seen, question=..., answers=...)`
+
+![Question, answers, what was saved, scores, the patches that each stage kept, visual tokens per layer](figure.jpg)
+
+`sparsevlm+`, retain {retain}. `sparsesight ask QUESTION --save kept.svg` draws the same.
 
 ## Every stage: `viz.stages(seen)`
 
@@ -94,7 +101,7 @@ class Examiner:
         self.path = default_picture()
         self.image = Image.open(self.path).convert("RGB")
 
-    def ask(self, question: str, method: str, retain: int) -> tuple[viz.Look, str]:
+    def ask(self, question: str, method: str, retain: float) -> tuple[viz.Look, str]:
         """A look, and what was answered."""
         prompt = f"USER: <image>\n{question} ASSISTANT:"
         inputs: Any = self.processor(text=prompt, images=self.image, return_tensors="pt")
@@ -107,6 +114,15 @@ class Examiner:
 
 def save(picture: Image.Image, name: str) -> None:
     picture.save(FOLDER / name, quality=84, subsampling=0, optimize=True)
+
+
+def _draw_figure(examiner: Examiner) -> None:
+    question = QUESTIONS[0]
+    _, dense = examiner.ask(question, "sparsevlm+", 1.0)
+    look, sparse = examiner.ask(question, "sparsevlm+", RETAIN)
+    drawn = io.BytesIO()
+    viz.figure(look, question=question, answers={"dense": dense, "sparse": sparse}).savefig(drawn, dpi=110)
+    save(Image.open(drawn).convert("RGB"), "figure.jpg")
 
 
 def main() -> None:
@@ -126,6 +142,7 @@ def main() -> None:
             + ("" if said == rightly[question] else f" (right: {rightly[question]})")
         ] = look
     save(viz.side_by_side(asked, size=400, columns=2), "questions.jpg")
+    _draw_figure(examiner)
 
     methods = {}
     for method in METHODS:
