@@ -87,7 +87,7 @@ def test_no_blocks_are_allocated_for_the_gap(opened: Any) -> None:
     prompts = [prompt(*x) for x in questions()]
     llm = opened(method, **DEFAULTS)
     (held,), _ = blocks(llm, prompts[0])
-    before, first, second = needed(llm, prompts[0], method)
+    before, first, second = needed(prompts[0], method)
     assert held == first and second < first < before / 3
     for i, one in enumerate(prompts):
         llm.llm_engine.add_request(f"{i}", one, sampling())
