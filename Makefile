@@ -45,8 +45,8 @@ $(STAMP): pyproject.toml constraints.txt
 .PHONY: install
 install: $(STAMP) ## create .venv and install everything into it
 
-.PHONY: demo
-demo: $(STAMP) ## ask the bundled model about a bundled picture
+.PHONY: ask
+ask: $(STAMP) ## ask the bundled model about a bundled picture
 	@$(BIN)/sparsesight ask
 
 # What pytest counted, in files, so that one line at the very end can say it for both environments.

@@ -5,6 +5,7 @@ that pictures are scaled to in memory.
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,20 @@ SECONDS = 5.0  # a template takes milliseconds
 CHARACTERS = 2_000_000  # of all prompts of a batch
 MEMORY = 4 * 2**30  # bytes that making a prompt may take; a batch of large pictures takes a few hundred MB
 STATM = Path("/proc/self/statm")  # Linux: pages of the address space, and more
+
+
+def check_name(model: str) -> None:
+    """Check that a model's name is a folder that exists, or may be a Hub id (``name`` or ``owner/name``).
+
+    Raises:
+        SparseSightError: it is neither.
+    """
+    if not Path(model).expanduser().exists() and not re.fullmatch(
+        r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", model, re.ASCII
+    ):
+        raise SparseSightError(
+            f"model {model!r} does not exist: give a folder with a model, or a Hugging Face Hub id"
+        )
 
 
 class _OutOfTimeError(BaseException):

@@ -78,6 +78,8 @@ def _open(path: str | os.PathLike[str], max_pixels: int, decode: bool) -> Image.
         # Opening a pipe for reading would wait for a writer.
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
+        if re.match(r"[A-Za-z][\w+.-]*:/", os.fspath(path)):
+            return f"{name} is a URL, which is not read: download the picture and name the file"
         return f"{name} does not exist: check the path of the picture"
     except (OSError, ValueError) as error:
         return f"{name} cannot be read ({_reason(error)}): check the path"

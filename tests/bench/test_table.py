@@ -105,7 +105,7 @@ def test_markdown_has_all_tables(rows: list[dict[str, Any]]) -> None:
 
 
 def test_a_folder_of_results(rows: list[dict[str, Any]], tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "folder"
+    folder = tmp_path / "new"
     check_folder(folder)
     save(folder, CONFIG, rows[:2])
     data = json.loads((folder / "bench.json").read_text())
@@ -115,5 +115,9 @@ def test_a_folder_of_results(rows: list[dict[str, Any]], tmp_path: Path) -> None
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(
+        SparseSightError, match=r"no/folder': its parent directory does not exist, create it first"
+    ):
+        check_folder(tmp_path / "no" / "folder")
     with pytest.raises(SparseSightError, match=r"file' cannot be written .*choose another folder"):
         check_folder(tmp_path / "file")

@@ -16,8 +16,9 @@ import sparsesight
 from sparsesight import bundled
 from sparsesight.bench import ceilings, runs
 from sparsesight.commands.cli import app
+from sparsesight.commands.options import DEFAULTS
 
-VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN", "USE_VERSION")
+VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN", "USE_VERSION", *DEFAULTS)
 PICTURE = bundled.default_picture()
 QUESTION = bundled.picture_questions()[PICTURE.name][0]["question"]
 

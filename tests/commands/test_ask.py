@@ -156,6 +156,20 @@ def test_what_a_model_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
     assert printed.rstrip().endswith("no grid")
 
 
+@pytest.mark.parametrize("name", ["https://a.b/c.jpg", "file:///c.jpg", "s3://a/b.png"])
+def test_urls_are_not_read(name: str) -> None:
+    assert "is a URL, which is not read: download the picture" in refused(ask(name, "What is this?"))
+
+
+def test_a_model_from_a_variable_and_one_that_cannot_be_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("found out too late"))
+    monkeypatch.setattr(compare, "prepare", lambda *_: pytest.fail("found out too late"))
+    assert "model '/no/such' does not exist" in refused(ask(SPARSESIGHT_MODEL="/no/such"))
+    assert "model 'a/b/c' does not exist" in refused(ask("--model", "a/b/c", SPARSESIGHT_MODEL="/no/such"))
+
+
 def test_the_model_is_left_as_it_was() -> None:
     loaded = loading.load_model()
     inputs = compare.prepare(loaded, Image.open(PICTURE), QUESTION)

@@ -42,7 +42,7 @@ def test_methods_batches_and_lengths_side_by_side(retain: tuple[float, ...]) -> 
 
 
 def test_tables_and_a_folder(tmp_path: Path) -> None:
-    out = tmp_path / "runs" / "sweep"
+    out = tmp_path / "sweep"
     result = run(
         "bench",
         "--shape",
@@ -203,7 +203,7 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", SMALL, "--retain", "40", "--visual", "64,36"], "keeps all 36 visual tokens"),
         (["--shape", SMALL, "--retain", "0.5", "--dtype", "int8"], "int8"),
         (["--shape", SMALL, "--retain", "0.5", "--device", "tpu0"], "tpu0"),
-        (["--shape", SMALL, "--retain", "0.5", "--out", "/dev/null/x"], "choose another folder"),
+        (["--shape", SMALL, "--retain", "0.5", "--out", "/dev/null/x"], "create it first"),
     ],
 )
 def test_refusals(arguments: list[str], message: str) -> None:

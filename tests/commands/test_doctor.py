@@ -60,6 +60,16 @@ def test_all_is_well_here() -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_defaults_from_variables_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "try_bundled", trial)
+    assert json.loads(run("doctor", "--json").stdout)["defaults"] == {}
+    result = run("doctor", SPARSESIGHT_DTYPE="bfloat16", RETAIN_TOKN="64")
+    assert "defaults from variables" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "SPARSESIGHT_DTYPE bfloat16" in said and "RETAIN_TOKN 64" in said
+
+
+@pytest.mark.usefixtures("installed")
 def test_what_a_missing_extra_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"matplotlib", "gradio"}
     real = metadata.version

@@ -18,8 +18,10 @@ def check_folder(folder: Path) -> None:
     Raises:
         SparseSightError: if it is no folder or cannot be written.
     """
+    if not folder.absolute().parent.is_dir():
+        raise SparseSightError(f"--out {str(folder)!r}: its parent directory does not exist, create it first")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         if not (folder / "bench.json").exists():
             replace_file(folder / "bench.json", "")
     except (SparseSightError, OSError) as error:

@@ -62,9 +62,11 @@ def bench(
     steps: int = typer.Option(16, min=0, help="Decoding steps per turn."),
     threads: int = typer.Option(0, min=0, help="CPU threads; 0 keeps torch's default."),
     attention: str = typer.Option("sdpa", help="Attention implementation for --shape."),
-    device: str = typer.Option("auto", help="cpu, cuda, or auto."),
+    device: str = typer.Option("auto", help="cpu, cuda, or auto.", envvar="SPARSESIGHT_DEVICE"),
     dtype: str = typer.Option(
-        "auto", help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA."
+        "auto",
+        help="float32, bfloat16, float16; auto: float32 on CPU, bfloat16 on CUDA.",
+        envvar="SPARSESIGHT_DTYPE",
     ),
     fast: str | None = typer.Option(
         None,

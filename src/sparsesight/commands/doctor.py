@@ -74,6 +74,8 @@ def _show(found: Diagnosis) -> None:
             for extra in found.extras
         ],
     )
+    if found.defaults:
+        part("defaults from variables", [(good, name, value) for name, value in found.defaults.items()])
     trial = found.bundled
     said = trial.problem or (
         f"{trial.question} {trial.dense}; sparse, 128 of 576 visual tokens: {trial.sparse}; {trial.seconds:.1f} s"

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE
+
 # The purpose of each extra. Its packages are read from the installed package's own requirements.
 EXTRAS = {
     "plots": "plot.png of sparsesight eval",
@@ -70,6 +72,7 @@ class Diagnosis:
     attention: tuple[Backend, ...]
     extras: tuple[Extra, ...]
     bundled: Trial
+    defaults: dict[str, str]  # of options, from variables
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -99,6 +102,11 @@ def diagnose() -> Diagnosis:
             for name, gives in EXTRAS.items()
             for wanted in [extras.get(name)]  # nothing if this package runs from source
         ),
+        defaults={
+            name: os.environ[name]
+            for name in (*DEFAULTS, *RETAIN_VARIABLES, VERSION_VARIABLE)
+            if os.environ.get(name)
+        },
         bundled=Trial(problem="not tried, because of the packages above") if broken else try_bundled(),
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from ..checkpoint_limits import check_name
 from ..core.retain import parse_retain
 from ..errors import SparseSightError
 from ..method_names import MethodName
@@ -28,13 +29,35 @@ SUFFIX = ":published"  # as in `methods`, which takes seconds to import
 VERSIONS = {"1_0": "sparsevlm:published", "1_5": "sparsevlm:published", "2_0": "sparsevlm+:published"}
 
 
+def _model_name(name: str | None) -> str | None:
+    """Refuses a name that can be no model before anything slow is imported."""
+    if name is not None:
+        check_name(name)
+    return name
+
+
+# Variables that are defaults of options, for all commands that have these options.
+DEFAULTS = {
+    "SPARSESIGHT_MODEL": "--model",
+    "SPARSESIGHT_DEVICE": "--device",
+    "SPARSESIGHT_DTYPE": "--dtype",
+}
 Model = Annotated[
-    str | None, typer.Option(help="A folder or a Hugging Face Hub id.", show_default="the bundled model")
+    str | None,
+    typer.Option(
+        help="A folder or a Hugging Face Hub id.",
+        show_default="the bundled model",
+        envvar="SPARSESIGHT_MODEL",
+        callback=_model_name,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", envvar="SPARSESIGHT_DEVICE")]
 Dtype = Annotated[
     str,
-    typer.Option(help="float32, bfloat16, float16, or auto: float32 on a CPU, else the model's own."),
+    typer.Option(
+        help="float32, bfloat16, float16, or auto: float32 on a CPU, else the model's own.",
+        envvar="SPARSESIGHT_DTYPE",
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")

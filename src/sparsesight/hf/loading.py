@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint_limits import check_name
 from ..errors import SparseSightError, brief, panicked
 from ..suggestions import did_you_mean
 from .checkpoint import check_attention_of, check_folder, check_hub
@@ -82,10 +82,8 @@ def load_model(
     if local.exists():
         check_folder(local, title)
         where = local
-    elif _is_path(str(where)):
-        raise SparseSightError(
-            f"{title} does not exist: give a folder with a model, or a Hugging Face Hub id"
-        )
+    else:
+        check_name(str(where))
     with _one_sentence(title, local.exists()):
         if not local.exists():
             check_hub(str(where), title)
@@ -238,11 +236,6 @@ def pick_device(device: str) -> Any:
             f"--device {device!r} is not available here: use {' or '.join(there)}"
         ) from None
     return chosen
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name can only be meant as a path: a Hub id is ``name`` or ``owner/name``."""
-    return not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", name, re.ASCII)
 
 
 @contextmanager
