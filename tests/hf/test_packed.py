@@ -113,6 +113,37 @@ def test_pictures_side_by_side(method: dict[str, Any]) -> None:
         assert [clip.frames for clip in run.report.samples[0].clips] == [(64,), (64,)]
 
 
+@pytest.mark.parametrize("method", ["sparsevlm+", "fastv", "cdpruner"])
+def test_answers_within_documents(method: str) -> None:
+    """Labels end the prompt of each document: it keeps what it keeps without its answer."""
+    processor = tiny.processor()
+    texts = [TEXTS[0], TEXTS[2]]
+    answers = ["a small blue ring", "red"]
+    pictures = [[tiny.picture(1)], [tiny.picture(2), tiny.picture(3)]]
+    asked, whole = (
+        [tiny.inputs(processor, [(text, own)]) for text, own in zip(given, pictures, strict=True)]
+        for given in (texts, [f"{text} {answer}" for text, answer in zip(texts, answers, strict=True)])
+    )
+    together = pack(whole)
+    labels = torch.full_like(together["input_ids"], -100)
+    ends = torch.tensor([x["input_ids"].shape[1] for x in whole]).cumsum(0).tolist()
+    for end, answer in zip(ends, answers, strict=True):
+        count = len(answer.split())
+        labels[:, end - count : end] = together["input_ids"][:, end - count : end]
+    with torch.no_grad(), sparsify(tiny.model(), method, retain=0.4) as run:
+        run.model(**together, labels=labels)
+        kept, raters = [stage[0] for stage in run.kept], run.raters()
+        assert kept and not raters[labels[0] != -100].any()
+        visual = 0
+        for prompt in asked:
+            run.model(**prompt)
+            count = run.report.samples[0].visual_tokens
+            for stage, alone in zip(kept, run.kept, strict=True):
+                mine = stage[(stage >= visual) & (stage < visual + count)] - visual
+                assert torch.equal(mine, alone[0])
+            visual += count
+
+
 def test_turns_within_documents() -> None:
     model, processor, alone = tiny.model(), tiny.processor(), documents()
     chat = "USER : <image> what ? ASSISTANT : a star </s> USER : <image> how many ring ? ASSISTANT :"

@@ -30,7 +30,7 @@ from .outputs import widen_outputs
 from .probe import Probe, probed
 from .prompt.answers import IgnoredLabels, Labels
 from .prompt.generation import Generating, no_continuous_batching
-from .prompt.inputs import asks_for_outputs, is_checkpointed, refuse_tracing
+from .prompt.inputs import asks_for_outputs, by_name, is_checkpointed, refuse_tracing, replaced
 from .prompt.layout import Plan
 from .prompt.reading import PromptReader
 from .prompt.visual_mask import VisualMask
@@ -167,19 +167,22 @@ class Hooks:
     def see_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Labels stay with the outermost model; which of them count is decided inside."""
         refuse_tracing()
-        unlock(kwargs.get("past_key_values"), self.plan.filled_by)
-        self.call.asked = self.call.asked or asks_for_outputs(module, kwargs)
-        self.call.labels = labels = Labels.of(kwargs)
-        return None if labels is None else (args, {**kwargs, **labels.given})
+        inner = self.parts.model
+        given = by_name(module, args, kwargs, inner)
+        unlock(given.get("past_key_values"), self.plan.filled_by)
+        self.call.asked = self.call.asked or asks_for_outputs(module, given)
+        self.call.labels = labels = Labels.of(given)
+        return None if labels is None else replaced(module, args, kwargs, labels.given, inner)
 
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
-        unlock(kwargs.get("past_key_values"), self.plan.filled_by)
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        past = cached_length(kwargs.get("past_key_values"))
-        if ids is None and isinstance(kwargs.get("inputs_embeds"), Tensor):
-            ids = self.generating.ids_of(past, kwargs["inputs_embeds"])
-        self.call.layout, self.call.ids = self.reader.of_ids(ids, past, kwargs), ids
+        given = by_name(module, args, kwargs)
+        unlock(given.get("past_key_values"), self.plan.filled_by)
+        ids = given.get("input_ids", args[0] if args else None)
+        past = cached_length(given.get("past_key_values"))
+        if ids is None and isinstance(given.get("inputs_embeds"), Tensor):
+            ids = self.generating.ids_of(past, given["inputs_embeds"])
+        self.call.layout, self.call.ids = self.reader.of_ids(ids, past, given), ids
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Open a forward if this one prunes, or reads a cache that was pruned."""
@@ -194,24 +197,25 @@ class Hooks:
         """What the decoder's entrance does; layers find it in :attr:`forward`."""
         if attention_implementation(module) != self.implementation:
             self.follow()
-        x = kwargs.get("inputs_embeds")
+        given = by_name(module, args, kwargs)
+        x = given.get("inputs_embeds")
         if x is None:
-            x = kwargs.get("input_ids", args[0] if args else None)
+            x = given.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
                 return None
-        cache = self.call.cache = kwargs.get("past_key_values")
+        cache = self.call.cache = given.get("past_key_values")
         unlock(cache, self.plan.filled_by)
         past, (batch, length) = cached_length(cache), x.shape[:2]
-        layout = self.reader.at_decoder(module, x, past, kwargs)
+        layout = self.reader.at_decoder(module, x, past, given)
         self.call.layout = None
-        forward = ForwardState(self.plan, cache, past, length, batch, x.device, kwargs.get("position_ids"))
-        forward.asked = self.call.asked or asks_for_outputs(module, kwargs)
+        forward = ForwardState(self.plan, cache, past, length, batch, x.device, given.get("position_ids"))
+        forward.asked = self.call.asked or asks_for_outputs(module, given)
         if layout is not None:
             self.probe()
             forward.activate(layout)
             if forward.active:
                 # Continuous batching gives its cache another name.
-                check_cache(kwargs.get("cache", cache), self.plan.first_pruned)
+                check_cache(given.get("cache", cache), self.plan.first_pruned)
                 forward.checkpointed = is_checkpointed(module)
                 if self.vision is not None and forward.rows is not None:
                     with self.plan.clock("vision"):
@@ -220,10 +224,10 @@ class Hooks:
                         forward.vision = self.vision.take(x, rows.visual, asked, rows.region)
         if layout is not None or was_pruned(cache):
             self.call.forward = forward
-        last = kwargs.get("logits_to_keep")
+        last = given.get("logits_to_keep")
         if forward.active and isinstance(last, int) and last > forward.kept_end:
             # A decoder that continues with that many last rows would take the wrong ones.
-            return args, {**kwargs, "logits_to_keep": 0}
+            return replaced(module, args, kwargs, {"logits_to_keep": 0})
         return None
 
     def questions(self, rows: Rows, regions: int) -> list[list[str]]:

@@ -17,6 +17,7 @@ from ..errors import UnsupportedModelError
 from .install import Installation
 from .model_parts import ModelParts
 from .outputs import widen
+from .prompt.inputs import by_name, replaced
 from .state import ForwardState
 
 NAME = "output_router_logits"
@@ -60,24 +61,25 @@ class RouterLogits:
         """Give the model a mask that is its own, where it will read it after its decoder ran."""
         self.call.clear()
         config: Any = self.model.config
-        asked = kwargs.get(NAME)
+        given = by_name(module, args, kwargs)
+        asked = given.get(NAME)
         if not (
             any(getattr(c, NAME, False) for c in (config, self.decoder.config)) if asked is None else asked
         ):
             return None
         self.call.to_loss = True
-        mask = kwargs.get("attention_mask")
+        mask = given.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             return None
         self.call.mask, self.call.stand_in = mask, mask.detach()
-        return args, {**kwargs, "attention_mask": self.call.stand_in}
+        return replaced(module, args, kwargs, {"attention_mask": self.call.stand_in})
 
     def enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The decoder gets the caller's: layers that run again in a backward pass must not see it change."""
-        mask = kwargs.get("attention_mask")
+        mask = by_name(module, args, kwargs).get("attention_mask")
         if mask is None or mask is not self.call.stand_in:
             return None
-        return args, {**kwargs, "attention_mask": self.call.mask}
+        return replaced(module, args, kwargs, {"attention_mask": self.call.mask})
 
     def leave_decoder(self, output: Any, forward: ForwardState) -> None:
         """Replace ``router_logits`` of the decoder's output (a mapping) in place.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sparsesight import METHODS, SparseSightError, prompt_ends, sparsify
-from sparsesight.hf.prompt.answers import Labels
+from sparsesight.hf.prompt.answers import Labels, PromptEnds
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, model
 
@@ -150,11 +151,19 @@ def test_generation_knows_its_own_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    "ends", [1.5, [1, 2.5], "end", [], True, torch.tensor([0.5]), torch.ones(2, 2).long()]
+    "ends",
+    [1.5, [1, 2.5], "end", [], True, torch.tensor([0.5]), torch.ones(2, 2).long(), [[1]], None, np.ones(2)],
 )
 def test_what_is_no_column_is_refused(ends: Any) -> None:
     with pytest.raises(SparseSightError, match="prompt_ends: ends="), prompt_ends(model("llava"), ends):
         pass
+
+
+@pytest.mark.parametrize(
+    "ends", [-2, [-2], range(-2, -1), torch.tensor(-2), torch.tensor([-2]), np.int64(-2), np.array([-2])]
+)
+def test_whole_numbers_of_any_kind_are_columns(ends: Any) -> None:
+    assert PromptEnds.of(ends) == PromptEnds((-2,))
 
 
 def test_ends_that_do_not_fit_are_refused() -> None:

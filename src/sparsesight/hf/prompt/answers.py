@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -30,21 +31,15 @@ class PromptEnds:
         Raises:
             SparseSightError: saying what was given, and what is possible.
         """
-        given, columns = ends, []
-        if isinstance(ends, Tensor):
-            if not (
-                ends.is_floating_point() or ends.is_complex() or ends.dtype == torch.bool or ends.ndim > 1
-            ):
-                columns = ends.flatten().tolist()
-        else:
-            columns = list(ends) if isinstance(ends, (list, tuple)) else [ends]
-        if not columns or not all(isinstance(x, int) and not isinstance(x, bool) for x in columns):
-            said = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        given: Any = ends.tolist() if hasattr(ends, "tolist") else ends  # of tensors and of numpy
+        columns = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        if not columns or not all(isinstance(x, Integral) and not isinstance(x, bool) for x in columns):
+            said = f"{ends.dtype} {list(ends.shape)}" if isinstance(ends, Tensor) else repr(ends)
             raise SparseSightError(
                 f"prompt_ends: ends={said}; give the column at which the answers begin, a whole number, or one for "
                 "each sample"
             )
-        return cls(tuple(columns))
+        return cls(tuple(int(x) for x in columns))
 
     def columns(self, visual: Tensor) -> Tensor:
         """int64 [b] for an input of this size; ``visual`` [b, n].

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,6 +17,39 @@ from ...errors import UnsupportedModelError
 from ..masks import rows_of_block_mask
 
 HIDDEN = -1e4  # additive masks hide with this or less
+
+
+@lru_cache(maxsize=64)
+def _order(*kinds: type) -> tuple[str, ...]:
+    """Names of the arguments that a kind of module takes by position, or the next of them if it names none."""
+    for kind in kinds:
+        parameters = inspect.signature(getattr(kind, "forward", lambda self: None)).parameters.values()
+        names = tuple(x.name for x in parameters if x.kind is x.POSITIONAL_OR_KEYWORD)[1:]
+        if names:
+            return names
+    return ()
+
+
+def by_name(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], inner: nn.Module | None = None
+) -> dict[str, Any]:
+    """All arguments of a call by their names; a wrapper that names none passes them to ``inner``."""
+    if not args:
+        return kwargs
+    return {**dict(zip(_order(type(module), type(inner)), args, strict=False)), **kwargs}
+
+
+def replaced(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    new: Mapping[str, Any],
+    inner: nn.Module | None = None,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call with other values of some of its arguments, by position or by name as they were given."""
+    names = _order(type(module), type(inner))[: len(args)]
+    given = (*(new.get(name, x) for name, x in zip(names, args, strict=False)), *args[len(names) :])
+    return given, {**kwargs, **{name: x for name, x in new.items() if name not in names}}
 
 
 def among(ids: Tensor, tokens: tuple[int, ...]) -> Tensor:
