@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import weakref
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    AttentionInterface,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from sparsesight import sparsify
 from sparsesight.hf.cache import PrunedLayer
@@ -72,6 +80,23 @@ def test_many_calls_leave_nothing() -> None:
 @pytest.mark.slow
 def test_a_thousand_calls_leave_nothing() -> None:
     call_often(1000)
+
+
+@pytest.mark.parametrize("method", ["sparsevlm+", "fastervlm"])
+@pytest.mark.filterwarnings("ignore:the handle:ResourceWarning")
+def test_a_model_that_is_dropped_takes_its_names_along(method: str) -> None:
+    """The registry of attention functions is the process's, and outlives a model that nobody restored."""
+    before = dict(AttentionInterface._global_mapping)
+    built = copy.deepcopy(tiny.model("llava"))
+    run = sparsify(built, method, retain=0.4)
+    built.generate(**batch("llava", (0,)), max_new_tokens=1)
+    gone = weakref.ref(built)
+    del built
+    gc.collect()
+    assert AttentionInterface._global_mapping != before and run.kept, "the handle keeps it"
+    del run
+    gc.collect()
+    assert gone() is None and AttentionInterface._global_mapping == before
 
 
 class Sizes(TorchDispatchMode):

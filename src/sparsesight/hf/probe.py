@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,21 +53,27 @@ class _Name(str):
     __hash__ = str.__hash__
 
 
-@dataclass(frozen=True)
 class _Registered:
     """A name in transformers' registry of attention functions, which is one for the whole process.
 
     Each installation has names of its own: who counts the users of a shared one needs a lock, and an interrupt may come
-    where it is not given back.
+    where it is not given back. A name also goes when its installation does, with a model that nobody restored.
     """
 
-    name: str
+    def __init__(self, name: str, installation: Installation) -> None:
+        self.name = name
+        self.at_its_end = weakref.finalize(installation, self.undo_name, name)
 
     def make(self) -> None:
         AttentionInterface.register(self.name, _probed_attention)
 
     def undo(self) -> None:
-        AttentionInterface._global_mapping.pop(self.name, None)  # there is no public way
+        self.undo_name(self.name)
+        self.at_its_end.detach()
+
+    @staticmethod
+    def undo_name(name: str) -> None:
+        AttentionInterface._global_mapping.pop(name, None)  # there is no public way
 
 
 class _WithConfig:
@@ -109,7 +116,7 @@ class Probe:
         self.real = real_attention(self.attention, real)
         name = _Name(real, self.added.number)
         if str(name) not in self.names:  # a plain key: compilers hash them all
-            self.added.make(_Registered(str(name)))
+            self.added.make(_Registered(str(name), self.added))
             self.names.add(str(name))
         self.private.__dict__["_attn_implementation_internal"] = name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from ..masks import rows_of_block_mask
 HIDDEN = -1e4  # additive masks hide with this or less
 
 
-@lru_cache(maxsize=64)
 def _order(*kinds: type) -> tuple[str, ...]:
     """Names of the arguments that a kind of module takes by position, or the next of them if it names none."""
     for kind in kinds:
