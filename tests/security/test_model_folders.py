@@ -70,6 +70,17 @@ def changed(file: str, **values: Any) -> Callable[[Path], None]:
     return change
 
 
+def inside(part: str, **values: Any) -> Callable[[Path], None]:
+    """A part of the config changed."""
+
+    def change(folder: Path) -> None:
+        data = json.loads((folder / "config.json").read_text())
+        data[part] |= values
+        (folder / "config.json").write_text(json.dumps(data))
+
+    return change
+
+
 def linked(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).rename(folder.parent / name)
@@ -132,6 +143,10 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "model type a list": changed("config.json", model_type=["llava"]),
     "text config a text": changed("config.json", text_config="x"),
     "vision config a number": changed("config.json", vision_config=3),
+    "layers without end": inside("text_config", num_hidden_layers=10**9),
+    "too many layers": inside("vision_config", num_hidden_layers=10**5),
+    "infinite layers": inside("text_config", num_hidden_layers=1e300),
+    "layers in lists": changed("config.json", more={"depths": [2, [10**9]]}),
     "dtype unknown": changed("config.json", dtype="float\x1b[31m7"),
     "dtype a list": changed("config.json", dtype=["float32"]),
     "processor a list": write("processor_config.json", "[]"),
@@ -171,9 +186,12 @@ def test_a_folder_that_is_refused(folder: Path, case: str, monkeypatch: pytest.M
         ("audio tokenizer", "names an audio tokenizer"),
         ("audio tokenizer in a file", "names an audio tokenizer"),
         ("attention from a repository", "'evil/kernel', which is code of somewhere else"),
+        ("layers without end", "'num_hidden_layers': 1000000000, more than the limit of 1,000"),
+        ("too many layers", "more than the limit"),
+        ("layers in lists", "'depths'"),
     ],
 )
-def test_what_leads_elsewhere_is_refused_before_anything_follows_it(
+def test_what_leads_elsewhere_or_nowhere_is_refused_before_anything_follows_it(
     folder: Path, part: str, said: str
 ) -> None:
     """Not because a package is missing that would follow it."""

@@ -16,6 +16,8 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # Either may name a model of another folder, which the processor would load in its own way, pickles included.
 PROCESSORS = ("processor_config.json", "audio_tokenizer_config.json")
+COUNTED = r"(layer|depth|block)s?$"  # ends of names of counts: one module is built for each
+MOST = 1000  # the deepest models have some hundred
 PLAIN_NAME = r"[A-Za-z0-9_][\w.-]*\.safetensors"
 
 
@@ -23,8 +25,9 @@ def check_folder(folder: Path, title: str) -> None:
     """Say what a local folder lacks, before transformers says it at length, and refuse files that lead elsewhere.
 
     Raises:
-        SparseSightError: no model, weights only as pickle, an index that names anything but safetensors files of the
-            folder, a link out of it (those of the Hub's cache lead to its ``blobs``), or what is no regular file.
+        SparseSightError: no model, too many layers, weights only as pickle, an index that names other than safetensors
+            files of the folder, a link out of it (those of the Hub's cache lead to its ``blobs``), or what is no
+            regular file.
     """
     if not folder.is_dir():
         raise SparseSightError(f"{title} is a file: give the folder that holds config.json and the weights")
@@ -36,6 +39,7 @@ def check_folder(folder: Path, title: str) -> None:
         )
     _check_files(folder, title)
     config = _read(folder / "config.json", title)
+    _check_counts(config, title)
     named = config.get("transformers_weights")
     if named is not None and not (isinstance(named, str) and _is_plain(named.removesuffix(".index.json"))):
         raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")
@@ -64,7 +68,8 @@ def check_hub(name: str, title: str) -> None:
     """The same of what is on the Hub or in its cache, as far as it decides which files are opened.
 
     Raises:
-        SparseSightError: an adapter, an audio tokenizer, or an index that names anything but safetensors files.
+        SparseSightError: too many layers, an adapter, an audio tokenizer, or an index that names anything but
+            safetensors files.
     """
     from transformers.utils.hub import cached_file
 
@@ -80,8 +85,10 @@ def check_hub(name: str, title: str) -> None:
     index = found(INDEX)
     if index is not None:
         check_index(Path(index), title)
-    config = found("config.json")
-    named = None if config is None else _read(Path(config), title).get("transformers_weights")
+    file = found("config.json")
+    config = {} if file is None else _read(Path(file), title)
+    _check_counts(config, title)
+    named = config.get("transformers_weights")
     if named is not None:
         raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")
     if found(ADAPTER) is not None:
@@ -119,6 +126,26 @@ def check_index(index: Path, title: str, folder: Path | None = None) -> None:
             raise SparseSightError(f"{title}: {index.name} names {brief(name)} as weights: {_ONLY}")
         if folder is not None and not (folder / name).is_file():
             raise SparseSightError(f"{title} lacks {name}, which {index.name} names: download it again")
+
+
+def _check_counts(config: Any, title: str) -> None:
+    """Refuse a config with more layers or blocks than any model has: each of them is built, which may not end.
+
+    Raises:
+        SparseSightError: naming the first one.
+    """
+    pairs = list(config.items()) if isinstance(config, dict) else []
+    while pairs:
+        name, value = pairs.pop()
+        if isinstance(value, dict):
+            pairs += value.items()
+        elif isinstance(value, list):
+            pairs += [(name, each) for each in value]
+        elif isinstance(value, int | float) and value > MOST and re.search(COUNTED, name):
+            raise SparseSightError(
+                f"{title}: its config.json has {brief(name)}: {brief(value)}, more than the limit of {MOST:,}: correct "
+                "it"
+            )
 
 
 def _check_processor(file: Path, title: str) -> None:
