@@ -126,8 +126,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a file share a process and what it builds; the matrix, by far the longest, is split by family.
 
-    Files that import lmms-eval, which takes ten seconds, share one process. Where several processes run, the longest
-    files go first, so that the processes end together: those in `LONG`, then by how many tests they have.
+    Files that import lmms-eval, which takes ten seconds, share one process, and so do those that ask one server.
+    Where several processes run, the longest files go first, so that the processes end together: those in `LONG`, then
+    by how many tests they have.
     """
     groups: dict[pytest.Item, str] = {}
     for item in items:
@@ -136,6 +137,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             group += _family_of(item)
         elif item.path.parent.name == "lmms" or item.path.stem in ("test_judges", "test_scorers"):
             group = "lmms"
+        elif group.startswith("vllm-test_server") and item.path.stem != "test_server_processes":
+            group = "vllm-test_server"
         item.add_marker(pytest.mark.xdist_group(group))
         groups[item] = group
     if hasattr(config, "workerinput"):

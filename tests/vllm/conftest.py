@@ -79,3 +79,20 @@ def opened() -> Iterator[Callable[..., Any]]:
 
     yield open_
     close_all()
+
+
+@pytest.fixture(scope="package")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server of the bundled model, one for all who ask it."""
+    from .asked_server import FLAGS
+    from .client import served
+
+    with served(tmp_path_factory.mktemp("server") / "log", *FLAGS) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def client(address: str) -> Any:
+    from openai import OpenAI
+
+    return OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)

@@ -1,108 +1,26 @@
-"""``sparsesight serve bundled`` over HTTP, asked by OpenAI's client: one server for all tests of this file."""
+"""``sparsesight serve bundled`` over HTTP, asked by OpenAI's client: one server for all tests that use `address`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import cache
 from importlib.util import find_spec
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from sparsesight import SparseVLMPlus, bundled, sparsify
 from tests.docs.blocks import python_blocks
-from tests.vllm.client import picture_part, request, served
+from tests.vllm.asked_server import PICTURE, QUESTION, QUESTIONS, answer, expected, metric, same
+from tests.vllm.client import picture_part, request
 from tests.vllm.engines import in_blocks, loaded
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
-
-# Room for two pictures, which is more than the model was trained for.
-LENGTH = 1300
-FLAGS = (
-    "--retain",
-    "64",
-    *(
-        "--enforce-eager",
-        "--max-num-seqs",
-        "8",
-        "--max-num-batched-tokens",
-        "4096",
-        "--max-model-len",
-        str(LENGTH),
-    ),
-    *("--limit-mm-per-prompt", '{"image": 2}'),
-    *("--hf-overrides", '{"text_config": {"max_position_embeddings": 2048}}'),
-)
-QUESTIONS = bundled.picture_questions()
-PICTURE = bundled.default_picture()
-QUESTION = QUESTIONS[PICTURE.name][0]["question"]
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("server") / "log", *FLAGS) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def client(address: str) -> Any:
-    from openai import OpenAI
-
-    return OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
-
-
-def answer(completion: Any) -> tuple[list[str], list[float]]:
-    """Tokens of an answer and their log-probabilities."""
-    content = completion.choices[0].logprobs.content
-    return [x.token for x in content], [x.logprob for x in content]
-
-
-def expected(
-    question: str, pictures: list[Path], method: SparseVLMPlus | None
-) -> tuple[list[str], list[float]]:
-    """The same by transformers."""
-    return by_transformers(question, tuple(pictures), method)
-
-
-@cache
-def by_transformers(
-    question: str, pictures: tuple[Path, ...], method: SparseVLMPlus | None
-) -> tuple[list[str], list[float]]:
-    model, processor = loaded()
-    prompt = "USER: " + "<image>\n" * len(pictures) + f"{question} ASSISTANT:"
-    images = [Image.open(path).convert("RGB") for path in pictures] or None
-    inputs = processor(text=prompt, images=images, return_tensors="pt")
-    with nullcontext() if method is None else sparsify(model, in_blocks(method)), torch.no_grad():
-        out = model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=8,
-            min_new_tokens=8,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    ids = out.sequences[0, inputs["input_ids"].shape[1] :]
-    logits = torch.cat(out.logits).float().log_softmax(-1)
-    return [processor.decode([i]) for i in ids], logits[torch.arange(len(ids)), ids].tolist()
-
-
-def same(a: tuple[list[str], list[float]], b: tuple[list[str], list[float]], tolerance: float = 1e-3) -> bool:
-    """Whether two answers have the same words, and the same log-probabilities."""
-    return [x.strip() for x in a[0]] == [x.strip() for x in b[0]] and all(
-        abs(x - y) <= tolerance for x, y in zip(a[1], b[1], strict=True)
-    )
 
 
 @pytest.mark.parametrize(
@@ -197,63 +115,6 @@ def test_the_answers_are_right(client: Any) -> None:
     assert len(wrong) <= len(right) // 10, wrong  # the dense model gives them all
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2], True])
-def test_a_budget_that_cannot_be_is_a_bad_request(client: Any, retain: Any, stream: bool) -> None:
-    from openai import BadRequestError
-
-    with pytest.raises(BadRequestError, match=r"sparsesight_retain.*keep(s|) every token"):
-        client.chat.completions.create(**request(QUESTION, [PICTURE], retain, stream=stream))
-    found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
-    assert same(found, expected(QUESTION, [PICTURE], SparseVLMPlus(64)))
-
-
-def bad(kind: str) -> dict[str, Any]:
-    """A request that cannot be answered."""
-    asked = request(QUESTION)
-    content = asked["messages"][0]["content"]
-    if kind == "no picture":
-        content.insert(0, picture_part(b"this is no picture"))
-    elif kind == "half a picture":
-        content.insert(0, picture_part(PICTURE.read_bytes()[:5000]))
-    elif kind == "no base64":
-        content.insert(0, {"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}})
-    elif kind == "long text":
-        content[0]["text"] = "what color is the circle? " * LENGTH
-    elif kind in ("nobody there", "no such file"):
-        url = "http://127.0.0.1:9/a.png" if kind == "nobody there" else "file:///nowhere/a.png"
-        content.insert(0, {"type": "image_url", "image_url": {"url": url}})
-    elif kind == "misspelled":
-        asked["extra_body"]["vllm_xargs"] = {"sparsesight_retian": 64}
-    elif kind == "in the wrong place":
-        asked["extra_body"]["sparsesight_retain"] = 64
-    elif kind == "many pictures":
-        asked = request(QUESTION, [PICTURE] * 3)
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("no picture", "image"),
-        ("half a picture", "image"),
-        ("no base64", "base64|image"),
-        ("long text", str(LENGTH)),
-        ("many pictures", "At most 2"),
-        ("nobody there", "cannot be fetched"),
-        ("no such file", "cannot be fetched|file"),
-        ("misspelled", "did you mean 'sparsesight_retain'"),
-        ("in the wrong place", "vllm_xargs"),
-    ],
-)
-def test_a_request_that_cannot_be_answered_is_a_bad_request(client: Any, kind: str, words: str) -> None:
-    from openai import APIStatusError
-
-    with pytest.raises(APIStatusError, match=words) as error:
-        client.chat.completions.create(**bad(kind))
-    assert 400 <= error.value.status_code < 500
-
-
 def test_an_aborted_request_leaves_nothing_behind(address: str, client: Any) -> None:
     before = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
     long = request("Where is the green ring?", [PICTURE], stream=True, max_tokens=600)
@@ -269,52 +130,6 @@ def test_an_aborted_request_leaves_nothing_behind(address: str, client: Any) -> 
     assert metric(address, "vllm:num_requests_running") == 0
     assert metric(address, "vllm:kv_cache_usage_perc") == 0
     assert same(answer(client.chat.completions.create(**request(QUESTION, [PICTURE]))), before)
-
-
-def metric(address: str, name: str) -> float:
-    """A number that the server reports."""
-    text = urllib.request.urlopen(f"{address}/metrics", timeout=30).read().decode()
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + "{"))
-
-
-def fresh(seed: int) -> dict[str, Any]:
-    """A picture that the server has not seen."""
-    data = BytesIO()
-    generator = np.random.default_rng(seed)
-    Image.fromarray(generator.integers(0, 255, (64, 64, 3), np.uint8)).save(data, "PNG")
-    return picture_part(data.getvalue())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"vllm_xargs": {"sparsesight_retain": -3}}, {"prompt_logprobs": 0}],
-    ids=["before the pictures are read", "after"],
-)
-def test_a_refused_request_does_not_fail_a_good_one_with_the_same_new_picture(
-    address: str, wrong: dict[str, Any]
-) -> None:
-    from openai import APIStatusError, AsyncOpenAI
-
-    async def ask(many: Any, part: Any, more: dict[str, Any]) -> int:
-        asked = request(QUESTION, [], None, max_tokens=1, min_tokens=None, logprobs=False)
-        asked["messages"][0]["content"].insert(0, part)
-        asked["extra_body"] |= more
-        try:
-            await many.chat.completions.create(**asked)
-        except APIStatusError as error:
-            return error.status_code
-        return 200
-
-    async def rounds() -> list[tuple[int, ...]]:
-        async with AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300) as many:
-            found = []
-            for i in range(6):
-                part = fresh(100 * len(str(wrong)) + i)
-                jobs = [ask(many, part, more) for more in (wrong, {}, wrong, {"top_k": 5})]
-                found.append(tuple(await asyncio.gather(*jobs)))
-            return found
-
-    assert set(asyncio.run(rounds())) == {(400, 200, 400, 200)}
 
 
 @pytest.mark.parametrize("stream", [False, True])

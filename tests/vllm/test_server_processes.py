@@ -12,8 +12,8 @@ import pytest
 
 from sparsesight import bundled
 
+from .asked_server import metric
 from .client import request, served
-from .test_server import metric
 
 pytestmark = [
     pytest.mark.vllm,
