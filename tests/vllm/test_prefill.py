@@ -14,8 +14,9 @@ import torch
 from sparsesight import FastV, LastToken, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
 from sparsesight.vllm.config import RequestBudget
+from sparsesight.vllm.layer_attention import LayerFacts, Seen, rotary_axis
 from sparsesight.vllm.planner import Planner
-from sparsesight.vllm.prefill import LayerFacts, Prefill, rotary_axis
+from sparsesight.vllm.prefill import Prefill
 from sparsesight.vllm.step_plan import Prompt
 
 BEFORE, VISUAL, TEXT, GENERATED = 3, 12, 5, 2
@@ -29,7 +30,7 @@ def prefill(method: Method, layers: tuple[int, ...]) -> Prefill:
     visual[BEFORE : BEFORE + VISUAL] = True
     plan = Planner(method, layers, 8).plan(RequestBudget(method, named=True), visual, None)
     made = Prompt(0, 0, LENGTH, 0, plan, range(1))
-    return Prefill.of(made, layers, torch.device("cpu"))
+    return Prefill.of([made], layers, torch.device("cpu"))
 
 
 def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -39,6 +40,19 @@ def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         torch.randn(LENGTH, HEADS * SIZE, generator=generator),
         torch.randn(LENGTH, GROUPS * SIZE, generator=generator),
     )
+
+
+def choose(
+    one: Prefill,
+    index: int,
+    hidden: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    position: torch.Tensor,
+    facts: LayerFacts,
+    cached: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return one.select(index, [0], hidden, None, position, Seen(query, key, facts, [cached]))
 
 
 def attention_of_row(row: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -53,7 +67,7 @@ def test_the_last_token_of_the_prompt_judges_not_the_last_generated_one() -> Non
     hidden, query, key = tensors()
     one = prefill(LastToken((5,), (1,)), (1,))
     one.rate(hidden, torch.arange(LENGTH))
-    rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    rows, merged, shorter = choose(one, 0, hidden, query, key, torch.arange(LENGTH), FACTS)
     score = attention_of_row(LENGTH - GENERATED - 1, query, key).mean(0)[BEFORE : BEFORE + VISUAL]
     best = (score.topk(5).indices.sort().values + BEFORE).tolist()
     expected = [*range(BEFORE), *best, *range(BEFORE + VISUAL, LENGTH)]
@@ -75,16 +89,16 @@ def test_raters_are_chosen_from_what_enters_the_first_layer() -> None:
     first = BEFORE + VISUAL
     score = torch.stack([attention_of_row(first + i, query, key)[:, :first].mean(0) for i in raters]).mean(0)
     best = (score[BEFORE:first].topk(5).indices.sort().values + BEFORE).tolist()
-    rows, _, _ = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    rows, _, _ = choose(one, 0, hidden, query, key, torch.arange(LENGTH), FACTS)
     assert rows.tolist() == [*range(BEFORE), *best, *range(first, LENGTH)]
 
 
 def test_a_second_stage_sees_what_the_first_left() -> None:
     hidden, query, key = tensors()
     one = prefill(LastToken((8, 3), (1, 2)), (1, 2))
-    first, _, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    first, _, shorter = choose(one, 0, hidden, query, key, torch.arange(LENGTH), FACTS)
     q, k, position = query.flip(0)[first], key.flip(0)[first], torch.arange(LENGTH)[first]
-    second, _, _ = one.select(1, shorter, q, k, position, FACTS)
+    second, _, _ = choose(one, 1, shorter, q, k, position, FACTS)
     last = len(first) - GENERATED - 1
     score = attention_of_row(last, q, k).mean(0)[BEFORE : BEFORE + 8]
     best = (score.topk(3).indices.sort().values + BEFORE).tolist()
@@ -97,8 +111,8 @@ def test_merged_tokens_stand_at_their_cluster_centre() -> None:
     method = SparseVLM((4,), (1,))
     one = prefill(method, (1,))
     one.rate(hidden, torch.arange(LENGTH))
-    rows, merged, shorter = one.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
-    stage = one.prompt.pruned[0].schedule.stages[0]
+    rows, merged, shorter = choose(one, 0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    stage = one.prompts[0].pruned[0].schedule.stages[0]
     assert stage.merged > 0 and int(merged.sum()) == stage.merged
     assert len(rows) == LENGTH - VISUAL + stage.keep + stage.merged
     assert rows.tolist() == sorted(set(rows.tolist()))
@@ -116,8 +130,8 @@ def test_counts_are_those_of_the_schedule(method: Method) -> None:
     one = prefill(method, (1, 2))
     one.rate(hidden, torch.arange(LENGTH))
     position = torch.arange(LENGTH)
-    for index, stage in enumerate(one.prompt.pruned[0].schedule.stages):
-        rows, _, hidden = one.select(index, hidden, query, key, position, FACTS)
+    for index, stage in enumerate(one.prompts[0].pruned[0].schedule.stages):
+        rows, _, hidden = choose(one, index, hidden, query, key, position, FACTS)
         query, key, position = query[rows], key[rows], position[rows]
         assert len(rows) == LENGTH - VISUAL + stage.keep
 
@@ -131,14 +145,14 @@ def test_the_tokens_before_may_have_been_computed_earlier(method: Method) -> Non
     key[:BEFORE] *= 9  # keys that count
     whole = prefill(method, (1,))
     whole.rate(hidden, torch.arange(LENGTH))
-    expected, _, shorter = whole.select(0, hidden, query, key, torch.arange(LENGTH), FACTS)
-    prompt = Prompt(0, 0, LENGTH - BEFORE, BEFORE, whole.prompt.plan, range(1))
+    expected, _, shorter = choose(whole, 0, hidden, query, key, torch.arange(LENGTH), FACTS)
+    prompt = Prompt(0, 0, LENGTH - BEFORE, BEFORE, whole.prompts[0].plan, range(1))
 
     def chosen(cached: torch.Tensor) -> tuple[list[int], torch.Tensor]:
-        one = Prefill.of(prompt, (1,), torch.device("cpu"))
+        one = Prefill.of([prompt], (1,), torch.device("cpu"))
         one.rate(hidden[BEFORE:], torch.arange(BEFORE, LENGTH))
         now = (x[BEFORE:] for x in (hidden, query, key, torch.arange(LENGTH)))
-        rows, _, left = one.select(0, *now, FACTS, cached)
+        rows, _, left = choose(one, 0, *now, FACTS, cached)
         return (rows + BEFORE).tolist(), left
 
     rows, left = chosen(key[:BEFORE])
@@ -164,7 +178,7 @@ def test_positions_have_several_axes() -> None:
         one = prefill(SparseVLMPlus((4,), (1,)), (1,))
         one.rate(hidden, torch.arange(LENGTH))
         of = None if axis is None else torch.full((SIZE // 2,), axis)
-        rows, _, _ = one.select(0, hidden, query, key, position, replace(FACTS, rotary_axis=of))
+        rows, _, _ = choose(one, 0, hidden, query, key, position, replace(FACTS, rotary_axis=of))
         return rows.tolist()
 
     time, height = torch.arange(LENGTH), torch.arange(LENGTH) // 4
@@ -186,7 +200,7 @@ def test_every_rank_chooses_by_the_heads_of_all(method: Method, ranks: int, copi
     def choice(facts: LayerFacts, q: torch.Tensor, k: torch.Tensor) -> list[int]:
         one = prefill(method, (1,))
         one.rate(hidden, torch.arange(LENGTH))
-        rows, _, _ = one.select(0, hidden, q, k, position, facts)
+        rows, _, _ = choose(one, 0, hidden, q, k, position, facts)
         chosen: list[int] = rows.tolist()
         return chosen
 

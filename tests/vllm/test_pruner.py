@@ -163,7 +163,7 @@ def test_a_pruning_step_never_waits_for_the_device(
     real = pruner.active.prefills[0].select
     pruner.active.done, pruner.active.prefills[0].select = (
         0,
-        lambda *given: (given[1].sum().item(), real(*given))[1],
+        lambda *given: (given[2].sum().item(), real(*given))[1],
     )
     with pytest.raises(HostRead, match="item"):
         decoder(torch.tensor([*range(LENGTH), 5]), torch.randn(LENGTH + 1, WIDTH))

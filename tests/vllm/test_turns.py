@@ -63,7 +63,7 @@ def test_a_step_prunes_by_turns() -> None:
     (prompt,) = plan.prompts
     removed = np.sum([region.removed for region in prompt.pruned], 0)
     assert plan.query[:, 0].tolist() == (len(CHAT) - removed).tolist()
-    prefill = Prefill.of(prompt, STAGES, torch.device("cpu"))
+    prefill = Prefill.of([prompt], STAGES, torch.device("cpu"))
     assert prefill.rows.region is not None and len(prefill.counts) == 2 and not prefill.in_front
     judges = prefill.rows.text[0].nonzero()[:, 0].tolist()
     assert judges == [21, 22, 23, 24, 57, 58, 59]
@@ -71,7 +71,7 @@ def test_a_step_prunes_by_turns() -> None:
     later = plan_step(Step(np.array([len(CHAT) - 25]), np.array([25]), [choice(CHAT)]), 2, 1)
     assert later.removed[:, 0].tolist() == list(prompt.pruned[0].removed)
     (prompt,) = later.prompts
-    prefill = Prefill.of(prompt, STAGES, torch.device("cpu"))
+    prefill = Prefill.of([prompt], STAGES, torch.device("cpu"))
     assert prefill.rows.region is None and len(prefill.counts) == 1
     assert (prefill.rows.text[0].nonzero()[:, 0] + 25).tolist() == [57, 58, 59]
     assert prefill.rows.visual[0].tolist() == (tokens[25:] == 9).tolist()

@@ -1,140 +1,139 @@
-"""One request's rows on their way through the decoder: what a method is shown, and which rows are left."""
+"""Requests' rows on their way through the decoder: what a method is shown, and which rows are left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import ops
+from ..core.budget import Schedule
 from ..core.host_count import HostCount
 from ..core.rows import RegionSizes, Rows
-from ..core.stage import Attention, Counts, planned_counts
+from ..core.stage import Counts, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, run_stage
 from ..hf.prompt.frames import FrameRule, Frames
 from ..methods import Method
+from .layer_attention import Seen
 from .step_plan import Prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-
-@dataclass(frozen=True)
-class LayerFacts:
-    """What does not change of a pruning layer's attention; heads are those of all tensor-parallel ranks."""
-
-    heads: int
-    kv_heads: int
-    head_size: int
-    scale: float
-    softcap: float | None
-    inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
-    rotary_axis: Tensor | None = None  # int64 [f]: position axis of each frequency; None if there is one axis
-    gather: Callable[[Tensor], Tensor] | None = None  # puts [n, c] of each rank side by side, in their order
-
-    @classmethod
-    def of(cls, self_attn: Any) -> LayerFacts:
-        """Of a decoder layer's attention module in vLLM."""
-        attention = self_attn.attn
-        rotary = getattr(self_attn, "rotary_emb", None)
-        gather: Callable[[Tensor], Tensor] | None = None
-        if attention.num_heads < self_attn.total_num_heads:
-            from vllm import distributed
-
-            gather = distributed.tensor_model_parallel_all_gather
-        return cls(
-            gather=gather,
-            heads=self_attn.total_num_heads,
-            kv_heads=self_attn.total_num_kv_heads,
-            head_size=attention.head_size,
-            scale=attention.impl.scale,
-            softcap=getattr(attention.impl, "logits_soft_cap", None) or None,
-            inv_freq=None if rotary is None else rotary._compute_inv_freq(rotary.base).float(),
-            rotary_axis=rotary_axis(rotary),
-        )
-
-    def all_heads(self, own: Float[Tensor, "n hd"], heads: int) -> Float[Tensor, "n h d"]:
-        """All ``heads`` of queries or keys, from those that this rank holds.
-
-        Every rank gets the same, and so chooses the same: nothing of the choice is exchanged. Where there are more
-        ranks than key heads, neighbours hold the same one.
-        """
-        every = own if self.gather is None else self.gather(own.contiguous())
-        every = every.view(len(own), -1, self.head_size)
-        return every[:, :: every.shape[1] // heads]
+PADDED = (
+    1.5  # prompts are selected together if their rows with padding are at most so many times those without
+)
 
 
-def rotary_axis(rotary: Any) -> Int[Tensor, " f"] | None:
-    """Which of time, height and width each frequency of one of vLLM's rotary embeddings reads; None if not several.
+def together(prompts: Sequence[Prompt]) -> list[tuple[Prompt, ...]]:
+    """The prompts of a step in groups that a method selects from at once: the same method, of similar length.
 
-    Axes have a section each, one after another, or take turns as long as their sections last, then time has the rest.
+    Budgets may differ; with padding every sample gets what it gets alone.
     """
-    if not getattr(rotary, "mrope_section", None):
-        return None
-    sections = torch.tensor(rotary.mrope_section)
-    if not rotary.mrope_interleaved:
-        return torch.arange(len(sections)).repeat_interleave(sections)
-    place = torch.arange(int(sections.sum()))
-    turn = place % len(sections)
-    return turn.where(place // len(sections) < sections[turn], 0)
+    groups: list[list[Prompt]] = []
+    for prompt in sorted(prompts, key=lambda one: (-one.length, one.request)):
+        for group in groups:
+            rows = prompt.length + sum(one.length for one in group)
+            fits = (len(group) + 1) * group[0].length <= PADDED * rows
+            if fits and _rule(prompt) == _rule(group[0]):
+                group.append(prompt)
+                break
+        else:
+            groups.append([prompt])
+    return [tuple(sorted(group, key=lambda one: one.request)) for group in groups]
+
+
+def _rule(prompt: Prompt) -> Method:
+    """The method, whatever its budget: counts are in the schedule."""
+    method = prompt.plan.method
+    assert method is not None
+    return replace(method, retain=1.0) if method.one_budget else method
 
 
 @dataclass
 class Prefill:
-    """The rows of a single request, [1, n] everywhere, in a step that prunes it; it never holds filler."""
+    """The rows of requests in a step that prunes them, [b, n], with padding on the left."""
 
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
+    method: Method
     layers: tuple[int, ...]  # pruning layers, -1 before the first
+    row: Tensor  # int64 [b, n]: row of the step; padding has the prompt's first
     rows: Rows
-    sizes: tuple[RegionSizes, ...]  # of the regions now
+    sizes: tuple[RegionSizes, ...]  # of the regions now, per region number
+    others: tuple[int, ...]  # rows of each prompt that are not visual tokens of these regions
     counts: tuple[tuple[Counts, ...], ...]  # per region number and stage
+    prunable: tuple[Tensor, ...]  # per region number, boolean [b]: who has such a region
     rater_counts: tuple[HostCount | None, ...] = ()  # per region number
-    in_front: tuple[Tensor, ...] = ()  # per region, boolean [1]: whether its text stands in front of it
+    in_front: tuple[
+        Tensor, ...
+    ] = ()  # per region number, boolean [b]: whether its text stands in front of it
     clips: FrameRule = field(default_factory=FrameRule)  # how they are divided into frames
-    video: Tensor | None = None  # boolean [1, n]: rows of clips, if the method goes by frames
-    frames: tuple[Tensor, Tensor] | None = None  # frame of each row, and its number of tokens, [1, n]
+    video: Tensor | None = None  # boolean [b, n]: rows of clips
+    frames: tuple[Tensor, Tensor] | None = None  # frame of each row, and its number of tokens, [b, n]
     kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the step that are left
 
     @classmethod
     def of(
-        cls, prompt: Prompt, layers: tuple[int, ...], device: torch.device, clips: FrameRule | None = None
+        cls,
+        prompts: Sequence[Prompt],
+        layers: tuple[int, ...],
+        device: torch.device,
+        clips: FrameRule | None = None,
     ) -> Prefill:
-        plan, now = prompt.plan, prompt.regions
-        number = _over(plan.number, prompt, -1) - now.start
-        own = (number >= 0) & (number < len(now))
-        number = np.where(own, number, -1)
-        visual, text = _over(plan.visual, prompt, False) & own, _over(plan.text, prompt, False) & own
-        video = _over(plan.video, prompt, False) & visual
-        on_device = torch.from_numpy(np.stack((visual, text, number, video))).to(device, non_blocking=True)
-        is_visual = on_device[0][None].bool()
-        rows = Rows.start(torch.ones_like(is_visual), is_visual)
-        rows = rows.divided(on_device[1][None].bool(), on_device[2][None] if len(now) > 1 else None)
-        regions = prompt.pruned
-        in_front: tuple[Tensor, ...] = ()
-        if any(region.in_front for region in regions):
-            in_front = tuple(
-                torch.tensor([region.in_front]).to(device, non_blocking=True) for region in regions
+        method = prompts[0].plan.method
+        assert method is not None
+        width, count = max(one.length for one in prompts), max(len(one.regions) for one in prompts)
+        # Valid, visual, text, of clips; region number, row of the step, place among the region's visual tokens.
+        facts = np.zeros((7, len(prompts), width), np.int64)
+        facts[4] = facts[6] = -1
+        for i, one in enumerate(prompts):
+            at = slice(width - one.length, width)
+            number = _over(one.plan.number, one, -1) - one.regions.start
+            number[(number < 0) | (number >= len(one.regions))] = -1
+            visual, text = _over(one.plan.visual, one, False), _over(one.plan.text, one, False)
+            visual, text = visual & (number >= 0), text & (number >= 0)
+            video = _over(one.plan.video, one, False) & visual
+            facts[:5, i, at] = np.ones_like(visual), visual, text, video, number
+            facts[5, i] = one.start + np.maximum(np.arange(-at.start, one.length), 0)
+            for k in range(len(one.regions)):
+                own = visual & (number == k)
+                facts[6, i, at][own] = np.arange(own.sum())
+        on_device = torch.from_numpy(facts).to(device, non_blocking=True)
+        valid, is_visual, is_text, video = on_device[:4].bool().unbind()
+        number, row, origin = on_device[4:].unbind()
+        column = torch.arange(width, device=device).expand_as(row)
+        rater = torch.zeros_like(is_text)
+        rows = Rows(column, column, valid, is_visual, is_text, rater, origin, number if count > 1 else None)
+        # Per region number and prompt; None where a prompt has no such region.
+        regions = [[one.pruned[k] if k < len(one.regions) else None for one in prompts] for k in range(count)]
+        sizes = tuple(
+            RegionSizes(
+                tuple(x.schedule.visual if x else 0 for x in each), tuple(x.text if x else 0 for x in each)
             )
-        return cls(
-            prompt,
-            layers,
-            rows,
-            tuple(RegionSizes((region.schedule.visual,), (region.text,)) for region in regions),
-            planned_counts([region.schedule for region in regions], len(layers), device, len(regions)),
-            in_front=in_front,
-            clips=clips or FrameRule(),
-            video=on_device[3][None].bool(),
+            for each in regions
         )
-
-    @property
-    def method(self) -> Method:
-        """What decides."""
-        assert self.prompt.plan.method is not None
-        return self.prompt.plan.method
+        nothing = Schedule(0, 0, ())
+        flags = np.array([[[bool(x), bool(x and x.in_front)] for x in each] for each in regions])
+        told = torch.from_numpy(flags).to(device, non_blocking=True)
+        return cls(
+            tuple(prompts),
+            method,
+            layers,
+            row,
+            rows,
+            sizes,
+            tuple(one.length - sum(s.visual[i] for s in sizes) for i, one in enumerate(prompts)),
+            planned_counts(
+                [x.schedule if x else nothing for each in regions for x in each], len(layers), device, count
+            ),
+            tuple(told[k, :, 0] for k in range(count)),
+            in_front=tuple(told[k, :, 1] for k in range(count)) if flags[..., 1].any() else (),
+            clips=clips or FrameRule(),
+            video=video,
+        )
 
     def rate(self, hidden: Float[Tensor, "n c"], position: Int[Tensor, "... n"]) -> None:
         """Choose the raters and find the frames, from what enters the first layer and from rotary positions."""
@@ -142,98 +141,85 @@ class Prefill:
             assert self.video is not None
             found = Frames.of(self.rows.visual, self.video, self.clips, {})
             if position.ndim == 2:
-                found = found.by_positions(position[:, None])
+                found = found.by_positions(position[:, self.row])
             frame, tokens = found.numbers()
             self.frames = self.rows.since_region(frame), tokens
         if self.method.requires_raters:
             with torch.no_grad():
-                chosen = choose_raters(self.method, self.rows, self.sizes, self._text(), hidden[None])
+                chosen = choose_raters(self.method, self.rows, self.sizes, self._text(), hidden[self.row])
                 self.rows, self.rater_counts = chosen
 
     def select(
         self,
         index: int,
+        start: Sequence[int],
         hidden: Float[Tensor, "n c"],
-        query: Float[Tensor, "n hd"] | None,
-        key: Float[Tensor, "n gd"] | None,
+        residual: Float[Tensor, "n c"] | None,
         position: Int[Tensor, "... n"],
-        facts: LayerFacts | None,
-        cached: Float[Tensor, "m gd"] | None = None,
+        seen: Seen | None,
     ) -> tuple[Int[Tensor, " l"], Tensor, Tensor]:
         """Let the method choose after its ``index``-th pruning layer.
 
         Args:
             index: which stage.
-            hidden: what would enter the next layer.
-            query, key: of the pruning layer, after the rotary embedding; this rank's heads side by side. None before
-                the first layer.
+            start: first row of each prompt among those of the step that are left.
+            hidden, residual: of these rows; their sum would enter the next layer.
             position: rotary positions, [n] or [axes, n].
-            facts: of that layer, if there is one.
-            cached: keys that the layer holds of tokens that were computed in earlier steps.
+            seen: of the pruning layer's attention; None before the first layer.
 
         Returns:
-            ``index`` [l] of the rows that go on, which of them stand for merged tokens [l] (bool), and their hidden
-            states [l, c].
+            Which of these rows go on, of one prompt after another [l], which of them stand for merged tokens [l]
+            (bool), and their hidden states [l, c].
         """
-        rows, n = self.rows, hidden.shape[0]
+        rows, device = self.rows, hidden.device
+        width, lengths = rows.valid.shape[1], self.lengths
+        at = np.maximum(np.arange(width) - width + np.array(lengths)[:, None], 0) + np.array(start)[:, None]
+        row = torch.from_numpy(at).to(device, non_blocking=True)
         shown = StageFacts(
             index=index,
             layer=self.layers[index],
-            hidden=hidden[None],
+            hidden=hidden[row] if residual is None else hidden[row] + residual[row],
             planned=[counts[index] for counts in self.counts],
-            prunable=[torch.ones(1, dtype=torch.bool, device=hidden.device)] * len(self.sizes),
-            attention=_attention(query, key, position, facts, cached),
+            prunable=self.prunable,
+            attention=_nothing if seen is None else seen.attention(row, rows.valid, position),
             frames=self.frames,
             rater_counts=self.rater_counts,
             in_front=self.in_front,
         )
-        others = [n - sum(size.visual[0] for size in self.sizes)]
-        step = run_stage(self.method, rows, self.sizes, self._text(), others, shown)
+        step = run_stage(self.method, rows, self.sizes, self._text(), self.others, shown)
         self.rows, self.sizes = step.rows, step.sizes
-        source = self.rows.source[0]
-        self.kept.append(source)
-        # Rows keep their order, so that their old places follow from what they stand for.
-        old = torch.searchsorted(rows.source[0].contiguous(), source.contiguous())
-        return old, (self.rows.visual & (self.rows.origin < 0))[0], step.hidden[0]
+        left = self._left()
+        self.kept.append(self.row.gather(1, self.rows.source).flatten()[left])
+        old = self._old(rows, row)
+        merged = (self.rows.visual & (self.rows.origin < 0)).flatten()[left]
+        return old.flatten()[left], merged, step.hidden.flatten(0, 1)[left]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Rows of each prompt that are left."""
+        return [n + sum(size.visual[i] for size in self.sizes) for i, n in enumerate(self.others)]
+
+    def _left(self) -> Any:
+        """Where the rows that are left lie in the flat batch; all of it where there is no padding."""
+        width, lengths = self.rows.valid.shape[1], self.lengths
+        if min(lengths) == width:
+            return slice(None)
+        at = np.concatenate([np.arange((i + 1) * width - n, (i + 1) * width) for i, n in enumerate(lengths)])
+        return torch.from_numpy(at).to(self.row.device, non_blocking=True)
+
+    def _old(self, before: Rows, row: Tensor) -> Tensor:
+        """The row of the step, before the stage, of each row that is left; padding means nothing."""
+        n = self.row.shape[1]
+        place = row.new_zeros(row.shape[0], n + 1)
+        place.scatter_(1, before.source.masked_fill(~before.valid, n), row)
+        return place.gather(1, self.rows.source)
 
     def _text(self) -> tuple[TextRows, ...]:
         return TextRows.of(self.rows, self.sizes)
 
 
-def _attention(
-    query: Tensor | None,
-    key: Tensor | None,
-    position: Tensor,
-    facts: LayerFacts | None,
-    cached: Tensor | None,
-) -> Callable[[int, TextRows, Tensor], Attention | None]:
-    """The attention of a pruning layer as methods are shown it; see :meth:`Prefill.select`."""
-    if query is None or key is None or facts is None:
-        return lambda number, text, column: None
-    n = key.shape[0]
-    past = 0 if cached is None else len(cached)
-    if cached is not None:
-        key = torch.cat((cached.to(key.dtype), key))
-    keys = facts.all_heads(key, facts.kv_heads).transpose(0, 1)[None]
-    # Nobody asks where a cached key is: methods weigh visual tokens only, which are rows of this step.
-    key_position = torch.nn.functional.pad(position, (past, 0))
-
-    def attention(number: int, text: TextRows, column: Tensor) -> Attention:
-        at = text.column[0]
-        return Attention(
-            query=facts.all_heads(query[at], facts.heads).transpose(0, 1)[None],
-            key=keys,
-            mask=lambda row: ops.causal_rows(text.column.gather(1, row), past + n, past),
-            key_column=column + past,
-            query_position=position[..., at].unsqueeze(-2),
-            key_position=key_position.unsqueeze(-2),
-            inv_freq=facts.inv_freq,
-            rotary_axis=facts.rotary_axis,
-            scale=facts.scale,
-            softcap=facts.softcap,
-        )
-
-    return attention
+def _nothing(number: int, text: TextRows, column: Tensor) -> None:
+    """The attention before the first layer."""
 
 
 def _over(of_prompt: Any, prompt: Prompt, nothing: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -15,9 +16,10 @@ from ..core.budget import BEFORE
 from ..errors import SparseSightError, UnsupportedModelError
 from .adapters import Adapters
 from .cached_keys import CachedKeys
+from .layer_attention import LayerFacts, Seen
 from .metadata import StageTables, stage_metadata
 from .planner import Planner, RequestPlan
-from .prefill import LayerFacts, Prefill
+from .prefill import Prefill, together
 from .ranks import check_ranks
 from .stats import Tally
 from .step_plan import Step, StepPlan, check_allocated, plan_step
@@ -164,9 +166,8 @@ class Pruner:
                 )
             device = next(self.decoder.parameters()).device
             clips = self.planner.frames
-            self.active = Active(
-                plan, [Prefill.of(p, self.stages, device, clips) for p in plan.prompts], read
-            )
+            groups = [Prefill.of(own, self.stages, device, clips) for own in together(plan.prompts)]
+            self.active = Active(plan, groups, read)
             self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
             self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
         context.attn_metadata, context.slot_mapping = attention, slots
@@ -185,8 +186,7 @@ class Pruner:
         positions, hidden = args[0], args[1]
         self.active.positions, self.active.length = positions, hidden.shape[0]
         for prefill in self.active.prefills:
-            own = slice(prefill.prompt.start, prefill.prompt.start + prefill.prompt.length)
-            prefill.rate(hidden[own], positions[..., own])
+            prefill.rate(hidden, positions)
 
     def _observe(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         assert self.active is not None
@@ -215,41 +215,38 @@ class Pruner:
         before = active.plan.query[index - 1] if index else active.plan.step.query
         start = np.cumsum(before) - before
         assert active.positions is not None
-        q, k = (None, None) if active.seen is None else active.seen
-        pieces: list[Tensor] = []
-        merged: list[tuple[int, Tensor, Tensor]] = []
-        cursor = width = 0
+        # All rows of the step, then those that are left of each group of prompts; `take` puts them into their order.
+        found = [torch.arange(int(before.sum()), device=hidden.device)]
+        place = [np.arange(a, a + n) for a, n in zip(start, before, strict=True)]
+        merged: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+        width = len(found[0])
         for prefill in active.prefills:
-            r = prefill.prompt.request
-            a, b = int(start[r]), int(start[r] + before[r])
-            own = slice(a, b)
+            members = [one.request for one in prefill.prompts]
+            firsts = [int(start[r]) for r in members]
             rows, is_merged, tokens = prefill.select(
-                index,
-                hidden[own] if residual is None else hidden[own] + residual[own],
-                None if q is None else q[own],
-                None if k is None else k[own],
-                active.positions[..., own],
-                self.facts[index],
-                None if k is None else self._cached(active, prefill, index, k.dtype),
+                index, firsts, hidden, residual, active.positions, self._seen(active, prefill, index)
             )
-            pieces += [torch.arange(cursor, a, device=hidden.device), rows + a]
-            width += a - cursor
+            found.append(rows)
+            for r in members:
+                place[r] = np.arange(width, width + query[index, r])
+                width += int(query[index, r])
             if any(any(counts[index].merged) for counts in prefill.counts):
-                merged.append((width, is_merged, tokens))
-            width, cursor = width + len(rows), b
-        pieces.append(torch.arange(cursor, int(before.sum()), device=hidden.device))
-        rows = torch.cat(pieces)
-        if len(rows) != int(query[index].sum()):  # sizes are the host's: nothing is waited for
-            raise SparseSightError(f"stage {index} left {len(rows)} rows, planned were {query[index].sum()}")
+                new = np.cumsum(query[index]) - query[index]
+                places = np.concatenate([np.arange(new[r], new[r] + query[index, r]) for r in members])
+                merged.append((places, is_merged, tokens))
+        if width != (have := sum(map(len, found))):  # sizes are the host's: nothing is waited for
+            raise SparseSightError(f"stage {index} left {have} rows with those before, planned were {width}")
+        take = torch.from_numpy(np.concatenate(place)).to(hidden.device, non_blocking=True)
+        rows = torch.cat(found)[take]
         if self.compare_ranks:
             check_ranks(rows, index, self.gather)
         self.adapters.keep(rows)
         hidden, residual = hidden[rows], None if residual is None else residual[rows]
-        for at, is_merged, tokens in merged:
-            own = slice(at, at + len(is_merged))
-            hidden[own] = torch.where(is_merged[:, None], tokens.to(hidden.dtype), hidden[own])
+        for places, is_merged, tokens in merged:
+            at = torch.from_numpy(places).to(hidden.device, non_blocking=True)
+            hidden[at] = torch.where(is_merged[:, None], tokens.to(hidden.dtype), hidden[at])
             if residual is not None:
-                residual[own] = residual[own].masked_fill(is_merged[:, None], 0)
+                residual[at] = residual[at].masked_fill(is_merged[:, None], 0)
         active.positions = active.positions[..., rows]
         active.rows = rows if active.rows is None else active.rows[rows]
         active.seen, active.done = None, index + 1
@@ -257,14 +254,17 @@ class Pruner:
             self.trace += active.prefills
         return hidden, residual
 
-    def _cached(self, active: Active, prefill: Prefill, index: int, dtype: torch.dtype) -> Tensor | None:
-        """Keys that a pruning layer holds of a request's earlier steps, [m, gd]; None without any."""
-        r = prefill.prompt.request
-        count = prefill.prompt.computed - int(active.plan.removed[index - 1, r] if index else 0)
-        cached, table = self.cached[index], active.tables[index]
-        if not count or cached is None or table is None:
+    def _seen(self, active: Active, prefill: Prefill, index: int) -> Seen | None:
+        """What the attention of a stage's pruning layer was given, with the keys that it holds of earlier steps."""
+        facts, cached, table = self.facts[index], self.cached[index], active.tables[index]
+        if active.seen is None or facts is None or cached is None or table is None:
             return None
-        return cached.read(table[r], count, dtype)
+        query, key = active.seen
+        earlier: list[Tensor | None] = []
+        for one in prefill.prompts:
+            count = one.computed - int(active.plan.removed[index - 1, one.request] if index else 0)
+            earlier.append(cached.read(table[one.request], count, key.dtype) if count else None)
+        return Seen(query, key, facts, earlier)
 
 
 def check_layer(layer: Any) -> None:

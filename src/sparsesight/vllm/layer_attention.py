@@ -1,0 +1,137 @@
+"""What a pruning layer's attention shows to methods: the heads of all ranks, and the keys of earlier steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..core.stage import Attention
+from ..core.step import TextRows
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What does not change of a pruning layer's attention; heads are those of all tensor-parallel ranks."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    scale: float
+    softcap: float | None
+    inv_freq: Tensor | None  # fp32 [f]; None without a rotary embedding
+    rotary_axis: Tensor | None = None  # int64 [f]: position axis of each frequency; None if there is one axis
+    gather: Callable[[Tensor], Tensor] | None = None  # puts [n, c] of each rank side by side, in their order
+
+    @classmethod
+    def of(cls, self_attn: Any) -> LayerFacts:
+        """Of a decoder layer's attention module in vLLM."""
+        attention = self_attn.attn
+        rotary = getattr(self_attn, "rotary_emb", None)
+        gather: Callable[[Tensor], Tensor] | None = None
+        if attention.num_heads < self_attn.total_num_heads:
+            from vllm import distributed
+
+            gather = distributed.tensor_model_parallel_all_gather
+        return cls(
+            gather=gather,
+            heads=self_attn.total_num_heads,
+            kv_heads=self_attn.total_num_kv_heads,
+            head_size=attention.head_size,
+            scale=attention.impl.scale,
+            softcap=getattr(attention.impl, "logits_soft_cap", None) or None,
+            inv_freq=None if rotary is None else rotary._compute_inv_freq(rotary.base).float(),
+            rotary_axis=rotary_axis(rotary),
+        )
+
+    def all_heads(self, own: Float[Tensor, "n hd"], heads: int) -> Float[Tensor, "n h d"]:
+        """All ``heads`` of queries or keys, from those that this rank holds.
+
+        Every rank gets the same, and so chooses the same: nothing of the choice is exchanged. Where there are more
+        ranks than key heads, neighbours hold the same one.
+        """
+        every = own if self.gather is None else self.gather(own.contiguous())
+        every = every.view(len(own), -1, self.head_size)
+        return every[:, :: every.shape[1] // heads]
+
+
+def rotary_axis(rotary: Any) -> Int[Tensor, " f"] | None:
+    """Which of time, height and width each frequency of one of vLLM's rotary embeddings reads; None if not several.
+
+    Axes have a section each, one after another, or take turns as long as their sections last, then time has the rest.
+    """
+    if not getattr(rotary, "mrope_section", None):
+        return None
+    sections = torch.tensor(rotary.mrope_section)
+    if not rotary.mrope_interleaved:
+        return torch.arange(len(sections)).repeat_interleave(sections)
+    place = torch.arange(int(sections.sum()))
+    turn = place % len(sections)
+    return turn.where(place // len(sections) < sections[turn], 0)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pruning layer's attention was given in a step.
+
+    Attributes:
+        query, key: after the rotary embedding, [n, hd] and [n, gd]; this rank's heads side by side.
+        facts: of the layer.
+        cached: of each prompt, keys that the layer holds of tokens that were computed in earlier steps, [m, gd].
+    """
+
+    query: Tensor
+    key: Tensor
+    facts: LayerFacts
+    cached: Sequence[Tensor | None] = ()
+
+    def attention(
+        self, row: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"], position: Int[Tensor, "... n"]
+    ) -> Callable[[int, TextRows, Tensor], Attention]:
+        """As :class:`.StageFacts` has it, of prompts with these rows of the step, padding on the left.
+
+        Args:
+            row: of the step.
+            valid: False on padding.
+            position: rotary positions of the step's rows, [n] or [axes, n].
+        """
+        facts, (b, n) = self.facts, row.shape
+        key = self.key[row]
+        past = max((len(x) for x in self.cached if x is not None), default=0)
+        if past:
+            earlier = key.new_zeros(b, past, key.shape[2])
+            held = torch.zeros(b, past, dtype=torch.bool, device=key.device)
+            for i, own in enumerate(self.cached):
+                if own is not None:
+                    earlier[i, past - len(own) :] = own.to(key.dtype)
+                    held[i, past - len(own) :] = True
+            key, valid = torch.cat((earlier, key), 1), torch.cat((held, valid), 1)
+        keys = facts.all_heads(key.flatten(0, 1), facts.kv_heads).unflatten(0, (b, past + n)).transpose(1, 2)
+        # Nobody asks where a cached key is: methods weigh visual tokens only, which are rows of this step.
+        key_position = torch.nn.functional.pad(position[..., row], (past, 0))
+        key_valid = valid if b > 1 else None  # a single prompt has no padding
+
+        def attention(number: int, text: TextRows, column: Tensor) -> Attention:
+            at = row.gather(1, text.column)
+            query = facts.all_heads(self.query[at].flatten(0, 1), facts.heads).unflatten(0, at.shape)
+            return Attention(
+                query=query.transpose(1, 2),
+                key=keys,
+                mask=lambda rows: ops.causal_rows(text.column.gather(1, rows), past + n, past, key_valid),
+                key_column=column + past,
+                query_position=position[..., at],
+                key_position=key_position,
+                inv_freq=facts.inv_freq,
+                rotary_axis=facts.rotary_axis,
+                scale=facts.scale,
+                softcap=facts.softcap,
+            )
+
+        return attention
