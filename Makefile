@@ -86,6 +86,10 @@ types: $(STAMP)
 docs: $(STAMP) ## build the documentation into outputs/site, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
+.PHONY: notebooks
+notebooks: $(STAMP) ## run the notebooks and store their outputs, some minutes
+	$(BIN)/python benchmarks/run_notebooks.py
+
 .PHONY: pytest
 pytest: $(STAMP) ## the test suite alone
 	@rm -rf $(RESULTS)

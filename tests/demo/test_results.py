@@ -9,6 +9,7 @@ import pytest
 
 from sparsesight.demo import results
 from sparsesight.demo.engine import StreamedAnswer
+from sparsesight.methods import GROUPS, METHODS
 from sparsesight.viz import Word
 from sparsesight.viz.legend import GONE, JOINED, PATCH, SIGNS
 
@@ -69,6 +70,15 @@ def test_the_words_that_judged_are_marked() -> None:
     ]
     assert results.words(prompt) == [("\nWhat", None), (" color", results.JUDGED), (" is it?", None)]
     assert results.words(prompt[:3]) == []  # nothing judged
+
+
+def test_methods_to_choose_are_grouped_and_described() -> None:
+    made = results.methods_to_choose()
+    assert {name for _, name in made} == set(METHODS) and all(
+        label.startswith(f"{name}: ") for label, name in made
+    )
+    groups = [METHODS[name].group() for _, name in made]
+    assert groups == sorted(groups, key=GROUPS.index)
 
 
 def test_rows_of_a_comparison_fit_its_head() -> None:

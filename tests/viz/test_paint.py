@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,17 @@ def cell(pixels: np.ndarray, token: int, side: int = 4, margin: int = 4) -> np.n
     return pixels[
         row * step + margin : (row + 1) * step - margin, column * step + margin : (column + 1) * step - margin
     ]
+
+
+@pytest.mark.parametrize("colour", [KEPT, (255, 255, 255), (0, 0, 0), (0, 114, 178)])
+@pytest.mark.parametrize("draw", [viz.overlay, viz.heatmap])
+def test_outlines_are_seen_on_every_colour(colour: tuple[int, int, int], draw: Any) -> None:
+    """A line of the outline's colour, and a white one around it."""
+    of = look(Image.new("RGB", (SIZE, SIZE), colour), stage(16, [5]))
+    row = np.asarray(draw(of, 0, size=SIZE, caption=False))[SIZE // 2 - 40, : SIZE // 4]
+    width = max(1, round(SIZE / 240))
+    assert (row[-width:] == KEPT).all() and (row[-2 * width : -width] == 255).all()
+    assert not (row[: -2 * width] == 255).all()
 
 
 def test_kept_patches_are_untouched_and_dropped_ones_pale_and_grey() -> None:

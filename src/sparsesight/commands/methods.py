@@ -19,7 +19,6 @@ WHY = (
     "cost (benchmarks/README.md); no large model has been measured yet. Every method takes any budget, and 'a > b' "
     "composes two."
 )
-INSIDE, BEFORE, CONTROLS = "inside the language model", "before the language model", "controls"
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -42,7 +41,7 @@ def describe(kind: type[Method]) -> dict[str, Any]:
     first_line = (kind.__doc__ or "").strip().partition("\n")[0]
     return {
         "name": kind.name,
-        "group": _group(kind),
+        "group": kind.group(),
         "does": re.sub(r":\w+:|`", "", first_line),  # no markup
         "when": kind.when,
         "options": {
@@ -54,23 +53,17 @@ def describe(kind: type[Method]) -> dict[str, Any]:
     }
 
 
-def _group(kind: type[Method]) -> str:
-    from ..core.budget import BEFORE as BEFORE_LAYERS
-
-    return CONTROLS if kind.control else BEFORE if kind().stage_layers(32)[0] == BEFORE_LAYERS else INSIDE
-
-
 def _show(described: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    from ..methods import Method
+    from ..methods import GROUPS, Method
 
     console = Console(highlight=False)
     console.print(Text(f"Default: {METHOD}. {WHY}\n"))
-    for group in (INSIDE, BEFORE, CONTROLS):
+    for group in GROUPS:
         console.print(Text(group.capitalize(), "bold underline"))
         table = Table.grid(padding=(0, 2))
         for entry in (x for x in described if x["group"] == group):

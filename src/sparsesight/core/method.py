@@ -183,6 +183,13 @@ class Method(ABC):
         """Fraction of the dropped tokens that is merged and kept."""
         return 0.0
 
+    @classmethod
+    def group(cls) -> Literal["inside the language model", "before the language model", "controls"]:
+        """What kind of method it is, for lists."""
+        if cls.control:
+            return "controls"
+        return "before the language model" if cls.depths[0] == BEFORE else "inside the language model"
+
     def stage_layers(self, num_layers: int, allowed: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """The pruning layers in a decoder of ``num_layers``.
 

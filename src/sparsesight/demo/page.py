@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from .. import bundled
-from ..methods import METHODS
 from . import asked
 from .engine import Engine
+from .results import methods_to_choose
 from .tabs import Choices, Shared, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
 from .wiring import AT_ONCE, PRIVATE, Page, sentences
@@ -85,7 +85,7 @@ def _inputs(choices: Choices, uploads: Uploads) -> tuple[Any, Any, Any, Any]:
         label="Questions about the example",
         elem_id="ss-suggested",
     )
-    method = gr.Dropdown(list(METHODS), value=choices.method, label="Method", elem_id="ss-method")
+    method = gr.Dropdown(methods_to_choose(), value=choices.method, label="Method", elem_id="ss-method")
     retain = gr.Slider(
         1,
         choices.visual,

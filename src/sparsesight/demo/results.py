@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 
+from ..methods import GROUPS, METHODS
 from ..report import Report, by_layers, si
 from ..viz import Word
 from ..viz.legend import Sign, in_order
@@ -91,6 +92,12 @@ def costs(report: Report) -> str:
     return "\n".join(
         [*lines, "", f"Visual tokens entering each layer: {by_layers(sample.visual_per_layer)}{note}."]
     )
+
+
+def methods_to_choose() -> list[tuple[str, str]]:
+    """Methods group by group, each as a label that says when to choose it, and its name."""
+    grouped = [kind for group in GROUPS for kind in METHODS.values() if kind.group() == group]
+    return [(f"{kind.name}: {kind.when}", kind.name) for kind in grouped]
 
 
 def compared(

@@ -37,6 +37,7 @@ from .visionzip import VisionZip
 from .vispruner import FasterVLM, VisPruner
 
 SUFFIX = ":published"
+GROUPS = ("inside the language model", "before the language model", "controls")
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (

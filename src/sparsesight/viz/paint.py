@@ -139,7 +139,7 @@ def paint_kept(
     if stage is not None and _dots(out, canvas, np.flatnonzero(stage.centre)):
         signs.add(CENTRE)
     if not others.all():
-        out[_rim(others, canvas.width)] = KEPT
+        _outline(out, others, canvas.width)
     return Image.fromarray(np.round(out).astype(np.uint8)), signs
 
 
@@ -159,13 +159,19 @@ def paint_scores(
     out[scored] = 0.78 * heat(share)[scored] + 0.22 * grey[scored]
     kept = canvas.of_tokens(stage.kept, 0) > 0
     if not kept.all():
-        out[_rim(kept, canvas.width)] = KEPT
+        _outline(out, kept, canvas.width)
     return Image.fromarray(np.clip(np.round(out), 0, 255).astype(np.uint8))
 
 
 def _hatch(height: int, width: int, period: int) -> np.ndarray:
     """Diagonal stripes, boolean [h, w]."""
     return (np.arange(height)[:, None] + np.arange(width)) % period < (period + 1) // 2
+
+
+def _outline(out: np.ndarray, inside: np.ndarray, width: int) -> None:
+    """A double line around ``inside``, which can be seen on any colour."""
+    out[_rim(inside, 2 * width)] = PAPER
+    out[_rim(inside, width)] = KEPT
 
 
 def _rim(inside: np.ndarray, width: int) -> np.ndarray:
