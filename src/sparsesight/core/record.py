@@ -116,7 +116,7 @@ class StageTensors:
         return cls(layer, kept[:, :-1], None if into is None else into[:, :most], score[:, :-1])
 
     def samples(self, visual: Sequence[int]) -> list[StageRecord]:
-        """The record of each sample, which has so many visual tokens; waits for the device."""
+        """The record of each sample, given its number of visual tokens; waits for the device."""
         kept, score = self.kept.cpu().numpy(), self.score.cpu().numpy()
         into = np.full(kept.shape, -1) if self.into is None else self.into.cpu().numpy()
         return [StageRecord(self.layer, kept[i, :v], into[i, :v], score[i, :v]) for i, v in enumerate(visual)]

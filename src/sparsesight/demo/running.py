@@ -33,7 +33,7 @@ class OneThread:
             work: called with the function that it passes results to.
             stop: ends it; set by whoever wants no more of it, and when this iterator is closed. Work that has not
                 begun is then dropped; running work must look itself (:func:`interruptible`).
-            tick: after so many seconds without a result, None is yielded.
+            tick: after this many seconds without a result, None is yielded.
 
         Raises:
             Stopped: if it was stopped before it began.

@@ -188,8 +188,8 @@ def _figures(gallery: Any, legend: Any, figures: Sequence[runs.Figure]) -> dict[
 def compare_tab(shared: Shared, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
     gr.Markdown(
-        "The same question, answered by every method at every budget. A budget costs the same prefill arithmetic for "
-        "all: what SparseVLM+ needs for so many visual tokens a layer."
+        "The same question, answered by every method at every budget. At one budget all methods cost the same prefill "
+        "arithmetic: as much as SparseVLM+ at that number of visual tokens per layer."
     )
     methods = gr.CheckboxGroup(list(METHODS), value=COMPARED, label="Methods", elem_id="ss-methods")
     chosen = gr.CheckboxGroup(

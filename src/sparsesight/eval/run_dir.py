@@ -146,7 +146,7 @@ class RunFolder:
 
 
 def check_usable(path: Path, resume: bool) -> None:
-    """Refuse a folder before anything slow begins: one that holds a run, unless it is gone on with, or anything else.
+    """Refuse a folder before anything slow begins: one that holds a run, unless it is resumed, or anything else.
 
     Raises:
         SparseSightError: naming the folder.

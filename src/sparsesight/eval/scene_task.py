@@ -57,7 +57,7 @@ def scene_items(task: str, limit: int | None = None) -> list[Item]:
 
     Args:
         task: its name.
-        limit: only the first so many questions.
+        limit: number of questions, the first ones; default: all.
     """
     found: list[Item] = []
     for example in examples(SCENES[task]):

@@ -82,11 +82,11 @@ def examples(split: str, scenes: int | None = None, workers: int = 1) -> Iterato
 
     Args:
         split: one of `SPLITS`.
-        scenes: only the first so many scenes.
+        scenes: number of scenes, the first ones; default: all.
         workers: processes that render; with 1, this process does.
 
     Raises:
-        SparseSightError: no such split, or not so many scenes, or fewer than one worker.
+        SparseSightError: no such split, or it has fewer scenes, or fewer than one worker.
     """
     if split not in SPLITS:
         raise SparseSightError(

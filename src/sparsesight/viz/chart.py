@@ -47,7 +47,7 @@ def staircase(looks: Counted | Mapping[str, Counted], *, width: float = 6.4, hei
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, without a window.
+    """An empty figure, ``width`` by ``height`` inches, without a window.
 
     Raises:
         SparseSightError: matplotlib is missing.

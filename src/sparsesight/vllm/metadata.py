@@ -24,7 +24,7 @@ class StageTables:
     decoding step writes them by two operations; the index that it goes by is uploaded only when it changes.
 
     Attributes:
-        requests: the most that a step holds; buffers are made for so many.
+        requests: the most that a step holds; buffers have room for them.
     """
 
     requests: int = 0

@@ -23,7 +23,7 @@ def local_settings(task: str, base: Mapping[str, Any], data: Path) -> dict[str, 
     """Settings that make a task read from ``data``.
 
     Raises:
-        SparseSightError: if the data are not there; it names the folders that were looked at.
+        SparseSightError: if the data are not there; it names the folders that were searched.
     """
     path, name = base.get("dataset_path") or task, base.get("dataset_name")
     split = str(base.get("test_split") or base.get("validation_split")).strip()

@@ -66,7 +66,7 @@ def harness_tasks(
         names: as :func:`~.registry.resolve` takes them.
         model: the model that answers; its ``batch_size`` must not be below that of the sweep.
         data: folder of local copies; None: the Hub.
-        limit: only so many questions of each of lmms-eval's tasks.
+        limit: number of questions of each of lmms-eval's tasks; default: all.
         latency: measure prefills.
 
     Raises:
