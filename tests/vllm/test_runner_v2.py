@@ -169,7 +169,7 @@ def test_vllm_has_what_is_relied_on() -> None:
 
 
 # What runs on V2 as well: requests that come and go beside others; then all of the engine's tests of answers, and one
-# family with positions on three axes.
+# family with positions on three axes; methods before the first layer.
 ON_V2 = [
     ("test_engine.py", "staggered and 3"),
     pytest.param(
@@ -178,6 +178,7 @@ ON_V2 = [
         marks=pytest.mark.slow,
     ),
     pytest.param("test_families.py", "qwen2_vl", marks=pytest.mark.slow),
+    pytest.param("test_before.py", "no_blocks or halves or qwen2_vl", marks=pytest.mark.slow),
 ]
 
 
