@@ -14,7 +14,7 @@ from threading import Event
 
 import pytest
 
-from sparsesight.demo import runs, uploads
+from sparsesight.demo import runs, server, uploads
 from sparsesight.demo.asked import Asked
 from sparsesight.demo.engine import Engine
 from sparsesight.errors import SparseSightError
@@ -108,6 +108,34 @@ def test_uploads_together_are_bounded(served: tuple[str, Path], monkeypatch: pyt
     assert get(f"{url}gradio_api/upload", b"0\r\n\r\n", Transfer_Encoding="chunked")[0] == 411
 
 
+def test_slow_uploads_do_not_keep_out_others(
+    served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = served
+    monkeypatch.setattr(server, "UPLOAD_SECONDS", 0.5)
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n"
+    head += "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    port = int(url.rstrip("/").rpartition(":")[2])
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(server.MAX_UPLOADING)]
+    try:
+        for each in slow:
+            each.sendall(head.encode())
+        assert all(each.recv(99).startswith(b"HTTP/1.1 408") for each in slow)
+    finally:
+        for each in slow:
+            each.close()
+    monkeypatch.undo()
+    assert upload(url, PICTURE.read_bytes())[0] == 200
+
+
+def test_a_foreign_name_of_this_machine_gets_nothing(served: tuple[str, Path]) -> None:
+    """A page elsewhere whose name is made to lead here could read what this server says."""
+    url, _ = served
+    assert get(f"{url}config", Host="evil.example")[0] == 400
+    port = int(url.rstrip("/").rpartition(":")[2])
+    assert get(f"{url}config", Host=f"localhost:{port}")[0] == 200
+
+
 def test_only_what_was_uploaded_is_given_away_or_read(served: tuple[str, Path], tmp_path: Path) -> None:
     url, _ = served
     secret = tmp_path / "secret.png"
@@ -148,7 +176,6 @@ def test_a_port_that_is_taken(engine: Engine) -> None:
 
 def test_a_port_that_is_taken_meanwhile(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two demos that start together see the same port free."""
-    from sparsesight.demo import server
     from sparsesight.demo.tabs import Choices
 
     with socket.create_server(("127.0.0.1", 0)) as other:

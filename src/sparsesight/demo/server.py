@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -27,6 +28,8 @@ MAX_UPLOAD = (
     2 * MAX_BYTES
 )  # bytes of an upload; of a file that is only a little too large, Gradio says so itself
 MAX_UPLOADING = 8  # uploads at once
+UPLOAD_SECONDS = 60.0  # or some slow uploads would keep out all others
+LOOPBACK = ("127.0.0.1", "localhost")
 # Parts of Gradio that the page does not use: a video editor that starts ffmpeg, functions of components, a proxy,
 # files fetched from elsewhere.
 CLOSED = tuple(
@@ -53,11 +56,15 @@ def serving(
     _free_port(host, port)  # before the page is built
     with TemporaryDirectory(prefix="sparsesight-demo-") as folder, _variable("GRADIO_TEMP_DIR", folder):
         from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from .page import build
         from .theme import theme
 
         uploads = Uploads(Path(folder))
+        gates = [Middleware(Gate, uploads=uploads)]
+        if host in LOOPBACK:  # a foreign page whose name leads to this machine gets nothing
+            gates.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK), www_redirect=False))
         page = build(engine, choices, uploads).queue(max_size=MAX_WAITING)
         try:
             url = _launch(
@@ -72,7 +79,7 @@ def serving(
                 allowed_paths=[*map(str, bundled.pictures())],
                 state_session_capacity=MAX_PAGES,
                 footer_links=[],
-                app_kwargs={"middleware": [Middleware(Gate, uploads=uploads)]},
+                app_kwargs={"middleware": gates},
                 run_history=False,
                 enable_monitoring=False,
                 share=False,
@@ -127,16 +134,23 @@ class Gate:
         if code is None and uploads and self._uploading >= MAX_UPLOADING:
             code = 503
         if code is not None:
-            await send({"type": "http.response.start", "status": code, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+            await _answer(send, code)
             return
         if uploads:
             self._uploads.make_room()
         self._uploading += uploads
         try:
-            await self._app(scope, receive, send)
+            # The answer of an upload begins when all of it has come.
+            await asyncio.wait_for(self._app(scope, receive, send), UPLOAD_SECONDS if uploads else None)
+        except asyncio.TimeoutError:
+            await _answer(send, 408)
         finally:
             self._uploading -= uploads
+
+
+async def _answer(send: Any, code: int) -> None:
+    await send({"type": "http.response.start", "status": code, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _is_upload(scope: Any) -> bool:
