@@ -110,7 +110,7 @@ class Hooks:
             self.added.attribute(parts.model, "generate", watched)
         if hasattr(parts.model, "init_continuous_batching"):
             self.added.attribute(parts.model, "init_continuous_batching", no_continuous_batching)
-        for module in around:
+        for module in (*around, *parts.layers):
             self.added.attribute(module, "compile", without_fullgraph(module))
         for module in dict.fromkeys((parts.given, parts.model)):
             if module is not parts.decoder:
