@@ -67,7 +67,9 @@ def test_what_is_pruned_and_how_is_said_once_at_load(
     monkeypatch.setattr(models, "planner_of", lambda config, method: Planner(method, (0,), 3))
     monkeypatch.setattr(runner, "install", lambda model, config: None)
     monkeypatch.setattr(runner.Backends, "give", lambda self, attention, stage: None)
-    made(vllm_config=SimpleNamespace(additional_config={"sparsesight": {"method": "fastv", "retain": 0.5}}))
+    entry = {"sparsesight": {"method": "fastv", "retain": 0.5}}
+    requests = SimpleNamespace(max_num_seqs=4)
+    made(vllm_config=SimpleNamespace(additional_config=entry, scheduler_config=requests))
     assert said.messages == ["sparsesight prunes visual tokens by fastv: retain=0.5 after layers (0,) of 3"]
 
 
