@@ -33,7 +33,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a run; the defaults take two CPU cores about an hour."""
+    """Sizes of a run; the defaults take about two hours of processor time."""
 
     rank: int = 16
     shipped_rank: int = 8
@@ -45,8 +45,8 @@ class Plan:
     fit_steps: int = 700
     replayed: int = 4  # instructions at a time
     stages: tuple[Stage, ...] = (
-        Stage("few", 1000, 2, 16, 32, 1.2e-3, 3e-4, 0.4, thoughts=1.0, search=0.3, replay_every=8),
-        Stage("whole", 160, 1, 32, PATCHES, 5e-4, 1e-4, 1.0, replay_every=8),
+        Stage("few", 1500, 2, 16, 32, 1.2e-3, 3e-4, 0.4, thoughts=1.0, search=0.3, replay_every=8),
+        Stage("whole", 240, 1, 32, PATCHES, 5e-4, 1e-4, 1.0, replay_every=8),
     )
 
 
