@@ -56,6 +56,8 @@ def test_method_by_name_or_instance() -> None:
         ({"retain": (10, 5, 3, 2)}, "4 counts for 3"),
         ({"positions": "relative"}, "positions='relative'"),
         ({"heads": 0}, "heads=0"),
+        ({"trim_early_layers": "no"}, "trim_early_layers='no': use True or False"),
+        ({"timing": 1}, "timing=1: use True or False"),
     ],
 )
 def test_bad_arguments_install_nothing(arguments: dict[str, Any], message: str) -> None:
@@ -115,7 +117,7 @@ def test_prompt_without_a_picture_runs_dense() -> None:
     with sparsify(built, retain=8) as run:
         assert torch.equal(generate(built, prompt)[1], dense)
         (sample,) = run.report.samples
-        assert sample.note == "ran dense: no visual tokens" and run.kept == []
+        assert sample.note == "ran dense: no visual tokens in its prompt" and run.kept == []
         assert sample.macs_sparse == sample.macs_dense and run.report.speedup_limit == 1
 
 

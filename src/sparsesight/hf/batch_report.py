@@ -94,7 +94,7 @@ def batch_report(
 def _why_dense(visual: int, text: int) -> str:
     """Why a sample kept all its visual tokens."""
     if not visual:
-        return "ran dense: no visual tokens"
+        return "ran dense: no visual tokens in its prompt"
     return (
         f"ran dense: {'the budget keeps every visual token' if text else 'no text after the visual tokens'}"
     )

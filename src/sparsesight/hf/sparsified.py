@@ -65,6 +65,9 @@ class Sparsified:
                 if method.requires_text_tower
                 else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
             )
+        for name, value in (("trim_early_layers", trim_early_layers), ("timing", timing), ("trace", trace)):
+            if not isinstance(value, bool):
+                raise SparseSightError(f"{name}={value!r}: use True or False")
         how_fast = parse_fast(fast)
         parts = inspect_model(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
