@@ -181,7 +181,7 @@ def test_a_headline_says_what_was_saved() -> None:
     )
     assert one.headline.endswith("; 5 of 10 visual tokens on average")
     dense = report(regions=(region(4, 2),), length=(8,), width=8)
-    assert dense.headline == "nothing was saved: ran dense: the budget keeps every visual token"
+    assert dense.headline == "nothing was saved (ran dense: the budget keeps every visual token)"
     costly = replace(one, samples=(replace(one.samples[0], macs_sparse=3 * one.macs_dense),))
     assert costly.headline.startswith("3.0x more prefill arithmetic, ")
 

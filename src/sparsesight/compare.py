@@ -70,7 +70,7 @@ class Comparison(Pruned):
     @property
     def headline(self) -> str:
         """Whether the answers agree and what was saved, in one line."""
-        return f"{'same' if self.agree else 'another'} answer; {self.report.headline}"
+        return f"{'same' if self.agree else 'different'} answer; {self.report.headline}"
 
 
 def prepare(loaded: Loaded, image: Image, question: str) -> Any:

@@ -123,7 +123,7 @@ class Report:
         samples, macs = self.samples, (self.macs_dense, self.macs_sparse)
         if macs[0] == macs[1]:
             notes = {sample.note for sample in samples if sample.note}
-            return f"nothing was saved: {notes.pop()}" if len(notes) == 1 else "nothing was saved"
+            return f"nothing was saved ({notes.pop()})" if len(notes) == 1 else "nothing was saved"
         more = "less" if macs[0] > macs[1] else "more"
         times = f"{max(macs) / min(macs):.1f}x {more} prefill arithmetic"
         saved = round(100 * (1 - self.kv_bytes_sparse / self.kv_bytes_dense))

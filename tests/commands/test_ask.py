@@ -103,10 +103,10 @@ def test_what_is_printed() -> None:
     dense, _ = independent(QUESTION)
     sparse, kept = independent(QUESTION, "sparsevlm+", retain=(150, 80, 40), layers=(0, 2, 4))
     assert any(line.split() == ["dense", *dense.split()] for line in lines)
-    verdict = "(the same answer)" if dense == sparse else "(another answer)"
+    verdict = "(the same answer)" if dense == sparse else "(a different answer)"
     assert any(line.startswith("sparse") and sparse in line and verdict in line for line in lines)
     assert QUESTION in result.stdout
-    same = "same" if dense == sparse else "another"
+    same = "same" if dense == sparse else "different"
     saved = r"[\d.]+x less prefill arithmetic, \d+ % less KV cache; \d+ of 576 visual tokens on average"
     assert re.match(f"{same} answer; {saved} ", " ".join(result.stdout.split()))
     assert "a character is two patches" in result.stdout
@@ -152,7 +152,7 @@ def test_what_a_model_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixtu
     printed = capsys.readouterr().out
     assert "\x1b[2J" not in printed
     assert "[bold]loud[/bold] [/]" in printed and "[red]?" in printed
-    assert "(nothing)  (another answer)" in printed
+    assert "(nothing)  (a different answer)" in printed
     assert printed.rstrip().endswith("no grid")
 
 

@@ -87,7 +87,7 @@ def test_what_a_missing_extra_would_give(monkeypatch: pytest.MonkeyPatch) -> Non
     said = " ".join(result.stdout.split())
     for name in ("plots", "demo"):
         assert f"{environment.EXTRAS[name]}; pip install 'sparsesight[{name}]'" in said
-    assert "all well" in said and "sparse, 128 of 576 visual tokens: that" in said
+    assert "no problems found" in said and "sparse, 128 of 576 visual tokens: that" in said
 
 
 @pytest.mark.usefixtures("installed")

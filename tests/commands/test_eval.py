@@ -139,7 +139,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     printed = " ".join(result.stdout.split())
     assert printed.startswith("equal cost") and printed.count("difference from dense") == 1
-    assert "too few for any interval to be sure" in printed  # six questions about one scene
+    assert "too few for reliable intervals" in printed  # six questions about one scene
     table = (tmp_path / "run" / "table.md").read_text()
     assert table.startswith("# Sweep: equal cost") and "prefill, ms" in table
     rows = list(csv.DictReader((tmp_path / "run" / "table.csv").open()))

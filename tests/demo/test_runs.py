@@ -70,7 +70,7 @@ def test_ask(engine: Engine) -> None:
 def test_keeping_everything_says_why_there_is_no_picture(engine: Engine) -> None:
     last = list(runs.ask(engine, asked(retain=576), Event()))[-1]
     assert not last.panels and "every visual token" in last.no_panels
-    assert "Same answer; nothing was saved: ran dense" in html.unescape(last.status)
+    assert "Same answer; nothing was saved (ran dense" in html.unescape(last.status)
 
 
 def test_a_stopped_answer_keeps_what_was_said(engine: Engine) -> None:

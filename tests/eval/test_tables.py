@@ -68,12 +68,12 @@ def test_markdown(both: dict[str, Any]) -> None:
     assert "| random@64 | -50.0 (" in text and "| row less column | sparsevlm+@64 |\n" in text
     assert "| 25.0, -75.0 (" in row(text, "early (n 40)") and "| 50.0, ≈ 0.0 (" in row(text, "late (n 40)")
     assert "prefill, ms" not in text and "| dense | 100.0 (100.0 to 100.0) | 100.0 |" in text
-    assert "no interval is sure" not in text
+    assert "no interval is reliable" not in text
 
 
 def test_few_units_are_said_to_be_few() -> None:
     samples = {label: [replace(x, unit=str(int(x.id) // 10)) for x in mine] for label, mine in runs().items()}
-    assert "Of 8 units no interval is sure." in markdown(
+    assert "With 8 units no interval is reliable." in markdown(
         summarise({"made": (Mean(), samples)}, CELLS), {}, {}
     )
 
@@ -161,7 +161,7 @@ def test_a_terminal_gets_the_differences_that_matter(both: dict[str, Any]) -> No
     )
     assert all(len(row) == len(table.heads) for table in (mean, made, second) for row in table.cells)
     few = brief(summarise({"made": (Mean(), {k: v[:6] for k, v in runs().items()})}, CELLS))[1]
-    assert few[0].title == "made: 6 questions in 6 units; too few for any interval to be sure"
+    assert few[0].title == "made: 6 questions in 6 units; too few for reliable intervals"
 
 
 def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..methods import Method
     from ..random_models import Shape
 
-SHAPE_HELP = "Random LLaVA of this shape, such as layers=24,hidden=1024,ffn=2816,visual=576,text=64."
+SHAPE_HELP = "A random LLaVA of this shape: NAME=NUMBER, with commas, as in the examples below."
 
 
 def bench(
@@ -41,7 +41,7 @@ def bench(
     methods: str | None = typer.Option(
         None,
         autocompletion=complete_method,
-        help="Methods to compare, such as sparsevlm+,sparsevlm,random (see: sparsesight methods); dense is always "
+        help="Methods, with commas, such as fastv,random ('sparsesight methods' lists them); dense is always "
         "measured too.",
         show_default=METHOD,
     ),

@@ -86,7 +86,7 @@ def _show(found: Diagnosis) -> None:
     console.print(
         rich_text(f"does not work: {'; '.join(found.problems)}", "red")
         if found.problems
-        else rich_text("all well", "green")
+        else rich_text("no problems found", "green")
     )
 
 

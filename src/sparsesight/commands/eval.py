@@ -42,8 +42,8 @@ def evaluate(
     methods: str | None = typer.Option(
         None,
         autocompletion=complete_method,
-        help="Such as sparsevlm,sparsevlm+,random; a method may have options, sparsevlm(per_frame=True), and > "
-        "chains methods. The dense model always runs.",
+        help="Methods, with commas, such as fastv,random; options go in brackets, fastv(layers=(2,)), and > chains "
+        "methods. The dense model always runs.",
         show_default="sparsevlm+",
     ),
     retain: str | None = typer.Option(
@@ -63,7 +63,10 @@ def evaluate(
     data: Path | None = typer.Option(
         None, help="Folder of local copies of the data (docs/benchmarks.md).", show_default="the Hub"
     ),
-    setting: str = typer.Option("auto", help="How the model is prompted: own, llava-1.5 or auto."),
+    setting: str = typer.Option(
+        "auto",
+        help="Prompts: own (the model's chat template), llava-1.5 (LLaVA-1.5's evaluation prompts), or auto.",
+    ),
     latency: bool = typer.Option(False, "--latency", help="Also measure prefill times."),
     trim_early_layers: bool = typer.Option(
         False,
@@ -132,7 +135,7 @@ def evaluate(
         typer.echo(json.dumps(summary))
     else:
         _show(summary)
-        echo(f"written to {out}: table.md has groups of questions, and methods against each other")
+        echo(f"written to {out}; table.md also compares groups of questions and pairs of methods")
 
 
 def _show(summary: dict[str, Any]) -> None:

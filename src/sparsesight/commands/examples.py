@@ -13,7 +13,7 @@ sparsesight ask                           # bundled model, bundled picture
 sparsesight ask "How many cards are there?" --retain 33%
 sparsesight ask photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf
 sparsesight methods                       # the methods to choose from
-sparsesight demo                          # the same in a browser
+sparsesight demo                          # ask in a browser
 """
 
 # By command name; "" is the program itself.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 WHY = (
-    "It goes by the question and runs in every family and host. On the bundled scenes cdpruner loses less at equal "
+    "It is guided by the question and runs in every model family. On the bundled scenes cdpruner loses less at equal "
     "cost (benchmarks/README.md); no large model has been measured yet. Every method takes any budget, and 'a > b' "
     "composes two."
 )

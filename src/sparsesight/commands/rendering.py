@@ -39,7 +39,7 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
         facts.add_row(name, rich_text(value))
     facts.add_row()
     facts.add_row("dense", _answer(result.dense))
-    verdict = ("the same answer", "green") if result.agree else ("another answer", "yellow")
+    verdict = ("the same answer", "green") if result.agree else ("a different answer", "yellow")
     facts.add_row("sparse", Text.assemble(_answer(result.sparse), "  (", verdict, ")"))
     console.print(facts)
     console.print(_report(result))

@@ -57,7 +57,7 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
     assert sparse.pruned is not None
     made, why_not = panels(sparse.pruned)
     report, look = sparse.pruned.report, sparse.pruned.look
-    verdict = f"{'Same' if dense.text == sparse.text else 'Another'} answer; {report.headline}."
+    verdict = f"{'Same' if dense.text == sparse.text else 'Different'} answer; {report.headline}."
     yield replace(
         view(status(verdict, kind="verdict")),
         costs=costs(report),

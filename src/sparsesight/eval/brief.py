@@ -24,7 +24,7 @@ def brief(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
         ]
         made.append(Table("all tasks", ["method", "% of dense, mean over tasks", "FLOPs"], rows))
     made += [_scores(name, task) for name, task in summary["tasks"].items()]
-    return f"{title(summary)}; ≈: no difference found, as the 95 % interval holds zero", made
+    return f"{title(summary)}; ≈: no difference found, as the 95 % interval contains zero", made
 
 
 def _scores(name: str, task: Mapping[str, Any]) -> Table:
@@ -41,6 +41,6 @@ def _scores(name: str, task: Mapping[str, Any]) -> Table:
                 "" if cell["name"] == DENSE else f"{cost['equal_tokens']:.0f}",
             ]
         )
-    few = "; too few for any interval to be sure" if task["units"] < FEW else ""
+    few = "; too few for reliable intervals" if task["units"] < FEW else ""
     heads = ["method", "budget", task["metric"], "difference from dense", "FLOPs", "tokens"]
     return Table(f"{name}: {task['samples']} questions in {task['units']} units{few}", heads, rows)

@@ -34,7 +34,7 @@ COSTS = {
 LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
-"no difference found" mean that the interval holds zero. MACs are multiply-adds of the language model's prefill per
+"no difference found" mean that the interval contains zero. MACs are multiply-adds of the language model's prefill per
 sample, the method's own overhead included; KV is the cache after it. Equal tokens are visual tokens averaged over the
 layers, those that leave a layer and (entering) those that enter it.
 """
@@ -84,7 +84,7 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
         ]
         parts += ["\n## All tasks\n\n", _table(head, rows)]
     for name, task in summary["tasks"].items():
-        few = f" Of {task['units']} units no interval is sure." if task["units"] < FEW else ""
+        few = f" With {task['units']} units no interval is reliable." if task["units"] < FEW else ""
         parts.append(f"\n## {name}\n\n{task['samples']} questions in {task['units']} units.{few}\n\n")
         parts.append(_scores(name, task, latencies))
         for budget in [x for x in _budgets(task) if any(pair["retain"] == x for pair in task["pairs"])]:

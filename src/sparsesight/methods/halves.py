@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Halves(Method):
-    """A rule of this project that uses no attention, neither the vision tower's nor the decoder's.
+    """Keep half by similarity to the question, half by difference from the kept; a quarter in deep layers.
+
+    A rule of this project that uses no attention, neither the vision tower's nor the decoder's.
 
     Let ``u_i`` be the unit vectors of the projected visual tokens, ``t`` the mean of the unit vectors of the text that
     scores them, ``m`` the mean of ``|u_i - u_j|**2``, ``k_ij = exp(-|u_i - u_j|**2 / 2 m)`` and
@@ -49,7 +51,7 @@ class Halves(Method):
     share: float = 0.25
 
     name: ClassVar[str] = "halves"
-    when: ClassVar[str] = "small budgets, or a question that patches tell little of"
+    when: ClassVar[str] = "small budgets, or a question that single patches do not answer"
     depths: ClassVar[tuple[int, ...]] = (BEFORE, 15)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False

@@ -38,7 +38,7 @@ def _deepest(ratio: float, num_layers: int) -> int:
 
 @dataclass(frozen=True)
 class Narrow(Method):
-    """After layer ``floor(15/32 L)`` keep the tokens that the kept ones say least about, by hidden states.
+    """After layer ``floor(15/32 L)`` keep tokens whose hidden states differ most from those already kept.
 
     The second half of :class:`Halves`, to be composed with any method before the decoder:
     ``Compose(CDPruner(90), Narrow(64))`` enters the decoder with 90 tokens, 64 on average. A token's value is its

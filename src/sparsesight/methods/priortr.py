@@ -24,11 +24,11 @@ TINY = 1e-10
 
 @dataclass(frozen=True)
 class PriorTR(Method):
-    """Keep the visual tokens with the largest ``p log(p / q)``.
+    """Keep the visual tokens that the last token attends to more than the first text token after the picture does.
 
-    ``p`` is the attention of the last text token to the visual tokens, ``q`` that of the first text token after the
-    picture, which in a causal decoder sees nothing of the question: both averaged over heads and scaled to sum to one.
-    So one forward gives both.
+    The score is ``p log(p / q)``. ``p`` is the attention of the last text token to the visual tokens, ``q`` that of the
+    first text token after the picture, which in a causal decoder sees nothing of the question: both averaged over heads
+    and scaled to sum to one. So one forward gives both.
 
     Faithful: layer (the third, so it prunes after layer 2), score, last token as the reader of the question, kept
     positions. Different: the paper's probe is a token of its own or the separator after the picture (a newline in
@@ -38,7 +38,7 @@ class PriorTR(Method):
     """
 
     name: ClassVar[str] = "priortr"
-    when: ClassVar[str] = "where the last token attends to some places whatever is asked"
+    when: ClassVar[str] = "models whose last token attends to the same places whatever the question is"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     depths: ClassVar[tuple[int, ...]] = (2,)
     requires_raters: ClassVar[bool] = False

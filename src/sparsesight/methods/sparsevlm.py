@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SparseVLM(Method):
-    """A visual token's score is the attention it gets from the raters, averaged over heads and raters.
+    """Keep the visual tokens that the raters attend to most, averaged over heads; merge some of the dropped ones.
 
     Attributes:
         recycle: fraction of the dropped tokens that is merged by density-peaks clustering and kept.
@@ -44,7 +44,7 @@ class SparseVLM(Method):
     bias: float = 0.0
 
     name: ClassVar[str] = "sparsevlm"
-    when: ClassVar[str] = "to reproduce SparseVLM v1.5, or where dropped tokens must leave a trace"
+    when: ClassVar[str] = "to reproduce SparseVLM v1.5, or where dropped tokens should not be lost entirely"
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

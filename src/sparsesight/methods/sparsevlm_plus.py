@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SparseVLMPlus(Method):
-    """Divide the raters' attention by its rotary weight, keep the most visual heads, average; nothing is recycled.
+    """Keep what the raters attend to most, corrected for rotary distance, on the heads with most visual attention.
 
     Source: SparseVLM v2.0 as released by its authors (successor of arXiv:2410.04417).
 
@@ -41,7 +41,9 @@ class SparseVLMPlus(Method):
     gravity_floor: float | None = 0.1
 
     name: ClassVar[str] = "sparsevlm+"
-    when: ClassVar[str] = "the default: chosen by the question, at any budget, in every family and host"
+    when: ClassVar[str] = (
+        "the default: guided by the question, in every model family, in transformers and vLLM"
+    )
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ToMe(MergesAll):
-    """Bipartite soft matching of the tokens that enter the language model; nothing is dropped, all are merged.
+    """Before the language model, merge the most similar tokens by bipartite soft matching; nothing is dropped.
 
     Bolya et al., "Token Merging: Your ViT But Faster", arXiv:2210.09461, section 3. The paper merges a fixed number of
     tokens in every layer of a vision transformer, compares keys, and weights attention by the number of patches that a
@@ -33,7 +33,7 @@ class ToMe(MergesAll):
     """
 
     name: ClassVar[str] = "tome"
-    when: ClassVar[str] = "nothing dropped, all merged; wins no tokens back for small objects"
+    when: ClassVar[str] = "where nothing may be dropped; small objects are averaged with their surroundings"
 
     def __post_init__(self) -> None:
         super().__post_init__()
