@@ -56,7 +56,7 @@ def test_what_is_pruned_and_how_is_said_once_at_load(
     from sparsesight.vllm import runner
     from sparsesight.vllm.planner import Planner
 
-    from .test_pruner import Decoder
+    from .made_decoder import Decoder
 
     def init(self: Any, *, vllm_config: Any, prefix: str = "") -> None:
         nn.Module.__init__(self)

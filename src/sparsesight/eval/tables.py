@@ -60,9 +60,7 @@ def title(summary: Mapping[str, Any]) -> str:
     if costs["equal"]:
         return f"equal cost (mean prefill FLOPs at one budget differ by at most {max(costs['spread'].values()):.1%})"
     beyond = {k: v for k, v in costs["spread"].items() if v > costs["allowed"]}
-    return "costs differ: " + ", ".join(
-        f"by {spread:.1%} at budget {budget}" for budget, spread in beyond.items()
-    )
+    return "costs differ: " + ", ".join(f"by {x:.1%} at budget {budget}" for budget, x in beyond.items())
 
 
 def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: Latencies) -> str:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..core.budget import BEFORE
-from ..errors import SparseSightError, UnsupportedModelError
+from ..errors import SparseSightError
 from .adapters import Adapters
 from .cached_keys import CachedKeys
-from .layer_attention import LayerFacts, Seen
+from .layer_attention import LayerFacts, Seen, check_layer
 from .metadata import StageTables, stage_metadata
 from .planner import Planner, RequestPlan
 from .prefill import Prefill, together
@@ -25,9 +25,6 @@ from .stats import Tally
 from .step_plan import Step, StepPlan, check_allocated, plan_step
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
-
-# Rotary embeddings whose frequencies do not depend on the length of the prompt.
-ROTARY = ("RotaryEmbedding", "Llama3RotaryEmbedding", "MRotaryEmbedding")
 
 
 @dataclass
@@ -265,37 +262,3 @@ class Pruner:
             count = one.computed - int(active.plan.removed[index - 1, one.request] if index else 0)
             earlier.append(cached.read(table[one.request], count, key.dtype) if count else None)
         return Seen(query, key, facts, earlier)
-
-
-def check_layer(layer: Any) -> None:
-    """Refuse a decoder layer that the hooks would not fit.
-
-    Raises:
-        UnsupportedModelError: saying what is missing.
-    """
-    attention = getattr(getattr(layer, "self_attn", None), "attn", None)
-    if attention is None:
-        raise UnsupportedModelError(
-            f"{type(layer).__name__}: sparsesight needs decoder layers with self_attn.attn; use a model "
-            "whose language model is Llama, Mistral or Qwen"
-        )
-    if not hasattr(layer.self_attn, "total_num_heads") or not hasattr(layer.self_attn, "total_num_kv_heads"):
-        raise UnsupportedModelError(
-            f"{type(layer).__name__}: its attention does not say how many heads all ranks have (total_num_heads, "
-            "total_num_kv_heads); use a model whose language model is Llama, Mistral or Qwen"
-        )
-    window = getattr(attention, "sliding_window", None)
-    if window is not None and window > 0:
-        raise UnsupportedModelError(
-            f"{type(layer).__name__}: its attention has a window of {window} tokens, which would reach further once "
-            "tokens are gone; use a model with full attention"
-        )
-    rotary: Any = getattr(layer.self_attn, "rotary_emb", None)
-    name = type(rotary).__name__
-    if name not in ROTARY:
-        raise UnsupportedModelError(f"{name}: sparsesight in vLLM reads the positions of {', '.join(ROTARY)}")
-    if name == "MRotaryEmbedding" and rotary.scaling_factor is not None:
-        raise UnsupportedModelError(
-            f"{name}: positions stretched by YaRN (factor {rotary.scaling_factor}) are not read in vLLM yet; leave "
-            "the stretching out of --hf-overrides"
-        )
