@@ -194,7 +194,7 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),
         (["--shape", SMALL, "--memory", "24"], "give two or more values of --batch or --visual"),
         (["--retain", ","], "with commas between them"),
-        (["--retain", "(24,12)"], "cannot be matched to another method"),
+        (["--retain", "(24,12)"], "bench takes averages and ratios"),
         (["--retain", "many"], "is not a budget"),
         (["--methods", "fastest"], "fastest"),
         (["--methods", "dense"], "at least one method besides dense"),

@@ -103,7 +103,7 @@ def bench(
     budgets = [x for x in wanted if not isinstance(x, tuple)]
     if len(budgets) < len(wanted):
         raise SparseSightError(
-            f"--retain {retain}: counts per stage cannot be matched to another method; give an average"
+            f"--retain {retain}: bench takes averages and ratios; counts per stage are for ask, and eval --same-retain"
         )
     names = [name for name in choose_methods(methods) if name != "dense"]
     if not names:

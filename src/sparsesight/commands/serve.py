@@ -77,7 +77,7 @@ def serve(
 
     version = installed_version()
     arguments, variables, added = _complete(model, chosen, context.args)
-    echo(f"sparsesight serves {model} with {chosen} by vLLM {version}, and sets", err=True)
+    echo(f"sparsesight serves {model} with {chosen} in vLLM {version}, and sets", err=True)
     for addition in added:
         words = "=".join(addition.words) if addition.is_variable else shlex.join(addition.words)
         echo(f"  {words}\n      {addition.why}", err=True)

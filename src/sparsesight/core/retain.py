@@ -48,7 +48,8 @@ def check_retain(retain: int | float | tuple[int, ...]) -> None:
     """
     if isinstance(retain, bool) or not isinstance(retain, Real | tuple):
         raise BudgetError(
-            f"retain={brief(retain)}: use an int (average tokens), a ratio in (0, 1] or a tuple of counts"
+            f"retain={brief(retain)}: use an int (average tokens, 64), a float in (0, 1] (a ratio, 0.33) or a "
+            "tuple of counts"
         )
     if isinstance(retain, tuple):
         if not retain or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 0 for k in retain):

@@ -43,4 +43,5 @@ def _scores(name: str, task: Mapping[str, Any]) -> Table:
         )
     few = "; too few for reliable intervals" if task["units"] < FEW else ""
     heads = ["method", "budget", task["metric"], "difference from dense", "FLOPs", "tokens"]
-    return Table(f"{name}: {task['samples']} questions in {task['units']} units{few}", heads, rows)
+    units = f"{task['units']} unit{'' if task['units'] == 1 else 's'}"
+    return Table(f"{name}: {task['samples']} questions in {units}{few}", heads, rows)

@@ -90,7 +90,11 @@ def for_the_bundled_model(chosen: Mapping[str, Any], environment: Mapping[str, s
     if "served_model_name" not in chosen:
         added.append(Addition(("--served-model-name", "bundled"), "how requests name it"))
     if "dtype" not in chosen:
-        added.append(Addition(("--dtype", "float32"), "how it answers best, and no slower"))
+        added.append(
+            Addition(
+                ("--dtype", "float32"), "the bundled model answers best in this precision, and is no slower"
+            )
+        )
     sized = {"kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override"} & set(chosen)
     if not sized and not environment.get("VLLM_CPU_KVCACHE_SPACE"):
         words = ("--kv-cache-memory-bytes", str(2**29))
