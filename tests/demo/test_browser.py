@@ -101,7 +101,7 @@ def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
     text(
         page,
         "#ss-ask-status",
-        "(Same|Another) answer; [0-9.]+x less prefill arithmetic, [0-9]+ % less KV cache",
+        "(Same|Different) answer; [0-9.]+x less prefill arithmetic, [0-9]+ % less KV cache",
     )
     text(page, "#ss-words", "letter")
     text(page, "#ss-sparse", r"sparsevlm\+, retain 128")
