@@ -270,4 +270,4 @@ def test_it_still_answers(server: Server) -> None:
     asked = [{"path": server.own, **MARKED}, QUESTION, "sparsevlm+", 64, None]
     join(server.url, server.events["check"]["id"], asked, "honest")
     told = join(server.url, server.events["run"]["id"], [None], "honest")
-    assert "of the prefill" in told and '"success":true' in told.rpartition("process_completed")[2]
+    assert "less prefill arithmetic" in told and '"success":true' in told.rpartition("process_completed")[2]
