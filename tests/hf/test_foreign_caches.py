@@ -13,7 +13,7 @@ from sparsesight import SparseSightError, SparseVLM, sparsify
 from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.families.base import SAMPLES, Sample
-from tests.hf.test_invariants import NEW, batch, model, processor
+from tests.hf.test_invariants import NEW, batch, processor
 
 FILLED = {"method": "sparsevlm+", "retain": 20}
 SENTENCE = r"this cache was filled by sparsevlm\+\(retain=20\) pruning after layers \(0, 1, 3\)"
@@ -87,7 +87,7 @@ def test_a_handle_that_prunes_after_the_same_layers_goes_on(other: dict[str, Any
 
 
 def test_a_cache_that_was_reset_is_anybodys() -> None:
-    built = model("llava")
+    built = tiny.model("llava")
     cache, _, _ = filled(built)
     cache.reset()
     prompt = batch("llava", (2,))
