@@ -142,7 +142,6 @@ def test_markup_in_a_run_of_eval(tmp_path: Path) -> None:
 def test_markup_in_a_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The subject has the name of the model, remarks and tables those of methods."""
     made = table.Table(NASTY, [NASTY], [[NASTY]])
-    monkeypatch.setattr(table, "equality", lambda rows: NASTY)
     monkeypatch.setattr(table, "remarks", lambda rows: [NASTY])
     monkeypatch.setattr(table, "tables", lambda rows: [made])
     benching._show({"subject": NASTY}, [], [], details=True)

@@ -252,14 +252,16 @@ def _show(
 
     from ..bench.headline import headlines, summary
     from ..bench.table import ceilings, equality, remarks, tables
+    from ..equal_cost import EQUAL
     from .tables import print_table
 
     console = Console(highlight=False)
     for text in headlines(rows):
         console.print(rich_text(text, "bold"), soft_wrap=True)
-    console.print(rich_text(equality(rows)))
+    if len({row["method"] for row in rows}) > 1 or any(abs(row["cost_deviation"]) > EQUAL for row in rows):
+        console.print(rich_text(equality(rows)))
     for made in (summary(rows), *(tables(rows) if details else ()), *more):
         print_table(console, made)
     for text in (*remarks(rows), *(ceilings(rows) if details else ["--details prints all tables"])):
         console.print(rich_text(text))
-    console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"), soft_wrap=True)
+    console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"))

@@ -56,7 +56,7 @@ def _show(found: Diagnosis) -> None:
             (
                 bad if p.problem else good if p.version else absent,
                 p.name,
-                "  ".join(filter(None, (p.version, p.problem))),
+                "  ".join(filter(None, (p.version, p.problem))) or "not installed",
             )
             for p in found.packages
         ],
