@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sparsesight.core.whole_blocks import in_whole_blocks
 from sparsesight.methods import Method
 from sparsesight.random_models import Shape
+
+from .chats import Kind
 
 Run = dict[
     str, Any
@@ -38,6 +41,15 @@ def limits(shape: Shape, method: Method, tokens: int) -> tuple[float, float]:
     """How many times faster arithmetic alone lets a first token, and a whole request, be."""
     dense, sparse = request_macs(shape, None, tokens), request_macs(shape, method, tokens)
     return dense[0] / sparse[0], dense[1] / sparse[1]
+
+
+def block_limit(shape: Shape, method: Method, block: int) -> float:
+    """The ratio of a first token, pruned to vanilla, by arithmetic alone; whole blocks of ``block`` keys go."""
+    layers, decoder = shape.layers, shape.decoder
+    plan = method.plan(shape.visual, layers, method.stage_layers(layers))
+    entering = in_whole_blocks(plan, block, method.recycled_fraction).entering
+    pruned = decoder.prefill_macs([shape.text + n for n in entering])
+    return pruned / decoder.prefill_macs([shape.text + shape.visual] * layers)
 
 
 def rows(runs: Sequence[Run], shape: Shape, methods: dict[int, Method]) -> list[dict[str, Any]]:
@@ -91,6 +103,54 @@ def _row(
         "rate_limit": request_limit,
         "cpu_s": middle(lambda run: run["cpu"]),
         "cpu_ratio": ratio(lambda run: run["cpu"]),
+    }
+
+
+def chats(runs: Sequence[Run], kinds: Sequence[Kind]) -> list[dict[str, Any]]:
+    """A row for each kind of chat and each budget: times to the first token, summed over a chat's turns.
+
+    Ratios to vanilla (below 1: faster) are taken within a round, then medians over rounds. ``first_turn`` and
+    ``later_turns`` are ratios by processor time of the parts of that sum, None where a chat has one turn only.
+    """
+    made = []
+    for kind in kinds:
+        own = [run for run in runs if run["chat"] == kind.name]
+        vanilla = {run["round"]: run for run in own if run["retain"] is None}
+        for retain in sorted({run["retain"] for run in own} - {None}, reverse=True):
+            pairs = [
+                (run, vanilla[run["round"]])
+                for run in own
+                if run["retain"] == retain
+                if run["round"] in vanilla
+            ]
+            if pairs:
+                made.append({"chat": kind.title, "retain": retain, **_chat(pairs)})
+    return made
+
+
+def _chat(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
+    def ratios(clock: str, turns: slice = slice(None)) -> list[float]:
+        return [sum(one[clock][turns]) / sum(other[clock][turns]) for one, other in pairs]
+
+    def middle(side: int, number: Any) -> float:
+        return median(number(pair[side]) for pair in pairs)
+
+    several = len(pairs[0][0]["first"]) > 1
+    cpu = ratios("first_cpu")
+    return {
+        "rounds": len(pairs),
+        "vanilla_s": middle(1, lambda run: sum(run["first_cpu"])),
+        "pruned_s": middle(0, lambda run: sum(run["first_cpu"])),
+        "cpu": median(cpu),
+        "lowest": min(cpu),
+        "highest": max(cpu),
+        "wall": median(ratios("first")),
+        "first_turn": median(ratios("first_cpu", slice(1))) if several else None,
+        "later_turns": median(ratios("first_cpu", slice(1, None))) if several else None,
+        "prompt": middle(0, lambda run: sum(run["prompt"])),
+        "vanilla_cached": middle(1, lambda run: sum(run["cached"])),
+        "cached": middle(0, lambda run: sum(run["cached"])),
+        "answered": sum(run["answered"] for run, _ in pairs),
     }
 
 

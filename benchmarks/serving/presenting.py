@@ -24,8 +24,8 @@ HEAD = (
 THROUGHPUT_NOTES = (
     "The vision tower of the random model is one layer of width 8, so a first token is the decoder's and the front "
     "end's: a real tower takes its time with and without pruning, and ratios are smaller there.",
-    "Both engines run eagerly, on the V1 model runner, with chunked prefill and prefix caching off. Pruning needs the "
-    "last two; vanilla vLLM has them on, and what it gains by them is not measured here.",
+    "Both engines run eagerly, on the V1 model runner, with chunked prefill and prefix caching off; the pages of chats "
+    "have both on.",
     "The p99 of so few requests is nearly the slowest one: of 32 it lies between the last two, of 128 just below the "
     "second slowest.",
 )
@@ -74,10 +74,9 @@ IDLE_NOTES = (
     "A ratio is of two steps that follow each other, vanilla and the plugin, in changing order. The interval takes "
     "steps for independent, so the lowest and highest median ratio of a turn stand beside it. An arrival is "
     "`add_request`.",
-    "Not in these numbers is what the flags cost that pruning needs. Both engines run eagerly, on the V1 model runner, "
-    "with prefix caching and chunked prefill off; vanilla vLLM has both on. On a GPU the plugin also needs CUDA graphs "
-    "that are PIECEWISE, where vanilla decodes in FULL ones: text pays that difference too, and it is not measured "
-    "here.",
+    "Both engines run eagerly, on the V1 model runner, with prefix caching and chunked prefill off; the pages of chats "
+    "have text with both on. On a GPU the plugin also needs CUDA graphs that are PIECEWISE, where vanilla decodes in "
+    "FULL ones: text pays that difference too, and it is not measured here.",
 )
 
 
@@ -111,6 +110,65 @@ def idle(settings: dict[str, Any], made_with: Sequence[Any], rows: Sequence[dict
             *(f"- {_facts(facts)}" for facts in made_with),
             "",
             *(line for note in IDLE_NOTES for line in (note, "")),
+            table(head, lines),
+        ]
+    )
+
+
+CHAT_NOTES = (
+    "Times to the first token by processor time, summed over the turns of a chat. Ratios are pruned to vanilla in the "
+    "same round, medians over rounds: below 1 pruning is faster. Tokens are those of all prompts of a chat.",
+    "The vision tower of the random model is one layer of width 8: a real tower takes its time with and without "
+    "pruning. Engines run eagerly, on the V1 model runner.",
+)
+
+
+def chats(
+    settings: dict[str, Any],
+    made_with: Sequence[Any],
+    rows: Sequence[dict[str, Any]],
+    limits: dict[int, float],
+) -> str:
+    """A page with what chats take, pruned and not; ``limits`` are ratios of a single question, by budget."""
+    head = (
+        *("chat", "retain", "rounds", "vanilla", "pruned", "ratio by processor time", "lowest to highest"),
+        *(
+            "first turn",
+            "later turns",
+            "by the wall clock",
+            "prompt tokens",
+            "cached, vanilla",
+            "cached, pruned",
+        ),
+    )
+    lines = [
+        [
+            row["chat"],
+            str(row["retain"]),
+            str(row["rounds"]),
+            f"{row['vanilla_s']:.2f} s",
+            f"{row['pruned_s']:.2f} s",
+            f"{row['cpu']:.3f}",
+            f"{row['lowest']:.3f} to {row['highest']:.3f}",
+            *("" if row[part] is None else f"{row[part]:.3f}" for part in ("first_turn", "later_turns")),
+            f"{row['wall']:.3f}",
+            *(f"{row[count]:.0f}" for count in ("prompt", "vanilla_cached", "cached")),
+        ]
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            "# vLLM: chats with prefix caching and chunked prefill",
+            "",
+            _facts(settings),
+            "",
+            *(f"- {_facts(facts)}" for facts in made_with),
+            "",
+            *(line for note in CHAT_NOTES for line in (note, "")),
+            "By arithmetic alone the ratio of a single question is at least "
+            + ", ".join(f"{limit:.3f} at {retain}" for retain, limit in limits.items())
+            + ": layers before the first pruning layer hold every token, and whole blocks of keys are removed.",
+            "",
             table(head, lines),
         ]
     )
