@@ -18,6 +18,7 @@ from .errors import SparseSightError, panicked, reason
 T = TypeVar("T")
 SECONDS = 5.0  # a template takes milliseconds
 CHARACTERS = 2_000_000  # of all prompts of a batch
+ADDED = 50_000  # characters of one prompt beyond its conversation; templates add some hundred
 MEMORY = 4 * 2**30  # bytes that making a prompt may take; a batch of large pictures takes a few hundred MB
 STATM = Path("/proc/self/statm")  # Linux: pages of the address space, and more
 
@@ -34,10 +35,6 @@ def check_name(model: str) -> None:
         raise SparseSightError(
             f"model {model!r} does not exist: give a folder with a model, or a Hugging Face Hub id"
         )
-
-
-class _OutOfTimeError(BaseException):
-    """Raised in the thread of a template that takes too long; templates cannot catch it."""
 
 
 @contextmanager
@@ -66,7 +63,8 @@ def apply_template(processor: Any, conversations: list[Any], **options: Any) -> 
     The trial renders text alone, which takes milliseconds.
 
     Raises:
-        SparseSightError: a template that fails, does not end in 5 seconds, or writes more than 2,000,000 characters.
+        SparseSightError: a template that fails, does not end in 5 seconds, writes more than 2,000,000 characters, or
+            50,000 beyond a conversation.
     """
     apply = processor.apply_chat_template
     try:
@@ -80,8 +78,10 @@ def apply_template(processor: Any, conversations: list[Any], **options: Any) -> 
         raise SparseSightError(
             f"the chat template of the model cannot make a prompt of this question ({reason(error)})"
         ) from error
-    length = sum(map(len, text)) if isinstance(text, list) else len(text)
-    if length > CHARACTERS:
+    texts, chats = (text, conversations) if isinstance(text, list) else ([text], [conversations])
+    length = sum(map(len, texts))
+    added = max((len(made) - len(str(chat)) for made, chat in zip(texts, chats, strict=False)), default=0)
+    if length > CHARACTERS or added > ADDED:
         raise SparseSightError(
             f"the chat template of the model makes a prompt of {length:,} characters of this question: use one that "
             "writes the question and little else"
@@ -174,7 +174,8 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     """What ``call`` returns or raises, in a thread of its own that is ended when its time is up.
 
     The thread ends between two of Python's instructions, so that no loop of a template goes on. What cannot be ended
-    (one operation that takes long) is left behind as a daemon.
+    (one operation that takes long) is left behind as a daemon. It is ended by :class:`SystemExit`, which templates
+    cannot catch and which threads end with in silence wherever it strikes, the handling of another error included.
 
     Raises:
         SparseSightError: if the time is up.
@@ -185,7 +186,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     def work() -> None:
         try:
             done.append(call())
-        except _OutOfTimeError:
+        except SystemExit:
             pass
         except BaseException as error:  # raised again where it is waited for
             failed.append(error)
@@ -194,7 +195,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        number, late = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_OutOfTimeError)
+        number, late = ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(number, late)
         thread.join(1.0)
     if failed:

@@ -69,6 +69,7 @@ TEMPLATES = {
     "range": ("{% for i in range(1000000000000) %}x{% endfor %}", "Range too big"),
     "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "output": ("{{ 'x' * 5000000 }}", "characters"),
+    "a long prompt": ("<image>{{ 'What is ' * 20000 }}", "characters"),
     "power": ("{{ 9**9**9 }}", "powers"),
     "powers of names": ("{% set n = 9 %}{{ (n ** n)**n }}", "powers"),
     "text in one step": ("{{ 'x' * 10000000000 }}", "MemoryError"),
@@ -110,6 +111,27 @@ def test_a_template_that_fills_the_memory_where_its_turns_are_read(
     monkeypatch.setattr(loaded.processor, "chat_template", TEMPLATES[case][0])
     assert Loaded(loaded.model, loaded.processor, "it").turns is None
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_what_is_out_of_time_ends_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    """A template may be out of time while another error of it is being handled."""
+    ended: list[type] = []
+
+    def fails() -> None:
+        try:
+            raise MemoryError
+        except MemoryError:
+            try:
+                while True:
+                    pass
+            except BaseException as late:
+                ended.append(type(late))
+                raise
+
+    with pytest.raises(SparseSightError, match="did not end within"):
+        limits.within(0.05, fails)
+    # The one kind that a thread says nothing about, should it strike outside of what is caught.
+    assert ended == [SystemExit] and capfd.readouterr().err == ""
 
 
 def test_keyword_arguments_are_no_powers(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import SparseSightError, brief
 from ..files import read_json
+from .tokenizer_trial import check_special_tokens, check_tokenizer
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ = (".json", ".jinja", ".safetensors", ".txt", ".model")  # suffixes of what transformers looks for
@@ -95,6 +96,13 @@ def check_hub(name: str, title: str) -> None:
         raise SparseSightError(f"{title} holds an adapter ({ADAPTER}): merge it into its model and load that")
     for processor in filter(None, map(found, PROCESSORS)):
         _check_processor(Path(processor), title)
+    for check, part in (
+        (check_special_tokens, "tokenizer_config.json"),
+        (check_tokenizer, "tokenizer.json"),
+    ):
+        where = found(part)
+        if where is not None:
+            check(Path(where), title)
 
 
 def check_attention_of(config: Any, title: str) -> None:

@@ -15,6 +15,7 @@ from ..errors import SparseSightError, brief, panicked
 from ..suggestions import did_you_mean
 from .checkpoint import check_attention_of, check_folder, check_hub
 from .running import out_of_memory
+from .tokenizer_trial import check_special_tokens, check_tokenizer
 
 if TYPE_CHECKING:
     from ..core.turns import Turns
@@ -80,7 +81,7 @@ def load_model(
     title = "the bundled model" if name is None else f"model {name!r}"
     local = Path(where).expanduser()
     if local.exists():
-        check_folder(local, title)
+        _check_local(local, title, tried=name is not None)
         where = local
     else:
         check_name(str(where))
@@ -122,12 +123,19 @@ def load_model(
 
         title, local = f"text tower {text_tower!r}", Path(text_tower).expanduser()
         if local.exists():
-            check_folder(local, title)
+            _check_local(local, title)
         with _one_sentence(title, local.exists()):
             if not local.exists():
                 check_hub(text_tower, title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
     return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
+
+
+def _check_local(folder: Path, title: str, tried: bool = True) -> None:
+    check_folder(folder, title)
+    if tried:  # the bundled model's own tokenizer is known
+        check_special_tokens(folder / "tokenizer_config.json", title)
+        check_tokenizer(folder / "tokenizer.json", title)
 
 
 def greedy_config(config: Any, title: str) -> Any:
