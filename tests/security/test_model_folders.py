@@ -133,6 +133,8 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "too many layers": inside("vision_config", num_hidden_layers=10**5),
     "infinite layers": inside("text_config", num_hidden_layers=1e300),
     "layers in lists": changed("config.json", more={"depths": [2, [10**9]]}),
+    "many layers of features": changed("config.json", vision_feature_layer=[0] * 1001),
+    "width of nothing": inside("text_config", hidden_size=0),
     "dtype unknown": changed("config.json", dtype="float\x1b[31m7"),
     "dtype a list": changed("config.json", dtype=["float32"]),
     "processor a list": write("processor_config.json", "[]"),
@@ -148,13 +150,17 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     ),
     "audio tokenizer": changed("processor_config.json", audio_tokenizer=ELSEWHERE),
     "audio tokenizer in a file": write("audio_tokenizer_config.json", json.dumps(ELSEWHERE)),
+    "tokens of a picture": changed("processor_config.json", num_additional_image_tokens=10**7),
+    "length of a picture": changed("processor_config.json", image_seq_length=1e300),
     "attention from a repository": changed("config.json", attn_implementation="evil/kernel"),
     "its own code": changed("config.json", model_type="own", auto_map={"AutoConfig": "own.Own"}),
 }
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder_that_is_refused(folder: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_refused(
+    folder: Path, case: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
     FOLDERS[case](folder)
     monkeypatch.chdir(folder.parent)
     (folder / "own.py").write_text("import os\nos.mkdir('ran')\n")
@@ -164,6 +170,7 @@ def test_a_folder_that_is_refused(folder: Path, case: str, monkeypatch: pytest.M
     said = str(caught.value)
     assert len(said) < 1000 and ("model" in said or "config" in said)
     assert not Path("ran").exists()
+    assert not any("zero-element" in str(warning.message) for warning in recwarn)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, bundled
+from sparsesight.vllm.config import method_of
 from sparsesight.vllm.serving import Addition, Parser, for_the_bundled_model, needed
 from sparsesight.vllm.settings import records_graphs
 
@@ -61,6 +62,24 @@ def test_other_entries_of_the_user_stay() -> None:
     assert json.loads(added[0].words[1]) == {"other": 1, "sparsesight": {"beside": True, **METHOD.to_dict()}}
     with pytest.raises(SparseSightError, match=r"--additional-config.*leave it out"):
         needed({"additional_config": {"sparsesight": {"retain": 1}}}, METHOD, {}, False)
+
+
+@pytest.mark.parametrize("value", ["x{", [1], "null", 3])
+def test_additional_config_is_an_object(value: Any) -> None:
+    """vLLM hands on whatever was written there, as text if it is no JSON."""
+    with pytest.raises(SparseSightError, match=r"--additional-config.*no JSON object"):
+        needed({"additional_config": value}, METHOD, {}, graphs=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["sparsesight_retain", "sparsesight_retian", "SparseSight", "sparsesight\ud800"]
+)
+def test_an_entry_that_nothing_reads_is_not_passed_by(name: str) -> None:
+    """A server would start and prune by other settings, or not at all."""
+    for others in ({}, {"sparsesight": {"method": "fastv"}}):
+        with pytest.raises(SparseSightError, match=r"--additional-config.*is not read"):
+            method_of({**others, name: 3})
+    assert method_of({"another": 3}) is None
 
 
 def test_the_bundled_model_takes_little_memory() -> None:

@@ -19,6 +19,8 @@ ADAPTER = "adapter_config.json"
 PROCESSORS = ("processor_config.json", "audio_tokenizer_config.json")
 COUNTED = r"(layer|depth|block)s?$"  # ends of names of counts: one module is built for each
 MOST = 1000  # the deepest models have some hundred
+TOKENS = ("_tokens", "_seq_length", "_seq_len")  # ends of names: a prompt gets so many for a picture
+MOST_TOKENS = 100_000  # a tokenizer that runs out of memory ends the process
 PLAIN_NAME = r"[A-Za-z0-9_][\w.-]*\.safetensors"
 
 
@@ -147,6 +149,11 @@ def _check_counts(config: Any, title: str) -> None:
         name, value = pairs.pop()
         if isinstance(value, dict):
             pairs += value.items()
+        elif isinstance(value, list) and len(value) > MOST and re.search(COUNTED, name):
+            raise SparseSightError(
+                f"{title}: its config.json has {len(value):,} entries in {brief(name)}, more than the limit of "
+                f"{MOST:,}: correct it"
+            )
         elif isinstance(value, list):
             pairs += [(name, each) for each in value]
         elif isinstance(value, int | float) and value > MOST and re.search(COUNTED, name):
@@ -157,7 +164,14 @@ def _check_counts(config: Any, title: str) -> None:
 
 
 def _check_processor(file: Path, title: str) -> None:
-    if file.name == PROCESSORS[1] or "audio_tokenizer" in _read(file, title):
+    found = _read(file, title)
+    for name, value in found.items():
+        if name.endswith(TOKENS) and isinstance(value, int | float) and abs(value) > MOST_TOKENS:
+            raise SparseSightError(
+                f"{title}: its {file.name} has {brief(name)}: {brief(value)}, more than the limit of {MOST_TOKENS:,}: "
+                "correct it"
+            )
+    if file.name == PROCESSORS[1] or "audio_tokenizer" in found:
         raise SparseSightError(
             f"{title}: {file.name} names an audio tokenizer, a model somewhere else: remove it, sound is not read"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -252,7 +253,8 @@ def _one_sentence(title: str, local: bool) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        with out_of_memory("the device"):
+        with out_of_memory("the device"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # an error says more
             yield
     except SparseSightError:
         raise

@@ -38,9 +38,16 @@ def method_of(additional_config: Any) -> Method | None:
     """The method of a server's ``additional_config``; None if it has no entry ``sparsesight``.
 
     Raises:
-        SparseSightError: if the entry is no method.
+        SparseSightError: if the entry is no method, or one beside it is meant for sparsesight, too.
     """
-    entry = additional_config.get(KEY) if isinstance(additional_config, Mapping) else None
+    given = additional_config if isinstance(additional_config, Mapping) else {}
+    for name in given:
+        if name != KEY and str(name).lower().startswith(KEY):
+            raise SparseSightError(
+                f"--additional-config: {brief(name)} is not read: the one entry of sparsesight is {KEY!r}, an object "
+                f"with the method's fields; budgets of requests ({REQUEST_KEY}) belong into vllm_xargs"
+            )
+    entry = given.get(KEY)
     if entry is None:
         return None
     if not isinstance(entry, Mapping):

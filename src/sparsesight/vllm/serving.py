@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from importlib.util import find_spec
 from typing import Any
 
-from ..errors import SparseSightError
+from ..errors import SparseSightError, brief
 from ..methods import Method
 from .config import KEY, method_of
 from .headers import MIDDLEWARE
@@ -64,13 +64,18 @@ def needed(
         graphs: whether vLLM would record CUDA graphs on this machine.
 
     Raises:
-        SparseSightError: the options hold an entry for sparsesight already.
+        SparseSightError: the options hold an entry for sparsesight already, or no JSON object.
     """
     others = chosen.get("additional_config") or {}
+    if not isinstance(others, Mapping):
+        raise SparseSightError(
+            f"--additional-config: {brief(others)} is no JSON object: write one, or leave it out"
+        )
     own, fields = others.get(KEY, {}), method.to_dict()
     if not isinstance(own, Mapping) or own.keys() & fields.keys():
         raise SparseSightError(
-            f'--additional-config: its "{KEY}" is {own!r}, which --method, --retain and --layers write: leave it out'
+            f'--additional-config: its "{KEY}" is {brief(own)}, which --method, --retain and --layers write: '
+            "leave it out"
         )
     entry = json.dumps({**others, KEY: {**own, **fields}})
     added = [Addition(("--additional-config", entry), "prunes visual tokens inside the language model")]
