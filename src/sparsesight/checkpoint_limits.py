@@ -5,6 +5,7 @@ that pictures are scaled to in memory.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ def check_name(model: str) -> None:
     Raises:
         SparseSightError: it is neither.
     """
-    if not Path(model).expanduser().exists() and not re.fullmatch(
+    if not os.path.exists(os.path.expanduser(model)) and not re.fullmatch(
         r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", model, re.ASCII
     ):
         raise SparseSightError(

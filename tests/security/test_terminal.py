@@ -147,3 +147,23 @@ def test_markup_in_a_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     benching._show({"subject": NASTY}, [], [], details=True)
     shown = clean(capsys.readouterr().out)
     assert shown.replace("\n", "").count("[/x]") >= 3
+
+
+@pytest.mark.parametrize("name", ["/" + "x" * 5000, "x" * 5000, "~nobody-of-this-name/x"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ask", "--model"),
+        ("bench", "--model"),
+        ("eval", "--tasks", "scenes", "--model"),
+        ("eval", "--tasks", "scenes", "--methods", "cdpruner:published", "--text-tower"),
+        ("ask", "--save"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_no_path(words: tuple[str, ...], name: str) -> None:
+    """Python raises for one that is too long, or for the home of somebody who does not exist."""
+    name = f"{name}/kept.png" if words[-1] == "--save" else name
+    result = run(*words, name, HF_HUB_OFFLINE="1")
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 2, repr(result.exception)
+    assert result.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in result.stderr

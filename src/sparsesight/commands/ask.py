@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from io import BytesIO
@@ -91,7 +92,10 @@ def ask(
     pruning = None if layers is None else parse_layers(layers)
     path, picture, question = _picture_and_question(image, question)
     if save is not None:
-        _check_target(save)
+        try:
+            _check_target(save)
+        except OSError as error:  # of a name that is longer than any can be
+            raise SparseSightError(f"--save {str(save)!r} cannot be written ({error.strerror})") from None
 
     from rich.console import Console
 
@@ -220,7 +224,9 @@ def _save(save: Path, result: Comparison, question: str) -> None:
             drawn = BytesIO()
             if _plots():
                 figure = viz.figure(result.look, question=question, answers=answers)
-                figure.savefig(drawn, format="png" if not vector else suffix[1:], dpi=DPI)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
+                    figure.savefig(drawn, format="png" if not vector else suffix[1:], dpi=DPI)
             else:
                 viz.stages(result.look).save(drawn, format="png")
             data = drawn.getvalue()

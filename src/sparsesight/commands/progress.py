@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..terminal import plain, rich_text
@@ -28,7 +28,7 @@ def loaded_model(
     from ..hf.loading import load_model, quiet
 
     text = rich_text(f"loading {'the bundled model' if model is None else model}")
-    download = model is not None and not Path(model).expanduser().exists() and console.is_terminal
+    download = model is not None and not os.path.exists(os.path.expanduser(model)) and console.is_terminal
     with quiet(bars=download):
         if download:
             console.print(text)  # a spinner would fight with the download bars

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,14 +81,14 @@ def load_model(
         dtype = "float32"
     where: str | Path = bundled.MODEL_PATH if name is None else name
     title = "the bundled model" if name is None else f"model {name!r}"
-    local = Path(where).expanduser()
-    if local.exists():
+    local = Path(os.path.expanduser(where))
+    if is_there := os.path.exists(local):  # what is too long for a path is not there
         _check_local(local, title, tried=name is not None)
         where = local
     else:
         check_name(str(where))
-    with _one_sentence(title, local.exists()):
-        if not local.exists():
+    with _one_sentence(title, is_there):
+        if not is_there:
             check_hub(str(where), title)
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         if not trust_remote_code:
@@ -122,11 +123,11 @@ def load_model(
     if text_tower is not None:
         from .vision.text_tower import TextTower
 
-        title, local = f"text tower {text_tower!r}", Path(text_tower).expanduser()
-        if local.exists():
+        title, local = f"text tower {text_tower!r}", Path(os.path.expanduser(text_tower))
+        if is_there := os.path.exists(local):
             _check_local(local, title)
-        with _one_sentence(title, local.exists()):
-            if not local.exists():
+        with _one_sentence(title, is_there):
+            if not is_there:
                 check_hub(text_tower, title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
     return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
