@@ -133,6 +133,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "too many layers": inside("vision_config", num_hidden_layers=10**5),
     "infinite layers": inside("text_config", num_hidden_layers=1e300),
     "layers in lists": changed("config.json", more={"depths": [2, [10**9]]}),
+    "a name for each label": inside("text_config", num_labels=10**9),
     "many layers of features": changed("config.json", vision_feature_layer=[0] * 1001),
     "width of nothing": inside("text_config", hidden_size=0),
     "dtype unknown": changed("config.json", dtype="float\x1b[31m7"),

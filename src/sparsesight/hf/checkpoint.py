@@ -18,6 +18,7 @@ ADAPTER = "adapter_config.json"
 # Either may name a model of another folder, which the processor would load in its own way, pickles included.
 PROCESSORS = ("processor_config.json", "audio_tokenizer_config.json")
 COUNTED = r"(layer|depth|block)s?$"  # ends of names of counts: one module is built for each
+MOST_LABELS = 100_000  # transformers makes a name for each
 MOST = 1000  # the deepest models have some hundred
 TOKENS = ("_tokens", "_seq_length", "_seq_len")  # ends of names: a prompt gets so many for a picture
 MOST_TOKENS = 100_000  # a tokenizer that runs out of memory ends the process
@@ -156,9 +157,12 @@ def _check_counts(config: Any, title: str) -> None:
             )
         elif isinstance(value, list):
             pairs += [(name, each) for each in value]
-        elif isinstance(value, int | float) and value > MOST and re.search(COUNTED, name):
+        elif isinstance(value, int | float) and (
+            (value > MOST and re.search(COUNTED, name)) or (value > MOST_LABELS and name == "num_labels")
+        ):
             raise SparseSightError(
-                f"{title}: its config.json has {brief(name)}: {brief(value)}, more than the limit of {MOST:,}: correct "
+                f"{title}: its config.json has {brief(name)}: {brief(value)}, more than the limit of "
+                f"{MOST_LABELS if name == 'num_labels' else MOST:,}: correct "
                 "it"
             )
 
