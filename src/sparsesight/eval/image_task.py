@@ -86,7 +86,8 @@ class PictureQuestions:
 
     def sizes(self, items: Sequence[Item]) -> list[PromptSizes]:
         """How long the prompts of items are."""
-        return prompt_sizes(self._inputs(items), self._parts.visual_ids)
+        with first_run(self._loaded.name):  # the vision tower runs here first
+            return prompt_sizes(self._inputs(items), self._parts.visual_ids)
 
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """See :class:`~.task.Task`."""
