@@ -128,6 +128,7 @@ def test_what_is_asked_of_transformers(trusted: bool, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     spy(AutoConfig, AutoConfig.from_pretrained(bundled.MODEL_PATH))
     spy(AutoProcessor, AutoProcessor.from_pretrained(bundled.MODEL_PATH))
     spy(AutoModelForImageTextToText)
@@ -142,6 +143,21 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "cannot be reached" in refused_model("no-such-owner/no-such-model")
+
+
+def test_without_a_connection_no_further_file_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would wait for its own retries."""
+    asked_for: list[str] = []
+
+    def cached_file(name: str, file: str, **how: Any) -> None:
+        asked_for.append(file)
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "cannot be reached" in refused_model("no-such-owner/no-such-model")
+    assert asked_for.count("config.json") >= 1 and not {"tokenizer.json", "adapter_config.json"} & set(
+        asked_for
+    )
 
 
 @pytest.mark.parametrize("name", ["transformers.modeling_utils", "huggingface_hub.utils._http"])

@@ -86,12 +86,14 @@ def check_hub(name: str, title: str) -> None:
             _raise_exceptions_for_connection_errors=False,
         )
 
+    file = found("config.json")
+    if file is None:
+        return  # no model, or no connection: loading says so, and each further file would wait for its own retries
+    config = _read(Path(file), title)
+    _check_counts(config, title)
     index = found(INDEX)
     if index is not None:
         check_index(Path(index), title)
-    file = found("config.json")
-    config = {} if file is None else _read(Path(file), title)
-    _check_counts(config, title)
     named = config.get("transformers_weights")
     if named is not None:
         raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")

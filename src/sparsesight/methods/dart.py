@@ -36,6 +36,9 @@ class DART(Method):
         pivots: visual pivots, published 4.
         text_pivots: pivots among the text after the picture, published 4.
 
+    The L1 norm of a rotated key depends on its absolute position. In a batch padded on the left, pass ``position_ids``
+    to a plain forward, as ``generate()`` does, or a sample's pivots are not those that it has alone.
+
     Faithful: layer (before the third, by the keys of the second), selection and number of pivots, equal shares.
     Different: the count is exact, while the released code keeps ``4 + 8 * (tokens // 8)``; visual pivots add their
     share before text pivots, each ordered by norm, while the released order is that of a Python set; and hidden states
