@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.probing.answering import Examiner
 from benchmarks.probing.store import Store
 from benchmarks.training.blueprint import build_model, build_processor
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_every_time() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
