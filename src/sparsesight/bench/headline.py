@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .sweep import AXES, Row, budget, varying
-from .table import WHICH, Column, Table
+from .table import Column, Table, identifying
 
 
 def headlines(rows: Sequence[Row]) -> list[str]:
@@ -15,7 +15,7 @@ def headlines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         sizes = [f"batch {row[axis]}" if axis == "batch" else f"{row[axis]} {AXES[axis]}" for axis in axes]
         found.setdefault((row["method"], *sizes), []).append(row)
-    return [f"{', '.join(which)}: {_speeds(alike)}" for which, alike in found.items()]
+    return [f"{', '.join(names)}: {_speeds(alike)}" for names, alike in found.items()]
 
 
 def _speeds(rows: Sequence[Row]) -> str:
@@ -51,6 +51,5 @@ TITLE = "Medians (least-most); faster: dense over sparse time; limit: dense over
 
 def summary(rows: Sequence[Row]) -> Table:
     """Prefill, first token and KV cache of every row."""
-    axes = varying(rows)
-    columns = [x for x in WHICH if x.title not in AXES or x.title in axes] + list(SUMMARY)
+    columns = [*identifying(rows), *SUMMARY]
     return Table(TITLE, [x.title for x in columns], [[x.cell(row) for x in columns] for row in rows])

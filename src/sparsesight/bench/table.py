@@ -122,15 +122,19 @@ TABLES = {
 }
 
 
+def identifying(rows: Sequence[Row]) -> list[Column]:
+    """The columns that tell rows apart: method, budget, and each size that varies."""
+    axes = varying(rows)
+    return [column for column in WHICH if column.title not in AXES or column.title in axes]
+
+
 def tables(rows: Sequence[Row]) -> list[Table]:
     """The rows as tables, with a column for each size that varies."""
-    axes = varying(rows)
-    which = [column for column in WHICH if column.title not in AXES or column.title in axes]
     made = []
     for title, columns in TABLES.items():
         if columns is FAST and not any(row.get("fast") for row in rows):
             continue
-        chosen = [*which, *columns]
+        chosen = [*identifying(rows), *columns]
         made.append(Table(title, [c.title for c in chosen], [[c.cell(row) for c in chosen] for row in rows]))
     return made
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # More visual tokens than any picture has: a budget that cannot be met with these cannot be met at all.
 ANY_PICTURE = 1_000_000
 MAX_TEXT = 4096  # characters of a method in text form
+Group = Literal["inside the language model", "before the language model", "controls"]
 READ_A_STAGE = {"score", "counts", "merge", "select", "select_from_scores"}
 
 
@@ -184,7 +185,7 @@ class Method(ABC):
         return 0.0
 
     @classmethod
-    def group(cls) -> Literal["inside the language model", "before the language model", "controls"]:
+    def group(cls) -> Group:
         """What kind of method it is, for lists."""
         if cls.control:
             return "controls"

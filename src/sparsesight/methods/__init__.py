@@ -6,11 +6,11 @@ import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 from ..core.budget import Retain
 from ..core.fields import plain_value
-from ..core.method import MAX_TEXT, Method
+from ..core.method import MAX_TEXT, Group, Method
 from ..errors import BudgetError, SparseSightError, brief
 from ..suggestions import did_you_mean
 from .cdpruner import CDPruner
@@ -37,7 +37,7 @@ from .visionzip import VisionZip
 from .vispruner import FasterVLM, VisPruner
 
 SUFFIX = ":published"
-GROUPS = ("inside the language model", "before the language model", "controls")
+GROUPS = get_args(Group)
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
