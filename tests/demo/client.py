@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
-import urllib.error
 import urllib.request
+from contextlib import closing, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def get(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    request = urllib.request.Request(url, data, {k.replace("_", "-"): v for k, v in headers.items()})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
+    """The status code and the content of an answer, which a server may give before it has read all of `data`."""
+    there = urlsplit(url)
+    connection = http.client.HTTPConnection(there.netloc, timeout=60)
+    path = f"{there.path}?{there.query}" if there.query else there.path
+    told = {"Content-Type": "application/x-www-form-urlencoded"} if data is not None else {}
+    told |= {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(connection):
+        with suppress(BrokenPipeError, ConnectionResetError):  # refused by its head alone
+            connection.request("GET" if data is None else "POST", path, data, told)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def upload(url: str, content: bytes, name: str = "a.png") -> tuple[int, bytes]:

@@ -24,19 +24,19 @@ class Stage:
     projector_rate: float
     decay: float  # share of the steps in which the rates fall to nothing
     thoughts: float = 0.0  # weight of the read-outs at the start
-    thoughts_until: float = 0.8  # share of the steps after which it is nothing
+    thoughts_until: float = 0.75  # share of the steps after which it is nothing
     search: float = 0.0  # weight of the loss on attention at the start
     search_until: float = 0.5
     hard: float = 2.0  # how much likelier than others hard questions are asked
-    replay_every: int = 4  # steps from one replay of plain instructions to the next
+    replay_every: int = 8  # steps from one replay of plain instructions to the next
 
 
 @dataclass(frozen=True)
 class Plan:
     """Sizes of a run; the defaults take about two hours of processor time."""
 
-    rank: int = 16
-    shipped_rank: int = 8
+    rank: int = 32
+    shipped_rank: int = 16
     scenes: int = 1600
     val_scenes: int = 60
     scored: int = 12  # scenes of those at every evaluation
@@ -45,8 +45,8 @@ class Plan:
     fit_steps: int = 700
     replayed: int = 4  # instructions at a time
     stages: tuple[Stage, ...] = (
-        Stage("few", 1500, 2, 16, 32, 1.2e-3, 3e-4, 0.4, thoughts=1.0, search=0.3, replay_every=8),
-        Stage("whole", 240, 1, 32, PATCHES, 5e-4, 1e-4, 1.0, replay_every=8),
+        Stage("few", 1300, 4, 16, 32, 1.5e-3, 5e-4, 0.3, thoughts=1.0, search=0.3, search_until=0.4),
+        Stage("whole", 300, 1, 32, PATCHES, 5e-4, 1e-4, 1.0),
     )
 
 
