@@ -25,6 +25,7 @@ ROOMS = (
         "bundled",
         "provenance",
         "random_models",
+        "settings",
         "scenes",
     ),
     ("hf", "vllm"),

@@ -29,7 +29,8 @@ from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.scene_task import SCENES
 from sparsesight.methods import parse
 from sparsesight.random_models import Shape
-from sparsesight.vllm.config import KEY, method_of
+from sparsesight.settings import KEY
+from sparsesight.vllm.config import method_of
 from tests.commands.command_line import plain_surroundings  # noqa: F401
 from tests.docs.blocks import PROGRAMS, ROOT, commands, pages, program
 

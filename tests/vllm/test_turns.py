@@ -11,7 +11,8 @@ import torch
 from sparsesight import SparseVLMPlus
 from sparsesight.core.turns import Turns
 from sparsesight.errors import SparseSightError
-from sparsesight.vllm.config import KEY, RequestBudget, method_of, turns_of, with_turns
+from sparsesight.settings import KEY
+from sparsesight.vllm.config import RequestBudget, method_of, turns_of, with_turns
 from sparsesight.vllm.planner import Planner, RequestPlan
 from sparsesight.vllm.prefill import Prefill
 from sparsesight.vllm.step_plan import Step, plan_step

@@ -26,12 +26,14 @@ from .options import (
     Layers,
     MaxNewTokens,
     Model,
+    Settings,
     TrustRemoteCode,
     build_method,
     choose_method,
     complete_method,
     given_retain,
     parse_layers,
+    settings_method,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def ask(
         show_default=f"{RETAIN}, or the published setting's own",
     ),
     layers: Layers = None,
+    settings: Settings = None,
     max_new_tokens: MaxNewTokens = 64,
     as_json: AsJson = False,
     save: Path | None = typer.Option(
@@ -87,9 +90,10 @@ def ask(
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --method.
     """
     # Wrong arguments are found before anything slow begins.
-    budget = given_retain(retain)
-    name = choose_method(method)
-    pruning = None if layers is None else parse_layers(layers)
+    if settings is None:
+        budget = given_retain(retain)
+        name = choose_method(method)
+        pruning = None if layers is None else parse_layers(layers)
     path, picture, question = _picture_and_question(image, question)
     if save is not None:
         try:
@@ -107,7 +111,10 @@ def ask(
         with console.status("starting"):
             from ..compare import compare, prepare
 
-            chosen = build_method(name, budget, pruning)
+            if settings is None:
+                chosen = build_method(name, budget, pruning)
+            else:
+                chosen = settings_method(settings, method=method, retain=retain, layers=layers)
         with (
             loaded_model(console, model, device, dtype, trust_remote_code) as loaded,
             console.status("asking, with all visual tokens and with few"),

@@ -18,11 +18,13 @@ from .options import (
     Dtype,
     Model,
     SameRetain,
+    Settings,
     TextTower,
     TrustRemoteCode,
     choose_budgets,
     choose_methods,
     complete_method,
+    settings_method,
     split_list,
 )
 from .progress import progress_bar
@@ -30,6 +32,7 @@ from .progress import progress_bar
 if TYPE_CHECKING:
     from ..eval.distributed import Ranks
     from ..eval.options import EvalOptions
+    from ..methods import Method
 
 TASKS_HELP = (
     "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, or scenes."
@@ -52,6 +55,7 @@ def evaluate(
         show_default=BUDGETS,
     ),
     same_retain: SameRetain = False,
+    settings: Settings = None,
     limit: int | None = typer.Option(
         None, min=1, help="Maximum number of questions per task.", show_default="all"
     ),
@@ -93,7 +97,9 @@ def evaluate(
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
     """
     names = tuple(split_list(tasks, "--tasks"))
-    budgets, wanted = choose_budgets(retain), choose_methods(methods)
+    chosen = None if settings is None else settings_method(settings)
+    budgets = choose_budgets(retain)
+    wanted = ["dense"] if chosen is not None and methods is None else choose_methods(methods)
     from ..eval.distributed import Ranks
     from ..eval.options import EvalOptions
     from ..eval.run_dir import check_usable
@@ -117,7 +123,7 @@ def evaluate(
         resume=resume,
     )
     ranks = Ranks.of()
-    check_text_tower(wanted, text_tower)
+    check_text_tower([*wanted, *([] if chosen is None else [str(chosen)])], text_tower)
     if ranks.rank == 0:
         check_usable(out, resume)
     from ..eval.prepare import check_tasks
@@ -128,7 +134,7 @@ def evaluate(
         from ..hf.loading import quiet
 
         with quiet(bars=ranks.rank == 0 and sys.stderr.isatty()):
-            summary = _run(options, wanted, budgets, ranks)
+            summary = _run(options, wanted, budgets, chosen, ranks)
     if summary is None:
         return
     if as_json:
@@ -151,14 +157,26 @@ def _show(summary: dict[str, Any]) -> None:
         print_table(console, table)
 
 
-def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -> dict[str, Any] | None:
-    """Run everything into the folder; the first process returns the summary."""
+def _run(
+    options: EvalOptions, methods: list[str], budgets: Any, chosen: Method | None, ranks: Ranks
+) -> dict[str, Any] | None:
+    """Run everything into the folder, beside ``methods`` the ``chosen`` one at its own cost; the first process returns
+    the summary."""
     from importlib.util import find_spec
 
     from ..eval.prepare import prepare_tasks, run_settings, session
     from ..eval.report import write_report
     from ..eval.run_dir import Config, RunFolder
-    from ..eval.sweep import LOOKED_AT, cell_dict, equal_cost, make_cells, same_retain, sweep, typical
+    from ..eval.sweep import (
+        LOOKED_AT,
+        RunSpec,
+        cell_dict,
+        equal_cost,
+        make_cells,
+        same_retain,
+        sweep,
+        typical,
+    )
     from ..eval.task import check_items, task_fingerprint
     from ..hf.decoder_shape import decoder_shape
     from ..hf.model_parts import inspect_model
@@ -176,6 +194,8 @@ def _run(options: EvalOptions, methods: list[str], budgets: Any, ranks: Ranks) -
     else:
         fitted = equal_cost(decoder_shape(parts), prompt, parts.prunable)
     cells = make_cells(methods, budgets, parse, fitted)
+    if chosen is not None:
+        cells.append(RunSpec(str(chosen), None, chosen))
     unsolved = []
     for cell in cells:
         if cell.method is not None and (cell.retain is None or is_published(cell.name)):

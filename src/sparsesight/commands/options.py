@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -81,6 +82,12 @@ TextTower = Annotated[
     typer.Option(
         help="Folder or Hub id of the vision tower's CLIP checkpoint, for methods that use its text tower.",
         show_default="none",
+    ),
+]
+Settings = Annotated[
+    Path | None,
+    typer.Option(
+        help="A settings file with the method and its budget, instead of those options.", show_default="none"
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -185,6 +192,24 @@ def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Meth
     if "retain=" not in said:
         given["retain"] = RETAIN if retain is None else retain
     return replace(method, **given)
+
+
+def settings_method(settings: Path, **others: object) -> Method:
+    """The method of ``--settings``.
+
+    Args:
+        settings: the file.
+        others: options that choose a method too, by their names; None if they are not given.
+
+    Raises:
+        SparseSightError: what :func:`sparsesight.settings.read_settings` refuses, or two ways to choose at once.
+    """
+    from ..settings import read_settings
+
+    both = next((name for name, value in others.items() if value is not None), None)
+    if both is not None:
+        raise SparseSightError(f"--settings {str(settings)!r}: the file sets --{both}, give one of the two")
+    return read_settings(settings)
 
 
 def choose_plain_method(option: str | None, command: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -15,11 +15,13 @@ from .options import (
     METHOD,
     RETAIN,
     Layers,
+    Settings,
     build_method,
     choose_plain_method,
     choose_retain,
     complete_method,
     parse_layers,
+    settings_method,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def serve(
         show_default=str(RETAIN),
     ),
     layers: Layers = None,
+    settings: Settings = None,
     dry_run: bool = typer.Option(
         False, "--dry-run", help="Check the options, print the vLLM command, and stop."
     ),
@@ -72,7 +75,10 @@ def serve(
         raise SparseSightError(f"MODEL comes first: sparsesight serve MODEL {model} ...")
     if any(word == "--model" or word.startswith("--model=") for word in context.args):
         raise SparseSightError(f"--model: the model is named once, and is {model!r}")
-    chosen = _method(choose_plain_method(method, "serve"), retain, layers)
+    if settings is None:
+        chosen = _method(choose_plain_method(method, "serve"), retain, layers)
+    else:
+        chosen = settings_method(settings, method=method, retain=retain, layers=layers)
     from ..vllm.serving import installed_version
 
     version = installed_version()
@@ -99,7 +105,7 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
         SparseSightError: an unknown method, or one that vLLM does not support.
     """
     from ..methods import parse
-    from ..vllm.config import DENSE
+    from ..settings import DENSE
 
     if not parse(name).one_budget:
         raise SparseSightError(f"--method {name!r}: compositions of methods are not supported in vLLM")

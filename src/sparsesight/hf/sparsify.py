@@ -4,6 +4,7 @@ pictures into ``inputs_embeds`` themselves; the question, for methods with a tex
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from ..core.turns import Marker, Turns
 from ..errors import SparseSightError
-from ..methods import Method, make_method
+from ..methods import Method, SparseVLMPlus, make_method
+from ..settings import read_settings
 from .compiled.options import Fast
 from .install import installed_hooks
 from .prompt.answers import PromptEnds
@@ -32,6 +34,7 @@ def sparsify(
     method: Method | MethodName = "sparsevlm+",
     *,
     retain: Retain | None = None,
+    settings: str | os.PathLike[str] | None = None,
     visual_mask: VisualMask | None = None,
     text_tower: TextTower | None = None,
     processor: Any = None,
@@ -62,6 +65,8 @@ def sparsify(
             fields). For type checkers, pass a name that is only known at run time through ``methods.make_method``.
         retain: the budget: average visual tokens per layer (int), a ratio in (0, 1], or counts per stage (tuple).
             Default: the method's own.
+        settings: a settings file (:mod:`sparsesight.settings`) with the method and its budget, instead of ``method``,
+            ``retain`` and ``options``.
         visual_mask: the positions of visual tokens, for models that get only ``inputs_embeds``: ``"per call"`` if every
             call sets them with :func:`visual_tokens`; a boolean [b, n] or [n] if they are the same in all prompts; or a
             callable that finds them in the embeddings [b, n, c]. Default: the model's placeholder ids.
@@ -91,14 +96,21 @@ def sparsify(
         The handle, which is also a context manager.
 
     Raises:
-        SparseSightError: unknown method or option, a budget that no picture can meet, a model that is already
-            sparsified.
+        SparseSightError: unknown method or option, settings that are none or go with a method, a budget that no picture
+            can meet, a model that is already sparsified.
         UnsupportedModelError: a model without visual tokens, or one that cannot be pruned; the message has the reason.
     """
     budget = {} if retain is None else {"retain": retain}
+    if settings is None:
+        chosen = make_method(method, **budget, **options)
+    elif budget or options or method != SparseVLMPlus.name:
+        both = next(iter([*budget, *options]), "method")
+        raise SparseSightError(f"settings={str(settings)!r}: {both} is set by the file, give one of the two")
+    else:
+        chosen = read_settings(settings)
     return Sparsified(
         model,
-        make_method(method, **budget, **options),
+        chosen,
         visual_mask,
         trim_early_layers,
         text_tower=text_tower,

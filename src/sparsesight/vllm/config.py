@@ -15,23 +15,22 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.budget import Retain
-from ..core.retain import MAX_STAGES, parse_retain
+from ..core.retain import MAX_STAGES
 from ..core.turns import Turns
 from ..errors import SparseSightError, brief
-from ..methods import Method, SparseVLMPlus, from_dict
+from ..methods import Method
+from ..settings import DENSE, KEY, entry_method, parse_budget
 from ..suggestions import did_you_mean
 
 # A child of vLLM's logger, so that it has that one's handler and level; messages of other loggers are not shown.
 logger = logging.getLogger("vllm.sparsesight")
 
-KEY = "sparsesight"
 REQUEST_KEY = "sparsesight_retain"
 # Fields of the entry that are not the method's:
 KV_GROUPS = "kv_groups"  # whether every stage has blocks of its own
 TURNS = "turns"  # how the served model's chats mark their turns
 COMPARE_RANKS = "compare_ranks"  # whether tensor-parallel ranks compare the rows that they keep
 OWN = (KV_GROUPS, TURNS, COMPARE_RANKS)
-DENSE = "none"
 
 
 def method_of(additional_config: Any) -> Method | None:
@@ -59,10 +58,7 @@ def method_of(additional_config: Any) -> Method | None:
         kv_groups_of(additional_config)
         compare_ranks_of(additional_config)
         turns_of(additional_config)
-        fields = {name: value for name, value in entry.items() if name not in OWN}
-        if isinstance(fields.get("retain"), str):
-            fields["retain"] = _parsed(fields["retain"], "retain")
-        return from_dict({"method": SparseVLMPlus.name, **fields})
+        return entry_method({name: value for name, value in entry.items() if name not in OWN})
     except SparseSightError as error:
         raise type(error)(f'--additional-config "{KEY}": {error}') from error
 
@@ -91,15 +87,6 @@ def _switch(additional_config: Any, name: str) -> bool:
     if not isinstance(asked, bool):
         raise SparseSightError(f"{name}={brief(asked)}: use true or false")
     return asked
-
-
-def _parsed(text: str, source: str) -> Retain:
-    """A budget as the command line takes it; ``"none"`` is every token.
-
-    Raises:
-        SparseSightError: it is no budget.
-    """
-    return 1.0 if text.strip().lower() == DENSE else parse_retain(text, source)
 
 
 def turns_of(additional_config: Any, tokenizer: Any = None) -> Turns | None:
@@ -191,7 +178,7 @@ def _of_text(asked: str) -> Retain:
     try:
         if len(asked) > 16 * MAX_STAGES:
             raise SparseSightError(f"{REQUEST_KEY} {brief(asked)} is not a budget")
-        return _parsed(asked, REQUEST_KEY)
+        return parse_budget(asked, REQUEST_KEY)
     except SparseSightError as error:
         raise type(error)(f'{error}; "{DENSE}" keeps every token') from error
 

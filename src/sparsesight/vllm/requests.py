@@ -12,7 +12,8 @@ from ..errors import BudgetError, SparseSightError, brief
 from ..hf.model_parts import layer_kinds, prunable
 from ..hf.prompt.frames import FrameRule
 from ..methods import Method
-from .config import KEY, REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
+from ..settings import KEY
+from .config import REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
 from .planner import Planner, RequestPlan, schedule_of, visual_mask
 from .validation import check_method
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import SparseSightError, brief
 from ..methods import Method
-from .config import KEY, method_of
+from ..settings import KEY
+from .config import method_of
 from .headers import MIDDLEWARE
 from .server import COMMAND, command_and_parsers
 from .settings import settings
