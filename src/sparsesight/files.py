@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 from .errors import SparseSightError
 
 T = TypeVar("T")
+_KINDS: dict[type, str] = {dict: "object", list: "array", str: "string"}  # in JSON's own terms
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait for the other end of a pipe
 
 
@@ -41,7 +42,7 @@ def parse_json(text: str, kind: type[T], where: str) -> T:
     except (ValueError, RecursionError) as error:
         raise SparseSightError(f"{where} is damaged (not a valid JSON file: {_why(error)})") from None
     if not isinstance(value, kind):
-        raise SparseSightError(f"{where} is damaged (not the JSON {kind.__name__} that belongs there)")
+        raise SparseSightError(f"{where} is damaged (not a JSON {_KINDS.get(kind, kind.__name__)})")
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -71,6 +72,14 @@ def linked(name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / name).rename(folder.parent / name)
         (folder / name).symlink_to(folder.parent / name)
+
+    return change
+
+
+def directory(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
 
     return change
 
@@ -154,8 +163,36 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "tokens of a picture": changed("processor_config.json", num_additional_image_tokens=10**7),
     "length of a picture": changed("processor_config.json", image_seq_length=1e300),
     "attention from a repository": changed("config.json", attn_implementation="evil/kernel"),
+    "built far beyond its weights": inside("text_config", intermediate_size=3 * 10**6),
+    "a text config of nothing": changed("config.json", text_config={}),
+    "places without end": inside("vision_config", image_size=10**9),
+    "experts without end": inside("text_config", num_experts=10**9),
+    "quantised by what is no config": changed("config.json", quantization_config=[1]),
+    "tokenizer of a hundred gigabytes": lambda folder: os.truncate(folder / "tokenizer.json", 10**11),
     "its own code": changed("config.json", model_type="own", auto_map={"AutoConfig": "own.Own"}),
 }
+
+WRONG = {
+    "a list": "[]",
+    "a number": "3",
+    "null": "null",
+    "nothing": "",
+    "deep": DEEP,
+    "no text": b"\xff\xfe\0",
+}
+
+
+@pytest.mark.parametrize("name", (*checkpoint.OBJECTS, *checkpoint.PROCESSORS, "config.json"))
+def test_a_file_that_is_no_json_object(folder: Path, name: str) -> None:
+    """It is named; transformers would speak of attributes that an int does not have."""
+    for kind, text in WRONG.items():
+        write(name, text)(folder)
+        with pytest.raises(SparseSightError, match=re.escape(name)) as caught:
+            load_model(str(folder), "cpu")
+        assert len(str(caught.value)) < 600, kind
+    directory(name)(folder)
+    with pytest.raises(SparseSightError, match=f"{re.escape(name)} is not a regular file"):
+        load_model(str(folder), "cpu")
 
 
 @pytest.mark.parametrize("case", FOLDERS)

@@ -177,5 +177,5 @@ def test_commands_on_a_model_that_loads_but_cannot_run(
     *told, message = result.stderr.splitlines()
     assert told in ([], [f"loading {folder}"])
     assert message.startswith("error: ") and len(message) < 600
-    said = ("cannot answer", "cannot make a prompt", "the prompt has no visual tokens")
+    said = ("cannot answer", "more than the limit", "the prompt has no visual tokens")
     assert any(x in message for x in said)

@@ -17,7 +17,18 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # Either may name a model of another folder, which the processor would load in its own way, pickles included.
 PROCESSORS = ("processor_config.json", "audio_tokenizer_config.json")
-COUNTED = r"(layer|depth|block)s?$"  # ends of names of counts: one module is built for each
+OBJECTS = (  # files that transformers takes for JSON objects without a look
+    "added_tokens.json",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+)
+LARGEST = 2**27  # bytes of a file that is read whole; the largest tokenizers have 35 MB
+COUNTED = r"(layer|depth|block|expert)s?$"  # ends of names of counts: one module is built for each
 MOST_LABELS = 100_000  # transformers makes a name for each
 MOST = 1000  # the deepest models have some hundred
 TOKENS = ("_tokens", "_seq_length", "_seq_len")  # ends of names: a prompt gets so many for a picture
@@ -30,12 +41,12 @@ def check_folder(folder: Path, title: str) -> None:
 
     Raises:
         SparseSightError: no model, too many layers, weights only as pickle, an index that names other than safetensors
-            files of the folder, a link out of it (those of the Hub's cache lead to its ``blobs``), or what is no
-            regular file.
+            files of the folder, a link out of it (those of the Hub's cache lead to its ``blobs``), what is no regular
+            file, is larger than 128 MiB without being weights, or is no JSON object where one belongs.
     """
     if not folder.is_dir():
         raise SparseSightError(f"{title} is a file: give the folder that holds config.json and the weights")
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").exists():
         raise SparseSightError(
             f"{title} has no config.json: give a folder that save_pretrained wrote"
             if any(folder.iterdir())
@@ -55,6 +66,9 @@ def check_folder(folder: Path, title: str) -> None:
     for name in PROCESSORS:
         if (folder / name).exists():
             _check_processor(folder / name, title)
+    for name in OBJECTS:
+        if (folder / name).exists():
+            _read(folder / name, title)
     for index in sorted(folder.glob("*.safetensors.index.json")):
         check_index(index, title, folder)
     if any(folder.glob("*.safetensors")):
@@ -210,8 +224,12 @@ def _check_files(folder: Path, title: str) -> None:
                 f"{title}: {file.name} is a link out of the folder: put the file itself there"
             )
         try:
-            regular = stat.S_ISREG(file.stat().st_mode)
+            found = file.stat()
         except OSError:
-            regular = False
-        if not regular:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
             raise SparseSightError(f"{title}: {file.name} is not a regular file: download it again")
+        if found.st_size > LARGEST and file.suffix != ".safetensors":
+            raise SparseSightError(
+                f"{title}: {file.name} has {found.st_size:,} bytes, over the limit of {LARGEST:,}: download it again"
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint_limits import check_name
-from ..errors import SparseSightError, brief, panicked
+from ..errors import SparseSightError, brief
 from ..suggestions import did_you_mean
 from .checkpoint import check_attention_of, check_folder, check_hub
-from .running import out_of_memory
+from .checkpoint_sizes import check_built_size, check_picture_sizes
+from .loading_errors import one_sentence
 from .tokenizer_trial import check_special_tokens, check_tokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def load_model(
         where = local
     else:
         check_name(str(where))
-    with _one_sentence(title, is_there):
+    with one_sentence(title, is_there):
         if not is_there:
             check_hub(str(where), title)
         config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
@@ -99,11 +99,15 @@ def load_model(
                 f"{title} is a {config.model_type!r}, which is no vision-language model: give one that "
                 "AutoModelForImageTextToText loads, such as LLaVA"
             )
+        if name is not None and not own_code and is_there:
+            check_built_size(lambda: AutoModelForImageTextToText.from_config(config), local, title)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
         if not hasattr(processor, "image_processor"):
             raise SparseSightError(
                 f"{title} comes without an image processor: add its preprocessor_config.json"
             )
+        if not trust_remote_code:
+            check_picture_sizes(processor, title)
         both: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             dtype=dtype,
@@ -126,7 +130,7 @@ def load_model(
         title, local = f"text tower {text_tower!r}", Path(os.path.expanduser(text_tower))
         if is_there := os.path.exists(local):
             _check_local(local, title)
-        with _one_sentence(title, is_there):
+        with one_sentence(title, is_there):
             if not is_there:
                 check_hub(text_tower, title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
@@ -246,53 +250,3 @@ def pick_device(device: str) -> Any:
             f"--device {device!r} is not available here: use {' or '.join(there)}"
         ) from None
     return chosen
-
-
-@contextmanager
-def _one_sentence(title: str, local: bool) -> Iterator[None]:
-    """Loading fails in many ways, all of them about the user's files, machine or connection."""
-    from safetensors import SafetensorError
-
-    try:
-        with out_of_memory("the device"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # an error says more
-            yield
-    except SparseSightError:
-        raise
-    except ImportError as error:
-        raise SparseSightError(f"{title} needs a package that is not installed ({_gist(error)})") from None
-    except RecursionError:
-        raise SparseSightError(f"{title} has a file that is nested too deeply: download it again") from None
-    except BaseException as error:  # readers raise whatever a malformed file leads them to
-        if not (isinstance(error, Exception) or panicked(error)):
-            raise
-        said = str(error)
-        if "trust_remote_code" in said:
-            problem = "brings its own code: read it, then pass --trust-remote-code"
-        elif "couldn't connect" in said.lower():
-            problem = (
-                "is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached: check the "
-                "name and the connection"
-            )
-        elif "not a valid model identifier" in said:
-            problem = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
-        elif "does not recognize this architecture" in said:
-            problem = "is of a type that the installed transformers does not know: upgrade transformers"
-        elif "Can't load image processor" in said:
-            problem = "comes without an image processor: add its preprocessor_config.json"
-        elif "ignore_mismatched_sizes" in said:
-            problem = "has weights of other shapes than its config.json says: use files that belong together"
-        elif not local and "does not appear to have a file" in said and "safetensors" in said:
-            problem = "has no safetensors weights on the Hub: convert them, pickled ones are not loaded"
-        elif isinstance(error, SafetensorError):
-            problem = f"has damaged weights ({_gist(error)}): download them again"
-        else:
-            problem = f"cannot be loaded ({_gist(error)})"
-        raise SparseSightError(f"{title} {problem}") from error
-
-
-def _gist(error: BaseException) -> str:
-    """The first sentence of a message, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text.partition(". ")[0].rstrip(".")
-    return text if len(text) <= 160 else text[:157] + "..."

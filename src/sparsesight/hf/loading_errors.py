@@ -1,0 +1,64 @@
+"""What may go wrong while a checkpoint is loaded, said in one sentence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import SparseSightError, panicked
+from .running import out_of_memory
+
+
+@contextmanager
+def one_sentence(title: str, local: bool) -> Iterator[None]:
+    """Around loading a checkpoint, which fails in many ways, all of them about the user's files, machine or connection.
+
+    Raises:
+        SparseSightError: in place of whatever is raised.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with out_of_memory("the device"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # an error says more
+            yield
+    except SparseSightError:
+        raise
+    except ImportError as error:
+        raise SparseSightError(f"{title} needs a package that is not installed ({_gist(error)})") from None
+    except RecursionError:
+        raise SparseSightError(f"{title} has a file that is nested too deeply: download it again") from None
+    except BaseException as error:  # readers raise whatever a malformed file leads them to
+        if not (isinstance(error, Exception) or panicked(error)):
+            raise
+        said = str(error)
+        if "trust_remote_code" in said:
+            problem = "brings its own code: read it, then pass --trust-remote-code"
+        elif "couldn't connect" in said.lower():
+            problem = (
+                "is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached: check the "
+                "name and the connection"
+            )
+        elif "not a valid model identifier" in said:
+            problem = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
+        elif "does not recognize this architecture" in said:
+            problem = "is of a type that the installed transformers does not know: upgrade transformers"
+        elif "Can't load image processor" in said:
+            problem = "comes without an image processor: add its preprocessor_config.json"
+        elif "ignore_mismatched_sizes" in said:
+            problem = "has weights of other shapes than its config.json says: use files that belong together"
+        elif not local and "does not appear to have a file" in said and "safetensors" in said:
+            problem = "has no safetensors weights on the Hub: convert them, pickled ones are not loaded"
+        elif isinstance(error, SafetensorError):
+            problem = f"has damaged weights ({_gist(error)}): download them again"
+        else:
+            problem = f"cannot be loaded ({_gist(error)})"
+        raise SparseSightError(f"{title} {problem}") from error
+
+
+def _gist(error: BaseException) -> str:
+    """The first sentence of a message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text.partition(". ")[0].rstrip(".")
+    return text if len(text) <= 160 else text[:157] + "..."
