@@ -32,9 +32,7 @@ def main() -> None:
         "max_model_len": arguments.max_model_len,
         "limit_mm_per_prompt": {"image": 1},
     }
-    if arguments.gpus:
-        engine["compilation_config"] = {"cudagraph_mode": "PIECEWISE"}
-    else:
+    if not arguments.gpus:
         engine |= {"dtype": "float32", "enforce_eager": True}
     config = vLLMEngineProcessorConfig(
         model_source=arguments.model,

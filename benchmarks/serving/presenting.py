@@ -75,8 +75,8 @@ IDLE_NOTES = (
     "steps for independent, so the lowest and highest median ratio of a turn stand beside it. An arrival is "
     "`add_request`.",
     "Both engines run eagerly, on the V1 model runner, with prefix caching and chunked prefill off; the pages of chats "
-    "have text with both on. On a GPU the plugin also needs CUDA graphs that are PIECEWISE, where vanilla decodes in "
-    "FULL ones: text pays that difference too, and it is not measured here.",
+    "have text with both on. With CUDA graphs of whole decoding steps every stage's tables are written in every step, "
+    "also of text; that is not measured here.",
 )
 
 

@@ -12,6 +12,7 @@ from sparsesight import (
     Random,
 )
 from sparsesight.methods import Method
+from sparsesight.vllm.metadata import StageTables
 from sparsesight.vllm.planner import Planner, RequestPlan
 from sparsesight.vllm.pruner import Pruner
 
@@ -94,7 +95,9 @@ class Builder:
     kv_cache_spec = SimpleNamespace(block_size=SIZE)
 
     def build_stage(self, given: Any) -> Any:
-        return SimpleNamespace(sparsesight_common=given, sparsesight_builders={0: self})
+        return SimpleNamespace(
+            sparsesight_common=given, sparsesight_builders={0: self}, sparsesight_tables=StageTables()
+        )
 
 
 def context(query: list[int], seq: list[int]) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparsesight import SparseSightError
 from sparsesight.core.budget import Schedule
 from sparsesight.profiling.op_counter import Operations
 from sparsesight.vllm.layout import Region
@@ -28,6 +29,7 @@ class Common:
     num_actual_tokens: int
     max_query_len: int
     max_seq_len: int
+    num_reqs: int
     block_table_tensor: Tensor
     slot_mapping: Tensor
     positions: Tensor | None = None
@@ -50,6 +52,7 @@ def common(query: list[int], seq: list[int], padding: int = 0) -> Common:
         sum(query),
         max(query),
         max(seq),
+        len(query),
         BLOCKS,
         torch.arange(sum(query) + padding),
         positions=torch.arange(sum(query)),
@@ -73,8 +76,7 @@ def test_a_decoding_step_reads_all_blocks_but_the_gaps_and_writes_the_slots_that
 ) -> None:
     given = common([1, 1, 1], [12, 6, 8], padding)
     plan = planned([1, 1, 1], [11, 5, 7], (region(2, 9, 10, 4),), (), ())
-    tables, seq_lens, upper = StageTables().of(given, plan, SIZE)
-    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0], upper[0])
+    found = stage_metadata(given, StageTables().of(given, plan, SIZE), 0, plan)
     assert found.block_table_tensor[0, :2].tolist() == [7, 9]
     assert found.block_table_tensor[1, :2].tolist() == [2, 8]
     assert found.seq_lens.tolist() == [8, 6, 8] and found.seq_lens.dtype == torch.int32
@@ -90,8 +92,7 @@ def test_a_decoding_step_reads_all_blocks_but_the_gaps_and_writes_the_slots_that
 def test_a_prompt_is_shortened_beside_others() -> None:
     given = common([1, 11, 7], [9, 11, 7], padding=2)
     plan = planned([1, 11, 7], [8, 0, 0], (), (region(1, 9, 11, 4),), ())
-    tables, seq_lens, upper = StageTables().of(given, plan, SIZE)
-    found = stage_metadata(given, plan, 0, tables[0], seq_lens[0], upper[0])
+    found = stage_metadata(given, StageTables().of(given, plan, SIZE), 0, plan)
     assert found.query_start_loc.tolist() == [0, 1, 8, 15] == found.query_start_loc_cpu.tolist()
     assert found.query_start_loc.dtype == torch.int32
     assert found.seq_lens.tolist() == [9, 7, 7] == found.seq_lens_cpu_upper_bound.tolist()
@@ -135,11 +136,45 @@ def test_a_recorded_graph_reads_its_own_step() -> None:
             assert own[: len(expected)] == expected
 
 
+def test_padding_of_a_graph_reads_nothing() -> None:
+    """A graph has requests that the step does not: they have no tokens, whatever a step before has left there."""
+    tables = StageTables(requests=3)
+    tables.of(common([1, 1, 1], [12, 6, 8]), planned([1] * 3, [11, 5, 7], (), (), ()), SIZE)
+    given = common([1, 0, 0], [9, 0, 0])
+    read = tables.of(given, planned([1], [8], (region(2, 8, 9, 4),)), SIZE)
+    assert read.lengths.tolist() == [[5, 0, 0]] and read.upper[0].tolist() == [5, 0, 0]
+    assert stage_metadata(given, read, 0).seq_lens.tolist() == [5, 0, 0]
+    # A prompt that prunes is never replayed, but its step may be padded as if it were.
+    given = common([11, 0, 0], [11, 0, 0])
+    plan = planned([11], [0], (region(1, 9, 11, 4),))
+    found = stage_metadata(given, tables.of(given, plan, SIZE), 0, plan)
+    assert found.query_start_loc.tolist() == [0, 7, 7, 7] == found.query_start_loc_cpu.tolist()
+    assert found.seq_lens.tolist() == [7, 0, 0] and found.num_actual_tokens == 7
+
+
+def test_a_step_without_pruned_requests_fills_the_tables_as_well() -> None:
+    tables = StageTables(requests=2)
+    tables.of(common([1, 1], [12, 8]), planned([1, 1], [11, 7], (region(2, 9, 10, 4),), ()), SIZE)
+    for read in (
+        tables.of(common([1, 1], [12, 8]), planned([1, 1], [11, 7], (), ()), SIZE),
+        tables.dense(common([1, 1], [12, 8]), 1),
+    ):
+        assert read.tables[0, :, :3].tolist() == BLOCKS[:2, :3].tolist()
+        assert read.lengths.tolist() == [[12, 8]] and read.upper[0].tolist() == [12, 8]
+
+
+def test_tables_that_a_graph_reads_are_not_replaced() -> None:
+    tables = StageTables(requests=1)
+    tables.of(common([1, 1], [12, 6]), planned([1, 1], [11, 5], (), ()), SIZE)  # before any graph they grow
+    tables.recorded = True
+    with pytest.raises(SparseSightError, match=r"step of 3 requests.*tables of 2"):
+        tables.of(common([1, 1, 1], [12, 6, 8]), planned([1] * 3, [11, 5, 7], (), (), ()), SIZE)
+
+
 def test_a_decoding_step_is_two_operations() -> None:
     tables, plan = StageTables(requests=2), planned([1, 1], [10, 8], (region(2, 9, 10, 4),), ())
     given = common([1, 1], [11, 9])
     tables.of(given, plan, SIZE)
     with Operations() as counted:
-        made, lengths, upper = tables.of(given, plan, SIZE)
-        stage_metadata(given, plan, 0, made[0], lengths[0], upper[0])
+        stage_metadata(given, tables.of(given, plan, SIZE), 0, plan)
     assert counted.total.kernels == 2, counted.total.names

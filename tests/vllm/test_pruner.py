@@ -43,6 +43,7 @@ from .made_decoder import (
     planned,
 )
 from .test_metadata import BLOCKS, SIZE, common
+from .test_planner import step
 
 
 @pytest.mark.parametrize("method", [SparseVLMPlus, SparseVLM, FastV, PyramidDrop, Random])
@@ -199,6 +200,29 @@ def test_steps_without_a_pruned_request_pass_at_once() -> None:
         pruner.note()
         assert pruner.passes(plans) is passes
         pruner.told = True
+
+
+def test_a_step_that_replays_a_graph_writes_the_tables_also_of_texts() -> None:
+    pruner, decoder = installed()
+    ctx = context([1, 1], [6, 7])
+    pruner.note()
+    assert not pruner.passes([NOTHING, NOTHING], recorded=True)
+    pruner.begin(step((1, 5, NOTHING), (1, 6, NOTHING)), str, ctx, recorded=True)
+    dense, own = ctx.attn_metadata["layer0"], ctx.attn_metadata["layer1"]
+    assert own.sparsesight_common.seq_lens.tolist() == [6, 7]
+    assert own.sparsesight_common.seq_lens.data_ptr() == dense.sparsesight_tables.lengths.data_ptr()
+    assert pruner.active is None and not hooked(decoder)
+
+
+def test_a_rehearsal_prunes_without_metadata() -> None:
+    pruner, decoder = installed(SparseVLMPlus((4,), (0,)))
+    pruner.note()
+    pruner.rehearse(step((LENGTH, 0, planned(pruner))))
+    decoder(torch.arange(LENGTH), torch.randn(LENGTH, WIDTH))
+    assert len(decoder.layers[1].seen[0]) == LENGTH - SIZE
+    pruner.end()
+    pruner.note()  # it counts as told
+    assert not hooked(decoder)
 
 
 def test_a_runner_that_never_begins_a_step_is_noticed() -> None:

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
-from sparsesight import UnsupportedModelError  # noqa: E402
+from sparsesight import SparseSightError, UnsupportedModelError  # noqa: E402
 from sparsesight.vllm import runner  # noqa: E402
 from sparsesight.vllm.planner import NOTHING  # noqa: E402
 
@@ -49,10 +49,12 @@ class Model(nn.Module):
             end=lambda: self.said.append("end"),
             active=None,
             passes=lambda plans: self.passing(plans),
+            begin=lambda *given, **more: self.began(*given, **more),
             plan_of=lambda name, places, ids, length, params: (name, ids, length, params.extra_args),
             told=False,
         )
         self.passing: Any = lambda plans: False
+        self.began: Any = None
 
     def forward(self, fails: bool = False) -> None:
         self.said.append("forward")
@@ -125,6 +127,49 @@ def test_a_step_that_passes_is_not_told(state_of: Any, monkeypatch: pytest.Monke
     assert asked == [[NOTHING]]
 
 
+def test_a_replay_gets_its_tables_before_it(state_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner calls no model then, so that no hook of it runs."""
+    from vllm.config import CUDAGraphMode
+    from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+    monkeypatch.setattr(DefaultModelState, "prepare_attn", lambda self, *given, **more: {"layer0": "dense"})
+    monkeypatch.setattr("sparsesight.vllm.runner_v2.begin_step", lambda *given: model.said.append("begin"))
+    model = Model()
+    state = state_of(model)
+    told: list[Any] = []
+
+    def began(step: Any, names: Any, context: Any, recorded: bool) -> None:
+        told.append((step, names(0), recorded))
+        context.attn_metadata = {**context.attn_metadata, "layer1": "stage"}
+
+    model.began = began
+    state.add_request(0, request("a", 600))
+    # A graph is recorded, or a dummy is run: no step has been prepared.
+    assert state.prepare_attn(batch([0], [1], [0]), CUDAGraphMode.FULL, for_capture=True) == {
+        "layer0": "dense"
+    }
+    assert not told
+    step = batch([0], [1], [600], padding=3)
+    state.preprocess_state(step, (), None, None)
+    found = state.prepare_attn(step, CUDAGraphMode.FULL)
+    assert found == {"layer0": "dense", "layer1": "stage"}
+    ((made, name, recorded),) = told
+    assert made.query.tolist() == [1] and made.computed.tolist() == [600] and name == "a" and recorded
+    # The next step runs the model. That none has run in between is no sign of a runner that knows nothing.
+    model.pruner.told = False
+    state.preprocess_state(step, (), None, None)
+    assert model.pruner.told
+    assert state.prepare_attn(step, CUDAGraphMode.PIECEWISE) == {"layer0": "dense"}
+    model()
+    assert model.said == ["begin", "forward", "end"] and len(told) == 1
+    # A graph does not prune.
+    state.preprocess_state(step, (), None, None)
+    model.pruner.active = object()
+    with pytest.raises(SparseSightError, match="PIECEWISE"):
+        state.prepare_attn(step, CUDAGraphMode.FULL)
+    assert model.said[-1] == "end"
+
+
 def test_a_model_with_a_state_of_its_own_is_refused() -> None:
     config = SimpleNamespace(use_v2_model_runner=True)
     model = nn.Linear(1, 1)
@@ -165,6 +210,9 @@ def test_vllm_has_what_is_relied_on() -> None:
     order = ["self.model_state.preprocess_state(", "self.model_state.prepare_inputs_embeds(", "self.model(**"]
     places = [source.index(part) for part in order]
     assert places == sorted(places)
+    # And before a graph is replayed.
+    order = [order[0], "self.model_state.prepare_attn(", "self.cudagraph_manager.run_fullgraph("]
+    assert sorted(map(source.index, order)) == list(map(source.index, order))
     assert source.index("if not dummy_run:") < places[0]
 
 

@@ -30,13 +30,11 @@ def test_what_is_needed_is_added_with_a_reason() -> None:
         "--additional-config",
         "--middleware",
         "--block-size",
-        "--compilation-config",
         "VLLM_USE_V2_MODEL_RUNNER",
     ]
     assert json.loads(added[0].words[1]) == {"sparsesight": METHOD.to_dict()}
-    assert json.loads(added[3].words[1]) == {"cudagraph_mode": "PIECEWISE"}
     assert all(len(x.why.split()) > 4 for x in added)
-    assert [x.is_variable for x in added] == [False] * 4 + [True]
+    assert [x.is_variable for x in added] == [False] * 3 + [True]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +42,6 @@ def test_what_is_needed_is_added_with_a_reason() -> None:
     [
         ({"middleware": ["sparsesight.vllm.headers.OutcomeHeader"]}, {}, True, "--middleware"),
         ({"block_size": 64}, {}, True, "--block-size"),
-        ({}, {}, False, "--compilation-config"),
-        ({"enforce_eager": True}, {}, True, "--compilation-config"),
-        ({"compilation_config": {"mode": 0}}, {}, True, "--compilation-config"),
-        ({"optimization_level": "0"}, {}, True, "--compilation-config"),
         ({}, {"VLLM_USE_V2_MODEL_RUNNER": "0"}, True, "VLLM_USE_V2_MODEL_RUNNER"),
     ],
 )

@@ -64,26 +64,12 @@ def test_the_largest_region_is_that_of_the_allowed_pictures(limit: Any, pictures
     assert longest_region(made) == (min(576 * pictures + TEXT, 1024) if pictures else 0)
 
 
-def test_graphs_are_those_of_parts(said: Any, graphs: None) -> None:
-    from vllm.config import CompilationConfig, CUDAGraphMode
-
-    own = CompilationConfig(cudagraph_capture_sizes=[1, 2])
-    given = arguments(compilation_config=own)
-    given.create_engine_config()
-    assert given.compilation_config.cudagraph_mode == CUDAGraphMode.PIECEWISE
-    assert given.compilation_config.cudagraph_capture_sizes == [1, 2]
-    assert own.cudagraph_mode is None
-    assert "sets compilation_config.cudagraph_mode='PIECEWISE': full CUDA graphs would" in said.messages[-1]
-
-
-@pytest.mark.parametrize(
-    "given",
-    [{"enforce_eager": True}, {"optimization_level": 0}, {"compilation_config": {"cudagraph_mode": "NONE"}}],
-)
-def test_graphs_that_are_none_stay_none(given: Any, said: Any, graphs: None) -> None:
-    made = config(**given)
-    assert not any("cudagraph_mode" in message for message in said.messages)
-    assert made.compilation_config.cudagraph_mode.name == "NONE"
+def test_graphs_are_those_of_vllm(said: Any, graphs: None) -> None:
+    given, vanilla = arguments(), arguments(additional_config={})
+    made = given.create_engine_config()
+    assert made.cache_config.block_size == 16
+    assert given.compilation_config == vanilla.compilation_config
+    assert not any("cudagraph" in message for message in said.messages)
 
 
 def test_what_the_user_chose_stays_or_is_refused(said: Any) -> None:

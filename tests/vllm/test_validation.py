@@ -75,7 +75,10 @@ def test_an_ordinary_config_is_fine() -> None:
     check_config(config(speculative_config=SimpleNamespace(method="ngram"), lora_config=object()))
     check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
-    check_config(config(compilation_config__cudagraph_mode=Graphs.FULL, model_config__enforce_eager=True))
+    for mode in (Graphs.FULL_DECODE_ONLY, Graphs.FULL_AND_PIECEWISE):
+        check_config(config(compilation_config__cudagraph_mode=mode))
+        check_config(config(compilation_config__cudagraph_mode=mode, use_v2_model_runner=True))
+    check_config(config(compilation_config__cudagraph_mode=Graphs.FULL))
     nothing_recorded = {
         "compilation_config__cudagraph_mode": Graphs.NONE,
         "compilation_config__splitting_ops": [],
@@ -96,9 +99,10 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"speculative_config": SimpleNamespace(method="eagle3")}, "ngram"),
         ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
-        ({"compilation_config__cudagraph_mode": Graphs.FULL}, "PIECEWISE"),
-        ({"compilation_config__cudagraph_mode": Graphs.FULL_DECODE_ONLY}, "PIECEWISE"),
-        ({"compilation_config__cudagraph_mode": Graphs.FULL_AND_PIECEWISE}, "PIECEWISE"),
+        (
+            {"compilation_config__cudagraph_mode": Graphs.FULL, "use_v2_model_runner": True},
+            "FULL_AND_PIECEWISE",
+        ),
         ({"compilation_config__use_inductor_graph_partition": True}, "use_inductor_graph_partition"),
         (
             {"compilation_config__splitting_ops": ["vllm::unified_attention_with_output"]},

@@ -32,18 +32,22 @@ class Sparse:
             check(vllm_config, method)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         if method is not None:
-            from . import runner
+            from . import rehearsal, runner
             from .pruner import Pruner
 
             decoder = self.language_model.model  # type: ignore[attr-defined]
             planner = planner_of(vllm_config, method)
-            self.pruner = Pruner(planner, decoder, max_requests=vllm_config.scheduler_config.max_num_seqs)
+            self.pruner = Pruner(planner, decoder)
             self.pruner.compare_ranks = compare_ranks_of(vllm_config.additional_config)
             backends = runner.Backends(
-                kv_groups_of(vllm_config.additional_config), before=planner.stages[0] == BEFORE
+                len(planner.stages),
+                vllm_config.scheduler_config.max_num_seqs,
+                kv_groups_of(vllm_config.additional_config),
+                planner.stages[0] == BEFORE,
             )
             self.pruner.install(backends.give)
             runner.install(self, vllm_config)
+            rehearsal.install(self, self.pruner)  # type: ignore[arg-type]  # a module by its other base
             logger.info(
                 "sparsesight prunes visual tokens by %s: retain=%r after layers %s of %d",
                 method.name,

@@ -17,7 +17,7 @@ from ..errors import SparseSightError
 from .adapters import Adapters
 from .cached_keys import CachedKeys
 from .layer_attention import LayerFacts, Seen, check_layer
-from .metadata import StageTables, stage_metadata
+from .metadata import StageRows, stage_metadata
 from .planner import Planner, RequestPlan
 from .prefill import Prefill, together
 from .ranks import check_ranks
@@ -48,7 +48,6 @@ class Pruner:
     planner: Planner
     decoder: Any  # has `layers` and `norm`
     keep_trace: bool = False
-    max_requests: int = 0  # of a step
     compare_ranks: bool = False  # whether tensor-parallel ranks compare the rows that they keep
     tally: Tally = field(default_factory=Tally)
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
@@ -74,7 +73,6 @@ class Pruner:
             segment = sum(stage < i for stage in self.stages)
             if segment:
                 self.names[segment - 1].append(layer.self_attn.attn.layer_name)
-        self.tables: list[StageTables] = []  # in the order of vLLM's block tables among those of the step
 
     def install(self, give_backend: Callable[[nn.Module, int], None]) -> None:
         """Give the decoder's layers their backends. Hooks are on them only while a step prunes: others pay nothing.
@@ -99,9 +97,12 @@ class Pruner:
         self.tally.count_request(plan, name)
         return plan
 
-    def passes(self, plans: Iterable[RequestPlan]) -> bool:
-        """Whether the coming step is as it is without sparsesight: nothing is pruned of any of its requests."""
-        if any(plan.regions for plan in plans):
+    def passes(self, plans: Iterable[RequestPlan], recorded: bool = False) -> bool:
+        """Whether the coming step is as it is without sparsesight: nothing is pruned of any of its requests.
+
+        ``recorded``: whether it replays a graph that reads the tables of the stages, which are written then as well.
+        """
+        if recorded or any(plan.regions for plan in plans):
             return False
         self.told = True
         return True
@@ -118,56 +119,65 @@ class Pruner:
             )
         self.told = False
 
-    def begin(self, step: Step, names: Callable[[int], str], context: Any) -> None:
+    def begin(self, step: Step, names: Callable[[int], str], context: Any, recorded: bool = False) -> None:
         """Plan a step, and give the layers after each stage their metadata.
 
         Args:
             step: its requests.
             names: of requests, for what is logged.
             context: vLLM's forward context, changed here.
+            recorded: whether the step may replay a graph in which attention is recorded. It reads the tables of the
+                stages, whatever the step's requests are.
         """
         self.end()
         self.told = True
         plan = plan_step(step, len(self.stages), self.planner.block_size)
         check_allocated(plan, names)
         self.tally.count_step(plan.prompts, names)
-        if not plan.changes:
+        if not plan.changes and not recorded:
             return
         attention, slots = dict(context.attn_metadata), dict(context.slot_mapping)
         made: dict[tuple[int, int], tuple[Any, Tensor]] = {}
-        indexed: dict[int, tuple[Tensor, Tensor, list[Tensor | None]]] = {}
+        read: dict[int, StageRows] = {}
         for s, layer_names in enumerate(self.names):
             for name in layer_names:
                 dense = context.attn_metadata[name]
                 common = dense.sparsesight_common
                 if (s, id(dense)) not in made:
                     builder = dense.sparsesight_builders[s]
-                    if id(dense) not in indexed:
-                        if len(indexed) == len(self.tables):
-                            self.tables.append(StageTables(self.max_requests))
-                        own = self.tables[len(indexed)]
-                        indexed[id(dense)] = own.of(common, plan, builder.kv_cache_spec.block_size)
-                    tables, seq_lens, upper = indexed[id(dense)]
-                    given = stage_metadata(common, plan, s, tables[s], seq_lens[s], upper[s])
+                    if id(dense) not in read:
+                        block = builder.kv_cache_spec.block_size
+                        read[id(dense)] = dense.sparsesight_tables.of(common, plan, block)
+                    given = stage_metadata(common, read[id(dense)], s, plan)
                     made[s, id(dense)] = builder.build_stage(given), given.slot_mapping
                 attention[name], slots[name] = made[s, id(dense)]
         if plan.prompts:
-            read: list[Tensor | None] = []
+            tables: list[Tensor | None] = []
             for s, stage in enumerate(self.stages):
                 if stage == BEFORE:
-                    read.append(None)
+                    tables.append(None)
                     continue
                 dense = context.attn_metadata[self.decoder.layers[stage].self_attn.attn.layer_name]
-                read.append(
-                    indexed[id(dense)][0][s - 1] if s else dense.sparsesight_common.block_table_tensor
-                )
-            device = next(self.decoder.parameters()).device
-            clips = self.planner.frames
-            groups = [Prefill.of(own, self.stages, device, clips) for own in together(plan.prompts)]
-            self.active = Active(plan, groups, read)
-            self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
-            self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
+                own = read[id(dense)].tables[s - 1] if s else dense.sparsesight_common.block_table_tensor
+                tables.append(own)
+            self._activate(plan, tables)
         context.attn_metadata, context.slot_mapping = attention, slots
+
+    def rehearse(self, step: Step) -> None:
+        """Let the coming forward, of which the cache holds nothing and stores nothing, prune as this step does."""
+        self.end()
+        self.told = True
+        plan = plan_step(step, len(self.stages), self.planner.block_size)
+        nothing = torch.zeros(len(step.query), 0, dtype=torch.int64)
+        self._activate(plan, [nothing] * len(self.stages))
+
+    def _activate(self, plan: StepPlan, tables: list[Tensor | None]) -> None:
+        """Let the coming forward prune; ``tables`` as :class:`Active` has them."""
+        device = next(self.decoder.parameters()).device
+        groups = [Prefill.of(own, self.stages, device, self.planner.frames) for own in together(plan.prompts)]
+        self.active = Active(plan, groups, tables)
+        self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
+        self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
 
     def end(self) -> None:
         """Forget the step, also one that failed."""

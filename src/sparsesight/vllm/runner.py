@@ -12,9 +12,10 @@ import numpy as np
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from .metadata import StageTables, stage_metadata
 from .planner import NOTHING, RequestPlan
 from .pruner import Pruner
-from .step import begin_step
+from .step import begin_step, replays
 from .step_plan import Step
 
 
@@ -27,16 +28,21 @@ class Backends:
     With ``kv_groups`` every stage has block tables of its own as well (:mod:`.kv_groups`). Without, all layers share
     one, which has no blocks for what a stage before the first layer removes, if there is such a stage.
 
+    A recorded graph of whole steps holds what every layer's own builder has made of its stage's tables. They belong to
+    the builder that is asked first of those that share a block table, when graphs are recorded and in every step.
+
     Args:
+        stages: number of stages.
+        requests: the most that a step holds, padding included.
         kv_groups: whether every stage has block tables of its own.
         before: whether the first stage prunes before the first layer.
     """
 
-    def __init__(self, kv_groups: bool = False, before: bool = False) -> None:
-        self.kv_groups, self.before = kv_groups, before
+    def __init__(self, stages: int, requests: int = 0, kv_groups: bool = False, before: bool = False) -> None:
+        self.stages, self.requests, self.kv_groups, self.before = stages, requests, kv_groups, before
         self.builders: dict[int, Any] = {}  # of what was built last, by stage, -1 before the first
         self.common: Any = None  # what the last step's metadata was built from
-        self.built: Any = None
+        self.built: Any = None  # of that; while a graph is recorded what the stages read
 
     def give(self, attention: Any, stage: int) -> None:
         """Give an attention layer the backend of its stage."""
@@ -58,20 +64,41 @@ class Backends:
         class StageBuilder(inner):
             supports_update_block_table = False  # the runner calls `build` for every group
 
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.tables = StageTables(shared.requests)
+                self.recording = False
+
             def build(
                 self, common_prefix_len: int, common_attn_metadata: Any, *args: Any, **kwargs: Any
             ) -> Any:
+                if self.recording:
+                    return super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
                 if shared.common is not common_attn_metadata:
                     shared.builders = {}
                     built = super().build(common_prefix_len, common_attn_metadata, *args, **kwargs)
                     built.sparsesight_common = shared.common = common_attn_metadata
                     built.sparsesight_builders = shared.builders
+                    built.sparsesight_tables = self.tables
                     shared.built = built
                 shared.builders[stage] = self
                 return shared.built
 
             def build_stage(self, common: Any) -> Any:
                 return super().build(0, common)
+
+            def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> Any:
+                if shared.common is not common_attn_metadata:
+                    shared.built = self.tables.dense(common_attn_metadata, shared.stages)
+                    shared.common, self.tables.recorded = common_attn_metadata, True
+                own = common_attn_metadata
+                if stage >= 0:
+                    own = stage_metadata(own, shared.built, stage)
+                self.recording = True  # vLLM's own calls `build`
+                try:
+                    return super().build_for_cudagraph_capture(own)
+                finally:
+                    self.recording = False
 
         return StageBuilder
 
@@ -144,7 +171,7 @@ def _install_v1() -> None:
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         pruner = pruner_of(self.get_model())
         plans = () if pruner is None else plans_of(self, pruner)
-        if pruner is None or pruner.passes(plans):
+        if pruner is None or pruner.passes(plans, replays()):
             return inner(self, *args, **kwargs)
         names = self.input_batch.req_ids
         begin_step(pruner, step_of(self, list(plans)), lambda r: str(names[r]))

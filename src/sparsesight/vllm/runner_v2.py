@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from torch import nn
+from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
+from ..errors import SparseSightError
 from .planner import NOTHING, RequestPlan
 from .step import begin_step
 from .step_plan import Step
@@ -23,6 +26,7 @@ class SparseModelState(DefaultModelState):
         # used again, also for a request that comes back after a preemption.
         self.requests: dict[int, tuple[str, RequestPlan]] = {}
         self.batch: Any = None  # of the coming step
+        self.replayed = False  # whether the step before was a recorded graph, which calls no model
         model.register_forward_pre_hook(self._begin)
         model.register_forward_hook(self._end, always_call=True)
 
@@ -44,16 +48,46 @@ class SparseModelState(DefaultModelState):
         """As vLLM's, which calls it before every step but those for profiling, warming up and capturing."""
         super().preprocess_state(input_batch, block_tables, kv_cache_config, num_computed_tokens)
         self.batch = input_batch
+        self.pruner.told |= self.replayed
+        self.replayed = False
+
+    def prepare_attn(
+        self, input_batch: Any, cudagraph_mode: CUDAGraphMode, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As vLLM's. A step that replays a graph in which attention is recorded gets its tables here: the runner calls
+        no model then.
+
+        Raises:
+            SparseSightError: it would prune, which a graph does not; nothing has been computed of the step.
+        """
+        built: dict[str, Any] = super().prepare_attn(input_batch, cudagraph_mode, *args, **kwargs)
+        if cudagraph_mode != CUDAGraphMode.FULL or self.batch is None:
+            return built
+        self.batch, self.replayed = None, True
+        names, plans = self._requests(input_batch)
+        context = SimpleNamespace(attn_metadata=built, slot_mapping={})
+        self.pruner.begin(step_of(input_batch, plans), lambda r: names[r], context, recorded=True)
+        if self.pruner.active is not None:
+            self.pruner.end()
+            raise SparseSightError(
+                "a step that prunes was to be a recorded CUDA graph: pass "
+                '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\' and report this'
+            )
+        return dict(context.attn_metadata)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         batch, self.batch = self.batch, None
         if batch is None:
             self.pruner.told = True
             return
-        requests = [self.requests[slot] for slot in batch.idx_mapping_np[: batch.num_reqs].tolist()]
-        plans = [plan for _, plan in requests]
+        names, plans = self._requests(batch)
         if not self.pruner.passes(plans):
-            begin_step(self.pruner, step_of(batch, plans), lambda r: requests[r][0])
+            begin_step(self.pruner, step_of(batch, plans), lambda r: names[r])
+
+    def _requests(self, batch: Any) -> tuple[list[str], list[RequestPlan]]:
+        """Names of a step's requests, and what is pruned of them."""
+        found = [self.requests[slot] for slot in batch.idx_mapping_np[: batch.num_reqs].tolist()]
+        return [name for name, _ in found], [plan for _, plan in found]
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.pruner.end()

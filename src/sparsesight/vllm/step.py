@@ -14,8 +14,16 @@ def begin_step(pruner: Pruner, step: Step, names: Callable[[int], str]) -> None:
     from vllm.forward_context import get_forward_context
 
     context = get_forward_context()
-    pruner.begin(step, names, context)
+    pruner.begin(step, names, context, replays())
     if pruner.active is not None:
         # The compiled decoder has no place for a changing number of rows.
         context.skip_compiled = True
         context.cudagraph_runtime_mode = CUDAGraphMode.NONE
+
+
+def replays() -> bool:
+    """Whether the coming step would replay a graph in which attention is recorded."""
+    from vllm.config import CUDAGraphMode
+    from vllm.forward_context import get_forward_context
+
+    return bool(get_forward_context().cudagraph_runtime_mode == CUDAGraphMode.FULL)

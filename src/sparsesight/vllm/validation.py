@@ -69,9 +69,9 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "video pruning renumbers the positions of what it leaves of a clip: leave out --video-pruning-rate",
     ),
     (
-        lambda c: "FULL" in _graphs(c),
-        "full CUDA graphs replay the attention metadata of a dense step: pass "
-        '--compilation-config \'{"cudagraph_mode": "PIECEWISE"}\'',
+        lambda c: c.use_v2_model_runner and _graphs(c) == "FULL",
+        "vLLM's V2 model runner replays CUDA graphs of whole steps also where a step prunes: pass "
+        '--compilation-config \'{"cudagraph_mode": "FULL_AND_PIECEWISE"}\'',
     ),
     (
         lambda c: _graphs(c) and getattr(c.compilation_config, "use_inductor_graph_partition", False),
