@@ -6,6 +6,7 @@ see it (others run programs, or decode while they open), and an error holds no p
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -65,6 +66,29 @@ def check_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> N
         SparseSightError: as :func:`open_image`, except for damage behind the header.
     """
     found = _open(path, max_pixels, decode=False)
+    if isinstance(found, str):
+        raise SparseSightError(found)
+
+
+def open_image_data(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As :func:`open_image`, from the bytes of a file; ``name`` is what messages call it.
+
+    Raises:
+        SparseSightError: as :func:`open_image`.
+    """
+    found = _read(io.BytesIO(data), name, max_pixels, decode=True) if data else f"{name} is empty"
+    if found is None or isinstance(found, str):
+        raise SparseSightError(found or f"{name} was not decoded")
+    return found
+
+
+def check_image_data(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """As :func:`check_image`, from the bytes of a file.
+
+    Raises:
+        SparseSightError: as :func:`check_image`.
+    """
+    found = _read(io.BytesIO(data), name, max_pixels, decode=False) if data else f"{name} is empty"
     if isinstance(found, str):
         raise SparseSightError(found)
 

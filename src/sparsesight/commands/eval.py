@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,12 @@ from .progress import progress_bar
 if TYPE_CHECKING:
     from ..eval.distributed import Ranks
     from ..eval.options import EvalOptions
+    from ..eval.own.data import OwnData
     from ..methods import Method
 
 TASKS_HELP = (
-    "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, or scenes."
+    "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, scenes, or own data: a "
+    ".jsonl or .csv file, a folder of pictures or of a dataset, written with a slash (photos/)."
 )
 
 
@@ -78,6 +81,15 @@ def evaluate(
         help="After the prefill, also drop the first stage's dropped tokens from the caches of the layers before it.",
     ),
     text_tower: TextTower = None,
+    question: str | None = typer.Option(
+        None, help="Own data: asked about every picture of a folder.", show_default=False
+    ),
+    score: str | None = typer.Option(
+        None,
+        help="Own data with answers: exact, contains, regex (a pattern as answer), or lmms-eval's anls, exact_match.",
+        show_default="exact; without answers, agreement with the dense model",
+    ),
+    max_new_tokens: int = typer.Option(32, min=1, help="Own data: maximum length of an answer."),
     as_json: AsJson = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -102,6 +114,7 @@ def evaluate(
     wanted = ["dense"] if chosen is not None and methods is None else choose_methods(methods)
     from ..eval.distributed import Ranks
     from ..eval.options import EvalOptions
+    from ..eval.own.data import read_own
     from ..eval.run_dir import check_usable
     from ..hf.loading import check_text_tower
 
@@ -119,6 +132,9 @@ def evaluate(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         text_tower=text_tower,
+        question=question,
+        score=score,
+        max_new_tokens=max_new_tokens,
         out=out,
         resume=resume,
     )
@@ -129,12 +145,13 @@ def evaluate(
     from ..eval.prepare import check_tasks
 
     check_tasks(names, model)
+    own = read_own(names, question, score, limit)
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
     with redirect_stdout(sys.stderr):
         from ..hf.loading import quiet
 
         with quiet(bars=ranks.rank == 0 and sys.stderr.isatty()):
-            summary = _run(options, wanted, budgets, chosen, ranks)
+            summary = _run(options, own, wanted, budgets, chosen, ranks)
     if summary is None:
         return
     if as_json:
@@ -158,7 +175,12 @@ def _show(summary: dict[str, Any]) -> None:
 
 
 def _run(
-    options: EvalOptions, methods: list[str], budgets: Any, chosen: Method | None, ranks: Ranks
+    options: EvalOptions,
+    own: Mapping[str, OwnData],
+    methods: list[str],
+    budgets: Any,
+    chosen: Method | None,
+    ranks: Ranks,
 ) -> dict[str, Any] | None:
     """Run everything into the folder, beside ``methods`` the ``chosen`` one at its own cost; the first process returns
     the summary."""
@@ -183,7 +205,7 @@ def _run(
     from ..methods import is_published, parse
     from ..provenance import short
 
-    prepared = prepare_tasks(options, ranks)
+    prepared = prepare_tasks(options, ranks, own)
     tasks, fixed, note = prepared.tasks, run_settings(prepared, options), session(prepared.loaded, ranks)
     for task in tasks:
         check_items(task)

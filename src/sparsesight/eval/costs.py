@@ -68,11 +68,12 @@ def batch_costs(
     visual = (among(ids, visual_ids) & mask).sum(1).tolist()
     if run is not None and any(visual):
         report = run.report
-        return [_sparse_cost(shape, sample, report) for sample in report.samples[::beams]]
+        return [sparse_cost(shape, sample, report) for sample in report.samples[::beams]]
     return [dense_cost(shape, v, n - v) for v, n in zip(visual, mask.sum(1).tolist(), strict=True)]
 
 
-def _sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> SampleCost:
+def sparse_cost(shape: DecoderShape, sample: SampleReport, report: Report) -> SampleCost:
+    """Of one sample of a report."""
     entering = sample.visual_per_layer
     held = cached_tokens(entering, report.layers[0], report.trimmed)
     text = sample.text_tokens

@@ -25,6 +25,8 @@ class EvalOptions:
         device, dtype: as the command line names them.
         trust_remote_code: whether code that comes with the model may run.
         text_tower: folder or Hub id of the text tower, for methods that read one.
+        question, score, max_new_tokens: of own data: asked about every picture of a folder, how answers are scored, and
+            the longest answer.
         out: the run folder.
         resume: continue the run in that folder.
     """
@@ -42,5 +44,8 @@ class EvalOptions:
     dtype: str = "auto"
     trust_remote_code: bool = False
     text_tower: str | None = None
+    question: str | None = None
+    score: str | None = None
+    max_new_tokens: int = 32
     out: Path = Path("eval-run")
     resume: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,10 +20,13 @@ from ..suggestions import did_you_mean
 from .distributed import Ranks, one_process
 from .lmms.registry import check_task
 from .options import BUNDLED, EvalOptions
+from .own.data import OwnData
+from .own.read import is_own
 from .prompts import Prompts, choose_setting
 from .scene_task import SCENES, scene_items
 from .task import Task
 
+FRAMES = 8  # of a clip
 PACKAGES = ("torch", "transformers", "lmms-eval")
 
 
@@ -46,7 +49,7 @@ def check_tasks(names: Sequence[str], model: str | None = None) -> None:
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if double is not None:
         raise SparseSightError(f"--tasks: {double!r} is named twice")
-    theirs = [name for name in names if name not in SCENES]
+    theirs = [name for name in names if name not in SCENES and not is_own(name)]
     if theirs and find_spec("lmms_eval") is None:
         raise SparseSightError(
             f"--tasks {theirs[0]!r} runs through lmms-eval, which is not installed: pip install 'sparsesight[eval]'; "
@@ -65,8 +68,13 @@ def check_tasks(names: Sequence[str], model: str | None = None) -> None:
         )
 
 
-def prepare_tasks(options: EvalOptions, ranks: Ranks) -> Prepared:
+def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData] | None = None) -> Prepared:
     """Load the model and the tasks.
+
+    Args:
+        options: of the run.
+        ranks: this process among others.
+        own: the tasks that are own data (:func:`.own.data.read_own`).
 
     Raises:
         SparseSightError: whatever is wrong with either, in one sentence.
@@ -76,7 +84,8 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks) -> Prepared:
 
     device = own_device(options.device, ranks)
     model = None if options.model == BUNDLED else options.model
-    theirs = [name for name in options.tasks if name not in SCENES]
+    own = own or {}
+    theirs = [name for name in options.tasks if name not in SCENES and name not in own]
     found: dict[str, Task] = {}
     if theirs:
         from .lmms.model import SparseSightModel
@@ -100,7 +109,21 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks) -> Prepared:
         asked = choose_setting(options.setting, model or BUNDLED)
         loaded = load_model(model, device, options.dtype, options.trust_remote_code, options.text_tower)
         chosen = asked.name
-        prompts = Prompts(loaded.processor, asked, frames=1, clips=False)
+        clips = getattr(loaded.processor, "video_processor", None) is not None
+        prompts = Prompts(loaded.processor, asked, FRAMES, clips)
+    for name, data in own.items():
+        from .own.task import OwnRows
+
+        found[name] = OwnRows(
+            data.name,
+            data.rows,
+            loaded,
+            prompts,
+            max_new_tokens=options.max_new_tokens,
+            latency=options.latency,
+            trim_early_layers=options.trim_early_layers,
+            scorer=data.scorer,
+        )
     for name in options.tasks:
         if name in SCENES:
             kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
@@ -150,6 +173,11 @@ def run_settings(prepared: Prepared, options: EvalOptions) -> dict[str, Any]:
         "budgets_are": "retain" if options.same_retain else "cost",
         "trim_early_layers": options.trim_early_layers,
         **({} if options.text_tower is None else {"text_tower": options.text_tower}),
+        **(
+            {"score": options.score, "max_new_tokens": options.max_new_tokens}
+            if any(map(is_own, options.tasks))
+            else {}
+        ),
         "versions": _versions(),
     }
 

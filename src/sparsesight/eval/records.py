@@ -82,11 +82,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one item. ``prefill_ms``, where measured, is the item's share of its batch."""
+    """What the model said to one item.
+
+    Attributes:
+        text: the answer.
+        cost: of its prefill.
+        prefill_ms: where measured, the item's share of its batch.
+        figures: scores that are known with the answer, beside those of the task.
+    """
 
     text: str
     cost: SampleCost
     prefill_ms: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Any, where: str) -> Answer:
@@ -95,8 +103,9 @@ class Answer:
         Raises:
             SparseSightError: naming ``where``, if it is none.
         """
-        check_fields(data, {"text": str, "cost": dict, "prefill_ms": _OPTIONAL}, where)
+        check_fields(data, {"text": str, "cost": dict, "prefill_ms": _OPTIONAL, "figures": dict}, where)
         check_fields(data["cost"], _COST, where)
+        check_fields(data["figures"], dict.fromkeys(data["figures"], float), where)
         return cls(**data)
 
 

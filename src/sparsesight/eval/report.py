@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import SparseSightError
 from ..files import replace_file
 from .cell_file import CellFile, to_json
+from .own.forced_table import forced_lines
 from .plot import plot
 from .records import Sample
 from .run_dir import SUMMARY, RunFolder
@@ -54,7 +55,8 @@ def write_report(
         if (ms := folder.cell(task.name, cell.label).prefill_ms()) is not None
     }
     replace_file(folder.path / SUMMARY, to_json(summary))
-    replace_file(folder.path / "table.md", markdown(summary, about, latencies))
+    more = forced_lines({name: cells for name, (_, cells) in runs.items()})
+    replace_file(folder.path / "table.md", markdown(summary, about, latencies) + more)
     replace_file(folder.path / "table.csv", comma_separated(summary, latencies))
     if plots:
         plot(summary, latencies, folder.path / "plot.png")

@@ -212,7 +212,9 @@ def _finish(task: Task, file: CellFile, batch_size: int) -> bool:
     scores: Mapping[str, Mapping[str, float]] = task.score(
         {item.id: answer.text for item, answer in zip(items, answers, strict=True)}
     )
-    samples = [Sample.of(item, x, scores[item.id]) for item, x in zip(items, answers, strict=True)]
+    samples = [
+        Sample.of(item, x, {**scores[item.id], **x.figures}) for item, x in zip(items, answers, strict=True)
+    ]
     times = [x.prefill_ms for x in answers if x.prefill_ms is not None]
     file.finish(samples, times if len(times) == len(answers) else ())
     return True

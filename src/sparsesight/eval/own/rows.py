@@ -1,0 +1,194 @@
+"""Own data: rows of pictures and a question, from JSONL, CSV, a folder of pictures, or a dataset on disk.
+
+A row has ``image``, ``images`` or ``video`` (paths relative to the file), ``question`` or chat ``messages``, and, in
+all rows or in none, ``answer``. Files may come from anybody: sizes, counts and paths are bounded, and all that is wrong
+is found before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import SparseSightError, brief
+from .sources import Source
+
+MAX_ROWS = 100_000
+MAX_PICTURES = 64  # of a row
+MAX_MESSAGES = 64
+MAX_TEXT = 100_000  # characters of a row's texts together
+NAMED = 5  # bad rows that a message names
+ROLES = ("system", "user", "assistant")
+
+Place = Callable[[str, Any], list[Source]]  # the sources of a field's value
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question about pictures.
+
+    Attributes:
+        where: file and line, for messages.
+        number: of the line, from 1; of a picture in a folder or a row of a dataset, its own.
+        turns: roles and contents; a content is texts and sources in their order.
+        answer: as given.
+    """
+
+    where: str
+    number: int
+    turns: tuple[tuple[str, tuple[str | Source, ...]], ...]
+    answer: str | None = None
+
+    @property
+    def sources(self) -> list[Source]:
+        return [part for _, content in self.turns for part in content if not isinstance(part, str)]
+
+    @property
+    def question(self) -> str:
+        """The text of the last turn."""
+        return "\n".join(part for part in self.turns[-1][1] if isinstance(part, str))
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation as :class:`~sparsesight.eval.prompts.Prompts` takes it; pictures are opened.
+
+        Raises:
+            SparseSightError: a picture that is damaged behind its header.
+        """
+        return [
+            {
+                "role": role,
+                "content": [{"type": "text", "text": x} if isinstance(x, str) else x.part() for x in content],
+            }
+            for role, content in self.turns
+        ]
+
+
+def make_row(fields: Mapping[str, Any], where: str, number: int, place: Place) -> Row:
+    """A row from its fields.
+
+    Raises:
+        SparseSightError: what the fields lack, or what is wrong with one; without ``where``.
+    """
+    given = [name for name in ("image", "images", "video") if _there(fields.get(name))]
+    if len(given) != 1:
+        raise SparseSightError(
+            f"has {' and '.join(given) or 'no picture'}: give one of image, images (a list) and video"
+        )
+    value = fields[given[0]]
+    if given[0] == "images" and not (isinstance(value, list) and value):
+        raise SparseSightError(f"images={brief(value)}: give a list of pictures")
+    if given[0] == "images" and len(value) > MAX_PICTURES:
+        raise SparseSightError(f"images: {len(value)} are more than the limit of {MAX_PICTURES}")
+    sources = place(given[0], value)
+    if _there(fields.get("question")) == _there(fields.get("messages")):
+        raise SparseSightError("give either question or messages")
+    if _there(fields.get("messages")):
+        turns = _turns(fields["messages"], sources)
+    else:
+        turns = (("user", (*sources, _text(fields["question"], "question"))),)
+    size = sum(len(part) for _, content in turns for part in content if isinstance(part, str))
+    if size > MAX_TEXT:
+        raise SparseSightError(f"its text has {size:,} characters, more than the limit of {MAX_TEXT:,}")
+    answer = fields.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)
+    if answer is not None and not isinstance(answer, str):
+        raise SparseSightError(f"answer={brief(answer)}: write it as text")
+    return Row(where, number, turns, answer or None)
+
+
+def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int | None = None) -> list[Row]:
+    """All rows, with every bad one of them named, and their pictures checked by their headers.
+
+    Args:
+        made: for each row its place, and what makes it.
+        what: the data as a whole, for messages.
+        limit: rows to take, the first ones; None for all.
+
+    Raises:
+        SparseSightError: naming the bad rows; no rows at all, too many, or answers in some of them only.
+    """
+    rows: list[Row] = []
+    wrong: list[str] = []
+    checked: set[str] = set()
+    for where, make in made:
+        if limit is not None and len(rows) + len(wrong) >= limit:
+            break
+        if len(rows) + len(wrong) >= MAX_ROWS:
+            raise SparseSightError(f"{what} has more than {MAX_ROWS:,} rows: split it")
+        try:
+            row = make()
+            for source in row.sources:
+                if source.name not in checked:
+                    source.check()
+                    checked.add(source.name)
+            rows.append(row)
+        except SparseSightError as error:
+            wrong.append(f"{where}: {error}")
+    if wrong:
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise SparseSightError(
+            f"{what}: {len(wrong)} of {len(rows) + len(wrong)} rows cannot be asked: {'; '.join(wrong[:NAMED])}{more}"
+        )
+    if not rows:
+        raise SparseSightError(f"{what} has no rows: write one JSON object per line, with image and question")
+    without = [row for row in rows if row.answer is None]
+    if without and len(without) < len(rows):
+        raise SparseSightError(
+            f"{what}: {len(without)} of {len(rows)} rows have no answer, the first is {without[0].where}: give all an "
+            "answer, or none"
+        )
+    return rows
+
+
+def _there(value: Any) -> bool:
+    return value is not None and value != ""
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SparseSightError(f"{name}={brief(value)}: write it as text")
+    return value
+
+
+def _turns(messages: Any, sources: Sequence[Source]) -> tuple[tuple[str, tuple[str | Source, ...]], ...]:
+    """Turns of a chat.
+
+    Its contents are texts, or lists of ``{"type": "text", "text": ...}`` and of ``{"type": "image"}`` (or ``"video"``),
+    which stand for the row's pictures in their order; without those, pictures come before the text of the first user's
+    turn.
+    """
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        raise SparseSightError(f"messages={brief(messages)}: give a list of 1 to {MAX_MESSAGES} messages")
+    found: list[tuple[str, list[str | None]]] = []  # None stands for a picture
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in ROLES:
+            raise SparseSightError(f"messages: {brief(message)} has no role of {', '.join(ROLES)}")
+        content = message.get("content")
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        found.append((role, [_part(part) for part in parts]))
+    if found[-1][0] != "user":
+        raise SparseSightError(
+            f"messages end with a turn of the {found[-1][0]}: the last is the user's question"
+        )
+    places = sum(part is None for _, parts in found for part in parts)
+    if not places:
+        next(parts for role, parts in found if role == "user")[:0] = [None] * len(sources)
+    elif places != len(sources):
+        raise SparseSightError(f"messages have {places} pictures, the row has {len(sources)}")
+    rest = iter(sources)
+    return tuple((role, tuple(next(rest) if x is None else x for x in parts)) for role, parts in found)
+
+
+def _part(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
+        return _text(part.get("text"), "text of a message")
+    if kind in ("image", "video") and part.keys() == {"type"}:
+        return None
+    raise SparseSightError(
+        f'messages: {brief(part)}: write {{"type": "text", "text": ...}} or {{"type": "image"}}, and the path in the '
+        "row's image or images"
+    )

@@ -1,0 +1,98 @@
+"""How right an answer is: by its words, by a pattern, or by a metric of lmms-eval that judges answers one by one."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from ...errors import SparseSightError, brief, reason
+from ...suggestions import did_you_mean
+from .rows import Row
+
+Scorer = Callable[[str, Any], float]  # answer and target to 0 ... 1
+PER_ANSWER = ("anls", "exact_match")  # lmms-eval's metrics that judge one answer
+SCORERS = ("exact", "contains", "regex", *PER_ANSWER)
+MAX_PATTERN = 1000  # characters
+SECONDS = 1.0  # of one search: a pattern may come from anybody
+
+
+def normalised(text: str) -> str:
+    """Without differences that do not make another answer: case, spaces, and punctuation around words."""
+    words = (word.strip(string.punctuation) for word in text.casefold().split())
+    return " ".join(word for word in words if word) or text.strip()
+
+
+def same(answer: str, target: str) -> float:
+    """1 for the same :func:`normalised` text."""
+    return float(normalised(answer) == normalised(target))
+
+
+def contains(answer: str, target: str) -> float:
+    """1 if the target's words are in the answer, one after the other."""
+    return float(f" {normalised(target)} " in f" {normalised(answer)} ")
+
+
+def matches(answer: str, target: str) -> float:
+    """1 if the target, a pattern, is found in the answer; 0 also after :data:`SECONDS` of search."""
+    import regex  # transformers requires it; the standard library's has no time limit
+
+    try:
+        return float(regex.search(target, answer, timeout=SECONDS) is not None)
+    except TimeoutError:
+        return 0.0
+
+
+def choose_scorer(name: str, rows: Sequence[Row]) -> Scorer:
+    """The scorer of a name of :data:`SCORERS`, for rows with answers.
+
+    Raises:
+        SparseSightError: an unknown name, lmms-eval missing, rows without answers, or a pattern that is none.
+    """
+    if name not in SCORERS:
+        raise SparseSightError(
+            f"--score {brief(name)} is unknown: choose {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}"
+        )
+    if rows[0].answer is None:
+        raise SparseSightError(f"--score {name!r} needs rows with answers: these have none, leave it out")
+    if name == "regex":
+        for row in rows:
+            _check_pattern(row)
+    if name in PER_ANSWER:
+        return _of_lmms_eval(name)
+    return {"exact": same, "contains": contains, "regex": matches}[name]
+
+
+def _check_pattern(row: Row) -> None:
+    import regex
+
+    pattern = row.answer or ""
+    if len(pattern) > MAX_PATTERN:
+        raise SparseSightError(
+            f"{row.where}: the pattern has {len(pattern):,} characters, more than the limit of {MAX_PATTERN:,}"
+        )
+    if re.search(r"\{\d{5,}|\{\d*,\d{5,}", pattern):
+        raise SparseSightError(f"{row.where}: the pattern {brief(pattern)} repeats more than 9,999 times")
+    try:
+        regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise SparseSightError(
+            f"{row.where}: {brief(pattern)} is no regular expression ({reason(error)})"
+        ) from None
+
+
+def _of_lmms_eval(name: str) -> Scorer:
+    if find_spec("lmms_eval") is None:
+        raise SparseSightError(
+            f"--score {name!r} is lmms-eval's, which is not installed: pip install 'sparsesight[eval]'"
+        )
+    from lmms_eval.api import metrics
+
+    judge = getattr(metrics, "anls" if name == "anls" else "exact_match_hf_evaluate")
+
+    def score(answer: str, target: Any) -> float:
+        return float(judge(references=[target], predictions=[answer])[name])
+
+    return score
