@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sparsesight import ops, sparsify
-from sparsesight.hf.cache import PrunedDynamicLayer
+from sparsesight.hf.pruned_layer import PrunedDynamicLayer
 from tests import parity_cases
 
 CASES = [p for p in parity_cases.files("case_") if "_dense_" not in p.name]

@@ -52,6 +52,7 @@ class MethodOptions(TypedDict, total=False):
     always_drop: bool
     per_frame: bool
     judged_by: Literal["turn", "prompt"]
+    proportional: bool
     recycle: float
     adaptive: bool
     scale: float

@@ -10,7 +10,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from sparsesight import UnsupportedModelError
-from sparsesight.hf.cache import PrunedLayer, check_cache, held_keys, make_pruned
+from sparsesight.hf.cache import check_cache, held_keys, make_pruned
+from sparsesight.hf.pruned_layer import PrunedLayer
 
 
 def pruned(batch: int = 2, ragged: bool = False) -> PrunedLayer:

@@ -11,7 +11,8 @@ import torch
 from transformers import DynamicCache, StaticCache, cache_utils
 
 from sparsesight import UnsupportedModelError, sparsify
-from sparsesight.hf.cache import KEYLESS, PRUNED_KINDS, PrunedLayer, check_cache
+from sparsesight.hf.cache import KEYLESS, check_cache
+from sparsesight.hf.pruned_layer import PRUNED_KINDS, PrunedLayer
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_invariants import NEW, batch, close, generate, model, processor

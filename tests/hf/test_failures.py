@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsesight import SparseSightError, sparsify
-from sparsesight.hf.cache import PrunedLayer
+from sparsesight.hf.pruned_layer import PrunedLayer
 from tests.hf import tiny
 from tests.hf.test_installed import plain_state
 from tests.hf.test_invariants import Broken, batch, fingerprint

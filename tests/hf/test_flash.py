@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 from transformers.modeling_flash_attention_utils import _is_packed_sequence
 
-from sparsesight import Method, SparseVLM, SparseVLMPlus, sparsify
+from sparsesight import Method, SparseVLM, SparseVLMPlus, UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_invariants import NEW, batch, close, generate, model
@@ -115,6 +115,19 @@ def test_same_as_sdpa_in_other_ways(flash: Any, way: dict[str, Any]) -> None:
     with sparsify(flash, retain=0.4):
         assert torch.equal(flash.generate(**prompt, **how), expected)
     assert not packed
+
+
+def test_no_weights_of_keys(flash: Any) -> None:
+    """Refused by name: where it is installed, and where the implementation is set later."""
+    with pytest.raises(
+        UnsupportedModelError, match=rf"{NAME}.*FlashAttention takes no weight of single keys"
+    ):
+        sparsify(flash, "halves", proportional=True)
+    flash.set_attn_implementation({"text_config": "sdpa"})
+    with sparsify(flash, "tome", retain=0.4, proportional=True):
+        flash.set_attn_implementation({"text_config": NAME})
+        with pytest.raises(UnsupportedModelError, match="proportional=True"):
+            generate(flash, batch("llava", (0,)))
 
 
 def test_oracle(flash: Any) -> None:

@@ -28,13 +28,15 @@ ALL = [
     SparseVLMPlus((30, 12), (0, 4)),
     VisionZip(0.4, positions="compact", add=True),
     ToMe(0.4, positions="compact"),
+    *(make_method(n, retain=0.4, proportional=True) for n in ("halves", "sparsevlm", "tome", "visionzip")),
 ]
 
 
 def label(value: Any) -> str:
     if not isinstance(value, Method):
         return str(value)
-    return f"{value.name}-{value.positions}{'-adaptive' * value.data_dependent}-{value.layers}"
+    options = f"{'-adaptive' * value.data_dependent}{'-proportional' * value.weights_keys}"
+    return f"{value.name}-{value.positions}{options}-{value.layers}"
 
 
 @lru_cache(maxsize=16)

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from sparsesight import sparsify
-from sparsesight.hf.cache import PrunedLayer
 from sparsesight.hf.hooks import Hooks
+from sparsesight.hf.pruned_layer import PrunedLayer
 from sparsesight.hf.state import ForwardState
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, fingerprint

@@ -54,6 +54,9 @@ def end_ids(family: Family) -> list[list[int]]:
         ("llava", "sdpa", {"method": "divprune", "retain": 0.3}),  # before the decoder
         ("llava", "eager", {"method": "cdpruner", "retain": 0.3}),
         ("llava", "sdpa", {"method": "random", "retain": 0.3}),
+        ("llava", "sdpa", {"method": "halves", "retain": 0.4, "proportional": True}),
+        ("llava", "eager", {"method": "sparsevlm", "retain": 0.4, "proportional": True}),
+        ("gemma3", "sdpa", {"method": "halves", "retain": 0.4, "proportional": True}),
         ("llava", "sdpa", {"method": "fastv", "retain": 0.3, "per_frame": True}),
         ("qwen2_5_vl", "sdpa", {"method": "fastv", "retain": 0.5}),  # several axes of positions
         ("qwen2_5_vl", "eager", {"method": "sparsevlm+", "retain": 0.4}),

@@ -104,6 +104,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "attention_rank": lambda: ops.attention_rank(normal(0, 2, 5, 5), FLAG, FLAG),
     "rank_rule": lambda: ops.rank_rule(torch.tensor([3, 4]), torch.tensor([9, 4]), 1.5, 0.0),
     "density_peaks_merge": lambda: ops.density_peaks_merge(normal(0, 3, 12, 4), [12, 9, 3], [2, 3, 1]),
+    "nearest_kept": lambda: ops.nearest_kept(FEATURES, true(2, 5), FLAG, 4),
     "unit_vectors": lambda: ops.unit_vectors(FEATURES, FLAG),
     "farthest_point_ranks": lambda: ops.farthest_point_ranks(FEATURES, FLAG, KEEP, 3),
     "greedy_dpp_map": lambda: ops.greedy_dpp_map(FEATURES, normal(1, 2, 5).abs(), FLAG, KEEP, 3),

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from sparsesight import FastV, SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError, VisionZip
+from sparsesight import (
+    FastV,
+    Halves,
+    SparseSightError,
+    SparseVLM,
+    SparseVLMPlus,
+    UnsupportedModelError,
+    VisionZip,
+)
 from sparsesight.methods import METHODS, Method
 from sparsesight.vllm.validation import (
     check_config,
@@ -165,6 +173,7 @@ def test_methods_that_work_and_their_layers() -> None:
         (SparseVLM(adaptive=True), "sizes alone"),
         (VisionZip(64), "vision tower"),
         (SparseVLMPlus(64, positions="compact"), "positions='original'"),
+        (Halves(64, proportional=True), "proportional=True weights single keys"),
     ],
 )
 def test_methods_that_do_not(method: Method, words: str) -> None:

@@ -147,6 +147,10 @@ class Method(ABC):
         tokens = ops.gather_rows(stage.hidden, stage.column.gather(1, recycled))
         return ops.density_peaks_merge(tokens, counts.recycled, counts.merged)
 
+    def multiplicity(self, stage: StageInput, selection: Selection) -> Float[Tensor, "b v"] | None:
+        """How many tokens of the prompt each visual token stands for after the stage; default: as many as before."""
+        return stage.multiplicity
+
     def overhead(self, sizes: StageSizes) -> int:
         """Multiply-adds of the method itself at one stage, for one sample.
 
@@ -173,6 +177,11 @@ class Method(ABC):
     def rows_read_at(self, index: int) -> Literal["text", "raters"]:
         """See :attr:`rows_read`, of stage ``index``."""
         return self.rows_read
+
+    @property
+    def weights_keys(self) -> bool:
+        """Whether tokens count for as many as they stand for (:meth:`multiplicity`), by a bias on their keys."""
+        return False
 
     @property
     def one_budget(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .budget import BEFORE
+from .stage import Selection
 from .step import Chosen
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ class StageRecord:
             its cluster); -1 for the others.
         score: float32, the method's score of each token that entered this stage, larger is better; ``nan`` for the
             others. A merged token has its score at its centre.
+        multiplicity: float32, for how many tokens of the prompt each remaining token counts in attention (a merged one
+            at its centre), 0 for the others; None if each counts for one.
     """
 
     layer: int
     kept: Bool[np.ndarray, " v"]
     into: Int[np.ndarray, " v"]
     score: Float[np.ndarray, " v"]
+    multiplicity: Float[np.ndarray, " v"] | None = None
 
     @property
     def merged(self) -> Bool[np.ndarray, " v"]:
@@ -64,6 +68,7 @@ class StageTensors:
     kept: Bool[Tensor, "b v"]
     into: Int[Tensor, "b v"] | None  # None if nothing has been merged
     score: Float[Tensor, "b v"]
+    multiplicity: Float[Tensor, "b v"] | None = None  # None if each token counts for one
 
     @classmethod
     def of(
@@ -89,10 +94,15 @@ class StageTensors:
         earlier = None if before is None else before.into
         merges = earlier is not None or any(x.selection.merge is not None for x in chosen)
         into = token.new_full(shape, -1) if merges else None
+        counts = any(x.selection.multiplicity is not None for x in chosen)
+        multiplicity = torch.zeros(shape, device=token.device) if counts else None
         for stage, selection, source in chosen:
             own = token.gather(1, source)
             at = own.masked_fill(~stage.visual, most)
             score.scatter_(1, at, selection.score.float())
+            if multiplicity is not None and selection.multiplicity is not None:
+                left = selection.multiplicity.masked_fill(~remaining(selection), 0)
+                multiplicity.scatter_(1, at, left)
             old = stage.origin < 0  # merged at an earlier stage
             kept.scatter_(1, at, selection.keep & ~old if merges else selection.keep)
             if into is None:
@@ -113,10 +123,31 @@ class StageTensors:
         if into is not None and earlier is not None:
             # Members of an earlier merged token follow it.
             into = into.gather(1, torch.where(earlier >= 0, earlier, torch.arange(most, device=token.device)))
-        return cls(layer, kept[:, :-1], None if into is None else into[:, :most], score[:, :-1])
+        multiplicity = None if multiplicity is None else multiplicity[:, :-1]
+        return cls(layer, kept[:, :-1], None if into is None else into[:, :most], score[:, :-1], multiplicity)
 
     def samples(self, visual: Sequence[int]) -> list[StageRecord]:
         """The record of each sample, given its number of visual tokens; waits for the device."""
         kept, score = self.kept.cpu().numpy(), self.score.cpu().numpy()
         into = np.full(kept.shape, -1) if self.into is None else self.into.cpu().numpy()
-        return [StageRecord(self.layer, kept[i, :v], into[i, :v], score[i, :v]) for i, v in enumerate(visual)]
+        counts = None if self.multiplicity is None else self.multiplicity.cpu().numpy()
+        return [
+            StageRecord(
+                self.layer,
+                kept[i, :v],
+                into[i, :v],
+                score[i, :v],
+                None if counts is None else counts[i, :v],
+            )
+            for i, v in enumerate(visual)
+        ]
+
+
+def remaining(selection: Selection) -> Bool[Tensor, "b v"]:
+    """The visual columns that remain: kept ones, and the cluster centres of merged ones."""
+    keep, recycled, merge = selection.keep, selection.recycled, selection.merge
+    if recycled is None or merge is None:
+        return keep
+    width = keep.shape[1]
+    centre = recycled.gather(1, merge.centre).masked_fill(~merge.exists, width)
+    return torch.nn.functional.pad(keep, (0, 1)).scatter(1, centre, True)[:, :width]

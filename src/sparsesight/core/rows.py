@@ -41,6 +41,8 @@ class Rows:
     origin: Int[Tensor, "b n"]  # index among the region's visual tokens; -1: text or merged
     # Number of the region of each visual or scoring row; None: each sample is one region.
     region: Int[Tensor, "b n"] | None = None
+    # How many tokens of the prompt a row counts for in attention; None: each row for one.
+    multiplicity: Float[Tensor, "b n"] | None = None
 
     def of(self, number: int) -> tuple[Bool[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """The visual and the scoring text rows of the regions with this number."""
@@ -113,12 +115,18 @@ def advance(
     """
     n = rows.valid.shape[1]
     hidden, origin, order = chosen[0][0].hidden, rows.origin, None
+    multiplicity, pad = rows.multiplicity, torch.nn.functional.pad
     step = 1 + max((m.merge.centre.shape[1] for _, m in chosen if m.merge is not None), default=0)
     kept = None
     for number, (stage, selection) in enumerate(chosen):
         column = torch.where(stage.visual, stage.column, n)  # padding writes to a scratch row
         own = _scatter_true(column.masked_fill(~selection.keep, n), n)
         kept = own if kept is None else kept | own
+        if selection.multiplicity is not None:
+            every = (
+                torch.ones(rows.valid.shape, device=column.device) if multiplicity is None else multiplicity
+            )
+            multiplicity = pad(every, (0, 1)).scatter(1, column, selection.multiplicity)[:, :n]
         if selection.merge is None or selection.recycled is None:
             continue
         tokens, centre, _, exists = selection.merge
@@ -126,7 +134,6 @@ def advance(
         kept = kept | _scatter_true(at, n)
         wide = torch.cat((hidden, hidden[:, :1]), 1)
         hidden = wide.scatter(1, at[..., None].expand_as(tokens), tokens.to(hidden.dtype))[:, :n]
-        pad = torch.nn.functional.pad
         origin = pad(origin, (0, 1)).scatter(1, at, -1)[:, :n]
         if move_merged:
             row = torch.arange(n, device=at.device)
@@ -149,6 +156,7 @@ def advance(
         rows.rater.gather(1, index) & valid,
         origin.gather(1, index),
         None if rows.region is None else rows.region.gather(1, index),
+        None if multiplicity is None else multiplicity.gather(1, index),
     )
     return rows, ops.gather_rows(hidden, index)
 

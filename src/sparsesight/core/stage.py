@@ -107,19 +107,28 @@ class Attention:
         mean = ops.head_mean(self.query, self.key, self.allowed(), self.scale, self.softcap)
         return mean.gather(2, self.key_column[:, None].expand(-1, mean.shape[1], -1))
 
-    def seeing(self, who: Bool[Tensor, " b"], visual: Bool[Tensor, "b v"]) -> Attention:
+    def seeing(
+        self,
+        who: Bool[Tensor, " b"],
+        visual: Bool[Tensor, "b v"],
+        multiplicity: Float[Tensor, "b v"] | None = None,
+    ) -> Attention:
         """The same with the mask lifted for samples ``who``, whose text comes before their visual tokens.
 
         In a causal decoder no text row attends to a later picture. Here its query is compared with the picture's keys
-        anyway, both with their own rotary positions.
+        anyway, both with their own rotary positions, and as often as they count.
         """
         keys = self.key.shape[2]
+        column = self.key_column.masked_fill(~visual, keys)
         seen = torch.zeros(visual.shape[0], keys + 1, dtype=torch.bool, device=visual.device)
-        seen.scatter_(1, self.key_column.masked_fill(~visual, keys), True)
-        seen = (seen[:, :-1] & who[:, None])[:, None, None]
+        seen = (seen.scatter_(1, column, True)[:, :-1] & who[:, None])[:, None, None]
+        weight = torch.zeros(visual.shape[0], keys + 1, device=visual.device)
+        if multiplicity is not None:
+            weight.scatter_(1, column, multiplicity.log())
+        weight = weight[:, None, None, :-1]
 
         def lifted(mask: Tensor) -> Tensor:
-            return mask | seen if mask.dtype == torch.bool else mask.masked_fill(seen, 0)
+            return mask | seen if mask.dtype == torch.bool else torch.where(seen, weight.to(mask.dtype), mask)
 
         of = self.mask
         return replace(self, mask=lifted(of) if isinstance(of, Tensor) else lambda row: lifted(of(row)))
@@ -189,6 +198,8 @@ class StageInput:
     rater_count: int | None = (
         None  # upper bound of the raters of any sample; None if the host does not know it
     )
+    # How many tokens of the prompt each visual token stands for; None: one each.
+    multiplicity: Float[Tensor, "b v"] | None = None
 
     @property
     def attention(self) -> Attention:
@@ -234,6 +245,9 @@ class Selection(NamedTuple):
     counts: Counts
     recycled: Int[Tensor, "b m"] | None = None  # visual columns that are merged, best score first
     merge: ops.Merge | None = None
+    # How many tokens of the prompt each one stands for after the stage, merged ones at their cluster centre; None: one
+    # each.
+    multiplicity: Float[Tensor, "b v"] | None = None
 
 
 def planned_counts(

@@ -172,10 +172,11 @@ def run_stage(
         judges, count = text[i], facts.rater_counts[i] if facts.rater_counts else None
         source = rows.source.gather(1, column)
         frame, frame_tokens = (x.gather(1, source) for x in facts.frames) if facts.frames else (None, None)
+        stand_for = None if rows.multiplicity is None else rows.multiplicity.gather(1, column)
         with clock("scoring"), torch.no_grad(), in_full(device):
             at = facts.attention(i, judges, column)
             if at is not None and facts.in_front:
-                at = at.seeing(facts.in_front[i], visual)
+                at = at.seeing(facts.in_front[i], visual, stand_for)
             stage = StageInput(
                 index=facts.index,
                 layer=facts.layer,
@@ -193,10 +194,12 @@ def run_stage(
                 frame=frame,
                 frame_tokens=frame_tokens,
                 rater_count=count.read() if count is not None else None,
+                multiplicity=stand_for,
             )
             score = method.score(stage) if max(size.text) else visual.new_zeros(visual.shape).float()
         with clock("selection"), in_full(device):
             decided = method.select_from_scores(stage, score) if max(size.text) else _all(stage, size, score)
+            decided = decided._replace(multiplicity=method.multiplicity(stage, decided))
             chosen.append(Chosen(stage, decided, source))
     with clock("gather"):
         after = tuple(

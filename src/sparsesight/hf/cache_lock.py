@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers.cache_utils import Cache
 
-from .cache import PRUNED_KINDS, PrunedLayer, make_pruned, was_pruned
+from .cache import make_pruned, was_pruned
 from .filled_by import FilledBy
+from .pruned_layer import PRUNED_KINDS, PrunedLayer
 
 
 def sign(cache: Cache | None, filled_by: FilledBy) -> None:

@@ -152,7 +152,7 @@ class Hooks:
         Raises:
             UnsupportedModelError: if it cannot be pruned.
         """
-        check_implementation(self.parts.decoder, self.parts.kinds)
+        check_implementation(self.parts.decoder, self.parts.kinds, self.plan.method.weights_keys)
         for probe in self.probes:
             probe.follow()
         self.implementation = attention_implementation(self.parts.decoder)

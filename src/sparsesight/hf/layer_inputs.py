@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .. import ops
 from ..core.rows import Rows
-from .cache import PrunedLayer, make_pruned, pruned_layer
+from .cache import make_pruned, pruned_layer
 from .masks import select_mask
 from .model_parts import Layer
 from .prompt.layout import Layout, Plan
+from .pruned_layer import PrunedLayer
 
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {
@@ -40,12 +41,18 @@ class Keys:
     valid: Tensor  # [b, k] False for filler
     ragged: bool  # whether there is filler
     before: Tensor | int  # how many of them were there before this forward: [b, 1]
+    multiplicity: Tensor | None = None  # float32 [b, k], how many tokens each stands for; None: one each
 
     @classmethod
-    def of(cls, cached: PrunedLayer, slot: Tensor, valid: Tensor, ragged: bool) -> Keys:
+    def of(cls, cached: PrunedLayer, new: Keys) -> Keys:
         """Those cached before, and the new ones."""
-        old, fine = cached.key_slots(slot.shape[0], slot.device)
-        return cls(torch.cat((old, slot), 1), torch.cat((fine, valid), 1), ragged, fine.sum(1, keepdim=True))
+        old, fine = cached.key_slots(new.slot.shape[0], new.slot.device)
+        parts = (cached.key_multiplicity(), old), (new.multiplicity, new.slot)
+        each = None
+        if any(m is not None for m, _ in parts):
+            each = torch.cat([fine.new_ones(x.shape).float() if m is None else m for m, x in parts], 1)
+        slot, valid = torch.cat((old, new.slot), 1), torch.cat((fine, new.valid), 1)
+        return cls(slot, valid, new.ragged or cached.ragged, fine.sum(1, keepdim=True), each)
 
 
 @dataclass
@@ -122,7 +129,8 @@ class SegmentInputs:
     ) -> dict[str, Any] | None:
         """The same in a forward that prunes nothing (decoding, a text-only turn); None if nothing changes."""
         compact = self.plan.method.positions == "compact"
-        needless = kwargs.get("attention_mask") is None and not cached.ragged and not compact
+        plain = not cached.ragged and not compact and cached.multiplicity is None
+        needless = kwargs.get("attention_mask") is None and plain
         if needless and not self.asked:
             return None
         with self.plan.clock("masks"):
@@ -130,7 +138,9 @@ class SegmentInputs:
             row = torch.arange(self.length, device=self.device).expand(self.batch, -1)
 
             def make(_: Any) -> Keys:
-                return Keys.of(cached, row + self.past, torch.ones_like(row, dtype=torch.bool), cached.ragged)
+                return Keys.of(
+                    cached, Keys(row + self.past, torch.ones_like(row, dtype=torch.bool), False, 0)
+                )
 
             keys = self.once(("keys", segment, kind.kind), None, make)
             if self.asked:
@@ -173,14 +183,13 @@ class SegmentInputs:
             cached = make_pruned(self.cache, kind.source) if self.cache is not None else None
 
             def keys(_: Any) -> Keys:
-                slot = rows.slot + self.past
-                if cached is None or not cached.physical_length():
-                    return Keys(slot, rows.valid, self.ragged, 0)
-                return Keys.of(cached, slot, rows.valid, self.ragged or cached.ragged)
+                new = Keys(rows.slot + self.past, rows.valid, self.ragged, 0, rows.multiplicity)
+                return new if cached is None or not cached.physical_length() else Keys.of(cached, new)
 
             seen: Keys = self.once(("keys", kind.kind), None, keys)
             if cached is not None and kind.source == kind.index:
-                cached.note(seen.slot, seen.valid, self.past + self.length, seen.ragged)
+                end = self.past + self.length
+                cached.note(seen.slot, seen.valid, end, seen.ragged, seen.multiplicity)
         return seen
 
     def _finish(
@@ -209,6 +218,8 @@ class SegmentInputs:
                     past=self.past,
                     total=self.past + self.length,
                     flash=plan.flash,
+                    multiplicity=keys.multiplicity,
+                    dtype=hidden.dtype,
                 ),
             )
         if plan.method.positions == "compact" and kind.index > plan.stages[0]:

@@ -32,7 +32,17 @@ def mask_of_rows(mask: Any, row: Tensor, offset: int, keys: int) -> Tensor:
 
 
 def select_mask(
-    mask: Any, row: Tensor, slot: Tensor, valid: Tensor, *, ragged: bool, past: int, total: int, flash: bool
+    mask: Any,
+    row: Tensor,
+    slot: Tensor,
+    valid: Tensor,
+    *,
+    ragged: bool,
+    past: int,
+    total: int,
+    flash: bool,
+    multiplicity: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
     """The mask of a pruned layer.
 
@@ -45,14 +55,16 @@ def select_mask(
         past: logical length before this forward.
         total: logical length after it.
         flash: whether the attention implementation takes 2D masks.
+        multiplicity: float32 [b, k], how many tokens each key stands for; None: one each.
+        dtype: of a mask with multiplicities, which is additive in every implementation.
     """
     if mask is None:
-        if not ragged:
+        if not ragged and multiplicity is None:
             return None
         if flash:
             return valid
         seen = slot[:, None] <= (row + past)[..., None]
-        return (seen & valid[:, None])[:, None]
+        return weighted((seen & valid[:, None])[:, None], multiplicity, dtype)
     # A mask of a windowed layer has no columns for keys that lie before the window of its first row.
     gone = total - (mask.seq_lengths[1] if isinstance(mask, BlockMask) else mask.shape[-1])
     if gone > 0:
@@ -60,6 +72,8 @@ def select_mask(
     if isinstance(mask, BlockMask):
         # One captured tensor, not a closure over the old mask's: the compiled kernel gets few inputs.
         allowed = rows_of_block_mask(mask, row, slot) & valid[:, None]
+        if multiplicity is not None:
+            return weighted(allowed[:, None], multiplicity, dtype)
 
         def pruned(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return allowed[b, q, k]
@@ -78,11 +92,25 @@ def select_mask(
     )  # it may have the last rows alone, as the hidden states then do
     mask = mask.gather(2, row[:, None, :, None].expand(-1, heads, -1, mask.shape[3]))
     mask = mask.gather(3, slot[:, None, None].expand(-1, heads, mask.shape[2], -1))
-    if not ragged:
+    if ragged and mask.dtype == torch.bool:
+        mask = mask & valid[:, None, None]
+    elif ragged:
+        mask = mask.masked_fill(~valid[:, None, None], torch.finfo(mask.dtype).min)
+    return weighted(mask, multiplicity, dtype)
+
+
+def weighted(mask: Tensor, multiplicity: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A mask [b, h, rows, k] by which a key counts for as many tokens as it stands for.
+
+    Proportional attention (Bolya et al., "Token Merging", arXiv:2210.09461, section 3): the logarithm of the
+    multiplicity [b, k] is added to the logits. Without multiplicities the mask stays as it is.
+    """
+    if multiplicity is None:
         return mask
     if mask.dtype == torch.bool:
-        return mask & valid[:, None, None]
-    return mask.masked_fill(~valid[:, None, None], torch.finfo(mask.dtype).min)
+        hidden = torch.finfo(dtype).min
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, hidden)
+    return mask + multiplicity.log().to(mask.dtype)[:, None, None]
 
 
 def rows_of_block_mask(mask: BlockMask, row: Tensor, slot: Tensor) -> Tensor:

@@ -228,13 +228,18 @@ def attention_implementation(decoder: nn.Module) -> str:
     return str(config._attn_implementation)
 
 
-def check_implementation(decoder: nn.Module, kinds: tuple[Layer, ...]) -> None:
-    """Refuse attention implementations that cannot see what is left.
+def check_implementation(decoder: nn.Module, kinds: tuple[Layer, ...], weighted: bool = False) -> None:
+    """Refuse attention implementations that cannot see what is left, or cannot count it (``weighted``).
 
     Raises:
         UnsupportedModelError: naming the implementation.
     """
     name = attention_implementation(decoder)
+    if weighted and "flash" in name:
+        raise UnsupportedModelError(
+            f"attn_implementation={name!r}: FlashAttention takes no weight of single keys, which proportional=True "
+            "needs; use attn_implementation='sdpa', or leave proportional out"
+        )
     if "paged" in name:
         raise UnsupportedModelError(
             f"attn_implementation={name!r}: continuous batching packs prompts into blocks of keys that all layers "

@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UnsupportedModelError
-from .cache import PrunedSlidingLayer, pruned_layer
+from .cache import pruned_layer
 from .layer_inputs import fold, unfold
+from .pruned_layer import PrunedSlidingLayer
 from .state import ForwardState
 
 

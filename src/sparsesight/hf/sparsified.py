@@ -23,7 +23,7 @@ from .batch_report import batch_report
 from .compiled.options import Fast, FastUse, parse_fast
 from .decoder_shape import decoder_shape
 from .hooks import Hooks
-from .model_parts import inspect_model
+from .model_parts import check_implementation, inspect_model
 from .prompt.layout import Plan
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
 from .record import PrefillRecord, RunHistory, Trace
@@ -86,6 +86,7 @@ class Sparsified:
                 "positions='compact' needs a decoder with one kind of rotary positions along one axis: "
                 "use positions='original'"
             )
+        check_implementation(parts.decoder, parts.kinds, method.weights_keys)
         self.model = parts.model
         self.visual_ids = parts.visual_ids if visual_mask is None else ()
         self.method = method

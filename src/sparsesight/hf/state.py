@@ -263,10 +263,16 @@ class ForwardState(SegmentInputs):
         """Let the layers up to the first stage forget what it dropped: they are not run again before decoding."""
         assert self.rows is not None
         stays = torch.zeros(self.batch, self.length + 1, dtype=torch.bool, device=self.device)
-        stays.scatter_(1, self.rows.source.masked_fill(~self.rows.valid, self.length), True)
+        target = self.rows.source.masked_fill(~self.rows.valid, self.length)
+        stays.scatter_(1, target, True)
+        stand_for = self.rows.multiplicity
+        if stand_for is not None:
+            every = torch.ones(self.batch, self.length + 1, device=self.device)
+            stand_for = every.scatter_(1, target, stand_for)[:, :-1]
         for kind in self.plan.kinds[: self.plan.stages[0] + 1]:
             if self.cache is not None and kind.attends and kind.source == kind.index:
-                make_pruned(self.cache, kind.index).drop(self.past, stays[:, :-1], width, self.ragged)
+                layer = make_pruned(self.cache, kind.index)
+                layer.drop(self.past, stays[:, :-1], width, self.ragged, stand_for)
 
     def _positions(self, rows: Rows) -> Tensor:
         """Rotary positions [b, n] (or [axes, b, n]) of the current rows at the layer that just ran."""

@@ -139,6 +139,14 @@ class Compose(Method):
         part, index = self._part(stage.index)
         return part.select_from_scores(dataclasses.replace(stage, index=index), score)
 
+    @property
+    def weights_keys(self) -> bool:
+        return any(part.weights_keys for part in self.parts)
+
+    def multiplicity(self, stage: StageInput, selection: Selection) -> Float[Tensor, "b v"] | None:
+        part, index = self._part(stage.index)
+        return part.multiplicity(dataclasses.replace(stage, index=index), selection)
+
     def overhead(self, sizes: StageSizes) -> int:
         part, index = self._part(sizes.index)
         return part.overhead(dataclasses.replace(sizes, index=index))

@@ -11,10 +11,10 @@ from torch import Tensor
 from .. import ops
 from ..core.budget import BEFORE, Schedule, StageSizes, plan
 from ..core.fields import is_number
-from ..core.method import Method
-from ..core.stage import StageInput
+from ..core.stage import Selection, StageInput
 from ..errors import SparseSightError
 from .narrow import difference_macs, difference_ranks
+from .proportional import Proportional, shared_multiplicity
 from .question import question_similarity
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Halves(Method):
+class Halves(Proportional):
     """Keep half by similarity to the question, half by difference from the kept; a quarter in deep layers.
 
     A rule of this project that uses no attention, neither the vision tower's nor the decoder's.
@@ -39,6 +39,8 @@ class Halves(Method):
     Attributes:
         asked: share of ``K`` that is selected by similarity to the question. 0: difference alone.
         share: share of ``K`` that stays after the second stage. 1: all of them.
+        proportional: at each stage, a dropped token counts for the kept token whose hidden state has the largest
+            cosine with its own, together with those that it stood for (ToMe, arXiv:2210.09461, section 3).
 
     Sources of the parts: difference as greedy inference of a determinantal point process is CDPruner's
     (arXiv:2506.10967), as max-min distance DivPrune's (arXiv:2503.02175), both with cosines; half and half is
@@ -87,7 +89,11 @@ class Halves(Method):
             given = ops.ranks(question_similarity(stage), stage.visual)
         return -difference_ranks(stage, given, held, counts.keep, max(counts.tokens_out)).float()
 
+    def multiplicity(self, stage: StageInput, selection: Selection) -> Float[Tensor, "b v"] | None:
+        return shared_multiplicity(stage, selection) if self.proportional else stage.multiplicity
+
     def overhead(self, sizes: StageSizes) -> int:
-        """Similarity to the question at the first stage; kernel and factor at both."""
+        """Similarity to the question at the first stage; kernel and factor at both, and which kept token is nearest."""
         asked = (sizes.tokens_in + sizes.text) * sizes.hidden if sizes.index == 0 and self.asked else 0
-        return asked + difference_macs(sizes)
+        nearest = sizes.tokens_in * sizes.keep * sizes.hidden if self.proportional else 0
+        return asked + difference_macs(sizes) + nearest

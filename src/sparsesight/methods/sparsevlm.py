@@ -15,22 +15,24 @@ from torch import Tensor
 from .. import ops
 from ..core.budget import Retain, recycled_counts
 from ..core.fields import is_number
-from ..core.method import Method
 from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
+from .proportional import Proportional
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True)
-class SparseVLM(Method):
+class SparseVLM(Proportional):
     """Keep the visual tokens that the raters attend to most, averaged over heads; merge some of the dropped ones.
 
     Attributes:
         recycle: fraction of the dropped tokens that is merged by density-peaks clustering and kept.
         adaptive: v1.0: keep ``int(rank * scale + bias)`` tokens, with the rank of the raters-by-visual attention;
             ``retain`` is not used then, counts depend on the question, and every stage synchronises the device once.
+        proportional: a merged token counts for all tokens of its cluster (ToMe, arXiv:2210.09461, section 3), also in
+            the scores of later stages; a kept one for itself, and the other dropped ones for nothing. Not published.
         scale, bias: parameters of the rank rule. Published: (13.5, 0), (9, 6), (0.8, 0) for about 192, 128, 64 tokens.
 
     Safer than published by default: ``positions="original"`` (published: compact), merged tokens at the position of

@@ -12,21 +12,25 @@ from ..core.budget import StageSizes
 from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
 from .merged import MergesAll, merge_in_order
+from .proportional import Proportional
 
 if TYPE_CHECKING:
     from jaxtyping import Int
 
 
 @dataclass(frozen=True)
-class ToMe(MergesAll):
+class ToMe(MergesAll, Proportional):
     """Before the language model, merge the most similar tokens by bipartite soft matching; nothing is dropped.
 
     Bolya et al., "Token Merging: Your ViT But Faster", arXiv:2210.09461, section 3. The paper merges a fixed number of
     tokens in every layer of a vision transformer, compares keys, and weights attention by the number of patches that a
     token represents. Here the tower is unchanged: projected tokens are compared, in as many rounds as needed (each at
-    most halves them), and attention is not weighted. A merged token is the mean of all its members and takes the
-    position of its member of set B; the order of the prompt is kept between rounds. Tokens of different pictures may be
-    merged. There is no published setting for language models.
+    most halves them). A merged token is the mean of all its members and takes the position of its member of set B; the
+    order of the prompt is kept between rounds. Tokens of different pictures may be merged. There is no published
+    setting for language models.
+
+    Attributes:
+        proportional: a token counts for all its members, as in the paper; off by default.
 
     Raises:
         SparseSightError: ``per_frame=True``, as the number of similar tokens in a frame cannot be prescribed.

@@ -15,13 +15,14 @@ from ..core.method import PreDecoderMethod
 from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
 from .merged import merge_in_order, plan_merged
+from .proportional import Proportional
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
-class VisionZip(PreDecoderMethod):
+class VisionZip(PreDecoderMethod, Proportional):
     """Keep the dominant tokens, by attention of the class token; merge all others into a few contextual ones.
 
     Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", arXiv:2412.04467, sections
@@ -32,6 +33,8 @@ class VisionZip(PreDecoderMethod):
         contextual: share of the retained tokens that is merged. Published: 10 of 64, 20 of 128, 30 of 192.
         add: a contextual token is its target plus the mean of the tokens merged into it, as released. By default it is
             the mean of them all, so that its norm is like that of other tokens.
+        proportional: a contextual token counts for all tokens merged into it (ToMe, arXiv:2210.09461, section 3), a
+            dominant one for itself. Not published.
 
     Different: the class token itself, which the paper counts as a dominant token, is not a visual token here, and a
     patch takes its place; tokens are merged after the projector, not before it; a prompt's pictures compete for one

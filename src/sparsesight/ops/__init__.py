@@ -27,7 +27,7 @@ from .diversity import (
     greedy_gaussian_map,
     least_similar_places,
 )
-from .matching import bipartite_merge, even_target_merge, likeness_variance, thinned_places
+from .matching import bipartite_merge, even_target_merge, likeness_variance, nearest_kept, thinned_places
 from .merging import Merge, density_peaks_merge
 from .points import unit_vectors
 from .rows import causal_rows, compact, first_ranked, gather_rows, group_ranks, ranks
@@ -59,6 +59,7 @@ __all__ = [
     "head_sums",
     "least_similar_places",
     "likeness_variance",
+    "nearest_kept",
     "rank_rule",
     "ranks",
     "rope_weight",

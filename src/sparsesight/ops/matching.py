@@ -38,6 +38,28 @@ def group_means(
     return torch.cat(means, 1) if means else x[:, :0]
 
 
+def nearest_kept(
+    x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"], keep: Bool[Tensor, "b m"], most: int
+) -> Int[Tensor, "b m"]:
+    """For every token the index of the kept token with the largest cosine; of equals, the first.
+
+    Args:
+        x: tokens.
+        valid: False on padding, for which the result means nothing.
+        keep: the kept ones, within ``valid``; a sample without any gets the index of some token.
+        most: at least the number of kept tokens of any sample, at least 1.
+    """
+    unit = unit_vectors(x, valid)
+    column = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    exists = keep.gather(1, column)
+    target = gather_rows(unit, column)
+    best = [
+        cosine_similarity(unit[:, rows], target).masked_fill(~exists[:, None], -math.inf).argmax(-1)
+        for rows in chunks(x.shape[1])
+    ]
+    return column.gather(1, torch.cat(best, 1))
+
+
 def even_target_merge(
     x: Float[Tensor, "b m c"],
     key: Float[Tensor, "b m d"],

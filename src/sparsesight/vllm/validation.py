@@ -178,6 +178,11 @@ def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | Non
             f"{name} reads the vision tower, which vLLM's models do not show: use one that goes by the language "
             "model's attention, such as 'sparsevlm+', or by the visual tokens alone, such as 'cdpruner' or 'divprune'"
         )
+    if method.weights_keys:
+        raise SparseSightError(
+            f"{name}: proportional=True weights single keys, for which vLLM's attention kernels take no bias: leave it "
+            "out"
+        )
     if method.positions != "original":
         raise SparseSightError(
             f"{name}: positions={method.positions!r} renumbers tokens, but vLLM goes on counting from the prompt's "
