@@ -19,6 +19,7 @@ MethodName = Literal[
     "scope",
     "mmtok",
     "vidcom2",
+    "fastvid",
     "halves",
     "narrow",
     "holov",
@@ -40,6 +41,7 @@ MethodName = Literal[
     "cdpruner:published",
     "scope:published",
     "vidcom2:published",
+    "fastvid:published",
     "holov:published",
 ]
 
@@ -75,6 +77,11 @@ class MethodOptions(TypedDict, total=False):
     text_temperature: float
     visual_temperature: float
     temperature: float
+    context: float
+    segments: int
+    threshold: float
+    interval: int
+    weight: float
     asked: float
     share: float
     seed: int

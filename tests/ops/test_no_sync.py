@@ -88,6 +88,7 @@ QUERY, KEY, MASK = normal(0, 2, 4, 5, 8), normal(1, 2, 2, 9, 8), random_mask(2, 
 ROW = torch.tensor([[3, 1, 4, 0, 2], [0, 4, 2, 3, 1]])
 FLAG = torch.tensor([[True, False, True, True, True], [True, True, False, True, False]])
 FEATURES, KEEP = normal(0, 2, 5, 8), torch.tensor([3, 2])
+SORTED = torch.arange(5).expand(2, -1)
 CALLS: dict[str, Callable[[], Any]] = {
     "gather_rows": lambda: ops.gather_rows(normal(0, 2, 5, 3), ROW),
     "compact": lambda: ops.compact(FLAG, 4, ROW),
@@ -115,6 +116,8 @@ CALLS: dict[str, Callable[[], Any]] = {
         ops.cosine_coverage(FEATURES, FLAG), normal(1, 2, 5).abs(), FLAG, KEEP, 3
     ),
     "unlike_mean_ranks": lambda: ops.unlike_mean_ranks(FEATURES, ROW // 2, FLAG, 0.1),
+    "frame_segments": lambda: ops.frame_segments(FEATURES, ROW // 2, FLAG, 2, 0.9),
+    "anchor_merge": lambda: ops.anchor_merge(FEATURES, SORTED // 2, SORTED // 4, [5, 4], [2, 1], 2, 0.6),
     "least_similar_places": lambda: ops.least_similar_places(
         FEATURES, FLAG, ROW == 3, normal(1, 2, 2, 8), true(2, 2), KEEP
     ),

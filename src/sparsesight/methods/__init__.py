@@ -18,6 +18,7 @@ from .compose import Compose
 from .dart import DART
 from .divprune import DivPrune
 from .fastv import FastV
+from .fastvid import FastVID
 from .halves import Halves
 from .holov import HoloV
 from .last_token import LastToken
@@ -55,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
         SCOPE,
         MMTok,
         VidCom2,
+        FastVID,
         Halves,
         Narrow,
         HoloV,
@@ -118,10 +120,8 @@ def has_budget(name: str, method: Method) -> bool:
 
 def describe_published(kind: type[Method]) -> str:
     """The published setting for the list of methods: ``fastv:published, retain 288 or 144``; empty if there is none."""
-    if kind.published_at is None:
-        return ""
-    name = f"{kind.name}{SUFFIX}"
-    return name if kind.published_at == () else f"{name}, retain {_in_words(kind.published_at)}"
+    at, name = kind.published_at, f"{kind.name}{SUFFIX}"
+    return "" if at is None else name if at == () else f"{name}, retain {_in_words(at)}"
 
 
 def _published(name: str, options: dict[str, Any]) -> Method:
@@ -272,6 +272,7 @@ __all__ = [
     "Compose",
     "DivPrune",
     "FastV",
+    "FastVID",
     "FasterVLM",
     "Halves",
     "HoloV",

@@ -31,10 +31,12 @@ from .matching import bipartite_merge, even_target_merge, likeness_variance, nea
 from .merging import Merge, density_peaks_merge
 from .points import unit_vectors
 from .rows import causal_rows, compact, first_ranked, gather_rows, group_ranks, ranks
+from .segments import anchor_merge, frame_segments
 from .spacing import apportion, even_runs, evenly_spaced, grid_pool, group_seats
 
 __all__ = [
     "Merge",
+    "anchor_merge",
     "apportion",
     "attention_rank",
     "attention_rows",
@@ -49,6 +51,7 @@ __all__ = [
     "evenly_spaced",
     "farthest_point_ranks",
     "first_ranked",
+    "frame_segments",
     "gather_rows",
     "greedy_dpp_map",
     "greedy_gaussian_map",
