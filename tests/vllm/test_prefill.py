@@ -30,7 +30,7 @@ def prefill(method: Method, layers: tuple[int, ...]) -> Prefill:
     visual[BEFORE : BEFORE + VISUAL] = True
     plan = Planner(method, layers, 8).plan(RequestBudget(method, named=True), visual, None)
     made = Prompt(0, 0, LENGTH, 0, plan, range(1))
-    return Prefill.of([made], layers, torch.device("cpu"))
+    return Prefill.of([made], layers, torch.device("cpu"), record=True)
 
 
 def tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -103,7 +103,8 @@ def test_a_second_stage_sees_what_the_first_left() -> None:
     score = attention_of_row(last, q, k).mean(0)[BEFORE : BEFORE + 8]
     best = (score.topk(3).indices.sort().values + BEFORE).tolist()
     assert second.tolist() == [*range(BEFORE), *best, *range(BEFORE + 8, len(first))]
-    assert one.kept[1].tolist() == first[second].tolist()
+    ((_, record),) = one.samples()
+    assert record.layer == 2 and record.kept.nonzero()[0].tolist() == [first[x] - BEFORE for x in best]
 
 
 def test_merged_tokens_stand_at_their_cluster_centre() -> None:

@@ -21,10 +21,11 @@ TWO = {"tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
 
 
 def pruned(worker: Any) -> tuple[int, int, list[list[int]]]:
-    """Of a rank: its heads, the prompts it has pruned, and the rows that its last stage kept of each."""
+    """Of a rank: its heads, the prompts it has pruned, and the visual tokens that its last stage kept of each."""
     found = worker.model_runner.get_model().pruner
     heads = found.decoder.layers[0].self_attn.attn.num_heads
-    return heads, found.tally.pruned, sorted(prefill.kept[-1].tolist() for prefill in found.trace)
+    last = [sample[-1].kept for prefill in found.trace for sample in prefill.samples()]
+    return heads, found.tally.pruned, sorted(kept.nonzero()[0].tolist() for kept in last)
 
 
 def keep_trace(worker: Any) -> None:

@@ -62,7 +62,7 @@ def run(method: Method, prompts: list[Prompt], groups: list[tuple[Prompt, ...]])
     earlier = torch.randn(2, GROUPS * SIZE, generator=generator)
     position = torch.cat([torch.arange(one.length) for one in prompts])
     for group in groups:
-        prefill = Prefill.of(group, layers, CPU)
+        prefill = Prefill.of(group, layers, CPU, record=True)
         prefill.rate(embedded, position)
         left = torch.arange(rows)
         for index, layer in enumerate(layers):
@@ -78,6 +78,13 @@ def run(method: Method, prompts: list[Prompt], groups: list[tuple[Prompt, ...]])
             outside = [x for x in left.tolist() if not any(o.start <= x < o.start + o.length for o in group)]
             left = torch.tensor(sorted([*outside, *own.tolist()]))
             assert torch.isfinite(tokens).all() and len(merged) == len(found)
+        for one, stages in zip(group, prefill.samples(), strict=True):
+            visual = np.flatnonzero(one.plan.visual)
+            pruned = np.isin(one.plan.number[visual], one.regions)
+            row = visual[pruned] + one.start - one.computed
+            for record, own_rows in zip(stages, kept[one.request], strict=True):
+                recorded = (record.kept | record.centre)[pruned]
+                assert row[recorded].tolist() == sorted({*row.tolist()} & {*own_rows})
     return kept
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.budget import Schedule
 from ..core.host_count import HostCount
+from ..core.record import StageRecord, StageTensors
 from ..core.rows import RegionSizes, Rows
 from ..core.stage import Counts, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, run_stage
@@ -73,7 +74,8 @@ class Prefill:
     clips: FrameRule = field(default_factory=FrameRule)  # how they are divided into frames
     video: Tensor | None = None  # boolean [b, n]: rows of clips
     frames: tuple[Tensor, Tensor] | None = None  # frame of each row, and its number of tokens, [b, n]
-    kept: list[Tensor] = field(default_factory=list)  # per stage: rows of the step that are left
+    token: Tensor | None = None  # int64 [b, n]: index among the prompt's visual tokens, if stages are recorded
+    stages: list[StageTensors] = field(default_factory=list)  # the record of each stage so far
 
     @classmethod
     def of(
@@ -82,7 +84,9 @@ class Prefill:
         layers: tuple[int, ...],
         device: torch.device,
         clips: FrameRule | None = None,
+        record: bool = False,
     ) -> Prefill:
+        """Of prompts of one method; with ``record`` every stage is written down (:meth:`samples`)."""
         method = prompts[0].plan.method
         assert method is not None
         width, count = max(one.length for one in prompts), max(len(one.regions) for one in prompts)
@@ -118,6 +122,9 @@ class Prefill:
         nothing = Schedule(0, 0, ())
         flags = np.array([[[bool(x), bool(x and x.in_front)] for x in each] for each in regions])
         told = torch.from_numpy(flags).to(device, non_blocking=True)
+        token = np.zeros((len(prompts), width), np.int64)
+        for i, one in enumerate(prompts):
+            token[i, width - one.length :] = _over(np.cumsum(one.plan.visual) - 1, one, 0)
         return cls(
             tuple(prompts),
             method,
@@ -133,7 +140,16 @@ class Prefill:
             in_front=tuple(told[k, :, 1] for k in range(count)) if flags[..., 1].any() else (),
             clips=clips or FrameRule(),
             video=video,
+            token=torch.from_numpy(token).to(device) if record else None,
         )
+
+    def samples(self) -> list[list[StageRecord]]:
+        """Per prompt, what each stage did with its visual tokens; those of regions of other steps are not in it.
+
+        Waits for the device. Empty if nothing is recorded.
+        """
+        visual = [int(one.plan.visual.sum()) for one in self.prompts]
+        return [list(stages) for stages in zip(*(stage.samples(visual) for stage in self.stages), strict=True)]
 
     def rate(self, hidden: Float[Tensor, "n c"], position: Int[Tensor, "... n"]) -> None:
         """Choose the raters and find the frames, from what enters the first layer and from rotary positions."""
@@ -188,8 +204,10 @@ class Prefill:
         )
         step = run_stage(self.method, rows, self.sizes, self._text(), self.others, shown)
         self.rows, self.sizes = step.rows, step.sizes
+        if self.token is not None:
+            most, before = max(len(one.plan.visual) for one in self.prompts), self.stages[-1:] or [None]
+            self.stages.append(StageTensors.of(self.layers[index], step.chosen, self.token, most, before[0]))
         left = self._left()
-        self.kept.append(self.row.gather(1, self.rows.source).flatten()[left])
         old = self._old(rows, row)
         merged = (self.rows.visual & (self.rows.origin < 0)).flatten()[left]
         return old.flatten()[left], merged, step.hidden.flatten(0, 1)[left]

@@ -173,8 +173,10 @@ class Pruner:
 
     def _activate(self, plan: StepPlan, tables: list[Tensor | None]) -> None:
         """Let the coming forward prune; ``tables`` as :class:`Active` has them."""
-        device = next(self.decoder.parameters()).device
-        groups = [Prefill.of(own, self.stages, device, self.planner.frames) for own in together(plan.prompts)]
+        device, clips = next(self.decoder.parameters()).device, self.planner.frames
+        groups = [
+            Prefill.of(own, self.stages, device, clips, self.keep_trace) for own in together(plan.prompts)
+        ]
         self.active = Active(plan, groups, tables)
         self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
         self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
