@@ -102,7 +102,7 @@ def rendered(processor: Any, render: Callable[[], T]) -> T:
         for template in templates.values() if isinstance(templates, dict) else (templates,):
             if isinstance(template, str) and _has_power(template):
                 raise SparseSightError(
-                    "the chat template of the model raises numbers to powers (**), which no prompt needs: use one that "
+                    "the chat template of the model uses powers (**), which no prompt needs: use one that "
                     "does not"
                 )
     return within(SECONDS, render)

@@ -96,7 +96,7 @@ def appending(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(os.open(path, flags, 0o666), "a+b") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise OSError("it is a link or no regular file")
+                raise OSError("it is a link or not a regular file")
             yield file
     except OSError as error:
         raise SparseSightError(f"{path} cannot be written ({_why(error)})") from None
@@ -119,7 +119,7 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _why(error: BaseException) -> str:

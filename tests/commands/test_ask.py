@@ -223,7 +223,7 @@ def drawn(method: str, **options: Any) -> str:
         (["no.png"], "'no.png' does not exist"),
         ([".", "what?"], "is a directory"),
         (["text.png", "what?"], "is not a picture"),
-        ([str(PICTURE)], "no question about"),
+        ([str(PICTURE)], "no question was given about"),
         ([str(PICTURE), "  "], "question is empty"),
         (["Is <image> red?"], "'<image>'"),
         (["--retain", "few"], "--retain 'few'"),

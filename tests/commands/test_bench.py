@@ -188,7 +188,7 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--shape", "layers=4,hiden=64"], "hiden=64"),
         (["--shape", SMALL, "--model", "x"], "--model and --shape"),
         (["--visual", "36,64"], "--visual '36,64' needs --shape"),
-        (["--shape", SMALL, "--fast", "warp"], "runner='warp' is none of graph, compile, plain"),
+        (["--shape", SMALL, "--fast", "warp"], "runner='warp' is unknown: use one of graph, compile, plain"),
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),
         (["--shape", SMALL, "--batch", "1,1"], "--batch '1,1'"),
         (["--shape", SMALL, "--batch", "0"], "--batch '0'"),

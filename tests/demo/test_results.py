@@ -72,6 +72,26 @@ def test_the_words_that_judged_are_marked() -> None:
     assert results.words(prompt[:3]) == []  # nothing judged
 
 
+def test_what_the_template_wrote_is_shown_nowhere() -> None:
+    """Neither as a word that judged, where it did, nor as one that did not; blanks within the question stay."""
+    behind = [
+        Word("<|im_start|>", rates=True, template=True),
+        Word("user", template=True),
+        Word("", visual=576),
+        Word("\n", rates=True, template=True),
+        Word("What"),
+        Word("\n", rates=True, template=True),
+        Word("color?", rates=True),
+        Word("<|im_end|>", rates=True, template=True),
+        Word(" ASSISTANT:", rates=True, template=True),
+    ]
+    asked = [("What", None), ("\n", None), ("color?", results.JUDGED)]
+    assert results.words(behind) == asked
+    in_front = [*behind[:2], *behind[4:7], behind[2], *behind[7:]]
+    assert results.words(in_front) == asked
+    assert results.words([*behind[:4], *behind[7:]]) == []
+
+
 def test_methods_to_choose_are_grouped_and_described() -> None:
     made = results.methods_to_choose()
     assert {name for _, name in made} == set(METHODS) and all(

@@ -276,7 +276,7 @@ def test_equal_costs_are_equal() -> None:
 
 @pytest.mark.parametrize("wrong", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}, {"WORLD_SIZE": "0"}])
 def test_ranks_that_make_no_sense(wrong: dict[str, str]) -> None:
-    with pytest.raises(SparseSightError, match="no numbering of processes"):
+    with pytest.raises(SparseSightError, match="do not number the processes"):
         Ranks.of(wrong)
 
 

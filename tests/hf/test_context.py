@@ -196,7 +196,7 @@ def test_the_innermost_counts_and_a_call_ends_it() -> None:
                 assert run.report.samples[0].visual_tokens == 8
             model(inputs_embeds=embeds)
             assert run.report.samples[0].visual_tokens == 20
-        with pytest.raises(SparseSightError, match="was given none"):
+        with pytest.raises(SparseSightError, match="no mask was given"):
             model(inputs_embeds=embeds)
 
 

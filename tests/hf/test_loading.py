@@ -58,7 +58,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 def test_a_language_model_is_refused(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config["text_config"]))
-    assert "no vision-language model" in refused_model(checkpoint)
+    assert "not a vision-language model" in refused_model(checkpoint)
 
 
 def test_pickled_weights_are_refused(checkpoint: Path) -> None:

@@ -44,7 +44,7 @@ def test_words_and_models_that_are_not_known() -> None:
     model = spliced_llama()
     with pytest.raises(UnsupportedModelError, match="visual_mask='per call'"):
         install(model)
-    with pytest.raises(SparseSightError, match="the only word that is known is 'per call'"):
+    with pytest.raises(SparseSightError, match="the only string that is accepted is 'per call'"):
         install(model, visual_mask="percall")  # type: ignore[arg-type]
     with visual_tokens(model, visual()):  # not sparsified: nothing happens
         model(inputs_embeds=torch.randn(1, 9, 32))

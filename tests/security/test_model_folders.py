@@ -216,7 +216,7 @@ def test_a_folder_that_is_refused(
     [
         ("audio tokenizer", "names an audio tokenizer"),
         ("audio tokenizer in a file", "names an audio tokenizer"),
-        ("attention from a repository", "'evil/kernel', which is code of somewhere else"),
+        ("attention from a repository", "'evil/kernel', which is code from another repository"),
         ("layers without end", "'num_hidden_layers': 1000000000, more than the limit of 1,000"),
         ("too many layers", "more than the limit"),
         ("layers in lists", "'depths'"),

@@ -14,6 +14,7 @@ from PIL import Image
 from sparsesight import METHODS, Compose, SparseSightError, SparseVLM, SparseVLMPlus, sparsify, viz
 from sparsesight.viz.clips import _shown
 from sparsesight.viz.colours import KEPT
+from sparsesight.viz.prompt_tokens import prompt_words, question_words
 from tests.hf import tiny
 from tests.viz.marked_pictures import CASES, Case, Eye, ground, inner, marked
 
@@ -69,6 +70,19 @@ def test_kept_and_merged_tokens_are_those_that_the_report_counts(method: Any) ->
         assert not (stage.kept & stage.merged).any() and (stage.merged | ~stage.centre).all()
     for earlier, later in zip(look.stages, look.stages[1:], strict=False):
         assert (earlier.kept | earlier.merged | ~(later.kept | later.merged)).all()  # what is gone is gone
+
+
+def test_the_template_is_told_by_the_turns_and_by_special_tokens() -> None:
+    processor = tiny.processor()
+    prompt = tiny.inputs(processor, [("<s> USER : <image> what is red ? ASSISTANT :", [tiny.picture(1)])])
+    for turns, template in (("ASSISTANT :", ["<s>", "ASSISTANT", ":"]), (None, ["<s>"])):
+        how = {"turns": turns, "processor": processor} if turns else {}
+        with torch.no_grad(), sparsify(model(), retain=20, **how) as run:
+            model()(**prompt)
+        words = prompt_words(run, processor, prompt, 0)
+        assert [x.text.strip() for x in words if x.template and x.text.strip()] == template
+        asked = "".join(x.text for x in question_words(words)).split()
+        assert asked == ["what", "is", "red", "?", "ASSISTANT", ":"][: 4 if turns else None]
 
 
 def test_words_are_the_prompts_and_those_that_judged() -> None:

@@ -228,7 +228,7 @@ def test_a_rehearsal_prunes_without_metadata() -> None:
 def test_a_runner_that_never_begins_a_step_is_noticed() -> None:
     pruner, _ = installed()
     pruner.note()
-    with pytest.raises(SparseSightError, match="passes sparsesight by"):
+    with pytest.raises(SparseSightError, match="does not call sparsesight"):
         pruner.note()
 
 

@@ -61,7 +61,7 @@ def test_other_entries_of_the_user_stay() -> None:
 @pytest.mark.parametrize("value", ["x{", [1], "null", 3])
 def test_additional_config_is_an_object(value: Any) -> None:
     """vLLM hands on whatever was written there, as text if it is no JSON."""
-    with pytest.raises(SparseSightError, match=r"--additional-config.*no JSON object"):
+    with pytest.raises(SparseSightError, match=r"--additional-config.*not a JSON object"):
         needed({"additional_config": value}, METHOD, {}, graphs=True)
 
 

@@ -166,7 +166,7 @@ def _picture_and_question(image: str | None, question: str | None) -> tuple[Path
     picture = open_image(image)
     if question is None:
         raise SparseSightError(
-            f'there is no question about {image!r}: write sparsesight ask {image!r} "QUESTION"'
+            f'no question was given about {image!r}: write sparsesight ask {image!r} "QUESTION"'
         )
     return Path(image), picture, question
 
@@ -198,7 +198,7 @@ def _check_target(save: Path) -> None:
         )
     if save.is_symlink() or (save.exists() and not save.is_file()):
         raise SparseSightError(
-            f"--save {str(save)!r} is a link or no regular file, nothing is written through those: name another file"
+            f"--save {str(save)!r} is a link or not a regular file, nothing is written through those: name another one"
         )
     if not save.parent.is_dir():
         raise SparseSightError(f"--save {str(save)!r}: the directory does not exist, create it first")

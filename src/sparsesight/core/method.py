@@ -267,7 +267,7 @@ class Method(ABC):
             if self.per_frame:
                 if stage.frame is None or stage.frame_tokens is None:
                     raise SparseSightError(
-                        "per_frame=True: it is not known which frames the visual tokens are of"
+                        "per_frame=True: the frames that the visual tokens belong to are not known"
                     )
                 place = ops.group_ranks(place, stage.frame, stage.frame_tokens, stage.visual)
             keep = (place < counts.keep[:, None]) & stage.visual

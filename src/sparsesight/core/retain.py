@@ -31,7 +31,7 @@ def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int
     if re.fullmatch(r"(\d{1,10}\.?\d*|\.\d+)\s*%|\d{0,10}\.\d+|\d{1,10}\.", value, re.ASCII):
         ratio = float(value.rstrip("% ")) / (100 if value.endswith("%") else 1)
         if not 0 < ratio <= 1:
-            raise SparseSightError(f"{source} {text!r}: a ratio lies above 0 and goes up to 1 (100%)")
+            raise SparseSightError(f"{source} {text!r}: a ratio is above 0 and at most 1 (100%)")
         return ratio
     if re.fullmatch(r"\d{1,10}(\s*,\s*\d{1,10})*\s*,?", value, re.ASCII):
         return tuple(int(count) for count in value.rstrip(", ").split(","))

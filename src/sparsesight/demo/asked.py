@@ -61,7 +61,7 @@ class Asked:
                 "shorten it"
             )
         if any("\ud800" <= character <= "\udfff" for character in self.question):
-            raise SparseSightError("the question holds half a character (a lone surrogate): type it again")
+            raise SparseSightError("the question contains half a character (a lone surrogate): type it again")
         self.chosen()
         if not typing:
             self.uploads.check(self.path)
@@ -112,4 +112,4 @@ def check_grid(methods: Any, budgets: Any) -> None:
         check_method(name)
     for budget in budgets:
         if not isinstance(budget, int) or not _whole(budget) or budget < 1:
-            raise SparseSightError(f"budget {reprlib.repr(budget)} is none: choose from the list")
+            raise SparseSightError(f"budget {reprlib.repr(budget)} is not a budget: choose from the list")

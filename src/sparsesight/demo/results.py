@@ -10,6 +10,7 @@ from ..methods import GROUPS, METHODS
 from ..report import Report, by_layers, si
 from ..viz import Word
 from ..viz.legend import Sign, in_order
+from ..viz.prompt_tokens import question_words
 from .engine import StreamedAnswer
 
 NOTHING = "—"
@@ -126,11 +127,11 @@ def compared(
 
 
 def words(prompt: Sequence[Word]) -> list[tuple[str, str | None]]:
-    """The prompt's text after the picture, each part with its label if it was a rater; empty if there was none."""
-    if not any(word.rates for word in prompt):
+    """The question in the prompt, each part with its label if it was a rater; empty if there was none."""
+    asked = question_words(prompt)
+    if not any(word.rates for word in asked):
         return []
-    last = max((i for i, word in enumerate(prompt) if word.visual), default=-1)
-    return [(word.text, JUDGED if word.rates and word.text.strip() else None) for word in prompt[last + 1 :]]
+    return [(word.text, JUDGED if word.rates and word.text.strip() else None) for word in asked]
 
 
 def share(before: float | None, after: float | None) -> str:

@@ -184,7 +184,9 @@ def _free_port(host: str, port: int | None, lost: Collection[int] = ()) -> int:
                 probe.bind(address)
             return number
         except socket.gaierror:
-            raise SparseSightError(f"--host {host!r} is no address of this machine: use 127.0.0.1") from None
+            raise SparseSightError(
+                f"--host {host!r} is not an address of this machine: use 127.0.0.1"
+            ) from None
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
     taken = f"--port {port}" if port is not None else f"ports {PORTS.start} to {PORTS.stop - 1}"

@@ -64,7 +64,7 @@ class Page(gr.Blocks):
         except (gr.Error, SparseSightError) as error:
             raise error if isinstance(error, gr.Error) else as_error(error) from None
         except (ValueError, RecursionError):  # other types than the components take, or fewer or more values
-            raise as_error(SparseSightError("this is nothing that the page sends: load it again")) from None
+            raise as_error(SparseSightError("the page does not send such a request: load it again")) from None
         return found
 
     def _check(self, value: Any, depth: int = 0) -> None:

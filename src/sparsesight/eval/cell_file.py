@@ -167,7 +167,7 @@ def check_file(file: Path, root: Path) -> None:
     """Refuse links between the run folder and a file, and anything that is not a regular file."""
     check_inside(file, root)
     if file.exists() and not file.is_file():
-        raise SparseSightError(f"{file} is no regular file: delete it")
+        raise SparseSightError(f"{file} is not a regular file: delete it")
 
 
 def to_json(data: Any) -> str:

@@ -39,8 +39,8 @@ class Ranks:
             rank, count, local = -1, 0, -1
         if not 0 <= rank < count or local < 0:
             raise SparseSightError(
-                f"environment variables RANK={words[0]!r}, WORLD_SIZE={words[1]!r}, LOCAL_RANK={words[2]!r} are no "
-                "numbering of processes: unset them, or start with accelerate launch"
+                f"environment variables RANK={words[0]!r}, WORLD_SIZE={words[1]!r}, LOCAL_RANK={words[2]!r} do "
+                "not number the processes: unset them, or start with accelerate launch"
             )
         return cls(rank, count, local)
 

@@ -63,8 +63,9 @@ def check_tasks(names: Sequence[str], model: str | None = None) -> None:
         check_task(name, SCENES)
     if theirs and model is None:
         raise SparseSightError(
-            f"--tasks {theirs[0]!r} asks about photographs, of which the bundled model knows nothing: name a --model, "
-            f"such as llava-hf/llava-1.5-7b-hf (--model {BUNDLED} tries the command out), or take {', '.join(SCENES)}"
+            f"--tasks {theirs[0]!r} asks about photographs, which the bundled model was not trained on: name a "
+            f"--model, such as llava-hf/llava-1.5-7b-hf (--model {BUNDLED} tries the command), or take "
+            f"{', '.join(SCENES)}"
         )
 
 

@@ -159,7 +159,7 @@ class Prompts:
             if self.clips:
                 return [{"type": "video", "video": shown}]
             return [{"type": "image", "image": frame} for frame in shown]
-        raise SparseSightError(f"the task asks about {kind!r}, of which this model knows nothing")
+        raise SparseSightError(f"the task asks about {kind!r}, which this model cannot read")
 
 
 def pictures_in(turns: list[dict[str, Any]]) -> int:

@@ -60,7 +60,7 @@ def check_folder(folder: Path, title: str) -> None:
         raise SparseSightError(f"{title}: its config.json names {brief(named)} as weights: {_ONLY}")
     if (folder / ADAPTER).exists():
         raise SparseSightError(
-            f"{title} holds an adapter ({ADAPTER}), which names a model somewhere else: merge it into its model, "
+            f"{title} holds an adapter ({ADAPTER}), which names a model stored elsewhere: merge it into its model, "
             "merge_and_unload() and save_pretrained()"
         )
     for name in PROCESSORS:
@@ -134,7 +134,7 @@ def check_attention_of(config: Any, title: str) -> None:
         named = getattr(part, "_attn_implementation", None)
         if isinstance(named, str) and re.search(r"[/:]", named):
             raise SparseSightError(
-                f"{title}: its config.json takes attention from {brief(named)}, which is code of somewhere else: "
+                f"{title}: its config.json takes attention from {brief(named)}, which is code from another repository: "
                 "remove attn_implementation there, or read it and pass --trust-remote-code"
             )
 
@@ -193,7 +193,7 @@ def _check_processor(file: Path, title: str) -> None:
             )
     if file.name == PROCESSORS[1] or "audio_tokenizer" in found:
         raise SparseSightError(
-            f"{title}: {file.name} names an audio tokenizer, a model somewhere else: remove it, sound is not read"
+            f"{title}: {file.name} names an audio tokenizer, a model stored elsewhere: remove it, sound is not read"
         )
 
 

@@ -96,7 +96,7 @@ def load_model(
         own_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
         if type(config) not in AutoModelForImageTextToText._model_mapping and not own_code:
             raise SparseSightError(
-                f"{title} is a {config.model_type!r}, which is no vision-language model: give one that "
+                f"{title} is a {config.model_type!r}, which is not a vision-language model: give one that "
                 "AutoModelForImageTextToText loads, such as LLaVA"
             )
         if name is not None and not own_code and is_there:

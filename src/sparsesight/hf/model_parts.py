@@ -92,7 +92,7 @@ def inspect_model(model: nn.Module) -> ModelParts:
     possible = prunable(model.config, kinds)
     if not set(possible) - {BEFORE}:
         raise UnsupportedModelError(
-            f"{name}: there is no decoder layer after which every later one can do with less"
+            f"{name}: there is no decoder layer after which all later ones work with fewer tokens"
         )
     base = getattr(model, "base_model", model)
     return ModelParts(
@@ -128,8 +128,8 @@ def unwrapped(model: Any) -> Any:
             model = model._modules["_orig_mod"]
         elif isinstance(model, DataParallel) and len(model.device_ids) > 1:
             raise UnsupportedModelError(
-                f"{name}: it copies the model to {len(model.device_ids)} devices in every call, and copies are plain; "
-                "use one process per device with DistributedDataParallel"
+                f"{name}: it copies the model to {len(model.device_ids)} devices in every call, and the copies are not "
+                "sparsified; use one process per device with DistributedDataParallel"
             )
         elif isinstance(model, (DataParallel, DistributedDataParallel)):
             model = model.module
@@ -154,7 +154,7 @@ def _without_adapters(model: Any) -> Any:
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise UnsupportedModelError(
             f"model={type(model).__name__}: an adapter of virtual tokens (prompt learning) hands the decoder "
-            "embeddings without token ids, so its visual tokens cannot be told; use an adapter of weights, such as LoRA"
+            "embeddings without token ids, so visual tokens cannot be found; use an adapter of weights, such as LoRA"
         )
     return model.get_base_model()
 

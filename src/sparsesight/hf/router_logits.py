@@ -92,7 +92,7 @@ class RouterLogits:
             return
         if len(self.layers) != len(logits) or not forward.asked:
             raise UnsupportedModelError(
-                f"{NAME}: it is not known which decoder layers these {len(logits)} router logits are of; leave it out"
+                f"{NAME}: the decoder layers of these {len(logits)} router logits are not known; leave it out"
             )
         call, batch, device = self.call, forward.batch, logits[0].device
         every = torch.ones(batch, forward.length, dtype=torch.bool, device=device)

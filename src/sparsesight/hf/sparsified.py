@@ -72,7 +72,7 @@ class Sparsified:
         parts = inspect_model(model)
         if isinstance(visual_mask, str) and visual_mask != PER_CALL:
             raise SparseSightError(
-                f"visual_mask={visual_mask!r}: the only word that is known is {PER_CALL!r}"
+                f"visual_mask={visual_mask!r}: the only string that is accepted is {PER_CALL!r}"
             )
         if visual_mask is not None and not callable(visual_mask) and not isinstance(visual_mask, str):
             VisualMaskSpec.of(visual_mask)
@@ -89,6 +89,7 @@ class Sparsified:
         check_implementation(parts.decoder, parts.kinds, method.weights_keys)
         self.model = parts.model
         self.visual_ids = parts.visual_ids if visual_mask is None else ()
+        self.turns = turns
         self.method = method
         self.layers = method.stage_layers(len(parts.layers), parts.prunable)
         self._shape = decoder_shape(parts)

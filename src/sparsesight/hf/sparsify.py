@@ -171,7 +171,7 @@ def questions(model: nn.Module, texts: str | Sequence[str]) -> Iterator[None]:
     texts = [texts] if isinstance(texts, str) else list(texts)
     wrong = next((x for x in texts if not isinstance(x, str)), None)
     if wrong is not None:
-        raise SparseSightError(f"questions: {wrong!r} is no text; give one string for each sample")
+        raise SparseSightError(f"questions: {wrong!r} is not a string; give one for each sample")
     with _said(model, "questions", texts):
         yield
 

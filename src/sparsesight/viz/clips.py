@@ -53,7 +53,7 @@ def _told(run: Sparsified, sample: int, clips: Sequence[Frames]) -> list[list[in
     if len(told) == len(clips) and all(clip.frames_known for clip in told):
         return [list(clip.frames) for clip in told]
     raise SparseSightError(
-        f"image: it has {len(clips)} clips, but the prompt had {len(told)} whose frames could be told apart"
+        f"image: it has {len(clips)} clips, but the prompt had {len(told)} whose frames are known"
     )
 
 
@@ -117,7 +117,7 @@ def _frames(config: Any, processor: Any, frames: Frames, tokens: Sequence[int]) 
         side = math.isqrt(count - first - last)
         if side**2 != count - first - last:
             raise SparseSightError(
-                f"image: frame {number + 1} has {count} visual tokens, which are no square of patches"
+                f"image: frame {number + 1} has {count} visual tokens, which do not form a square of patches"
             )
         cell = plane.width // patch * patch / side  # patches may be pooled
         start = ((plane.left, plane.across), (plane.top, plane.down))

@@ -15,6 +15,7 @@ from ..errors import SparseSightError
 from .legend import RATER, Sign
 from .paint import paint_kept, paint_scores
 from .patch_grid import View
+from .prompt_tokens import question_words
 from .record import Look, by_name, checked
 from .sheet import CaptionedPicture, arrange, legend, letters, painted, question, scale, stack
 
@@ -63,7 +64,7 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
         columns: panels per row; by default about as many as rows.
     """
     shown: list[StageRecord | None] = [None, *checked(look).stages]
-    panels, signs = [], {RATER} if any(word.rates for word in look.words) else set()
+    panels, signs = [], {RATER} if any(x.rates for x in question_words(look.words)) else set()
     for number, chosen in _numbered(shown):
         picture, found = signed(look, number, size=size)
         panels.append(CaptionedPicture(picture, (_said(look, chosen),)))
@@ -173,7 +174,7 @@ def raters(look: Look, *, width: int = 640, letter: int = 18) -> Image.Image:
     picture = question(checked(look).words, width, letter)
     if picture is None:
         raise SparseSightError(
-            "raters: this look knows no words; make it with look(run, image, processor, inputs)"
+            "raters: this record has no prompt tokens; make it with look(run, image, processor, inputs)"
         )
     return stack(picture, Image.new("RGB", (width, 12), "white"))
 

@@ -140,6 +140,8 @@ def _prompt(words: Sequence[Word]) -> str:
         return ""
     parts = []
     for word in words:
+        if word.template and word.text.strip():
+            continue
         text = escape(word.text)
         if word.visual:
             parts.append(f'<span class="visual">{word.visual} visual tokens</span>')
@@ -148,7 +150,8 @@ def _prompt(words: Sequence[Word]) -> str:
             parts.append(f"{text[: len(text) - len(inner)]}<mark>{inner}</mark>")
         else:
             parts.append(text)
-    note = "<p><mark>marked</mark>: the tokens that judged</p>" if any(word.rates for word in words) else ""
+    judged = any(word.rates and not word.template for word in words)
+    note = "<p><mark>marked</mark>: the tokens that judged</p>" if judged else ""
     return f'<p class="prompt">{"".join(parts)}</p>{note}'
 
 

@@ -86,7 +86,7 @@ def measure(
     # Where little of a long picture is seen, 256 levels for all of it are coarse: once more, for that part.
     seen = [p.box for p in planes if np.isfinite(p.left) and np.isfinite(p.top)]
     if not seen:
-        raise SparseSightError("the image processor left nothing of a picture of coordinates")
+        raise SparseSightError("the image processor produced no pixels from a picture of coordinates")
     low = np.min([box[:2] for box in seen], 0)
     high = np.max([box[2:] for box in seen], 0)
     if min((high - low) / (width, height)) < 0.5:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..errors import SparseSightError
 
@@ -25,11 +26,35 @@ class Word:
         text: with the blanks before it; empty for visual tokens.
         rates: whether it is a rater.
         visual: number of visual tokens at this position.
+        template: whether the chat template wrote it: a special token, a marker of a turn, a blank of the template.
     """
 
     text: str
     rates: bool = False
     visual: int = 0
+    template: bool = False
+
+
+def question_words(words: Sequence[Word]) -> list[Word]:
+    """The text about the last picture, without what the chat template wrote.
+
+    It is the text after the picture, or where that is template alone, the text before it.
+    """
+    last = max((i for i, word in enumerate(words) if word.visual), default=-1)
+    after = _asked(words[last + 1 :])
+    return after or _asked([word for word in words[: max(last, 0)] if not word.visual])
+
+
+def _asked(words: Sequence[Word]) -> list[Word]:
+    own = [i for i, word in enumerate(words) if not word.template and word.text.strip()]
+    if not own:
+        return []
+    # A blank between two words counts as template, too.
+    return [
+        replace(word, rates=word.rates and not word.template)
+        for word in words[own[0] : own[-1] + 1]
+        if not (word.template and word.text.strip())
+    ]
 
 
 def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sample: int) -> tuple[Word, ...]:
@@ -58,6 +83,7 @@ def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sam
         raise SparseSightError(
             f"processor={type(processor).__name__}: it has no tokenizer to read inputs with"
         )
+    template = _template(run, tokenizer, ids)
     words: list[Word] = []
     at = np.flatnonzero(real)
     for is_visual, group in groupby(at, key=lambda i: bool(visual[i])):
@@ -65,11 +91,22 @@ def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sam
         if is_visual:
             words.append(Word("", visual=len(columns)))
         else:
-            words += _pieces(tokenizer, ids[columns].tolist(), rates[columns].tolist())
+            words += _pieces(
+                tokenizer, ids[columns].tolist(), rates[columns].tolist(), template[columns].tolist()
+            )
     return tuple(words)
 
 
-def _pieces(tokenizer: Any, ids: Sequence[int], rates: Sequence[bool]) -> list[Word]:
+def _template(run: Sparsified, tokenizer: Any, ids: np.ndarray) -> np.ndarray:
+    """Which tokens [n] the chat template wrote; without known turns, special tokens alone."""
+    found = np.isin(ids, getattr(tokenizer, "all_special_ids", None) or [-1])
+    marks = None if run.turns is None else run.turns.marks(torch.from_numpy(ids)[None]).template
+    return found if marks is None else found | np.asarray(marks[0])
+
+
+def _pieces(
+    tokenizer: Any, ids: Sequence[int], rates: Sequence[bool], template: Sequence[bool]
+) -> list[Word]:
     """The text of each token: what it adds to that of those before."""
     words, before, rating = [], "", False
     for i, rates_here in enumerate(rates):
@@ -78,6 +115,6 @@ def _pieces(tokenizer: Any, ids: Sequence[int], rates: Sequence[bool]) -> list[W
         if text.endswith(UNFINISHED) and i + 1 < len(ids):  # a character of several tokens
             continue
         if text[len(before) :]:
-            words.append(Word(text[len(before) :], rating))
+            words.append(Word(text[len(before) :], rating, template=template[i]))
         before, rating = text, False
     return words

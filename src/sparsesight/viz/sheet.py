@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .colours import INK, PAPER, QUIET, RATES, heat
 from .legend import Sign, in_order
 from .patch_grid import View
-from .prompt_tokens import Word
+from .prompt_tokens import Word, question_words
 from .record import Look
 
 GAP = 12
@@ -99,10 +99,9 @@ def stack(*parts: Image.Image | None) -> Image.Image:
 
 
 def question(words: Sequence[Word], width: int, letter: int) -> Image.Image | None:
-    """The text after the last picture, with raters on yellow and underlined; None without text."""
-    last = max((i for i, word in enumerate(words) if word.visual), default=-1)
+    """The text about the last picture, with raters on yellow and underlined; None without text."""
     lines, x, type_ = [[]], 0.0, font(letter)  # type: ignore[var-annotated]
-    for word in words[last + 1 :]:
+    for word in question_words(words):
         for number, part in enumerate(word.text.split("\n")):
             shown = part if x else part.lstrip(" ")
             across = type_.getlength(shown)

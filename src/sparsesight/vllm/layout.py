@@ -65,7 +65,7 @@ def removed_of(regions: Sequence[Region], computed: int, stages: int) -> Counts:
         elif computed > region.begin:
             raise SparseSightError(
                 f"a step begins at token {computed}, within a region of visual tokens from {region.begin} to "
-                f"{region.stop}: vLLM's scheduler is none of sparsesight's; leave out --scheduler-cls and report this"
+                f"{region.stop}: vLLM does not use sparsesight's scheduler; leave out --scheduler-cls and report this"
             )
     return total
 

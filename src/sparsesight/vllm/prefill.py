@@ -74,7 +74,9 @@ class Prefill:
     clips: FrameRule = field(default_factory=FrameRule)  # how they are divided into frames
     video: Tensor | None = None  # boolean [b, n]: rows of clips
     frames: tuple[Tensor, Tensor] | None = None  # frame of each row, and its number of tokens, [b, n]
-    token: Tensor | None = None  # int64 [b, n]: index among the prompt's visual tokens, if stages are recorded
+    token: Tensor | None = (
+        None  # int64 [b, n]: index among the prompt's visual tokens, if stages are recorded
+    )
     stages: list[StageTensors] = field(default_factory=list)  # the record of each stage so far
 
     @classmethod
@@ -149,7 +151,9 @@ class Prefill:
         Waits for the device. Empty if nothing is recorded.
         """
         visual = [int(one.plan.visual.sum()) for one in self.prompts]
-        return [list(stages) for stages in zip(*(stage.samples(visual) for stage in self.stages), strict=True)]
+        return [
+            list(stages) for stages in zip(*(stage.samples(visual) for stage in self.stages), strict=True)
+        ]
 
     def rate(self, hidden: Float[Tensor, "n c"], position: Int[Tensor, "... n"]) -> None:
         """Choose the raters and find the frames, from what enters the first layer and from rotary positions."""

@@ -115,7 +115,7 @@ class Pruner:
         """
         if not self.told:
             raise SparseSightError(
-                "the model runner passes sparsesight by: another plugin, or a model runner that is none of vLLM's"
+                "the model runner does not call sparsesight: another plugin replaced it, or it is not one of vLLM's"
             )
         self.told = False
 
@@ -244,7 +244,7 @@ class Pruner:
                 places = np.concatenate([np.arange(new[r], new[r] + query[index, r]) for r in members])
                 merged.append((places, is_merged, tokens))
         if width != (have := sum(map(len, found))):  # sizes are the host's: nothing is waited for
-            raise SparseSightError(f"stage {index} left {have} rows with those before, planned were {width}")
+            raise SparseSightError(f"stage {index}: {have} rows remain, but {width} were planned")
         take = torch.from_numpy(np.concatenate(place)).to(hidden.device, non_blocking=True)
         rows = torch.cat(found)[take]
         if self.compare_ranks:

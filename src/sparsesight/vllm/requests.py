@@ -118,7 +118,7 @@ def check_arguments(rule: Rule, request: Any) -> None:
     for name in getattr(request, "model_extra", None) or ():
         if str(name).lower().startswith(KEY):
             raise SparseSightError(
-                f'{brief(name)} stands beside the arguments of vLLM: write "vllm_xargs": {{"{REQUEST_KEY}": ...}}'
+                f'{brief(name)} is not an argument of vLLM: write "vllm_xargs": {{"{REQUEST_KEY}": ...}}'
             )
     arguments = getattr(request, "vllm_xargs", None)
     check_names(arguments)

@@ -70,7 +70,7 @@ def needed(
     others = chosen.get("additional_config") or {}
     if not isinstance(others, Mapping):
         raise SparseSightError(
-            f"--additional-config: {brief(others)} is no JSON object: write one, or leave it out"
+            f"--additional-config: {brief(others)} is not a JSON object: write one, or leave it out"
         )
     own, fields = others.get(KEY, {}), method.to_dict()
     if not isinstance(own, Mapping) or own.keys() & fields.keys():

@@ -133,7 +133,7 @@ def _now(regions: Sequence[Region], computed: int, end: int) -> range:
         if computed <= region.begin < end < region.end:
             raise SparseSightError(
                 f"a step ends at token {end}, between visual tokens from {region.begin} on and the text that judges "
-                f"them, up to {region.end}: vLLM's scheduler is none of sparsesight's; leave out --scheduler-cls and "
+                f"them, up to {region.end}: vLLM does not use sparsesight's scheduler; leave out --scheduler-cls and "
                 "report this"
             )
     return range(held[0], held[-1] + 1) if held else range(0)

@@ -170,7 +170,7 @@ def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | Non
     name = f"method {str(method)!r}"
     if method.data_dependent:
         raise SparseSightError(
-            f"{name} decides from the data how many tokens stay, but vLLM's scheduler must know it from sizes alone: "
+            f"{name} chooses the number of tokens from the data, but vLLM's scheduler must know it in advance: "
             'use fixed counts, such as {"method": "sparsevlm", "retain": 64}'
         )
     if method.requires_vision:

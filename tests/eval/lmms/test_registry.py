@@ -142,7 +142,7 @@ def test_data_that_are_not_there(name: str, removed: str, message: str, data: Pa
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(SparseSightError, match="is no folder"):
+    with pytest.raises(SparseSightError, match="is not a folder"):
         resolve(["mme"], tmp_path / "gone")
 
 

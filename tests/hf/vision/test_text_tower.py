@@ -244,7 +244,7 @@ def test_no_question_or_too_many() -> None:
     model, clip = built()
     prompt = tiny.inputs(tiny.processor(), [tiny.SAMPLES[0], tiny.SAMPLES[3]])
     with sparsify(model, METHOD, text_tower=TextTower.from_clip(clip, text_tokenizer())):
-        with pytest.raises(SparseSightError, match=r"was told no question; put `with questions\(model"):
+        with pytest.raises(SparseSightError, match=r"was given no question; put `with questions\(model"):
             model.generate(**prompt, max_new_tokens=2)
         for asked, how in ((ASKED[:1], {}), (ASKED[:3], {}), (ASKED[:1], {"num_beams": 2})):
             with (
@@ -254,7 +254,7 @@ def test_no_question_or_too_many() -> None:
                 model.generate(**prompt, max_new_tokens=2, **how)
         with questions(model, ASKED[:1]), pytest.raises(SparseSightError, match="1 for 2 samples"):
             model(**prompt)
-        with pytest.raises(SparseSightError, match="questions: 3 is no text"), questions(model, [3]):  # type: ignore[list-item]
+        with pytest.raises(SparseSightError, match="questions: 3 is not a string"), questions(model, [3]):  # type: ignore[list-item]
             pass
 
 

@@ -55,7 +55,7 @@ def resolve(names: Sequence[str], data: Path | None = None) -> Resolved:
         check_judge(benchmark)
     if data is not None and not data.is_dir():
         raise SparseSightError(
-            f"data={str(data)!r} is no folder: give the one that holds the data sets' folders"
+            f"data={str(data)!r} is not a folder: give the one that contains the data sets' folders"
         )
     manager = task_manager()
     tasks: list[Any] = []

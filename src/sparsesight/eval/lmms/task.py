@@ -187,7 +187,7 @@ class HarnessTask:
         if abs(ours - official) > allowed:
             raise SparseSightError(
                 f"task {self.name!r}: lmms-eval's number is {official:.3f}, the samples add up to {ours:.3f}; this "
-                "version of lmms-eval counts in another way, install 0.7.3"
+                "version of lmms-eval counts differently, install 0.7.3"
             )
 
 

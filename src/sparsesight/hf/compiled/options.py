@@ -28,7 +28,9 @@ class Fast:
 
     def __post_init__(self) -> None:
         if self.runner not in (*RUNNERS, None):
-            raise SparseSightError(f"fast: runner={self.runner!r} is none of {', '.join(RUNNERS)}")
+            raise SparseSightError(
+                f"fast: runner={self.runner!r} is unknown: use one of {', '.join(RUNNERS)}"
+            )
         if self.bucket < 1 or self.programs < 1:
             raise SparseSightError(
                 f"fast: bucket={self.bucket} and programs={self.programs} have to be 1 or more"

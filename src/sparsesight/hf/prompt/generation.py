@@ -120,7 +120,7 @@ def refuse(
     early = setting("assistant_early_exit")
     if early is not None:
         raise UnsupportedModelError(
-            f"assistant_early_exit={early}: a decoder that stops there has not dropped all it is to drop; use another "
+            f"assistant_early_exit={early}: a decoder that stops there has not reached all pruning layers; use another "
             "assistant_model, or prompt_lookup_num_tokens"
         )
     if setting("cache_implementation") == "paged":

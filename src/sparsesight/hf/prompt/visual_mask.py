@@ -122,7 +122,7 @@ def layout_as_given(
             if past:
                 return None  # what follows a prompt
             raise SparseSightError(
-                f"visual_mask={PER_CALL!r}: this prompt was given none; put `with visual_tokens(model, mask)` "
+                f"visual_mask={PER_CALL!r}: no mask was given for this prompt; put `with visual_tokens(model, mask)` "
                 "around the call, with mask=None for a prompt without pictures"
             )
         mask = visual_mask(x) if callable(visual_mask) else visual_mask

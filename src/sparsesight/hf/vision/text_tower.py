@@ -154,7 +154,7 @@ def questions_of(
         return [tower.decode(row[mask].tolist()) for row, mask in zip(ids, text.to(ids.device), strict=True)]
     if given is None:
         raise SparseSightError(
-            f"method={method}: its text tower was told no question; put `with questions(model, [...])` "
+            f"method={method}: its text tower was given no question; put `with questions(model, [...])` "
             "around the call, or give TextTower the model's tokenizer as prompt_tokenizer"
         )
     samples = samples or batch
