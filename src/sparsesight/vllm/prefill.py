@@ -209,8 +209,9 @@ class Prefill:
         step = run_stage(self.method, rows, self.sizes, self._text(), self.others, shown)
         self.rows, self.sizes = step.rows, step.sizes
         if self.token is not None:
-            most, before = max(len(one.plan.visual) for one in self.prompts), self.stages[-1:] or [None]
-            self.stages.append(StageTensors.of(self.layers[index], step.chosen, self.token, most, before[0]))
+            most = max(len(one.plan.visual) for one in self.prompts)
+            before = self.stages[-1] if self.stages else None
+            self.stages.append(StageTensors.of(self.layers[index], step.chosen, self.token, most, before))
         left = self._left()
         old = self._old(rows, row)
         merged = (self.rows.visual & (self.rows.origin < 0)).flatten()[left]
