@@ -109,7 +109,7 @@ def cached(llm: Any, chat: Chat) -> int:
 
 
 def at_length(question: str) -> str:
-    """The question in more than a block of tokens: what follows a picture in its last block is found with it only."""
+    """The question in more than a block of tokens, so that full blocks hold it."""
     return " ".join([question] * 6)
 
 
@@ -125,6 +125,40 @@ def test_a_later_turn_finds_everything_of_the_turns_before_it(opened: Callable[.
         assert found.num_cached_tokens == length // 32 * 32
         length = len(found.prompt_token_ids) + len(found.outputs[0].token_ids) - 1
     assert pruner(llm).tally.pruned == 2  # each picture once
+
+
+@pytest.mark.parametrize(
+    ("method", "kv_groups"),
+    [
+        (METHOD, False),
+        pytest.param(SparseVLM(64), True, marks=pytest.mark.slow),
+        pytest.param(Random(64, (-1, 3)), True, marks=pytest.mark.slow),
+        pytest.param(DivPrune(64), False, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_turn_that_fills_no_block_is_found_as_well(
+    opened: Callable[..., Any], method: Method, kv_groups: bool
+) -> None:
+    entry = {"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}}
+    llm, expected = opened(method, **DEFAULTS, additional_config=entry), Expected(method)
+    first = Chat(SYSTEM).ask("Color?", 0)
+    (found,) = llm.generate([first.prompt], first.params_of(4), use_tqdm=False)
+    length = len(found.prompt_token_ids)
+    assert (length + 3) // 32 == (length - 1) // 32, (
+        "the text is to end in the block in which the picture does"
+    )
+    # The answer's four tokens, of which the last is not computed; then one turn more, and another after the first.
+    answer = expected.processor.tokenizer.decode(found.outputs[0].token_ids)
+    chats = [first.ask(question, answer=answer) for question in (QUESTIONS[0], QUESTIONS[1])]
+    for chat in (*chats, chats[0].ask(QUESTIONS[2], 1, answer=expected.said(chats[0]))):
+        (found,) = llm.generate([chat.prompt], chat.params, use_tqdm=False)
+        expected.check(chat, found.outputs[0])
+        assert found.num_cached_tokens >= length + 2
+    # The same prompt, of which one token is to be computed, and one that goes on in other words.
+    assert cached(llm, first) == length - 1
+    assert length - 8 < cached(llm, replace(first, text=first.text + " Red")) <= length
+    assert cached(llm, replace(first, asks=100)) < 200
 
 
 def test_what_is_shared(opened: Callable[..., Any]) -> None:

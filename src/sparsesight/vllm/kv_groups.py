@@ -78,12 +78,16 @@ class StageManager(FullAttentionManager):
         absent = self._absent(request_id, len(blocks), num_tokens)
         if not any(absent):
             return super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
+        # None but the copy of a block that the request goes on from, if there is one.
+        made: list[Any] = super().allocate_new_blocks(
+            request_id, len(blocks) * self.block_size, num_tokens_main_model
+        )
         new = iter(self.block_pool.get_new_blocks(len(absent) - sum(absent)))
-        made = [self._null_block if null else next(new) for null in absent]
-        blocks.extend(made)
+        added = [self._null_block if null else next(new) for null in absent]
+        blocks.extend(added)
         if self._record_new_block_ids:
-            self.new_block_ids.extend(block.block_id for block in made if not block.is_null)
-        return made
+            self.new_block_ids.extend(block.block_id for block in added if not block.is_null)
+        return [*made, *added]
 
     def pop_blocks_for_free(self, request_id: str) -> Any:
         """As vLLM's, which calls it of requests that finish, are aborted or preempted."""

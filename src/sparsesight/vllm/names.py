@@ -64,6 +64,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     # -- scheduler
     "vllm.v1.core.sched.async_scheduler": ("AsyncScheduler",),
     "vllm.v1.core.sched.scheduler": (
+        "Scheduler._free_request_blocks",
         "Scheduler._try_schedule_encoder_inputs",
         "Scheduler.add_request",
         "Scheduler.encoder_cache_manager",
@@ -74,17 +75,29 @@ NAMES: dict[str, tuple[str, ...]] = {
         "EncoderCacheManager.free_encoder_input",
         "EncoderCacheManager.get_cached_input_ids",
     ),
+    "vllm.v1.core.block_pool": ("BlockPool._insert_block_hash", "BlockPool.get_cached_block"),
+    "vllm.v1.core.kv_cache_utils": (
+        "generate_block_hash_extra_keys",
+        "hash_block_tokens",
+        "make_block_hash_with_group_id",
+    ),
     "vllm.v1.core.kv_cache_manager": (
         "KVCacheManager.allocate_slots",
+        "KVCacheManager.block_pool",
+        "KVCacheManager.coordinator",
+        "KVCacheManager.create_kv_cache_blocks",
         "KVCacheManager.get_computed_blocks",
         "KVCacheManager.truncate_computed_blocks",
     ),
     "vllm.v1.core.single_type_kv_cache_manager": (
         "FullAttentionManager",
         "FullAttentionManager.find_longest_cache_hit",
+        "SingleTypeKVCacheManager._has_partial_local_hit",
         "SingleTypeKVCacheManager.allocate_new_blocks",
         "SingleTypeKVCacheManager.get_num_blocks_to_allocate",
+        "SingleTypeKVCacheManager.kv_cache_group_id",
         "SingleTypeKVCacheManager.pop_blocks_for_free",
+        "SingleTypeKVCacheManager.req_to_blocks",
     ),
     "vllm.v1.kv_cache_interface": ("FullAttentionSpec",),
     "vllm.v1.kv_cache_spec_registry": (
@@ -129,11 +142,15 @@ NAMES: dict[str, tuple[str, ...]] = {
         "AttentionMetadataBuilder.supports_update_block_table",
         "subclass_attention_backend",
     ),
+    "vllm.utils.hashing": ("get_hash_fn_by_name",),
     "vllm.v1.request": (
         "Request._block_hasher",
         "Request.block_hashes",
         "Request.mm_features",
+        "Request.all_token_ids",
         "Request.update_block_hashes",
+        "RequestStatus.FINISHED_LENGTH_CAPPED",
+        "RequestStatus.FINISHED_STOPPED",
     ),
     "vllm.v1.worker.gpu_input_batch": (
         "CachedRequestState.mm_features",

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from .config import method_of
 from .kv_groups import StageManager, managers_of
 from .layout import Region, cut_hit, end_of_step
+from .partial_blocks import PartialBlocks
 from .planner import NOTHING, RequestPlan
 from .requests import planner_of
 
@@ -42,6 +44,11 @@ def keyed(features: Sequence[Any], regions: Sequence[Region]) -> list[Any]:
     return found
 
 
+def _keyed_request(request: Any) -> _Keyed:
+    """A pruned request as vLLM's block hasher sees it."""
+    return _Keyed(request, keyed(request.mm_features, request.sparsesight.regions))
+
+
 def _hasher(inner: Callable[[Any], Any], features: list[Any]) -> Callable[[Any], Any]:
     """vLLM's hasher of a request's blocks, for one with these features."""
     return lambda request: inner(_Keyed(request, features))
@@ -63,6 +70,8 @@ class _Sparse:
         self.inner_computed_blocks = self.kv_cache_manager.get_computed_blocks
         self.kv_cache_manager.get_computed_blocks = self._computed_blocks
         self.managers = managers_of(self.kv_cache_manager)
+        hash_function = get_hash_fn_by_name(config.cache_config.prefix_caching_hash_algo)
+        self.partial = PartialBlocks(self.kv_cache_manager, self.planner.block_size, hash_function)
         if self.managers:
             self.inner_allocate = self.kv_cache_manager.allocate_slots
             self.kv_cache_manager.allocate_slots = self._allocate_slots
@@ -86,9 +95,21 @@ class _Sparse:
         finally:
             StageManager.looked_up = ()
         if regions and (usable := cut_hit(regions, hit, self.planner.block_size)) < hit:
+            within = next(region for region in regions if region.begin < hit < region.stop)
+            found = self.partial.find(request, _keyed_request(request), within, hit)
+            if found is not None and cut_hit(regions, found[0], self.planner.block_size) == found[0]:
+                every = [[*own, last] for own, last in zip(blocks.blocks, found[1], strict=True)]
+                return self.kv_cache_manager.create_kv_cache_blocks(tuple(every)), found[0], boundary
             blocks = self.kv_cache_manager.truncate_computed_blocks(blocks, usable)
             hit = usable
         return blocks, hit, boundary
+
+    def _free_request_blocks(self, request: Any) -> None:
+        """As vLLM's, which calls it of requests that finish or are preempted."""
+        regions = request.sparsesight.regions
+        if regions and request.block_hashes:
+            self.partial.register(request, _keyed_request(request), regions)
+        super()._free_request_blocks(request)  # type: ignore[misc]
 
     def _allocate_slots(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """As the manager's ``allocate_slots``; the stages' managers know the gaps of the request."""
