@@ -5,7 +5,7 @@
 
 This starts `sparsesight serve MODEL --retain N --data-parallel-size REPLICAS`, sends it the bundled questions all
 at once, and reports how many each replica answered. In production only that command is needed: vLLM's server
-distributes requests.
+distributes requests by load. With --in-turn each request names its replica instead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     server = subprocess.Popen(command)
     try:
         wait(server, address)
-        answers = asyncio.run(ask(address))
+        answers = asyncio.run(ask(address, arguments.replicas if arguments.in_turn else 0))
         right = sum(answer == wanted for answer, wanted in answers)
         print(f"{len(answers)} questions, {right} answers as expected")
         for replica, count in sorted(finished(address).items()):
@@ -61,12 +61,15 @@ def wait(server: subprocess.Popen[bytes], address: str) -> None:
     raise SystemExit(f"the server ended with status {server.returncode}")
 
 
-async def ask(address: str) -> list[tuple[str, str]]:
-    """Answers to the bundled questions, and those that the bundled model gives without pruning."""
+async def ask(address: str, replicas: int) -> list[tuple[str, str]]:
+    """Answers to the bundled questions, and those that the bundled model gives without pruning.
+
+    The questions go to so many replicas in turn, or with 0 wherever the server sends them.
+    """
     client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=600)
     model = (await client.models.list()).data[0].id
 
-    async def one(picture: Path, entry: dict[str, str]) -> tuple[str, str]:
+    async def one(number: int, picture: Path, entry: dict[str, str]) -> tuple[str, str]:
         data = base64.b64encode(picture.read_bytes()).decode()
         content: Any = [
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
@@ -78,13 +81,13 @@ async def ask(address: str) -> list[tuple[str, str]]:
             temperature=0,
             max_tokens=16,
             extra_body={"add_special_tokens": True},
+            extra_headers={"X-data-parallel-rank": str(number % replicas)} if replicas else None,
         )
         return (completion.choices[0].message.content or "").strip(), entry["answer"]
 
     asked = bundled.picture_questions()
-    return await asyncio.gather(
-        *(one(picture, entry) for picture in bundled.pictures() for entry in asked[picture.name])
-    )
+    every = [(picture, entry) for picture in bundled.pictures() for entry in asked[picture.name]]
+    return await asyncio.gather(*(one(number, *pair) for number, pair in enumerate(every)))
 
 
 def finished(address: str) -> Counter[str]:
@@ -105,6 +108,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="bundled", help="name or folder (default: bundled)")
     add("--replicas", type=int, default=2, help="(default: 2)")
+    add("--in-turn", action="store_true", help="questions go to the replicas in turn, whatever their load")
     add("--retain", type=int, default=64, help="visual tokens per layer (default: 64)")
     add("--port", type=int, default=8000, help="(default: 8000)")
     arguments, arguments.flags = parser.parse_known_args()

@@ -6,10 +6,11 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,8 +23,13 @@ pytestmark = [
 ]
 
 from sparsesight import SparseSightError, UnsupportedModelError  # noqa: E402
+from sparsesight.core.budget import Schedule  # noqa: E402
 from sparsesight.vllm import runner  # noqa: E402
-from sparsesight.vllm.planner import NOTHING  # noqa: E402
+from sparsesight.vllm.layout import Region  # noqa: E402
+from sparsesight.vllm.planner import NOTHING, RequestPlan  # noqa: E402
+from sparsesight.vllm.step_plan import Step, check_allocated, plan_step  # noqa: E402
+
+from .test_metadata import SIZE  # noqa: E402
 
 
 @pytest.fixture
@@ -39,6 +45,16 @@ def state_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda model: SparseModelState(None, model, None, None)
 
 
+CACHE = SimpleNamespace(kv_cache_groups=[])
+
+
+class Plan(NamedTuple):
+    """Of a request: what the planner was asked."""
+
+    asked: tuple[Any, ...]
+    regions: tuple[Any, ...] = ()
+
+
 class Model(nn.Module):
     """Notes when it runs."""
 
@@ -50,7 +66,7 @@ class Model(nn.Module):
             active=None,
             passes=lambda plans: self.passing(plans),
             begin=lambda *given, **more: self.began(*given, **more),
-            plan_of=lambda name, places, ids, length, params: (name, ids, length, params.extra_args),
+            plan_of=lambda name, places, ids, length, params: Plan((name, ids, length, params.extra_args)),
             told=False,
         )
         self.passing: Any = lambda plans: False
@@ -75,6 +91,7 @@ def batch(slots: list[int], query: list[int], computed: list[int], padding: int 
 def request(name: str, prompt: int, extra_args: Any = None) -> Any:
     return SimpleNamespace(
         req_id=name,
+        block_ids=([1],),
         prompt_len=prompt,
         prompt_token_ids=None,
         mm_features=[SimpleNamespace(mm_position=None)] * (prompt > 9),
@@ -99,20 +116,20 @@ def test_a_step_is_told_once_and_ends_also_when_it_fails(
     state.add_request(0, request("b", 9))
     model()  # a dummy: no step has been prepared
     assert told == [] and model.said == ["forward", "end"] and model.pruner.told
-    state.preprocess_state(batch([0, 3], [1, 605], [12, 0], padding=2), (), None, None)
+    state.preprocess_state(batch([0, 3], [1, 605], [12, 0], padding=2), (), CACHE, None)
     with pytest.raises(RuntimeError, match="out of memory"):
         model(True)
     assert model.said[2:] == ["begin", "forward", "end"]
     ((step, names),) = told
     assert step.query.tolist() == [1, 605] and step.computed.tolist() == [12, 0]
-    assert step.plans == [NOTHING, ("a", None, 600, {"sparsesight_retain": 64})] and names == ["b", "a"]
+    assert step.plans == [NOTHING, Plan(("a", None, 600, {"sparsesight_retain": 64}))] and names == ["b", "a"]
     model()
     assert len(told) == 1
     # The slot of a request that has ended is another's.
     state.add_request(3, request("c", 40))
-    state.preprocess_state(batch([3, 0], [40, 1], [0, 13]), (), None, None)
+    state.preprocess_state(batch([3, 0], [40, 1], [0, 13]), (), CACHE, None)
     model()
-    assert told[1][0].plans == [("c", None, 40, None), NOTHING] and told[1][1] == ["c", "b"]
+    assert told[1][0].plans == [Plan(("c", None, 40, None)), NOTHING] and told[1][1] == ["c", "b"]
 
 
 def test_a_step_that_passes_is_not_told(state_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +139,7 @@ def test_a_step_that_passes_is_not_told(state_of: Any, monkeypatch: pytest.Monke
     asked: list[Any] = []
     model.passing = lambda plans: asked.append(plans) or True
     state.add_request(0, request("b", 9))
-    state.preprocess_state(batch([0], [1], [12]), (), None, None)
+    state.preprocess_state(batch([0], [1], [12]), (), CACHE, None)
     model()
     assert asked == [[NOTHING]]
 
@@ -150,24 +167,48 @@ def test_a_replay_gets_its_tables_before_it(state_of: Any, monkeypatch: pytest.M
     }
     assert not told
     step = batch([0], [1], [600], padding=3)
-    state.preprocess_state(step, (), None, None)
+    state.preprocess_state(step, (), CACHE, None)
     found = state.prepare_attn(step, CUDAGraphMode.FULL)
     assert found == {"layer0": "dense", "layer1": "stage"}
     ((made, name, recorded),) = told
     assert made.query.tolist() == [1] and made.computed.tolist() == [600] and name == "a" and recorded
     # The next step runs the model. That none has run in between is no sign of a runner that knows nothing.
     model.pruner.told = False
-    state.preprocess_state(step, (), None, None)
+    state.preprocess_state(step, (), CACHE, None)
     assert model.pruner.told
     assert state.prepare_attn(step, CUDAGraphMode.PIECEWISE) == {"layer0": "dense"}
     model()
     assert model.said == ["begin", "forward", "end"] and len(told) == 1
     # A graph does not prune.
-    state.preprocess_state(step, (), None, None)
+    state.preprocess_state(step, (), CACHE, None)
     model.pruner.active = object()
     with pytest.raises(SparseSightError, match="PIECEWISE"):
         state.prepare_attn(step, CUDAGraphMode.FULL)
     assert model.said[-1] == "end"
+
+
+def test_a_key_without_a_block_is_noticed() -> None:
+    """Of the blocks that a request came with; -1 stands for those that came later."""
+    from sparsesight.vllm.runner_v2 import allocated
+
+    group = SimpleNamespace(kv_cache_spec=SimpleNamespace(stage=1, block_size=SIZE))
+    other = SimpleNamespace(kv_cache_spec=SimpleNamespace(block_size=SIZE))
+    own = [np.array([5, 6, 7]), np.array([5, 0, 7])]
+    ((stage, block, table),) = allocated([other, group], [own, []], 15)
+    assert (stage, block, table.tolist()) == (1, SIZE, [[5, 0, 7, -1], [-1] * 4])
+    regions = (Region(2, 9, 2, 10, Schedule(7, 8, ()), (SIZE,)),)
+
+    def check(ids: list[int]) -> None:
+        blocks = [[np.array(ids)]]
+        step = Step(np.array([1]), np.array([11]), [RequestPlan(None, regions)])
+        check_allocated(
+            plan_step(replace(step, allocated=[*allocated([group], blocks, 12)]), 1, SIZE), lambda r: "a"
+        )
+
+    check([5, 0, 7])  # the gap has none
+    check([5, 0])  # the last one came later
+    with pytest.raises(SparseSightError, match="request a has no block"):
+        check([5, 6, 0])
 
 
 def test_a_model_with_a_state_of_its_own_is_refused() -> None:
@@ -201,7 +242,7 @@ def test_vllm_has_what_is_relied_on() -> None:
     fields = InputBatch.__dataclass_fields__
     assert {"num_reqs", "idx_mapping_np", "query_start_loc_np", "num_computed_tokens_np"} <= set(fields)
     given = NewRequestData("r", [1, 2], [], None, None, ([1],), 0, None)
-    assert (given.req_id, given.prompt_len, given.sampling_params) == ("r", 2, None)
+    assert (given.req_id, given.prompt_len, given.sampling_params, given.block_ids) == ("r", 2, None, ([1],))
     model = nn.Linear(1, 1)
     model.get_model_state_cls = lambda: SparseModelState  # type: ignore[assignment]
     assert model_states.resolve_model_state_cls(None, model) is SparseModelState
@@ -246,7 +287,7 @@ def test_the_same_tests_pass_on_the_v2_runner(file: str, tests: str) -> None:
 def test_torch_calls_hooks_as_is_relied_on(state_of: Any) -> None:
     model = Model()
     state = state_of(model)
-    state.preprocess_state(batch([5], [1], [0]), (), None, None)
+    state.preprocess_state(batch([5], [1], [0]), (), CACHE, None)
     with pytest.raises(KeyError), torch.no_grad():  # a step of a request that was never added
         model()
     assert model.said == ["end"]

@@ -146,3 +146,25 @@ def test_calls_of_a_stage_have_a_ceiling(method: Method, most: int) -> None:
             )
         counts.append(counted.total.kernels)
     assert counts[1] <= counts[0] + 2 and max(counts) <= most, counts
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["device", "cpu"])
+@pytest.mark.parametrize(
+    ("method", "each", "cpu_each"), [(DivPrune, 22, 7), (CDPruner, 52, 25)], ids=["divprune", "cdpruner"]
+)
+def test_calls_of_greedy_methods_grow_with_the_kept_tokens(
+    method: type[Method], each: int, cpu_each: int, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device neither with the size of pictures nor with the number of prompts, which a CPU selects one by one."""
+    monkeypatch.setattr("sparsesight.ops.diversity.reads_are_free", lambda x: free)
+    for visual, n in ((96, 1), (576, 1), (576, 4)):
+        for keep in (24, 64):
+            made = [prompt(method((keep,)), ((visual, 5),), (visual + 9) * i, i) for i in range(n)]
+            rows = (visual + 9) * n
+            with Operations() as counted:
+                prefill = Prefill.of(together(made)[0], (-1,), CPU)
+                position = torch.arange(rows) % (visual + 9)
+                prefill.rate(torch.randn(rows, WIDTH), position)
+                prefill.select(0, [one.start for one in made], torch.randn(rows, WIDTH), None, position, None)
+            most = n * (300 + cpu_each * keep) if free else 150 + each * keep
+            assert counted.total.kernels <= most, (visual, n, keep, counted.total.kernels)
