@@ -49,9 +49,7 @@ def farthest_point_ranks(
 
     def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
         squared = points.of(sample, column)
-        own = points.x[sample, column]
-        near = (own - own.roll(1, 0)).square_().sum(1) * points.scale
-        near = torch.minimum(near, near.roll(-1)) if len(own) > 1 else near + math.inf
+        near = points.from_next(sample, column)
         first = loneliest(squared, len(column), near)
         nearest = FarthestPoint(squared, len(column), first)
         return select(nearest, count, first), nearest.gain
@@ -137,7 +135,10 @@ def greedy_gaussian_map(
     """
     points = fixed_points(x, valid, COARSE)
     count = valid.sum(1).clamp(min=1)
-    mean = points.x.double().sum(1) / count[:, None]  # whole numbers: exact in any order
+    # Whole numbers of at most 2**COARSE: exact in any order, in fp32 as long as the sum is below 2**24.
+    few = x.shape[1] <= 2 ** (24 - COARSE)
+    total = points.x.sum(1) if few else points.x.sum(1, dtype=torch.float64)
+    mean = total.double() / count[:, None]
     spread = 2 * (points.norm.double().sum(1) / count - mean.square().sum(1)) * points.scale
     rate = (0.5 / spread.clamp(min=1e-6)).float()[:, None].expand_as(valid)
     return _greedy_map(

@@ -44,6 +44,10 @@ class Objective(ABC):
     def pick(self, at: int) -> Float[Tensor, " m"]:
         """Select number ``at`` of the block; the gains within the block."""
 
+    def pick_all(self) -> bool:
+        """Select the whole block at once; False, and nothing is selected, if that is not the same one by one."""
+        return False
+
     @abstractmethod
     def commit(self) -> None:
         """Bring the gains of all tokens up to date."""
@@ -116,6 +120,14 @@ class Determinant(Objective):
         self._inside = self._inside - row.square()
         return self._inside
 
+    def pick_all(self) -> bool:
+        lower, failed = torch.linalg.cholesky_ex(self._rest)
+        left, own = lower.diagonal().square(), self._own[self._column]
+        if any(host_values(failed[None])) or not all(host_values(left > EXHAUSTED * own)):
+            return False  # some add nothing, and are left out
+        self._new[: len(lower)], self._picked = lower.T, list(range(len(lower)))
+        return True
+
     def commit(self) -> None:
         count = len(self._picked)
         picked, upper = self._column[self._picked], self._new[:count, self._picked]
@@ -173,8 +185,8 @@ def select(objective: Objective, keep: int, given: Int[Tensor, " g"]) -> list[in
     for start in range(0, len(order), BLOCK):
         column = given[start : start + BLOCK]
         objective.open(column)
-        inside, some = objective.gain[column], False
-        for at in range(len(column)):
+        inside, some = objective.gain[column], objective.pick_all()
+        for at in () if some else range(len(column)):
             if host_values(objective.worth(inside[at : at + 1], column[at : at + 1]))[0] > -math.inf:
                 inside, some = objective.pick(at), True
         if some:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,13 @@ class Points(NamedTuple):
         product = gather_rows(self.x, pick) @ self.x.transpose(1, 2)
         return (self.norm.gather(1, pick)[..., None] + self.norm[:, None] - 2 * product) * self.scale
 
+    def from_next(self, sample: int, column: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Squared distance of each of the tokens ``column`` of a sample to the nearer one of its neighbours in it."""
+        x, norm = self.x[sample, column], self.norm[sample, column]
+        squared = (norm[1:] + norm[:-1] - 2 * (x[1:] * x[:-1]).sum(1)) * self.scale
+        before, after = (torch.nn.functional.pad(squared, side, value=math.inf) for side in ((1, 0), (0, 1)))
+        return torch.minimum(before, after)
+
     def of(self, sample: int, column: Int[Tensor, " n"]) -> Callable[[Tensor, Tensor], Tensor]:
         """Squared distances between two sets of the tokens ``column`` of a sample."""
         x, norm = self.x[sample], self.norm[sample]
@@ -54,5 +62,5 @@ def fixed_points(x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"], bits: in
     about 0.0002, as much as features in bf16 are uncertain.
     """
     dtype = torch.float64 if bits > COARSE or x.device.type != "cpu" else torch.float32
-    points = torch.nan_to_num(unit_vectors(x, valid)).to(dtype).mul_(2.0**bits).round_()
-    return Points(points, points.square().sum(-1), 4.0**-bits)
+    points = unit_vectors(x, valid).nan_to_num_().to(dtype).mul_(2.0**bits).round_()
+    return Points(points, torch.linalg.vecdot(points, points), 4.0**-bits)
