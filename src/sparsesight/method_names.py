@@ -83,5 +83,6 @@ class MethodOptions(TypedDict, total=False):
     interval: int
     weight: float
     asked: float
+    bandwidth: float
     share: float
     seed: int

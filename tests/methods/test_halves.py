@@ -14,11 +14,11 @@ from .kept_tokens import check_any_batch, kept
 from .stages import Sample, normal
 
 
-def added(hidden: np.ndarray, chosen: list[int], keep: int) -> list[int]:
+def added(hidden: np.ndarray, chosen: list[int], keep: int, bandwidth: float = 1.0) -> list[int]:
     """One by one, what the chosen say least about, in plain loops."""
     unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
     squared = ((unit[:, None] - unit) ** 2).sum(-1)
-    kernel = np.exp(-squared / (2 * squared.mean()))
+    kernel = np.exp(-squared / (2 * bandwidth * squared.mean()))
     chosen = list(chosen)
     while len(chosen) < keep:
         rest = [i for i in range(len(hidden)) if i not in chosen]
@@ -52,6 +52,8 @@ def test_the_rule_in_plain_loops(seed: int) -> None:
     assert kept(Halves((12, 5)), sample, index=1) == by_difference
     assert kept(Narrow((5,)), sample) == by_difference
     assert kept(Halves((5, 5), asked=0.0), sample) == by_difference
+    narrow = [sorted(added(hidden, asked[:6], 12, 0.2))]
+    assert kept(Halves((12, 5), bandwidth=0.2), sample) == narrow
 
 
 def test_a_question_without_a_say_leaves_difference() -> None:
@@ -111,6 +113,12 @@ def test_a_smaller_budget_narrows_earlier() -> None:
 def test_shares_are_checked(option: dict[str, float]) -> None:
     with pytest.raises(SparseSightError, match=rf"{next(iter(option))}=.*: a share"):
         Halves(**option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bandwidth", [0, 1e9, True])
+def test_the_bandwidth_is_checked(bandwidth: float) -> None:
+    with pytest.raises(SparseSightError, match=r"bandwidth=.*: a number from 0.01 to 100"):
+        Halves(bandwidth=bandwidth)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ class Halves(Proportional):
     Attributes:
         asked: share of ``K`` that is selected by similarity to the question. 0: difference alone.
         share: share of ``K`` that stays after the second stage. 1: all of them.
+        bandwidth: multiplies ``m`` in the kernel. The smaller it is, the more only near-duplicates count as known.
         proportional: at each stage, a dropped token counts for the kept token whose hidden state has the largest
             cosine with its own, together with those that it stood for (ToMe, arXiv:2210.09461, section 3).
 
@@ -51,6 +52,7 @@ class Halves(Proportional):
 
     asked: float = 0.5
     share: float = 0.25
+    bandwidth: float = 1.0
 
     name: ClassVar[str] = "halves"
     when: ClassVar[str] = "small budgets, or a question that single patches do not answer"
@@ -66,6 +68,9 @@ class Halves(Proportional):
             raise SparseSightError(
                 f"share={self.share!r}: a share above 0, up to 1, of the first stage's tokens"
             )
+
+        if not is_number(self.bandwidth) or not 0.01 <= self.bandwidth <= 100:
+            raise SparseSightError(f"bandwidth={self.bandwidth!r}: a number from 0.01 to 100")
 
     def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
         wanted = super().plan(visual, num_layers, layers)  # refuses an impossible budget
@@ -87,7 +92,9 @@ class Halves(Proportional):
         if stage.index == 0 and self.asked:
             held = (counts.keep * self.asked).round().long()
             given = ops.ranks(question_similarity(stage), stage.visual)
-        return -difference_ranks(stage, given, held, counts.keep, max(counts.tokens_out)).float()
+        return -difference_ranks(
+            stage, given, held, counts.keep, max(counts.tokens_out), self.bandwidth
+        ).float()
 
     def multiplicity(self, stage: StageInput, selection: Selection) -> Float[Tensor, "b v"] | None:
         return shared_multiplicity(stage, selection) if self.proportional else stage.multiplicity

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 def difference_ranks(
-    stage: StageInput, given: Int[Tensor, "b v"], held: Int[Tensor, " b"], keep: Int[Tensor, " b"], steps: int
+    stage: StageInput,
+    given: Int[Tensor, "b v"],
+    held: Int[Tensor, " b"],
+    keep: Int[Tensor, " b"],
+    steps: int,
+    bandwidth: float = 1.0,
 ) -> Int[Tensor, "b v"]:
     """:func:`ops.greedy_gaussian_map` of the stage's hidden states."""
-    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps)
+    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps, bandwidth)
 
 
 def difference_macs(sizes: StageSizes) -> int:

@@ -117,12 +117,13 @@ def greedy_gaussian_map(
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
+    bandwidth: float = 1.0,
 ) -> Int[Tensor, "b v"]:
     """Some given tokens, then, one by one, the token that all selected ones say least about.
 
     With ``u`` the unit vectors of a sample's tokens and ``m`` the mean of ``|u_i - u_j|**2`` over all pairs, which is
-    ``2 (1 - |mean u|**2)``, the kernel is ``k_ij = exp(-|u_i - u_j|**2 / 2 m)``. What the selected tokens ``S`` leave
-    unsaid of token ``i`` is the residual variance of a Gaussian process,
+    ``2 (1 - |mean u|**2)``, the kernel is ``k_ij = exp(-|u_i - u_j|**2 / 2 b m)``, with ``b`` the bandwidth. What the
+    selected tokens ``S`` leave unsaid of token ``i`` is the residual variance of a Gaussian process,
     ``v_i(S) = k_ii - k_iS (k_SS)**-1 k_Si``; to add its maximum is greedy inference of a determinantal point process
     (:func:`greedy_dpp_map`). This kernel has full rank at any width, while a cosine kernel has at most the rank of the
     features. The remaining places are ordered by ``v``.
@@ -132,6 +133,7 @@ def greedy_gaussian_map(
         given: places (see :func:`ranks`) of which the first ``held`` are selected in any case.
         held: number of given tokens per sample, at most ``keep``.
         valid, keep, steps: as :func:`farthest_point_ranks`.
+        bandwidth: multiplies ``m``, above 0.
     """
     points = fixed_points(x, valid, COARSE)
     count = valid.sum(1).clamp(min=1)
@@ -140,7 +142,7 @@ def greedy_gaussian_map(
     total = points.x.sum(1) if few else points.x.sum(1, dtype=torch.float64)
     mean = total.double() / count[:, None]
     spread = 2 * (points.norm.double().sum(1) / count - mean.square().sum(1)) * points.scale
-    rate = (0.5 / spread.clamp(min=1e-6)).float()[:, None].expand_as(valid)
+    rate = (0.5 / (bandwidth * spread.clamp(min=1e-6))).float()[:, None].expand_as(valid)
     return _greedy_map(
         points,
         lambda squared, a, b: torch.exp(-squared.float() * a[..., None]).double(),
