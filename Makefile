@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest download)"
 	@$(PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "==> installing sparsesight and its dependencies"
-	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,docs,harness,plots]'
+	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,docs,harness,plots,scenes]'
 	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval
 	@touch $@
 	@echo "==> $(VENV) is ready"

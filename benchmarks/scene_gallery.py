@@ -7,14 +7,17 @@ Writes docs/scenes/README.md and the pictures beside it: the first scenes of thr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sparsesight.scenes.dataset import SPLITS, Example, examples
+from sparsesight.scenes.dataset import SPLITS, examples
 from sparsesight.scenes.objects import OWNED_PIXELS
+from sparsesight.scenes.questions import Question
 from sparsesight.scenes.scenes import PATCH, SIDE, VERSION, Scene
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "scenes"
@@ -70,7 +73,15 @@ def outlined(scene: Scene) -> Image.Image:
     return picture
 
 
-def table(found: list[Example]) -> str:
+class Asked(Protocol):
+    """An example of any data set of scenes."""
+
+    @property
+    def question(self) -> Question: ...
+
+
+def table(found: Sequence[Asked]) -> str:
+    """The questions and answers of a picture, in Markdown."""
     rows = [f"| {one.question.kind} | {one.question.text} | {one.question.answer} |" for one in found]
     return "\n".join(["| kind | question | answer |", "| --- | --- | --- |", *rows])
 

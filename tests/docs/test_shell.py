@@ -15,7 +15,7 @@ import typer
 from packaging.requirements import InvalidRequirement, Requirement
 from typer.testing import CliRunner
 
-from sparsesight import bundled
+from sparsesight import SparseSightError, bundled
 from sparsesight.commands.cli import app
 from sparsesight.commands.options import (
     choose_budgets,
@@ -27,7 +27,7 @@ from sparsesight.commands.options import (
 from sparsesight.commands.serve import _method as server_method
 from sparsesight.eval.lmms.benchmarks import BENCHMARKS
 from sparsesight.eval.own.read import is_own
-from sparsesight.eval.scene_task import SCENES
+from sparsesight.eval.scene_sets import scene_set
 from sparsesight.methods import parse
 from sparsesight.random_models import Shape
 from sparsesight.settings import KEY
@@ -138,8 +138,8 @@ def ours(arguments: list[str]) -> None:
     for name in choose_methods(given["--methods"], {}) if "--methods" in given else []:
         assert name == "dense" or parse(name)
     if arguments[0] == "eval":
-        tasks = {name for name in split_list(given["--tasks"], "--tasks") if not is_own(name)}
-        assert tasks <= {*BENCHMARKS, *SCENES}, arguments
+        for task in split_list(given["--tasks"], "--tasks"):
+            assert is_own(task) or task in BENCHMARKS or scene_set(task), arguments
     if arguments[0] == "serve":
         assert server_method("sparsevlm+", given.get("--retain"), None)
     elif "--retain" in given:
@@ -151,11 +151,26 @@ def ours(arguments: list[str]) -> None:
         assert parse_layers(given["--layers"])
 
 
+def drawable(task: str) -> bool:
+    """A task of scenes, whose icons and fonts are installed if it needs any."""
+    scenes = scene_set(task)
+    try:
+        if scenes is not None:
+            scenes.check()
+    except SparseSightError:
+        return False
+    return scenes is not None
+
+
 def can_run(arguments: list[str]) -> bool:
     """Here, in seconds: a sweep of benchmarks needs their data, and a real model's speed is not measured."""
     given = dict(pairwise(arguments))
     if arguments[0] == "eval":
-        return "--tasks" in given and set(split_list(given["--tasks"], "--tasks")) <= {*SCENES, ROWS}
+        return (
+            "--tasks" in given
+            and "--difficult" not in given
+            and all(task == ROWS or drawable(task) for task in given["--tasks"].split(","))
+        )
     return arguments[0] in RUN and (arguments[0] != "bench" or "--shape" in given)
 
 

@@ -11,7 +11,7 @@ import pytest
 from sparsesight.eval.image_task import PictureQuestions
 from sparsesight.eval.prompts import Prompts, choose_setting
 from sparsesight.eval.records import Item
-from sparsesight.eval.scene_task import SCENES, SceneQuestions, scene_items
+from sparsesight.eval.scene_task import SceneQuestions, scene_items
 from sparsesight.hf.loading import Loaded, load_model
 from sparsesight.methods import make_method
 
@@ -23,7 +23,7 @@ def loaded() -> Loaded:
 
 @pytest.fixture(scope="module")
 def items() -> list[Item]:
-    return scene_items("scenes", 12)
+    return scene_items("test", 12)
 
 
 def prompts_of(loaded: Loaded) -> Prompts:
@@ -40,7 +40,6 @@ def test_questions_are_of_scenes(items: list[Item]) -> None:
     assert {"color", "count", "neighbor", "single-object", "small", "large"} <= tags
     assert {"rests on one object", "rests on two objects"} <= tags
     assert {"one small object", "one large object"} <= tags
-    assert set(SCENES) == {"scenes", "scenes-b", "scenes-occluded", "scenes-clutter"}
 
 
 @contextmanager

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 TASKS_HELP = (
-    "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, scenes, or own data: a "
-    ".jsonl or .csv file, a folder of pictures or of a dataset, written with a slash (photos/)."
+    "Benchmarks, such as mme,textvqa,gqa (docs/benchmarks.md), any other task of lmms-eval, rendered scenes: scenes, "
+    "scenes-mixed (docs/scenes/mixed.md), or own data: a .jsonl or .csv file, a folder of pictures or of a dataset, "
+    "written with a slash (photos/)."
 )
 
 
@@ -73,6 +74,11 @@ def evaluate(
     setting: str = typer.Option(
         "auto",
         help="Prompts: own (the model's chat template), llava-1.5 (LLaVA-1.5's evaluation prompts), or auto.",
+    ),
+    difficult: Path | None = typer.Option(
+        None,
+        help="A run of TASK@64, scenes at the detail of 64 patches: report apart what the model got wrong there.",
+        show_default="no such group",
     ),
     latency: bool = typer.Option(False, "--latency", help="Also measure prefill times."),
     trim_early_layers: bool = typer.Option(
@@ -125,6 +131,7 @@ def evaluate(
         limit=limit,
         data=data,
         setting=setting,
+        difficult=difficult,
         latency=latency,
         trim_early_layers=trim_early_layers,
         same_retain=same_retain,

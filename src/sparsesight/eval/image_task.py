@@ -29,12 +29,18 @@ def exact(answer: str, target: Any) -> float:
     return float(answer.strip() == target)
 
 
+def pictures_of(request: Any) -> tuple[Any, ...]:
+    """The pictures of an item, whose ``request`` is one or a tuple of several."""
+    return request if isinstance(request, tuple) else (request,)
+
+
 class PictureQuestions:
-    """A task of items with one picture each; a :class:`~.task.Task`.
+    """A task of items with a picture, or several, each; a :class:`~.task.Task`.
 
     Args:
         name: of the task.
-        items: their ``request`` is a picture, or a callable that makes one when it is needed.
+        items: their ``request`` is a picture, a tuple of pictures in the order in which they are shown, or a callable
+            that makes either when it is needed.
         loaded: the model that answers, greedily.
         prompts: makes its inputs.
         max_new_tokens: longest answer.
@@ -135,6 +141,7 @@ def prefill_clock(decoder: Any, wanted: bool) -> Iterator[Callable[[], float | N
 
 
 def _messages(item: Item) -> list[dict[str, Any]]:
-    picture = item.request() if callable(item.request) else item.request
-    content = [{"type": "image", "url": picture}, {"type": "text", "text": item.question}]
+    request = item.request() if callable(item.request) else item.request
+    shown = [{"type": "image", "url": picture} for picture in pictures_of(request)]
+    content = [*shown, {"type": "text", "text": item.question}]
     return [{"role": "user", "content": content}]

@@ -27,6 +27,7 @@ class EvalOptions:
         text_tower: folder or Hub id of the text tower, for methods that read one.
         question, score, max_new_tokens: of own data: asked about every picture of a folder, how answers are scored, and
             the longest answer.
+        difficult: folder of a run of ``TASK@N``, whose wrong answers are a group of their own; None for no such group.
         out: the run folder.
         resume: continue the run in that folder.
     """
@@ -47,5 +48,6 @@ class EvalOptions:
     question: str | None = None
     score: str | None = None
     max_new_tokens: int = 32
+    difficult: Path | None = None
     out: Path = Path("eval-run")
     resume: bool = False

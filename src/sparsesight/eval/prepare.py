@@ -23,7 +23,7 @@ from .options import BUNDLED, EvalOptions
 from .own.data import OwnData
 from .own.read import is_own
 from .prompts import Prompts, choose_setting
-from .scene_task import SCENES, scene_items
+from .scene_sets import SCENES, by_difficulty, scene_set
 from .task import Task
 
 FRAMES = 8  # of a clip
@@ -49,7 +49,11 @@ def check_tasks(names: Sequence[str], model: str | None = None) -> None:
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if double is not None:
         raise SparseSightError(f"--tasks: {double!r} is named twice")
-    theirs = [name for name in names if name not in SCENES and not is_own(name)]
+    sets = {name: scene_set(name) for name in names if not is_own(name)}
+    theirs = [name for name, scenes in sets.items() if scenes is None]
+    for scenes in sets.values():
+        if scenes is not None:
+            scenes.check()
     if theirs and find_spec("lmms_eval") is None:
         raise SparseSightError(
             f"--tasks {theirs[0]!r} runs through lmms-eval, which is not installed: pip install 'sparsesight[eval]'; "
@@ -80,13 +84,14 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
     Raises:
         SparseSightError: whatever is wrong with either, in one sentence.
     """
-    from .image_task import PictureQuestions
+    from .image_task import PictureQuestions, exact
     from .scene_task import SceneQuestions
 
     device = own_device(options.device, ranks)
     model = None if options.model == BUNDLED else options.model
     own = own or {}
-    theirs = [name for name in options.tasks if name not in SCENES and name not in own]
+    sets = {name: scene_set(name) for name in options.tasks if name not in own}
+    theirs = [name for name, scenes in sets.items() if scenes is None]
     found: dict[str, Task] = {}
     if theirs:
         from .lmms.model import SparseSightModel
@@ -125,17 +130,24 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
             trim_early_layers=options.trim_early_layers,
             scorer=data.scorer,
         )
-    for name in options.tasks:
-        if name in SCENES:
-            kind = SceneQuestions if SceneQuestions.suits(loaded, prompts) else PictureQuestions
-            found[name] = kind(
-                name,
-                scene_items(name, options.limit),
-                loaded,
-                prompts,
-                latency=options.latency,
-                trim_early_layers=options.trim_early_layers,
-            )
+    for name, scenes in sets.items():
+        if scenes is None:
+            continue
+        items = scenes.items(options.limit)
+        if options.difficult is not None:
+            items = by_difficulty(name, items, options.difficult)
+        shared = SceneQuestions.suits(loaded, prompts)
+        longest = {"max_new_tokens": scenes.answer_tokens} if shared or scenes.scorer is not exact else {}
+        found[name] = (SceneQuestions if shared else PictureQuestions)(
+            name,
+            items,
+            loaded,
+            prompts,
+            latency=options.latency,
+            trim_early_layers=options.trim_early_layers,
+            scorer=scenes.scorer,
+            **longest,
+        )
     return Prepared(loaded, chosen, [found[name] for name in options.tasks])
 
 

@@ -15,13 +15,10 @@ from ..hf.loading import Loaded
 from ..methods import Method
 from ..scenes.dataset import Example, examples
 from ..scenes.scenes import KINDS, SINGLE_OBJECT, VERSION
-from .image_task import PictureQuestions
+from .image_task import PictureQuestions, Scorer, exact, pictures_of
 from .prompts import Prompts
 from .records import Item
 from .task import Answering
-
-# Names of tasks and the splits they are.
-SCENES = {"scenes": "test", "scenes-b": "test-b", "scenes-occluded": "occluded", "scenes-clutter": "clutter"}
 
 ANSWER_TOKENS = 3  # two words and the end
 
@@ -52,15 +49,15 @@ def _tags(example: Example) -> tuple[str, ...]:
     return (*own, *alone, rests_on(example))
 
 
-def scene_items(task: str, limit: int | None = None) -> list[Item]:
-    """The questions of a task of :data:`SCENES`; those about one scene are a unit.
+def scene_items(split: str, limit: int | None = None) -> list[Item]:
+    """The questions of a split of :mod:`sparsesight.scenes.dataset`; those about one scene are a unit.
 
     Args:
-        task: its name.
+        split: its name.
         limit: number of questions, the first ones; default: all.
     """
     found: list[Item] = []
-    for example in examples(SCENES[task]):
+    for example in examples(split):
         if limit is not None and len(found) >= limit:
             break
         found.append(
@@ -90,17 +87,20 @@ class SceneQuestions(PictureQuestions):
         loaded: Loaded,
         prompts: Prompts,
         *,
+        max_new_tokens: int = ANSWER_TOKENS,
         latency: bool = False,
         trim_early_layers: bool = False,
+        scorer: Scorer = exact,
     ) -> None:
         super().__init__(
             task,
             items,
             loaded,
             prompts,
-            max_new_tokens=ANSWER_TOKENS,
+            max_new_tokens=max_new_tokens,
             latency=latency,
             trim_early_layers=trim_early_layers,
+            scorer=scorer,
         )
         self._processor = loaded.processor
         self._features: dict[int, Any] = {}  # of each picture, what the decoder is given
@@ -125,16 +125,17 @@ class SceneQuestions(PictureQuestions):
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         with torch.inference_mode():
-            features: Any = self._encoded([item.request for item in items])
+            features: Any = self._encoded([one for item in items for one in pictures_of(item.request)])
         image = self._processor.image_token * len(features[0])
-        texts = [self._text(item.question).replace(self._processor.image_token, image) for item in items]
+        texts = [self._text(item).replace(self._processor.image_token, image) for item in items]
         ids = self._processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         # What the decoder would have got from pixel values.
         encoded = {"image": BaseModelOutputWithPooling(pooler_output=features)}
         return BatchFeature({**ids, "mm_encoder_outputs": encoded})
 
-    def _text(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def _text(self, item: Item) -> str:
+        shown = [{"type": "image"} for _ in pictures_of(item.request)]
+        content = [*shown, {"type": "text", "text": item.question}]
         turns = [{"role": "user", "content": content}]
         return str(apply_template(self._processor, turns))
 

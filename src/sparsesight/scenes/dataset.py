@@ -11,18 +11,15 @@ are balanced. "train" has many questions per scene, in the proportions of traini
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from PIL import Image
 
-from ..errors import SparseSightError
-from ..suggestions import did_you_mean
-from .drawing import Rng
 from .objects import Recipe
 from .questions import KINDS, Question
-from .scenes import PLAIN, Scene, draw, questions, render
+from .scenes import PLAIN, Scene, questions, render
+from .splits import choose, in_order, one_of_each_kind
 
 
 @dataclass(frozen=True)
@@ -88,30 +85,8 @@ def examples(split: str, scenes: int | None = None, workers: int = 1) -> Iterato
     Raises:
         SparseSightError: no such split, or it has fewer scenes, or fewer than one worker.
     """
-    if split not in SPLITS:
-        raise SparseSightError(
-            f"split={split!r} does not exist: choose one of {', '.join(SPLITS)}{did_you_mean(split, list(SPLITS))}"
-        )
-    chosen = SPLITS[split]
-    wanted = chosen.scenes if scenes is None else scenes
-    if not 0 <= wanted <= chosen.scenes:
-        raise SparseSightError(f"scenes={scenes!r} is not possible: {split!r} has {chosen.scenes} scenes")
-    if workers < 1:
-        raise SparseSightError(f"workers={workers!r} is not possible: give at least 1")
-    return _examples(chosen, wanted, workers)
-
-
-def _examples(split: Split, scenes: int, workers: int) -> Iterator[Example]:
-    make = partial(_scene, split)
-    if workers == 1:
-        for index in range(scenes):
-            yield from make(index)
-        return
-    block = 32 * workers  # handed out at a time, so that pictures nobody has read yet do not pile up
-    with ProcessPoolExecutor(workers) as pool:
-        for first in range(0, scenes, block):
-            for made in pool.map(make, range(first, min(first + block, scenes)), chunksize=8):
-                yield from made
+    chosen, wanted = choose(SPLITS, split, scenes, workers)
+    return in_order(partial(_scene, chosen), wanted, workers)
 
 
 def _scene(split: Split, index: int) -> list[Example]:
@@ -125,22 +100,8 @@ def _scene(split: Split, index: int) -> list[Example]:
 
 
 def _one_of_each_kind(scene: Scene, index: int) -> list[Question]:
-    rng = Rng([scene.seed, 2])
-    asked = []
-    for number, (_, ask) in enumerate(KINDS.values()):
-        turn = ("small", "large")[(index + number) % 2]
-        weight = {"small": 0.0, "large": 0.0, "none": 0.0}
-        options = [(share, option, _size(scene, option)) for share, option in ask(scene.objects)]
-        for share, _, size in options:
-            weight[size] += share
-        if not weight[turn]:
-            turn = "large" if turn == "small" else "small"
-        # The objects of the other size hand their weight on, so that "no" and "0" stay as likely as they were.
-        factor = {turn: (weight["small"] + weight["large"]) / (weight[turn] or 1), "none": 1.0}
-        fitting = [(share * factor[size], option) for share, option, size in options if size in factor]
-        if fitting:
-            asked.append(fitting[draw(rng, [share for share, _ in fitting])][1])
-    return asked
+    kinds = [list(ask(scene.objects)) for _, ask in KINDS.values()]
+    return one_of_each_kind(kinds, partial(_size, scene), scene.seed, index)
 
 
 def _size(scene: Scene, question: Question) -> str:

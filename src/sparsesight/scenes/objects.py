@@ -82,8 +82,8 @@ Objects = Sequence[SceneObject]
 def arrange(rng: Rng, recipe: Recipe) -> tuple[SceneObject, ...]:
     """Objects in different cells; half the scenes draw on few colours and shapes, so that some are frequent."""
     few = rng.random_sample() < 0.5
-    colors = _sample(rng, list(COLORS), 5 if few else len(COLORS))
-    shapes = _sample(rng, PLAIN_SHAPES, 5 if few else len(PLAIN_SHAPES))
+    colors = sample(rng, list(COLORS), 5 if few else len(COLORS))
+    shapes = sample(rng, PLAIN_SHAPES, 5 if few else len(PLAIN_SHAPES))
     cells = [(int(place % CELLS), int(place // CELLS)) for place in rng.permutation(CELLS**2)]
     wanted = int(rng.randint(recipe.objects[0], recipe.objects[1] + 1))
     objects: list[SceneObject] = []
@@ -92,11 +92,11 @@ def arrange(rng: Rng, recipe: Recipe) -> tuple[SceneObject, ...]:
     ):
         cards = sum(placed.shape == "card" for placed in objects)
         if cards < MAX_CARDS and rng.random_sample() < 0.2:
-            shape, color, letter = "card", _pick(rng, list(COLORS)), _pick(rng, LETTERS)
+            shape, color, letter = "card", pick(rng, list(COLORS)), pick(rng, LETTERS)
         else:
-            shape, color, letter = _pick(rng, shapes), _pick(rng, colors), ""
+            shape, color, letter = pick(rng, shapes), pick(rng, colors), ""
         bare = SceneObject(shape, color, "", letter, cells[len(objects)], 0, 0, 0)
-        objects.append(_sized(rng, bare, _pick(rng, SIZES), recipe))
+        objects.append(_sized(rng, bare, pick(rng, SIZES), recipe))
     # As many objects as there may be, and yet too little foreground: the first small ones become large.
     for index, item in enumerate(objects):
         if (owners(objects) >= 0).mean() >= recipe.foreground:
@@ -124,25 +124,35 @@ def pixel_owners(objects: Objects) -> np.ndarray:
 
 
 def owners(objects: Objects) -> np.ndarray:
+    """Which object owns each patch, or -1: int64 [GRID, GRID]; see `patch_owners`."""
+    return patch_owners(pixel_owners(objects), [item.center for item in objects])
+
+
+def patch_owners(pixels: np.ndarray, centers: Sequence[tuple[float, float] | None]) -> np.ndarray:
     """Which object owns each patch, or -1: int64 [GRID, GRID].
 
     The one that covers most of it, but always the one centred in it: a ring is hollow there.
+
+    Args:
+        pixels: the object that each pixel shows, or -1: integers [SIDE, SIDE].
+        centers: the middle of each object in pixels, (x, y); None for one that is not in this picture.
     """
-    slots = len(objects) + 1
+    slots = len(centers) + 1
     patch = (np.arange(SIDE) // PATCH)[:, None] * GRID + np.arange(SIDE) // PATCH
-    counts = np.bincount(
-        (patch * slots + pixel_owners(objects) + 1).ravel(), minlength=GRID * GRID * slots
-    ).reshape(GRID, GRID, slots)[..., 1:]
+    counts = np.bincount((patch * slots + pixels + 1).ravel(), minlength=GRID * GRID * slots).reshape(
+        GRID, GRID, slots
+    )[..., 1:]
     owner = np.where(counts.max(axis=-1) >= OWNED_PIXELS, counts.argmax(axis=-1), -1)
-    for index, item in enumerate(objects):
-        x, y = item.center
-        owner[int(y) // PATCH, int(x) // PATCH] = index
+    for index, center in enumerate(centers):
+        if center is not None:
+            x, y = center
+            owner[int(y) // PATCH, int(x) // PATCH] = index
     return owner
 
 
-def _pick(rng: Rng, options: Sequence[T]) -> T:
+def pick(rng: Rng, options: Sequence[T]) -> T:
     return options[rng.randint(len(options))]
 
 
-def _sample(rng: Rng, options: Sequence[T], n: int) -> list[T]:
+def sample(rng: Rng, options: Sequence[T], n: int) -> list[T]:
     return [options[i] for i in rng.permutation(len(options))[:n]]

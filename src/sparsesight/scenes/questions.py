@@ -4,9 +4,10 @@ Every function yields all the unambiguous questions of its kind, with each one's
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Protocol
 
 from .drawing import SIDE
 from .objects import COLORS, SHAPES, Objects, SceneObject
@@ -28,7 +29,21 @@ class Question:
     objects: tuple[int, ...]
 
 
+class Located(Protocol):
+    """Whatever has a place in a picture."""
+
+    @property
+    def center(self) -> tuple[float, float]: ...
+
+    @property
+    def cell(self) -> tuple[int, int]: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 Weighted = Iterator[tuple[float, Question]]
+Named = Sequence[tuple[int, Located, str]]  # an object's index, the object, and what a question calls it
 Value = Callable[[SceneObject], str]
 
 
@@ -79,7 +94,12 @@ def ask_letter(objects: Objects) -> Weighted:
 
 
 def ask_where(objects: Objects) -> Weighted:
-    for index, item, name in _named(objects, _name):
+    return where(_named(objects, _name))
+
+
+def where(named: Named) -> Weighted:
+    """The quadrant of each object that is clear of the middle lines."""
+    for index, item, name in named:
         x, y = item.center
         if min(abs(x - SIDE / 2), abs(y - SIDE / 2)) > WHERE_GAP:
             answer = f"{'top' if y < SIDE / 2 else 'bottom'} {'left' if x < SIDE / 2 else 'right'}"
@@ -96,12 +116,12 @@ def ask_exist(objects: Objects) -> Weighted:
         if name not in names
     }
     for name, times in Counter(names).items():
-        yield times / len(names), Question("exist", _is_there(name), "yes", _indices(names, name))
+        yield times / len(names), Question("exist", is_there(name), "yes", _indices(names, name))
     for name, weight in absent.items():
-        yield weight / sum(absent.values()), Question("exist", _is_there(name), "no", ())
+        yield weight / sum(absent.values()), Question("exist", is_there(name), "no", ())
 
 
-def _is_there(name: str) -> str:
+def is_there(name: str) -> str:
     return f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name}?"
 
 
@@ -123,7 +143,7 @@ def ask_count(objects: Objects) -> Weighted:
                 yield 1 / rivals[number], Question("count", text, str(number), shown[value])
 
 
-def neighbors(objects: Objects) -> Iterator[tuple[str, int, int]]:
+def neighbors(objects: Sequence[Located]) -> Iterator[tuple[str, int, int]]:
     """All (direction, a, b) such that object b lies in the next cell in that direction from object a."""
     cells = {item.cell: index for index, item in enumerate(objects)}
     for index, item in enumerate(objects):
@@ -134,15 +154,25 @@ def neighbors(objects: Objects) -> Iterator[tuple[str, int, int]]:
 
 
 def ask_neighbor(objects: Objects) -> Weighted:
-    named = {index: name for index, _, name in _named(objects, _name)}
+    return neighbor(objects, _named(objects, _name))
+
+
+def neighbor(objects: Sequence[Located], named: Named) -> Weighted:
+    """What lies next to each named object, in each direction in which there is something."""
+    names = {index: name for index, _, name in named}
     for direction, index, other in neighbors(objects):
-        if index in named:
-            text = f"What is {direction} the {named[index]}?"
+        if index in names:
+            text = f"What is {direction} the {names[index]}?"
             yield 1, Question("neighbor", text, objects[other].name, (index, other))
 
 
 def ask_compare(objects: Objects) -> Weighted:
-    for (index, item, name), (rival, other, other_name) in permutations(_named(objects, _name), 2):
+    return compare(_named(objects, _name))
+
+
+def compare(named: Named) -> Weighted:
+    """Whether one object lies in a direction from another, for pairs that are clearly apart along it."""
+    for (index, item, name), (rival, other, other_name) in permutations(named, 2):
         for direction, (dx, dy) in DIRECTIONS.items():
             ahead = (item.center[0] - other.center[0]) * dx + (item.center[1] - other.center[1]) * dy
             if abs(ahead) >= COMPARE_GAP:

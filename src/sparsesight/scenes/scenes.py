@@ -5,7 +5,7 @@ its successor, `Generator`, may. Everything drawn is computed in whole numbers. 
 pixels on every platform, for as long as `VERSION` stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,14 +93,24 @@ def questions(scene: Scene, n: int) -> list[Question]:
 
     Raises `ValueError` if the scene has fewer questions than `n`.
     """
-    rng = Rng([scene.seed, 1])  # a stream of its own, so that painting and asking cannot disturb each other
     left = {kind: list(ask(scene.objects)) for kind, (_, ask) in KINDS.items()}
+    asked = in_proportion(left, {kind: share for kind, (share, _) in KINDS.items()}, scene.seed, n)
+    if len(asked) < n:
+        raise ValueError(f"scene {scene.seed} has only {len(asked)} questions, not {n}")
+    return asked
+
+
+def in_proportion(
+    left: Mapping[str, list[tuple[float, Question]]], shares: Mapping[str, float], seed: int, n: int
+) -> list[Question]:
+    """At most `n` different questions, kinds in proportion to their shares; those drawn are taken out of `left`."""
+    rng = Rng([seed, 1])  # a stream of its own, so that painting and asking cannot disturb each other
     asked: list[Question] = []
     while len(asked) < n:
         kinds = [kind for kind in left if left[kind]]
         if not kinds:
-            raise ValueError(f"scene {scene.seed} has only {len(asked)} questions, not {n}")
-        kind = kinds[draw(rng, [KINDS[kind][0] for kind in kinds])]
+            break
+        kind = kinds[draw(rng, [shares[kind] for kind in kinds])]
         _, question = left[kind].pop(draw(rng, [weight for weight, _ in left[kind]]))
         asked.append(question)
     return asked
