@@ -75,6 +75,30 @@ def test_batch_operations_move_the_bookkeeping_along() -> None:
     assert layer.get_seq_length() == 0 and copied.get_seq_length() == 12
 
 
+def test_what_keys_stand_for_goes_with_them() -> None:
+    """Through updates, crops, operations on the batch and a drop; one for what was appended."""
+    layer = pruned()
+    assert layer.key_multiplicity() is None
+    slots, valid = layer.key_slots(2, torch.device("cpu"))
+    times = torch.tensor([[1.0, 4, 2, 1, 3, 1, 1], [1, 1, 5, 2, 1, 1, 1]])
+    layer.note(slots, valid, 12, False, times)
+    tail = torch.tensor([[12]]).repeat(2, 1)
+    layer.update(keys(tail), keys(tail))
+    assert torch.equal(layer.key_multiplicity(), torch.cat((times, torch.ones(2, 1)), 1))
+    layer.reorder_cache(torch.tensor([1, 0]))
+    layer.crop(-5)  # logical 12, 11, 10, 9 and 8 go
+    assert layer.key_multiplicity().tolist() == [[1, 1, 5], [1, 4, 2]]
+    layer.batch_repeat_interleave(2)
+    layer.batch_select_indices(torch.tensor([0, 3]))
+    # Of the last forward's two tokens, 3 and 4, one stays, and stands for the other now.
+    stays, stand_for = torch.tensor([[True, False], [False, True]]), torch.tensor([[6.0, 1], [1, 6]])
+    layer.logical = 5
+    layer.drop(past=3, stays=stays, count=1, ragged=False, multiplicity=stand_for)
+    assert layer.key_multiplicity().tolist() == [[1, 6], [1, 6]]
+    layer.reset()
+    assert layer.key_multiplicity() is None
+
+
 def test_text_before_the_first_picture_was_kept_whole() -> None:
     cache = DynamicCache()
     before = torch.arange(4)[None]

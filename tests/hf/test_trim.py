@@ -26,14 +26,23 @@ METHODS: list[Method] = [
     SparseVLMPlus((30, 12), (1, 4)),
     SparseVLM(0.4, positions="compact"),
     SparseVLM(1.0, (1, 3), "compact", adaptive=True, scale=3.0),
+    SparseVLM(0.4, proportional=True),
 ]
-WITHOUT_MERGING = [m for m in METHODS if m.positions == "original" and m != METHODS[2]]
+WITHOUT_MERGING = [m for m in METHODS if m.positions == "original" and m != METHODS[2] and not m.weights_keys]
 
 
 def label(value: Any) -> str:
     if not isinstance(value, Method):
         return str(value)
-    parts = value.name, value.positions, value.recycled_fraction, value.data_dependent, value.layers
+    proportional = "proportional" * value.weights_keys
+    parts = (
+        value.name,
+        value.positions,
+        value.recycled_fraction,
+        value.data_dependent,
+        value.layers,
+        proportional,
+    )
     return "-".join(map(str, parts))
 
 

@@ -109,14 +109,13 @@ class PrunedLayer(DynamicLayer):
         if not stored or self.keys is None or self.values is None:
             return
         slots, valid = self.key_slots(stays.shape[0], stays.device)
-        place = slots - past
+        known, place = self.key_multiplicity(), slots - past
         valid = valid & ((place < 0) | stays.gather(1, place.clamp(0, rows - 1)))
         index, valid = compact(valid, max(stored - rows, 0) + min(stored, count))
         at = index[:, None, :, None]
         self.keys, self.values = (
             x.gather(2, at.expand(-1, x.shape[1], -1, x.shape[3])) for x in (self.keys, self.values)
         )
-        known = self.key_multiplicity()
         if multiplicity is not None:
             own = multiplicity.gather(1, place.clamp(0, rows - 1))
             known = torch.where(place < 0, 1.0 if known is None else known, own)
