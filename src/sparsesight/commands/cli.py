@@ -25,6 +25,7 @@ from .eval import evaluate
 from .examples import epilog, unwrapped
 from .methods import methods
 from .serve import PASS_ON, serve
+from .tune import tune
 
 # Of what typer raises for a wrong option or argument. It was click's class, and in newer typers is one of their own.
 WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -121,6 +122,7 @@ app.command("ask", cls=Command)(ask)
 app.command("methods", cls=Command)(methods)
 app.command("bench", cls=Command)(bench)
 app.command("eval", cls=Command)(evaluate)
+app.command("tune", cls=Command)(tune)
 app.command("demo", cls=Command)(demo)
 app.command("serve", cls=Command, context_settings=PASS_ON)(serve)
 app.command("doctor", cls=Command)(doctor)

@@ -39,6 +39,11 @@ sparsesight eval --tasks scenes --methods fastv,dart --retain 64 --limit 100
 sparsesight eval --tasks mme,gqa --model llava-hf/llava-1.5-7b-hf
 sparsesight eval --tasks mme,gqa --model llava-hf/llava-1.5-7b-hf --resume
 """,
+    "tune": """
+sparsesight tune my.jsonl --model llava-hf/llava-1.5-7b-hf --keep 0.98
+sparsesight tune photos/ --question "Is there a person?" --by time
+sparsesight tune my.jsonl --methods halves,divprune --retain 0.5,0.25 --resume
+""",
     "doctor": """
 sparsesight doctor
 sparsesight doctor --json

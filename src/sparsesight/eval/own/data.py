@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import SparseSightError
+from ..records import Item
 from .read import is_own, read_rows
-from .rows import Row
+from .rows import Row, make_item
 from .scorers import Scorer, choose_scorer
 
 
@@ -19,6 +20,10 @@ class OwnData:
     name: str
     rows: list[Row]
     scorer: Scorer | None
+
+    def items(self) -> list[Item]:
+        """The rows as items of a task."""
+        return [make_item(row) for row in self.rows]
 
 
 def read_own(

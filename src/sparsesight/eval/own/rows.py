@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import SparseSightError, brief
+from ..records import Item
 from .sources import Source
 
 MAX_ROWS = 100_000
@@ -62,6 +63,17 @@ class Row:
             }
             for role, content in self.turns
         ]
+
+
+def make_item(row: Row) -> Item:
+    """A row as an item of a task; rows about the same pictures are one unit."""
+    return Item(
+        id=f"{row.number:06d}",
+        question=row.question,
+        target=row.answer,
+        unit="|".join(sorted({source.name for source in row.sources})),
+        request=row,
+    )
 
 
 def make_row(fields: Mapping[str, Any], where: str, number: int, place: Place) -> Row:

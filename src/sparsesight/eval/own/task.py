@@ -23,7 +23,7 @@ from ..prompts import Prompts
 from ..records import Answer, Item
 from ..task import Answering
 from .batches import Batches
-from .rows import Row
+from .rows import Row, make_item
 from .scorers import Scorer, same
 from .teacher import DenseAnswer, Forced, forced, forced_logits
 
@@ -66,7 +66,7 @@ class OwnRows(PictureQuestions):
         _check_texts(rows, loaded)
         super().__init__(
             name,
-            [_item(row) for row in rows],
+            [make_item(row) for row in rows],
             loaded,
             prompts,
             max_new_tokens=max_new_tokens,
@@ -78,6 +78,10 @@ class OwnRows(PictureQuestions):
         self._scored = scorer is not None
         self._dense: dict[str, DenseAnswer] = {}
         self._batches = Batches(loaded.model, self._inputs)
+
+    @property
+    def loaded(self) -> Loaded:
+        return self._loaded
 
     @contextmanager
     def answering(self, method: Method | None) -> Iterator[Answering]:
@@ -91,6 +95,18 @@ class OwnRows(PictureQuestions):
     def score(self, answers: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """See :class:`~..task.Task`; agreement is scored with each answer."""
         return super().score(answers) if self._scored else {item.id: {} for item in self.items}
+
+    def answers(self, items: Sequence[Item], method: Method | None) -> list[Answer]:
+        """Answers of one batch, outside of :meth:`answering`.
+
+        Raises:
+            SparseSightError: if the model refuses the method.
+        """
+        return self._say(method, lambda: None, items)
+
+    def whole_inputs(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Inputs of a batch on the model's device, pictures as pixels."""
+        return self._batches.fresh(items, whole=True)
 
     def dense_answers(self, items: Sequence[Item]) -> list[DenseAnswer]:
         """What the dense model says; each row is asked once."""
@@ -209,16 +225,6 @@ class OwnRows(PictureQuestions):
             except SparseSightError as error:
                 raise SparseSightError(f"{self.name}, {item.request.where}: {error}") from None
         return self._prompts.inputs(conversations)
-
-
-def _item(row: Row) -> Item:
-    return Item(
-        id=f"{row.number:06d}",
-        question=row.question,
-        target=row.answer,
-        unit="|".join(sorted({source.name for source in row.sources})),
-        request=row,
-    )
 
 
 def _check_texts(rows: Sequence[Row], loaded: Loaded) -> None:

@@ -1,0 +1,110 @@
+"""The promise over the whole search, by simulation, and what a search does with its candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sparsesight import SparseSightError
+from sparsesight.eval.tune.search import Candidate, Parts, search
+
+PARTS = Parts((8,) * 40, 10)  # 80 units to search, 240 held back
+FEW = Parts((20,) * 4 + (60,) * 4, 4)  # the same in fewer steps, for thousands of searches
+
+
+def run(
+    lost: np.ndarray, costs: list[float], parts: Parts = PARTS, own: bool = False
+) -> tuple[list[Candidate], Candidate | None]:
+    """A search over losses [candidates, units]; with ``own`` each candidate is of its own kind."""
+    cuts = np.cumsum((0, *parts.sizes))
+    asked = set()
+
+    def ask(name: str, chunk: int) -> np.ndarray:
+        assert (name, chunk) not in asked
+        asked.add((name, chunk))
+        return lost[int(name), cuts[chunk] : cuts[chunk + 1]]
+
+    kinds = {str(i): str(i) if own else "" for i in range(len(costs))}
+    return search(kinds, ask, lambda name: costs[int(name)], 20.0, parts, 0.98, 0.95)
+
+
+def drawn(rng: np.random.Generator, risks: np.ndarray, together: float) -> np.ndarray:
+    """Losses [candidates, units] of given risks; ``together`` is how much candidates fail on the same units."""
+    shared, own = rng.random(PARTS.held_units + 80), rng.random((len(risks), PARTS.held_units + 80))
+    return (np.where(rng.random(own.shape) < together, shared, own) < risks[:, None]).astype(float)
+
+
+WORLDS = {
+    "all just too bad": np.full(10, 0.0201),
+    "all just too bad, one good": np.array([0.0, *[0.0201] * 9]),
+    "a staircase around the promise": np.linspace(0.03, 0.005, 10),
+    "a staircase against the costs": np.linspace(0.005, 0.03, 10),
+}
+COUNT = 600
+
+
+@pytest.mark.parametrize("together", [0.0, 1.0])
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_promise_fails_in_one_search_of_twenty(world: str, together: float) -> None:
+    """Thousands of searches over candidates whose true risk is known."""
+    risks, costs = WORLDS[world], [float(i + 1) for i in range(10)]
+    rng = np.random.default_rng([7, len(world), int(together)])
+    wrong = found = 0
+    for _ in range(COUNT):
+        _, chosen = run(drawn(rng, risks, together), costs, FEW, "against" in world)
+        found += chosen is not None
+        wrong += chosen is not None and risks[int(chosen.name)] > 0.02
+    assert wrong / COUNT <= 0.05 + 2.5 * (0.05 * 0.95 / COUNT) ** 0.5
+    if world.startswith("a staircase"):
+        assert found / COUNT > 0.5  # a promise that is never made never fails
+
+
+def test_a_search_per_candidate_would_break_the_promise() -> None:
+    """The simulation can see it: the best of ten promises, each at 95 %, is wrong far more often."""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(200):
+        lost = drawn(rng, np.full(10, 0.0201), 0.0)
+        wrong += any(run(lost[i : i + 1], [1.0], FEW)[1] is not None for i in range(10))
+    assert wrong / 200 > 0.2
+
+
+def test_the_cheapest_that_keeps_enough() -> None:
+    lost = np.zeros((4, 320))
+    lost[0, ::4] = 1  # visibly bad: leaves after the first round
+    lost[1, 100:110] = 1  # fails on what is held back
+    everyone, chosen = run(lost, [1.0, 2.0, 3.0, 4.0])
+    assert chosen is not None and chosen.name == "2"
+    assert [x.state for x in everyone] == ["dropped after 24", "failed after 24", "holds", "holds"]
+    assert len(everyone[0].held) == 0 and len(everyone[2].held) == 240 and everyone[1].passed is False
+
+
+def test_a_dearer_candidate_that_lost_more_is_not_tested() -> None:
+    lost = np.zeros((2, 320))
+    lost[1, 70:72] = 1
+    everyone, chosen = run(lost, [1.0, 2.0])
+    assert chosen is not None and chosen.name == "0" and everyone[1].state == "not tested"
+
+
+def test_at_most_half_leave_after_a_round() -> None:
+    everyone, chosen = run(np.ones((6, 320)), [float(i) for i in range(6)])
+    assert chosen is None
+    assert sorted(x.state for x in everyone) == [
+        "dropped after 24",
+        "dropped after 24",
+        "dropped after 24",
+        "dropped after 40",
+        "not tested",
+        "not tested",
+    ]
+
+
+def test_a_candidate_that_cannot_run_is_skipped_with_its_sentence() -> None:
+    def ask(name: str, chunk: int) -> np.ndarray:
+        if name == "bad" and chunk == 1:
+            raise SparseSightError("it cannot")
+        return np.zeros(8)
+
+    everyone, chosen = search({"bad": "", "good": ""}, ask, lambda name: 1.0, 2.0, PARTS, 0.98, 0.95)
+    assert (everyone[0].skipped, everyone[0].state) == ("it cannot", "cannot run")
+    assert chosen is not None and chosen.name == "good"
