@@ -32,15 +32,15 @@ LEAST = (
     "--retain",
     "0.6,0.05",
     "--batch-size",
-    "4",
+    "8",
 )
-COUNT = 20
+COUNT = 16
 SCRIPT = "What color is the <b>large</b> object?"
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Twenty pictures, each with a question, in the folder that commands run in."""
+    """Pictures, each with a question, in the folder that commands run in."""
     rng = random.Random(0)
     lines = []
     for i in range(COUNT):
@@ -98,7 +98,7 @@ def test_a_stopped_search_goes_on_byte_for_byte(rows: Path, monkeypatch: pytest.
     def stopping(self: CellFile, *given: Any) -> None:
         nonlocal count
         count += 1
-        if count == 9:
+        if count == 4:
             raise KeyboardInterrupt
         append(self, *given)
 
@@ -134,7 +134,7 @@ def test_times_are_measured_by_the_bench(rows: Path) -> None:
         (("--keep", "98"), "--keep 98: give a share"),
         (("--confidence", "1"), "--confidence 1: give a share"),
         (("--by", "watts"), "--by 'watts' is unknown"),
-        (("--keep", "0.98", "--confidence", "0.95"), "with 20 rows at most"),
+        (("--keep", "0.98", "--confidence", "0.95"), "with 16 rows at most"),
         (("--methods", "halfs"), "did you mean 'halves'"),
         (("--retain", "many"), "--retain 'many' is not a budget"),
         (("--question", "What?"), "--question goes with a folder"),

@@ -42,7 +42,7 @@ sparsesight eval --tasks mme,gqa --model llava-hf/llava-1.5-7b-hf --resume
     "tune": """
 sparsesight tune my.jsonl --model llava-hf/llava-1.5-7b-hf --keep 0.98
 sparsesight tune photos/ --question "Is there a person?" --by time
-sparsesight tune my.jsonl --methods halves,divprune --retain 0.5,0.25 --resume
+sparsesight tune my.jsonl --methods halves,tome --retain 0.5,0.25 --resume
 """,
     "doctor": """
 sparsesight doctor

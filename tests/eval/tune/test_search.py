@@ -108,3 +108,12 @@ def test_a_candidate_that_cannot_run_is_skipped_with_its_sentence() -> None:
     everyone, chosen = search({"bad": "", "good": ""}, ask, lambda name: 1.0, 2.0, PARTS, 0.98, 0.95)
     assert (everyone[0].skipped, everyone[0].state) == ("it cannot", "cannot run")
     assert chosen is not None and chosen.name == "good"
+
+
+def test_what_saves_little_does_not_stand_before_what_saves_much() -> None:
+    """A setting of another kind that is a little cheaper, and fails, would end the sequence."""
+    lost = np.zeros((3, 320))
+    lost[1, 90:110] = 1  # invisible in the search part
+    everyone, chosen = run(lost, [2.0, 9.9, 10.0], own=True)
+    assert chosen is not None and chosen.name == "0"
+    assert everyone[1].passed is None

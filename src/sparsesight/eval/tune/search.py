@@ -133,7 +133,7 @@ def sequence(
     """Candidates in the order of their tests, from the dearest to the cheapest, by the search part alone.
 
     The aim is the candidate of the largest expected saving. Before it come dearer ones of its kind, until one is sure
-    to pass, and the surest of all if none is; behind it cheaper ones, without those than which a cheaper one lost less.
+    to pass, and the surest of all if none is. Behind it comes, again and again, what is expected to save most beyond.
     """
     if not alive:
         return []
@@ -153,11 +153,12 @@ def sequence(
     surest = max(dearer, key=lambda x: chance[x.name], default=aim)
     if chance[order[0].name] < min(SURE, chance[surest.name]):
         order = [surest, *(x for x in order if x.cost < surest.cost)]
-    cheaper = by_cost[: by_cost.index(aim)]
-    for i, x in reversed(list(enumerate(cheaper))):
-        fewer = any(y.search.sum() < x.search.sum() for y in cheaper[:i])
-        if chance[x.name] >= HOPELESS and not fewer:
-            order.append(x)
+    cheaper = [x for x in by_cost[: by_cost.index(aim)] if chance[x.name] >= HOPELESS]
+    while cheaper:
+        least = order[-1].cost
+        best = max(cheaper, key=lambda x: chance[x.name] * (least - x.cost))
+        order.append(best)
+        cheaper = [x for x in cheaper if x.cost < best.cost]
     return order
 
 
