@@ -15,7 +15,7 @@ from sparsesight.eval.mixed_scenes import mixed_items, patch_group
 from sparsesight.eval.prepare import check_tasks
 from sparsesight.eval.prompts import Prompts, choose_setting
 from sparsesight.eval.records import Item
-from sparsesight.eval.scene_sets import SCENES, by_difficulty, downsampled, scene_set
+from sparsesight.eval.scene_sets import SCENES, by_difficulty, check_difficulty, downsampled, scene_set
 from sparsesight.eval.scene_task import SceneQuestions
 from sparsesight.hf.loading import load_model
 from sparsesight.methods import make_method
@@ -102,6 +102,17 @@ def test_difficulty_needs_an_answer_to_every_question(tmp_path: Path) -> None:
     answered(tmp_path, "scenes@32", {"a": 1})
     with pytest.raises(SparseSightError, match="holds 2 finished runs"):
         by_difficulty("scenes", items, tmp_path)
+
+
+def test_a_folder_that_does_not_tell_what_is_difficult_is_refused_early(tmp_path: Path) -> None:
+    answered(tmp_path, "scenes@64", {"a": 1})
+    check_difficulty(["scenes", "scenes@64"], tmp_path)
+    with pytest.raises(SparseSightError, match="holds 0 finished runs of scenes-b@N"):
+        check_difficulty(["scenes", "scenes-b"], tmp_path)
+    with pytest.raises(
+        SparseSightError, match=r"for tasks of scenes at full detail.*--tasks names mme, scenes@64"
+    ):
+        check_difficulty(["mme", "scenes@64"], tmp_path)
 
 
 def test_groups_of_patches_follow_each_other() -> None:

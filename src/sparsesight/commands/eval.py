@@ -151,7 +151,7 @@ def evaluate(
         check_usable(out, resume)
     from ..eval.prepare import check_tasks
 
-    check_tasks(names, model)
+    check_tasks(names, model, difficult)
     own = read_own(names, question, score, limit)
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
     with redirect_stdout(sys.stderr):

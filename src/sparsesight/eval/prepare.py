@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -23,7 +24,7 @@ from .options import BUNDLED, EvalOptions
 from .own.data import OwnData
 from .own.read import is_own
 from .prompts import Prompts, choose_setting
-from .scene_sets import SCENES, by_difficulty, scene_set
+from .scene_sets import SCENES, by_difficulty, check_difficulty, scene_set, takes_difficulty
 from .task import Task
 
 FRAMES = 8  # of a clip
@@ -39,7 +40,7 @@ class Prepared:
     tasks: list[Task]
 
 
-def check_tasks(names: Sequence[str], model: str | None = None) -> None:
+def check_tasks(names: Sequence[str], model: str | None = None, difficult: Path | None = None) -> None:
     """Refuse what cannot be there, or would tell nothing, before the model is loaded.
 
     Raises:
@@ -54,6 +55,8 @@ def check_tasks(names: Sequence[str], model: str | None = None) -> None:
     for scenes in sets.values():
         if scenes is not None:
             scenes.check()
+    if difficult is not None:
+        check_difficulty(names, difficult)
     if theirs and find_spec("lmms_eval") is None:
         raise SparseSightError(
             f"--tasks {theirs[0]!r} runs through lmms-eval, which is not installed: pip install 'sparsesight[eval]'; "
@@ -134,7 +137,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
         if scenes is None:
             continue
         items = scenes.items(options.limit)
-        if options.difficult is not None:
+        if options.difficult is not None and takes_difficulty(name):
             items = by_difficulty(name, items, options.difficult)
         shared = SceneQuestions.suits(loaded, prompts)
         longest = {"max_new_tokens": scenes.answer_tokens} if shared or scenes.scorer is not exact else {}

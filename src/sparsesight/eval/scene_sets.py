@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -115,19 +115,51 @@ def by_difficulty(task: str, items: list[Item], folder: Path) -> list[Item]:
     Raises:
         SparseSightError: a folder without these answers, or without one to some item.
     """
-    stems = sorted((folder / "samples").glob(f"{task}@*")) if (folder / "samples").is_dir() else []
-    cells = [CellFile(stem / DENSE, 0, folder) for stem in stems]
-    done = [cell for cell in cells if cell.done]
+    cell = _at_less_detail(task, folder)
+    right = {sample.id: sample.scores["correct"] >= 0.5 for sample in cell.samples()}
+    missing = [item.id for item in items if item.id not in right]
+    if missing:
+        raise SparseSightError(
+            f"--difficult {str(folder)!r} holds no answer to {len(missing)} questions of {task}, the first is "
+            f"{missing[0]!r}: run {cell.final.parent.name} with the same --limit"
+        )
+    return [replace(item, tags=(*item.tags, "simple" if right[item.id] else "difficult")) for item in items]
+
+
+def takes_difficulty(task: str) -> bool:
+    """Whether questions of a task can be told apart by it: a task of scenes at full detail."""
+    scenes = scene_set(task)
+    return scenes is not None and scenes.tokens is None
+
+
+def check_difficulty(tasks: Sequence[str], folder: Path) -> None:
+    """Refuse a folder that does not tell which questions are difficult, before a model is loaded.
+
+    Raises:
+        SparseSightError: no task can be told apart by it, or the folder holds no run of one.
+    """
+    fitting = [task for task in tasks if takes_difficulty(task)]
+    if not fitting:
+        raise SparseSightError(
+            f"--difficult {str(folder)!r} is for tasks of scenes at full detail, such as {', '.join(SCENES)}: "
+            f"--tasks names {', '.join(tasks)}"
+        )
+    for task in fitting:
+        _at_less_detail(task, folder)
+
+
+def _at_less_detail(task: str, folder: Path) -> CellFile:
+    """The answers of the dense model to ``TASK@N`` in a run folder.
+
+    Raises:
+        SparseSightError: if the folder holds none, or those of several N.
+    """
+    samples = folder / "samples"
+    stems = sorted(samples.glob(f"{task}@*")) if samples.is_dir() else []
+    done = [cell for cell in (CellFile(stem / DENSE, 0, folder) for stem in stems) if cell.done]
     if len(done) != 1:
         raise SparseSightError(
             f"--difficult {str(folder)!r} holds {len(done)} finished runs of {task}@N: answer one first, such as "
             f"sparsesight eval --tasks {task}@64 --methods dense --out {folder}"
         )
-    right = {sample.id: sample.scores["correct"] >= 0.5 for sample in done[0].samples()}
-    missing = [item.id for item in items if item.id not in right]
-    if missing:
-        raise SparseSightError(
-            f"--difficult {str(folder)!r} holds no answer to {len(missing)} questions of {task}, the first is "
-            f"{missing[0]!r}: run {stems[0].name} with the same --limit"
-        )
-    return [replace(item, tags=(*item.tags, "simple" if right[item.id] else "difficult")) for item in items]
+    return done[0]

@@ -99,7 +99,7 @@ def test_a_picture_is_asked_one_question_of_a_kind(drawable: None, split: str) -
 
 
 def test_answering_without_the_picture_does_not_pay(drawable: None) -> None:
-    found = list(examples("test", scenes=60))
+    found = list(examples("test", scenes=45))
     most = dict.fromkeys(("which", "more", "both", "exist", "compare", "size"), 0.55)
     for kind in {example.question.kind for example in found}:
         answers = Counter(one.question.answer for one in found if one.question.kind == kind)

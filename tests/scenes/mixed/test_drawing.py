@@ -25,7 +25,7 @@ GOLDEN = {
     "signs": ("4b10365fcc00b2e3", "a7440d09423ef7ff"),
     "charts": ("de149e9ce1ad0176", "976b2e388e5484eb"),
     "tables": ("85726b4bb2cd9f58", "b03681da6e52d98b"),
-    "pairs": ("b1a09e925693061a", "1de43f8fdcf06364"),
+    "pairs": ("18edaa9b63266511", "606cb8973e7ea4ad"),
 }
 
 

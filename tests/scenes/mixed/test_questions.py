@@ -262,7 +262,7 @@ def test_answers_are_right(pictures: list[Picture], kind: str) -> None:
                 else:
                     assert again(picture, question) == question.answer, (picture.seed, question)
                 checked += 1
-    assert checked > 80
+    assert checked > 60
 
 
 @pytest.mark.parametrize("kind", [*PICTURES])

@@ -13,13 +13,14 @@ from .things import CATEGORIES, with_article
 
 CELLS = 3
 COUNT = (3, 6)  # objects in a picture, both ends included
+THINGS = 5  # things that both pictures are drawn from
 ORDINALS = ("first", "second")
 
 
 def draw(seed: int, pool: Pool) -> Picture:
     """Two pictures with three to six objects each, drawn from the same few things."""
     rng = Rng(seed)
-    few = sample(rng, pool.things, 7)
+    few = sample(rng, pool.things, THINGS)
     elements: list[Element] = []
     for picture in range(2):
         count = int(rng.randint(COUNT[0], COUNT[1] + 1))
