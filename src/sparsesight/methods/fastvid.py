@@ -48,8 +48,8 @@ class FastVID(PreDecoderMethod):
     class token: what a patch receives from all others); densities compare unit vectors; kept tokens are not merged into
     anchors as well; the total is exact, where the paper rounds for each frame. Tokens keep their positions, as in the
     paper, and an anchor keeps its own. A family that pools a clip's tokens after the tower, such as LLaVA-OneVision, is
-    refused with the reason, as its tokens have no patches of their own. Where anchor frames have too few tokens, other frames give anchors too. In a
-    prompt of pictures, each is a frame.
+    refused with the reason, as its tokens have no patches of their own. Where anchor frames have too few tokens, other
+    frames give anchors too. In a prompt of pictures, each is a frame.
 
     Raises:
         SparseSightError: a field outside its range.
