@@ -86,10 +86,11 @@ def test_ray_answers_a_file_of_questions_each_at_its_budget(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_replicas_share_the_questions_and_each_prunes(tmp_path: Path) -> None:
     every = [(str(p), x) for p in bundled.pictures() for x in bundled.picture_questions()[p.name]]
-    # So few tokens that many answers are others than without pruning: as many right ones as transformers has, pruned
-    # alike, no replica has that does not prune.
-    wanted = sum(by_transformers(p, x["question"], 10) == x["answer"] for p, x in every)
-    assert wanted < 0.8 * len(every)
+    # So few tokens that some answers of either replica are others than without pruning: as many right ones as
+    # transformers has, pruned alike, no replica has that does not prune.
+    right = [by_transformers(p, x["question"], 10) == x["answer"] for p, x in every]
+    wanted = sum(right)
+    assert not all(right[::2]) and not all(right[1::2])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
