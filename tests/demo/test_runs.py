@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -49,10 +50,12 @@ def test_ask(engine: Engine) -> None:
     views = list(runs.ask(engine, asked(retain=96), Event()))
     dense, _ = independent(QUESTION)
     sparse, kept = independent(QUESTION, "sparsevlm+", retain=96)
-    assert all(view.panels is None and not view.costs for view in views[:-1])
+    assert all(view.panels is None and not view.costs for view in views[:-2])
     first = words(views[0].status)  # it may have its first token by now
     assert first.startswith(("dense answer: reading", "dense answer: writing")) and not views[0].sparse
     last = views[-1]
+    assert last.figure is not None and last.figure.startswith(b"\x89PNG")
+    assert views[-2] == replace(last, figure=None)
     assert (last.dense, last.sparse) == (dense, sparse)
     assert ("Same answer; " in last.status) == (dense == sparse)
     assert last.panels is not None and len(last.panels) == 4
@@ -168,10 +171,10 @@ def test_a_stopped_comparison_keeps_its_rows(engine: Engine) -> None:
     [
         ([], [64], "no method"),
         (["random"], [], "no budget"),
-        (["random"], [0], "budget 0 is none"),
-        (["random"], ["64"], "budget '64' is none"),
-        (["random"], [True], "budget True is none"),
-        (["random"], [10**9], "is none"),
+        (["random"], [0], "budget 0 is not a budget"),
+        (["random"], ["64"], "budget '64' is not a budget"),
+        (["random"], [True], "budget True is not a budget"),
+        (["random"], [10**9], "is not a budget"),
         ([["random"]], [64], "is unknown"),
         (["random"] * 10**5, [64], "100000 methods"),
         (["florb"], [64], "'florb'"),

@@ -58,11 +58,26 @@ def test_kept_and_dropped_can_be_told_apart_on_any_grey(level: int) -> None:
     assert (pixels[80:160, 80:160] == level).all()
 
 
-def test_merged_patches_are_blue_and_hatched_with_a_dot_where_the_token_stands() -> None:
+def test_merged_patches_have_the_mean_colour_of_their_group() -> None:
+    """Also where its patches lie apart; each group has its own."""
+    image = Image.new("RGB", (SIZE, SIZE), (128, 128, 128))
+    for token, colour in {3: (200, 0, 0), 12: (0, 100, 0), 6: (0, 0, 80), 7: (0, 0, 40)}.items():
+        y, x = 80 * np.array(divmod(token, 4))
+        image.paste(colour, (int(x), int(y), int(x) + 80, int(y) + 80))
+    into = np.full(16, -1)
+    into[[3, 12]], into[[6, 7]] = 12, 7
+    pixels = panel(look(image, replace(stage(16, [0]), into=into)))
+    for tokens, mean in (((3, 12), (100, 50, 0)), ((6, 7), (0, 0, 60))):
+        for token in tokens:
+            assert (cell(pixels, token) == mean).all(-1).mean() > 0.4
+    assert not (cell(pixels, 5) == (100, 50, 0)).all(-1).any()
+
+
+def test_merged_patches_are_hatched_with_a_dot_where_the_token_stands() -> None:
     image = Image.new("RGB", (SIZE, SIZE), (128, 128, 128))
     pixels = panel(look(image, stage(16, [0], merged=[9, 10], centre=[10])))
     blue = [(cell(pixels, t)[..., 2] > cell(pixels, t)[..., 0] + 20).mean() for t in range(16)]
-    assert 0.3 < blue[9] < 0.8 and max(blue[t] for t in range(16) if t not in (9, 10)) < 0.02
+    assert 0.1 < blue[9] < 0.5 and max(blue[t] for t in range(16) if t not in (9, 10)) < 0.02
     at = 80 * np.array(divmod(10, 4)) + 40
     assert tuple(pixels[tuple(at)]) == MERGED
     at = 80 * np.array(divmod(9, 4)) + 40

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from io import BytesIO
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PAGES = (".html", ".htm")
 DRAWINGS = (".svg", ".pdf")
-DPI = 150
 
 
 def ask(
@@ -216,6 +214,7 @@ def _save(save: Path, result: Comparison, question: str) -> None:
     from PIL import Image
 
     from .. import viz
+    from ..viz.figure import figure_file
 
     if result.look is None:
         raise SparseSightError(f"--save {str(save)!r}: {result.why_not}")
@@ -228,17 +227,9 @@ def _save(save: Path, result: Comparison, question: str) -> None:
         elif suffix == ".gif":
             data = viz.animate(result.look)
         else:
-            drawn = BytesIO()
-            if _plots():
-                figure = viz.figure(result.look, question=question, answers=answers)
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
-                    figure.savefig(drawn, format="png" if not vector else suffix[1:], dpi=DPI)
-            else:
-                viz.stages(result.look).save(drawn, format="png")
-            data = drawn.getvalue()
+            data = figure_file(result.look, question, answers, suffix[1:] if vector else "png")
             if not vector and suffix != ".png":
-                picture = Image.open(drawn).convert("RGB")
+                picture = Image.open(BytesIO(data)).convert("RGB")
                 picture.save(drawn := BytesIO(), format=Image.registered_extensions()[suffix])
                 data = drawn.getvalue()
         replace_file(save, data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..compare import Pruned
 from ..viz import heatmap
 from ..viz.draw import signed
+from ..viz.figure import figure_file
 from ..viz.legend import CUT, PADDED, Sign
 
 if TYPE_CHECKING:
@@ -40,6 +42,13 @@ def panels(found: Pruned) -> tuple[list[Panel], str]:
         caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: kept {stage.counts()}"
         made.append(Panel(kept, heatmap(look, i, size=SIZE), caption, frozenset(signs)))
     return made, ""
+
+
+def one_figure(found: Pruned, question: str, answers: Mapping[str, str]) -> bytes | None:
+    """PNG of question, answers, savings, scores and stages in one strip; None if nothing was dropped."""
+    if found.look is None or not found.look.stages:
+        return None
+    return figure_file(found.look, question, answers)
 
 
 def last_stage(found: Pruned, picture: Image, size: int) -> tuple[Image, set[Sign]]:

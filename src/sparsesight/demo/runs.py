@@ -16,7 +16,7 @@ from ..errors import SparseSightError
 from ..methods import make_method
 from .asked import Asked
 from .engine import Engine, StreamedAnswer
-from .pictures import Panel, last_stage, panels
+from .pictures import Panel, last_stage, one_figure, panels
 from .results import compared, costs, said, status, words
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ FIGURE = 480  # pixels of what the last stage kept
 
 @dataclass(frozen=True)
 class AskView:
-    """The tab "Ask". ``panels`` is None until the sparse answer is complete."""
+    """The tab "Ask". ``panels`` is None until the sparse answer is complete; the last view adds a PNG of all."""
 
     dense: str
     sparse: str
@@ -39,6 +39,7 @@ class AskView:
     words: Sequence[tuple[str, str | None]] = ()
     panels: list[Panel] | None = None
     no_panels: str = ""
+    figure: bytes | None = None
 
 
 def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
@@ -54,17 +55,24 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
             doing = "writing" if speech else "reading the picture and the question"
             yield view(status(f"{'sparse' if turn else 'dense'} answer: {doing}, {seconds:.0f} s", turn, 2))
     dense, sparse = answers
-    assert sparse.pruned is not None
+    assert sparse.pruned is not None and sparse.method is not None
     made, why_not = panels(sparse.pruned)
     report, look = sparse.pruned.report, sparse.pruned.look
     verdict = f"{'Same' if dense.text == sparse.text else 'Different'} answer; {report.headline}."
-    yield replace(
+    last = replace(
         view(status(verdict, kind="verdict")),
         costs=costs(report),
         words=words(look.words) if look is not None else (),
         panels=made,
         no_panels=why_not,
     )
+    yield last
+    if not stop.is_set():
+        drawn = one_figure(
+            sparse.pruned, asked.question, {"dense": said(dense), sparse.method.name: said(sparse)}
+        )
+        if drawn is not None:
+            yield replace(last, figure=drawn)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import chain
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -22,6 +23,10 @@ from .wiring import AT_ONCE, Turn, connect, sentences
 
 COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
 KEPT, SCORES = "kept", "scores"
+# On a phone the answer is far below the question. The page is too short to show it before it is there.
+SHOW = """() => {
+    if (innerWidth <= 640) document.getElementById("ss-%s-status").scrollIntoView({behavior: "smooth"});
+}"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def _buttons(shared: Shared, name: str, run: str) -> Any:
         begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
         end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
     end.click(stop, shared.turn, None, **AT_ONCE)
+    begin.click(None, None, None, js=SHOW % name, **AT_ONCE)
     return begin
 
 
@@ -97,6 +103,9 @@ def ask_tab(shared: Shared) -> None:
                     alt_text="the kept patches as they are, the dropped ones pale; or the scores of all",
                 )
             caption = gr.HTML(elem_id="ss-caption")
+            share = gr.DownloadButton(
+                "Download question, answers and stages as one figure", visible=False, elem_id="ss-share"
+            )
         with gr.Column(visible=False, min_width=300) as facts:
             words = gr.HighlightedText(
                 label="Words that judged the patches",
@@ -111,6 +120,9 @@ def ask_tab(shared: Shared) -> None:
     def check(*values: Any) -> tuple[Asked]:
         return (Asked.sent(shared.uploads, *values),)
 
+    def offered(figure: bytes | None) -> Path | None:
+        return None if figure is None else shared.uploads.add("sparsesight.png", figure)
+
     def run(asked: Asked, stop: Event) -> Iterator[dict[Any, Any]]:
         for view in runs.ask(shared.engine, asked, stop):
             done = view.panels is not None
@@ -120,8 +132,9 @@ def ask_tab(shared: Shared) -> None:
                 sparse: gr.Textbox(view.sparse, label=f"Sparse: {asked.method}, retain {asked.retain:.0f}"),
                 kept: gr.Column(visible=done),
                 facts: gr.Column(visible=done),
+                share: gr.DownloadButton(value=offered(view.figure), visible=view.figure is not None),
             }
-            if view.panels is not None:
+            if view.figure is None and view.panels is not None:
                 last = max(len(view.panels) - 1, 0)
                 text, picture = _shown(view.panels, last, KEPT)
                 yield {
@@ -143,10 +156,11 @@ def ask_tab(shared: Shared) -> None:
         check,
         run,
         [shared.picture, shared.question, shared.method, shared.retain],
-        [status, dense, sparse, kept, facts, costs, words, seen, stage, caption, overlay, layer],
+        [status, dense, sparse, kept, facts, costs, words, seen, stage, caption, overlay, layer, share],
         status,
         shared.turn,
     )
+    costs.change(None, None, None, js=SHOW % "ask", **AT_ONCE)
     for moved in (stage.input, layer.input):
         moved(show, [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
 
@@ -172,6 +186,7 @@ def _gallery(name: str, columns: int) -> tuple[Any, Any]:
         interactive=False,
         columns=columns,
         object_fit="contain",
+        height="auto",
         buttons=["download", "fullscreen"],
         visible=False,
         elem_id=f"ss-{name}",

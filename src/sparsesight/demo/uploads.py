@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,13 @@ class Uploads:
             if room < 0 or number < 0:
                 with suppress(OSError):
                     file.unlink()
+
+    def add(self, name: str, content: bytes) -> Path:
+        """A file of the folder that the page may offer; it is deleted as uploads are."""
+        self.make_room()
+        file = Path(mkdtemp(dir=self._folder)) / name
+        file.write_bytes(content)
+        return file
 
     def path_of(self, upload: Any) -> Path | None:
         """Where a picture lies, from what a page sends for it: ``{"path": ...}``, of which all but the path is ignored.

@@ -25,9 +25,9 @@ SIZE = 480  # pixels of a panel's longer side
 def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bool = True) -> Image.Image:
     """The patches that one stage kept, drawn on the picture.
 
-    Kept patches are unchanged and outlined, merged ones blue and hatched (a dot marks the position of the merged
-    token), dropped ones pale and grey. Parts that the processor cuts off are dark, padding that it adds is light and
-    hatched. Several views, tiles or frames are shown side by side.
+    Kept patches are unchanged and outlined, merged ones hatched and in the mean colour of their group (a dot marks
+    the position of the merged token), dropped ones pale and grey. Parts that the processor cuts off are dark,
+    padding that it adds is light and hatched. Several views, tiles or frames are shown side by side.
 
     Args:
         look: from :func:`look`.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
+from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 from .chart import new_figure, stairs
 from .colours import QUIET, web
 from .draw import heatmap, overlay
+from .draw import stages as stage_sheet
 from .record import Look, checked
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 PANEL = 2.6  # inches
+DPI = 150  # of pixels, where a file has any
 PIXELS = 480  # of a panel's longer side
 LINE = 1.25  # height of a line of text, of its font size
 
@@ -65,6 +70,23 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
         axes.set_title(title, fontsize=10)
     _layers(row[-1], look)
     return drawn
+
+
+def figure_file(look: Look, question: str, answers: Mapping[str, str], kind: str = "png") -> bytes:
+    """:func:`figure` as the content of a file; without matplotlib, a PNG of the stages.
+
+    Args:
+        kind: a format that matplotlib writes, such as ``svg``.
+    """
+    drawn = BytesIO()
+    if find_spec("matplotlib") is None:
+        stage_sheet(look).save(drawn, format="png")
+        return drawn.getvalue()
+    made = figure(look, question=question, answers=answers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # drawn as a box
+        made.savefig(drawn, format=kind, dpi=DPI)
+    return drawn.getvalue()
 
 
 def _head(top: SubFigure, said: list[tuple[str, int]], height: float) -> None:

@@ -75,7 +75,7 @@ class Canvas:
 
         width, height = max(across(right), 1), max(down(bottom), 1)
         pixels = np.empty((height, width, 3), dtype=np.uint8)
-        pixels[:] = np.where(_hatch(height, width, 8)[..., None], PADDING, PAPER)
+        pixels[:] = np.where(_hatch(height, width, 8, 4)[..., None], PADDING, PAPER)
         at = (
             across(0),
             down(0),
@@ -108,8 +108,8 @@ def paint_kept(
 ) -> tuple[Image.Image, set[Sign]]:
     """The painted view, and what a legend of it explains.
 
-    Kept patches as they are and outlined, merged ones blue and hatched, dropped ones pale and grey. What the
-    processor cuts off is dark. Without a ``stage`` everything is kept, and what is seen is outlined.
+    Kept patches as they are and outlined, merged ones in the mean colour of their group and hatched, dropped ones pale
+    and grey. What the processor cuts off is dark. Without a ``stage`` everything is kept, and what is seen is outlined.
     """
     canvas = Canvas.of(image, view, size)
     if stage is None:
@@ -119,10 +119,12 @@ def paint_kept(
         state = canvas.of_tokens(fates, OUTSIDE)
     pixels, grey = canvas.pixels.astype(np.float64), canvas.grey()
     pale = DROPPED_LIGHT + DROPPED_CONTRAST * (grey - 128)
-    stripes = _hatch(state.shape[0], state.shape[1], 3 * canvas.width + 3)[..., None]
-    joined = np.where(stripes, 0.35 * pale + 0.65 * np.array(SKY), pale)
+    stripes = _hatch(state.shape[0], state.shape[1], 3 * canvas.width + 6, canvas.width + 1)[..., None]
     out = np.where((state == DROPPED)[..., None], pale, pixels)
-    out = np.where((state == INTO)[..., None], joined, out)
+    if stage is not None and (state == INTO).any():
+        mean = _group_means(pixels, canvas.of_tokens(stage.into, -1))
+        joined = np.where(stripes, 0.4 * mean + 0.6 * np.array(SKY), mean)
+        out = np.where((state == INTO)[..., None], joined, out)
     others = state == LEFT
     ends, cut = others & canvas.ends, (state == OUTSIDE) & canvas.real
     out[ends] = KEPT
@@ -163,9 +165,17 @@ def paint_scores(
     return Image.fromarray(np.clip(np.round(out), 0, 255).astype(np.uint8))
 
 
-def _hatch(height: int, width: int, period: int) -> np.ndarray:
-    """Diagonal stripes, boolean [h, w]."""
-    return (np.arange(height)[:, None] + np.arange(width)) % period < (period + 1) // 2
+def _group_means(pixels: np.ndarray, group: Int[np.ndarray, "h w"]) -> np.ndarray:
+    """The mean colour [h, w, 3] of all pixels with the same ``group``; those of no group (-1) mean nothing."""
+    numbers = group.ravel() + 1
+    count = np.maximum(np.bincount(numbers), 1)
+    means = [np.bincount(numbers, channel) / count for channel in pixels.reshape(-1, 3).T]
+    return np.stack(means, -1)[numbers].reshape(pixels.shape)
+
+
+def _hatch(height: int, width: int, period: int, stripe: int) -> np.ndarray:
+    """Diagonal stripes, boolean [h, w], each ``stripe`` of ``period`` pixels wide."""
+    return (np.arange(height)[:, None] + np.arange(width)) % period < stripe
 
 
 def _outline(out: np.ndarray, inside: np.ndarray, width: int) -> None:
