@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
 from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ def figure_file(look: Look, question: str, answers: Mapping[str, str], kind: str
         kind: a format that matplotlib writes, such as ``svg``.
     """
     drawn = BytesIO()
-    if find_spec("matplotlib") is None:
+    if importlib.util.find_spec("matplotlib") is None:
         stage_sheet(look).save(drawn, format="png")
         return drawn.getvalue()
     made = figure(look, question=question, answers=answers)
