@@ -15,6 +15,7 @@ from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE
 # The purpose of each extra. Its packages are read from the installed package's own requirements.
 EXTRAS = {
     "plots": "plot.png of sparsesight eval",
+    "scenes": "mixed scenes for sparsesight eval",
     "eval": "published benchmarks in sparsesight eval, through lmms-eval",
     "demo": "the demo in a browser: sparsesight demo",
     "vllm": "pruning inside vLLM: sparsesight serve",
