@@ -108,6 +108,18 @@ def test_composition() -> None:
     assert counted and all(before[place] == count for place, count in counted.items())
 
 
+def test_text_in_front_sees_a_picture_as_often_as_it_counts() -> None:
+    """Where the mask is lifted, the weight of the keys stays."""
+    sample = Sample.random(0, 2, 5, 3)
+    _, stage = build(SparseVLM((3, 2, 1)), [sample, sample])
+    times = torch.tensor([[1.0, 4, 1, 2, 1], [3, 1, 1, 1, 1]])
+    hidden = torch.full((2, 1, 3, 10), torch.finfo(torch.float32).min)
+    at = dataclasses.replace(stage.attention, mask=hidden)
+    lifted = at.seeing(torch.tensor([True, False]), stage.visual, times).allowed()
+    assert torch.equal(lifted[0, 0, :, 2:7], times[0].log().expand(3, -1))
+    assert torch.equal(lifted[1], hidden[1]) and (lifted[0, :, :, 7:] < -1e30).all()
+
+
 def test_nearest_kept() -> None:
     x = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.5], [2.0, 2.0]]])
     keep = torch.tensor([[True, False, True, False, False]])

@@ -170,7 +170,7 @@ def test_methods_that_work_and_their_layers() -> None:
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        (SparseVLM(adaptive=True), "sizes alone"),
+        (SparseVLM(adaptive=True), "must know it in advance"),
         (VisionZip(64), "vision tower"),
         (SparseVLMPlus(64, positions="compact"), "positions='original'"),
         (Halves(64, proportional=True), "proportional=True weights single keys"),
