@@ -70,7 +70,16 @@ sparsesight eval --tasks scenes-mixed --methods sparsevlm+,random --retain 64 --
 ```
 
 The idea is VTC-Bench's (Liao et al., [arXiv:2510.07143](https://arxiv.org/abs/2510.07143)). It also leaves out what the
-model gets wrong at full detail; here the column "dense" shows how much that is. The same works with `scenes@64`.
+model gets wrong at full detail; here the column "dense" shows how much that is. And it gives a model fewer tokens,
+where here the model still gets all of them, with less detail in them: most vision towers take one size only.
+
+The same works with `scenes@64`, and shows how easy scenes of shapes are. The bundled model answers 97.8 % of 180
+questions at full detail, 97.8 % at that of 64 patches, 97.8 % at 32, and 93.9 % at 16, where letters are the first to
+go (68.4 % of 19). Of the methods at a budget of 64 in the same 180 questions, `cdpruner` has 96.1 %, `sparsevlm+`
+90.0 % and `random` 67.2 %.
+(`sparsesight eval --tasks scenes@64,scenes@32,scenes@16 --limit 180 --batch-size 27 --methods dense`, and `--tasks
+scenes --methods sparsevlm+,cdpruner,random --retain 64` with the same limit and batch size; 2 virtual cores, AMD EPYC;
+torch 2.13.0, transformers 5.23.0; 2026-11-30.)
 
 ## As training data
 
