@@ -13,6 +13,7 @@ from sparsesight.commands.options import (
     choose_method,
     choose_plain_method,
     choose_retain,
+    in_options,
     parse_counts,
     parse_layers,
 )
@@ -175,3 +176,31 @@ def test_an_option_is_said_once(name: str, retain: Any, layers: Any, option: str
 
 def test_upstreams_lists_of_counts_are_one_budget_of_a_sweep() -> None:
     assert choose_budgets("(300,200,118)") == [(300, 200, 118)]
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "said"),
+    [
+        (
+            ["ask", "--layers", "50"],
+            "layers=(50,): give a tuple of ascending layers",
+            "--layers 50: give ascending layers",
+        ),
+        (["ask", "--layers=4,2"], "layers=(4, 2): no", "--layers 4,2: no"),
+        (
+            ["bench", "--methods", "x"],
+            "method='x' is unknown; known are ['a', 'b']",
+            "--methods 'x' is unknown; known are a, b",
+        ),
+        (
+            ["ask", "--retain", "1"],
+            "retain=1: prune earlier with layers=(...)",
+            "--retain 1: prune earlier with --layers",
+        ),
+        (["eval", "--retain", "1"], "retain=1: with layers=(...)", "--retain 1: with layers=(...)"),
+        (["ask", "--method", "fastv(retain=0)"], "retain=0: at least 1 token", "retain=0: at least 1 token"),
+        ([], "the question is empty", "the question is empty"),
+    ],
+)
+def test_errors_are_in_terms_of_the_options_that_were_given(args: list[str], message: str, said: str) -> None:
+    assert in_options(message, args) == said

@@ -24,6 +24,7 @@ from .doctor import doctor
 from .eval import evaluate
 from .examples import epilog, unwrapped
 from .methods import methods
+from .options import in_options
 from .serve import PASS_ON, serve
 from .tune import tune
 
@@ -69,7 +70,7 @@ class OneLineErrors(PlainFlags, TyperGroup):
         except (SparseSightError, WrongUse) as error:
             if not standalone_mode:
                 raise
-            _fail(error)
+            _fail(error, sys.argv[1:] if args is None else args)
         except typer.Abort:  # how older typers report an interruption
             if not standalone_mode:
                 raise
@@ -85,8 +86,8 @@ class OneLineErrors(PlainFlags, TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: Any) -> NoReturn:
-    message = str(error)
+def _fail(error: Any, args: Sequence[str] = ()) -> NoReturn:
+    message = in_options(str(error), args)
     if isinstance(error, WrongUse):
         message = error.format_message().rstrip(".")
         if near := getattr(error, "possibilities", None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -275,3 +275,23 @@ def choose_methods(option: str | None, environment: Mapping[str, str] = os.envir
         SparseSightError: as :func:`choose_method`.
     """
     return ["dense", choose_method(None, environment)] if option is None else split_list(option, "--methods")
+
+
+def in_options(message: str, args: Sequence[str]) -> str:
+    """A message about an argument in Python, in terms of the option of ``args`` that sets it.
+
+    ``layers=(50,): give a tuple of ...`` becomes ``--layers 50: give ...`` where ``args`` have ``--layers``.
+    """
+    argument, sign, rest = message.partition("=")
+    option = next(
+        (x for x in (f"--{argument}", f"--{argument}s") if any(y.split("=")[0] == x for y in args)), ""
+    )
+    if not sign or not option:
+        return message
+    # The value as it is written on the command line: a tuple without its brackets.
+    rest = re.sub(r"^\((\d+(?:, \d+)*),?\)", lambda found: found[1].replace(" ", ""), rest)
+    rest = rest.replace("a tuple of ascending", "ascending")
+    if args[0] != "eval":  # where layers are options of methods
+        rest = rest.replace("layers=(...)", "--layers")
+    rest = re.sub(r"known are \[(.*?)\]", lambda found: "known are " + found[1].replace("'", ""), rest)
+    return f"{option} {rest}"
