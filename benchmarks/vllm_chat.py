@@ -93,8 +93,7 @@ def measure(
         )
         for llm, retain, earlier, turns in zip(opened, budgets, before, found, strict=True):
             pruned = engines.pruned(llm) - earlier
-            # More often than there are pictures: what follows one has not filled its last block, so it comes again.
-            if pruned < (0 if retain is None else kind.pictures):
+            if pruned != (0 if retain is None else kind.pictures):
                 sys.exit(f"{kind.title}: {pruned} of {kind.pictures} pictures were pruned")
             if number >= 0:
                 store.keep(

@@ -48,7 +48,7 @@ METHODS = [
             SparseVLMPlus(64),
             "LlavaNextVideo",
         ),
-        ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "sizes alone"),
+        ({"max_num_batched_tokens": 512}, SparseVLM(adaptive=True), "in advance"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments: dict[str, Any], method: Method, words: str) -> None:
