@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -149,8 +149,8 @@ def _run(options: EvalOptions, data: OwnData, settings: list[Setting], promise: 
 
     plan = make_plan(data.items(), options.batch_size, promise.keep, promise.confidence)
     prepared = prepare_tasks(options, Ranks(), {options.tasks[0]: data})
-    (task,), note = prepared.tasks, session(prepared.loaded, Ranks())
-    assert isinstance(task, OwnRows)
+    note = session(prepared.loaded, Ranks())
+    task = cast(OwnRows, prepared.tasks[0])
     fixed = {**run_settings(prepared, options), **vars(promise)}
     cells = {"dense": None, **{x.name: x.method.to_dict() for x in settings}}
     with RunFolder(
