@@ -16,15 +16,17 @@ from pathlib import Path
 
 from sparsesight.scenes.dataset import CLUTTER, SMALL
 from sparsesight.scenes.objects import Recipe
-from sparsesight.scenes.scenes import PLAIN, questions, render
+from sparsesight.scenes.scenes import KINDS, PLAIN, questions, render
 
+ASKED = 64  # questions of a scene, as in training: some are of every kind
 RECIPES: dict[str, Recipe] = {"plain": PLAIN, "occluded": SMALL, "clutter": CLUTTER}
 
 
-def write_scene(folder: Path, recipe: Recipe, seed: int) -> dict[str, str]:
-    """Render a scene into a folder; its row."""
+def write_scene(folder: Path, recipe: Recipe, kind: str | None, seed: int) -> dict[str, str]:
+    """Render a scene into a folder; its row, with its first question, or its first one of a kind."""
     scene = render(seed, recipe)
-    (question,) = questions(scene, 1)
+    asked = questions(scene, 1 if kind is None else ASKED)
+    question = next(x for x in asked if kind in (None, x.kind))
     name = f"scene-{seed}.png"
     scene.image.save(folder / name)
     return {"image": name, "question": question.text}
@@ -36,10 +38,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--first-seed", type=int, default=9_000_000)
     parser.add_argument("--recipe", choices=RECIPES, default="plain")
+    parser.add_argument("--kind", choices=KINDS, help="ask this kind of question alone")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    make = partial(write_scene, options.out, RECIPES[options.recipe])
+    make = partial(write_scene, options.out, RECIPES[options.recipe], options.kind)
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     with ProcessPoolExecutor(options.workers) as pool, (options.out / "rows.jsonl").open("w") as file:
         for row in pool.map(make, seeds, chunksize=16):

@@ -29,7 +29,7 @@ def test_a_file_is_read_alike_everywhere(method: Method, tmp_path: Path) -> None
     ("content", "words"),
     [
         ("{", ["no", "JSON"]),
-        ("[]", ["not the JSON dict"]),
+        ("[]", ["not a JSON object"]),
         ('{"sparsesight": 64}', ['"sparsesight" is 64', "give an object"]),
         ("{}", ['"sparsesight" is None']),
         ('{"sparse_sight": {}}', ["'sparse_sight'", "sparsesight"]),
@@ -81,6 +81,9 @@ def test_the_commands_take_a_file(tmp_path: Path) -> None:
     file.write_text(settings_json(Halves(83), {}))
     assert asked("--settings", str(file))["method"] == Halves(83).to_dict()
     assert "the file sets --retain" in refused(ask("--settings", str(file), "--retain", "64"))
+    assert "the file sets --method" in refused(
+        run("serve", "bundled", "--settings", str(file), "--method", "fastv")
+    )
     few = ("--tasks", "scenes", "--limit", "3", "--out", str(tmp_path / "run"), "--json")
     result = run("eval", *few, "--settings", str(file))
     assert result.exit_code == 0, result.stderr

@@ -143,3 +143,22 @@ def test_times_are_measured_by_the_bench(rows: Path) -> None:
 def test_what_cannot_be_searched_is_said_at_once(options: tuple[str, ...], words: str, rows: Path) -> None:
     assert words in refused(run("tune", "my.jsonl", *LEAST, *options))
     assert not (rows.parent / "tune-run").exists()
+
+
+def test_by_time(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured once for a folder; what was not measured is skipped."""
+    from sparsesight.eval.tune import write
+
+    measured = []
+
+    def times(*_: Any) -> dict[str, float]:
+        measured.append(1)
+        return {"dense": 10.0, "random(retain=0.6)": 4.0}
+
+    monkeypatch.setattr(write, "measured_times", times)
+    options = ("--methods", "random", "--by", "time")
+    found = tuned(*options)
+    assert "2.5x less time to the first token" in found["verdict"]
+    cheap = next(x for x in found["candidates"] if x["setting"] == "random(retain=0.05)")
+    assert "its time cannot be measured" in cheap["state"]
+    assert tuned(*options, "--resume") == found and len(measured) == 1

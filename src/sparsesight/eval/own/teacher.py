@@ -7,6 +7,7 @@ no visual token (:func:`sparsesight.prompt_ends`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,8 +110,10 @@ def forced_logits(
     whole["attention_mask"] = torch.cat((inputs["attention_mask"], real.to(inputs["attention_mask"])), 1)
     if is_plain(parts.decoder):  # as generate() counts them: padding moves nothing
         whole["position_ids"] = (whole["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    if "logits_to_keep" in inspect.signature(parts.model.forward).parameters:
+        whole["logits_to_keep"] = longest
     with torch.inference_mode(), prompt_ends(parts.model, width):
-        logits = parts.given(**whole, logits_to_keep=longest, use_cache=True).logits[:, -longest:]
+        logits = parts.given(**whole, use_cache=True).logits[:, -longest:]
     return [x[: len(answer)] for x, answer in zip(logits, answers, strict=True)]
 
 

@@ -47,8 +47,9 @@ def plot(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: P
                 elinewidth=1,
             )
     axis.axhline(100 * promise.keep, color="#666666", linestyle=":", linewidth=1.5)
+    place = (1, 100 * promise.keep)
     axis.annotate(
-        f"--keep {promise.keep:g}", (1, 100 * promise.keep), xycoords=("axes fraction", "data"), ha="right"
+        f"--keep {promise.keep:g}", place, xycoords=("axes fraction", "data"), ha="right", va="bottom"
     )
     for row in shown:
         if row["chosen"]:

@@ -65,6 +65,7 @@ def write_result(
         "candidates": rows,
     }
     shown = (found.chosen or closest(found)).name
+    heading = said if found.chosen is not None else f"{shown}; {said}"
     lines = {
         "model": str(fixed["model"]),
         "machine": f"{note['device']}, {fixed['dtype']}",
@@ -75,7 +76,7 @@ def write_result(
     }
     _write(folder, NUMBERS, to_json(numbers))
     _write(folder, "table.md", markdown(said, made, lines, plan))
-    _write(folder, "changed.html", changed_page(f"{shown}; {said}", plan, changed(found, shown)))
+    _write(folder, "changed.html", changed_page(heading, plan, changed(found, shown)))
     if find_spec("matplotlib") is not None:
         from .plot import plot
 
