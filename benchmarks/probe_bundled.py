@@ -1,9 +1,12 @@
-"""Probe the bundled model: accuracy, controls, raters, pruning by depth.
+"""Probe the bundled model, or another of the scenes: accuracy, controls, raters, pruning by depth.
 
     python benchmarks/probe_bundled.py --out benchmarks/results/bundled
 
 Writes probes.json (all numbers, and the marks they were made from), probes.md and a plot for each part. A run that was
 stopped goes on where it was when it is started again with the same --out; with another model it starts anew.
+
+    python benchmarks/probe_bundled.py --model smol --dtype bfloat16 --out benchmarks/results/smol --scenes 24 \\
+        --depths 1,2,6,10,15,20,25,29 --depth-budgets 1,32 --depth-scorers random,relevant
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from typing import Any
 import torch
 from probing import accuracy, controls, depth, raters
 from probing.answering import Examiner
+from probing.scorers import SCORERS
 from probing.store import Store, sha256
 
+from sparsesight import bundled
 from sparsesight.bench import environment
-from sparsesight.bundled import MODEL_PATH, load
 from sparsesight.scenes import scenes
 
 PARTS: dict[str, Any] = {
@@ -33,9 +37,10 @@ PARTS: dict[str, Any] = {
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    model, processor = load() if arguments.model is None else load_from(arguments.model)
+    path = bundled.folder(arguments.model) if arguments.model in bundled.NAMES else Path(arguments.model)
+    model, processor = load_from(path, arguments.dtype)
     subject = {
-        "model_sha256": sha256((arguments.model or MODEL_PATH) / "model.safetensors"),
+        "model_sha256": sha256(path / "model.safetensors"),
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "decoder_layers": len(model.get_decoder().layers),
         "visual_tokens": model.config.image_seq_length,
@@ -52,7 +57,7 @@ def main() -> None:
         facts = {
             "command": command(),
             "prompts_at_once": arguments.batch,
-            **environment("cpu", torch.float32),
+            **environment("cpu", model.dtype),
         }
         examiner.store.keep_part(name, {"made_with": facts, **numbers})
         PARTS[name].plot(numbers, arguments.out / f"{name}.png")
@@ -62,7 +67,7 @@ def main() -> None:
 def write_tables(store: Store, path: Path) -> None:
     """Markdown of all parts that there are numbers of."""
     facts = ", ".join(f"{name} {value}" for name, value in store.data["subject"].items())
-    lines = [f"# Probes of the bundled model\n\n{facts}\n"]
+    lines = [f"# Probes\n\n{facts}\n"]
     for name, part in PARTS.items():
         if name in store.parts:
             numbers = store.parts[name]
@@ -74,11 +79,11 @@ def write_tables(store: Store, path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def load_from(path: Path) -> tuple[Any, Any]:
-    """Another model of the same make, in eval mode and float32, and its processor."""
+def load_from(path: Path, dtype: str = "float32") -> tuple[Any, Any]:
+    """A model of the same make in eval mode, and its processor."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype="float32", local_files_only=True)
+    model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, local_files_only=True)
     return model.eval(), AutoProcessor.from_pretrained(path, local_files_only=True)
 
 
@@ -98,7 +103,14 @@ def parse() -> argparse.Namespace:
     add("--scenes", type=int, help="the first so many scenes of each split, 2 or more (default: all)")
     add("--depth-scenes", type=int, default=24, help="scenes for pruning (default: 24)")
     add("--depths", type=numbers_of, help="layers before pruning, such as 1,4,8 (default: all)")
-    add("--model", type=Path, help="folder of another model (default: the bundled one)")
+    add("--depth-budgets", type=numbers_of, help="visual tokens kept, such as 1,32 (default: five budgets)")
+    add("--depth-scorers", type=scorers, help=f"some of {','.join(SCORERS)} (default: all)")
+    add(
+        "--model",
+        default=bundled.BUNDLED,
+        help="bundled, smol, or the folder of another model (default: bundled)",
+    )
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
     add("--batch", type=int, default=16, help="prompts at once (default: 16)")
     add("--threads", type=int, default=1, help="of torch (default: 1)")
     add("--fresh", action="store_true", help="forget what the output folder holds")
@@ -118,6 +130,15 @@ def parts(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown}: choose from {', '.join(PARTS)}")
     return [name for name in PARTS if name in wanted]
+
+
+def scorers(text: str) -> list[str]:
+    """Names of scorers, in the order of `SCORERS`."""
+    wanted = text.split(",")
+    unknown = [name for name in wanted if name not in SCORERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown}: choose from {', '.join(SCORERS)}")
+    return [name for name in SCORERS if name in wanted]
 
 
 def numbers_of(text: str) -> list[int]:

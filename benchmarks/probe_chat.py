@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from probe_bundled import load_from
-from training.smol.base import base_file, read_base
 from training.smol.replay import ANSWER, answers, unseen
 from transformers import LlamaForCausalLM
 
 from sparsesight.bench import environment
+from sparsesight.bundled.smol.base import base_file, read_base
 from sparsesight.files import replace_file
 
 

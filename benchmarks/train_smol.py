@@ -7,8 +7,8 @@ that was stopped goes on where it was when the same command is given again. `--o
 curves; at the end, or with `--export`, `model/`, a stock LLaVA that `--model` takes, and `delta.safetensors`, what of
 it was trained (projector and deltas).
 
-The tower stays as it is. The projector is first fitted to the word embeddings of what is on each patch. Stage "few"
-trains projector and deltas on 32 patches of each picture, which is cheap; "whole" on all 576, as in use. Many questions
+The tower stays as it is. The projector is fitted to the word embeddings of what is on each patch, and stays so. Stage
+"few" trains the deltas on 32 patches of each picture, which is cheap; "whole" on all 576, as in use. Many questions
 share a picture. Plain instructions with the base model's own answers are mixed in, so that it can still be talked to.
 
 Two aids belong to the first part of "few" alone: read-outs of what tokens bring to mind, and a loss on attention that
@@ -30,9 +30,7 @@ from training.decoder import choose
 from training.run import Run
 from training.smol import batch, kernels, lowrank, pictures, projector, replay
 from training.smol.aids import Aids
-from training.smol.assemble import assemble
-from training.smol.base import Base, base_file, read_base
-from training.smol.export import save
+from training.smol.export import release, save
 from training.smol.pictures import KIND_NAMES
 from training.smol.plan import Optimizer, Plan, Stage
 from training.smol.prompts import Prompts
@@ -41,6 +39,9 @@ from transformers.models.llava.configuration_llava import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from sparsesight.bundled import MODEL_PATH
+from sparsesight.bundled.smol import DELTA
+from sparsesight.bundled.smol.assemble import assemble
+from sparsesight.bundled.smol.base import Base, base_file, read_base
 from sparsesight.errors import SparseSightError
 from sparsesight.scenes.dataset import SPLITS
 from sparsesight.scenes.scenes import SINGLE_OBJECT
@@ -76,6 +77,7 @@ class Training:
         self.projector = LlavaMultiModalProjector(
             LlavaConfig(vision_config=eyes, text_config=deepcopy(config), vision_feature_layer=-1)
         )
+        self.projector.requires_grad_(False)  # only `projector.fit` changes it
         self.aids = Aids(config.num_hidden_layers, config.hidden_size)
         self.deltas = lowrank.attach(self.decoder, plan.rank, seed)
         self.parts = nn.ModuleDict(
@@ -126,7 +128,7 @@ class Training:
 
     def train_stage(self, number: int, stage: Stage) -> None:
         weights = [weight for delta in self.deltas.values() for weight in (delta.a, delta.b)]
-        groups = [(weights, stage.rate), (list(self.projector.parameters()), stage.projector_rate)]
+        groups = [(weights, stage.rate)]
         groups += [(list(self.aids.heads.parameters()), 2e-3), ([self.aids.mixture], 2e-2)]
         optimizer = Optimizer(groups, stage.steps, stage.decay)
 
@@ -136,13 +138,17 @@ class Training:
             done = step / stage.steps
             total = self.seen(stage, rng, done)
             if step % stage.replay_every == 0:
-                total = total + self.replayed(rng)
+                replayed = self.replayed(rng)
+                self.note("replay", replayed)
+                total = total + replayed
             return total
 
         def evaluate() -> dict[str, Any]:
             lowrank.merge_all(self.deltas)
-            return self.scores(stage)
+            parts = {f"{name} loss": round(loss, 4) for name, loss in self.losses.items()}
+            return {**parts, **self.scores(stage)}
 
+        self.losses: dict[str, float] = {}
         self.run.train(stage.name, self.parts, optimizer, loss, evaluate)
         lowrank.merge_all(self.deltas)
 
@@ -160,11 +166,20 @@ class Training:
             self.train, packed, rows, visible, bool(thought_weight), search if search_weight else None
         )
         total = self.loss(out.last_hidden_state, packed)
+        self.note("answers", total)
         if thought_weight:
-            total = total + thought_weight * self.aids.loss(out.hidden_states, thoughts)
+            aid = self.aids.loss(out.hidden_states, thoughts)
+            self.note("thoughts", aid)
+            total = total + thought_weight * aid
         if search_weight:
-            total = total + search_weight * search.loss()
+            aid = search.loss()
+            self.note("search", aid)
+            total = total + search_weight * aid
         return total
+
+    def note(self, name: str, loss: torch.Tensor) -> None:
+        """Keep a running mean of a part of the loss for the log."""
+        self.losses[name] = 0.95 * self.losses.get(name, loss.item()) + 0.05 * loss.item()
 
     def replayed(self, rng: np.random.Generator) -> torch.Tensor:
         """The loss of a few plain instructions."""
@@ -241,18 +256,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--export", action="store_true", help="write the newest checkpoint as it is, and end")
     parser.add_argument(
+        "--release", action="store_true", help="at the end, put what was trained into the package"
+    )
+    parser.add_argument(
         "--every", type=int, default=50, help="steps between evaluations, each with a checkpoint"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    base, run = read_base(base_file()), Run(arguments.out, arguments.every)
+    file = base_file()
+    base, run = read_base(file), Run(arguments.out, arguments.every)
     training = Training(Plan(), run, base, arguments.workers, arguments.seed)
     if arguments.export:
         print(training.restore())
         training.export()
     else:
         training.all()
-    print(f"saved {arguments.out / 'model'}")
+    model = arguments.out / "model"
+    print(f"saved {model}")
+    if arguments.release:
+        release(file, arguments.out / "delta.safetensors", model)
+        print(f"released as {DELTA}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "benchmarks/README.md",
     "src/sparsesight/bundled/README.md",
+    "src/sparsesight/bundled/smol/README.md",
     *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("benchmarks/results/**/*.md")),
 )
 PICTURES = tuple(sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("benchmarks/results/**/*.png")))

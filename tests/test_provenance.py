@@ -53,10 +53,10 @@ def test_no_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_of_other_models() -> None:
     """By the Hub's revision where it is known, else by their numbers."""
     model, _ = bundled.load()
-    assert provenance.weights(model, bundled=True).startswith("sha256 ")
-    before = provenance.weights(model, bundled=False)
+    assert provenance.weights(model, "bundled").startswith("sha256 ")
+    before = provenance.weights(model, "some/model")
     assert before == f"fingerprint {provenance.weights_fingerprint(model)}"
     nn.init.zeros_(next(model.parameters()))
-    assert provenance.weights(model, bundled=False) != before
+    assert provenance.weights(model, "some/model") != before
     model.config._commit_hash = "abc"
-    assert provenance.weights(model, bundled=False) == "revision abc"
+    assert provenance.weights(model, "some/model") == "revision abc"

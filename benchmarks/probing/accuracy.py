@@ -35,4 +35,4 @@ def markdown(numbers: dict[str, Any]) -> str:
 
 def plot(numbers: dict[str, Any], path: Path) -> None:
     """Bars by group and split."""
-    group_bars(numbers["splits"], "Bundled model, whole picture: exact answers, 95 % intervals", path)
+    group_bars(numbers["splits"], "Whole picture: exact answers, 95 % intervals", path)

@@ -28,26 +28,32 @@ CLAIM = 0.10  # the loss that is claimed
 
 
 def run(examiner: Examiner, arguments: Any) -> dict[str, Any]:
-    """The grid on the first `depth_scenes` scenes, and the claim on as many as the other parts use."""
-    depths = arguments.depths or list(examiner.depths)
-    return {
-        "grid": run_grid(examiner, arguments.depth_scenes, depths),
-        "claim": run_claim(examiner, arguments.scenes),
-    }
+    """The grid on the first `depth_scenes` scenes, and the claim on as many as the other parts use.
+
+    A grid of chosen scorers comes without the claim.
+    """
+    depths, budgets = arguments.depths or list(examiner.depths), arguments.depth_budgets or BUDGETS
+    scorers = arguments.depth_scorers or SCORERS
+    found = {"grid": run_grid(examiner, arguments.depth_scenes, depths, budgets, scorers)}
+    if arguments.depth_scorers is None:
+        found["claim"] = run_claim(examiner, arguments.scenes)
+    return found
 
 
-def run_grid(examiner: Examiner, scenes: int, depths: Sequence[int]) -> dict[str, Any]:
+def run_grid(
+    examiner: Examiner, scenes: int, depths: Sequence[int], budgets: Sequence[int], scorers: Sequence[str]
+) -> dict[str, Any]:
     """Estimates by scorer, depth and budget; the keys are text, as JSON has them."""
     asked = some_examples(SPLIT, scenes)
     sheet, known = examiner.own_pictures(asked), known_scores(asked)
     dense = by_group(examiner.marks(f"depth/dense/{SPLIT}", sheet), asked, REPORTED)
-    found: dict[str, Any] = {name: {str(depth): {} for depth in depths} for name in SCORERS}
-    cells = list(product(depths, BUDGETS, SCORERS))
+    found: dict[str, Any] = {name: {str(depth): {} for depth in depths} for name in scorers}
+    cells = list(product(depths, budgets, scorers))
     for depth, budget, scorer in tqdm(cells, desc="depth", unit="cell"):
         maker = method_maker(scorer, depth, budget, known)
         marks = examiner.marks(f"depth/{scorer}/{depth}/{budget}", sheet, maker)
         found[scorer][str(depth)][str(budget)] = by_group(marks, asked, REPORTED)
-    return {"dense": dense, "scorers": found, "depths": list(depths), "budgets": list(BUDGETS)}
+    return {"dense": dense, "scorers": found, "depths": list(depths), "budgets": list(budgets)}
 
 
 def run_claim(examiner: Examiner, scenes: int | None) -> dict[str, Any]:
@@ -79,9 +85,8 @@ def half_width(grid: dict[str, Any], group: str) -> float:
     return float(median((cell[group]["high"] - cell[group]["low"]) / 2 for cell in cells))
 
 
-def markdown(numbers: dict[str, Any]) -> str:
-    """The claim, and a table for each budget and group."""
-    grid, claim = numbers["grid"], numbers["claim"]
+def claimed(claim: dict[str, Any]) -> str:
+    """The question that the claim answers, and a row for each budget."""
     rows = []
     for budget, found in claim["budgets"].items():
         verdict = "yes, the whole interval" if found["interval_holds"] else "yes" if found["holds"] else "no"
@@ -90,15 +95,24 @@ def markdown(numbers: dict[str, Any]) -> str:
             [budget, f"{found['loss']['n']:.0f}", *estimates, shown(found["loss"], "difference"), verdict]
         )
     head = ["kept", "n", *CLAIM_SCORERS, "relevant less saliency", f"at least {100 * CLAIM:.0f} points"]
+    about = (
+        f"### Is contrast enough?\n\nSingle-object questions, pruned after {claim['depth']} layer. The difference is "
+        "paired, its interval resamples scenes.\n"
+    )
+    return about + "\n" + table(head, rows)
+
+
+def markdown(numbers: dict[str, Any]) -> str:
+    """The claim, and a table for each budget and group."""
+    grid, scorers = numbers["grid"], list(numbers["grid"]["scorers"])
     parts = [
         f"Split {SPLIT}; one stage, after the first `depth` decoder layers, keeps exactly the given number of visual "
         "tokens. *random*: a draw for each question; *last token*, *all text*, *raters*: the attention of that layer "
         "from the last token, all text, the published raters; *saliency*: colour contrast, blind to the question; "
-        "*relevant*: the patches of the objects that the answer rests on, in random order, then random others.\n",
-        f"### Is contrast enough?\n\nSingle-object questions, pruned after {claim['depth']} layer. The difference is "
-        "paired, its interval resamples scenes.\n",
-        table(head, rows),
+        "*relevant*: the patches of the objects that the answer rests on, in random order, then random others.\n"
     ]
+    if "claim" in numbers:
+        parts.append(claimed(numbers["claim"]))
     for group in REPORTED:
         dense, width = grid["dense"][group], half_width(grid, group)
         parts.append(
@@ -110,11 +124,11 @@ def markdown(numbers: dict[str, Any]) -> str:
             rows = [
                 [
                     str(d),
-                    *(f"{grid['scorers'][name][str(d)][budget][group]['share']:.3f}" for name in SCORERS),
+                    *(f"{grid['scorers'][name][str(d)][budget][group]['share']:.3f}" for name in scorers),
                 ]
                 for d in grid["depths"]
             ]
-            parts.append(f"{budget} kept:\n\n" + table(["depth", *SCORERS], rows))
+            parts.append(f"{budget} kept:\n\n" + table(["depth", *scorers], rows))
     return "\n".join(parts)
 
 
@@ -124,12 +138,18 @@ def plot(numbers: dict[str, Any], path: Path) -> None:
     depths, budgets = grid["depths"], grid["budgets"]
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(
-            len(REPORTED), len(budgets), figsize=(17, 8), sharex=True, sharey=True, layout="constrained"
+            len(REPORTED),
+            len(budgets),
+            figsize=(2 + 3 * len(budgets), 8),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
         )
         for (row, group), (column, budget) in product(enumerate(REPORTED), enumerate(budgets)):
             axes = panels[row, column]
             axes.axhline(grid["dense"][group]["share"], color="#777777", linestyle="--", label="dense")
-            for index, name in enumerate(SCORERS):
+            for index, name in enumerate(grid["scorers"]):
                 found = [grid["scorers"][name][str(depth)][str(budget)][group]["share"] for depth in depths]
                 axes.plot(depths, found, color=COLORS[index], marker=MARKERS[index], markersize=5, label=name)
             axes.set_title(f"{group}, {budget} kept", fontsize=11)

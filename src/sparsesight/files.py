@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -60,6 +61,15 @@ def read_text(file: Path) -> str:
         if isinstance(error, SparseSightError):
             raise
         raise SparseSightError(f"{file} cannot be read ({_why(error)})") from None
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits; the file is read in parts."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(2**20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def replace_file(path: Path, data: str | bytes) -> None:

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .bundled import MODEL_PATH
+from .bundled import NAMES, folder
+from .files import sha256
 
 PACKAGE = Path(__file__).parent
 
@@ -31,12 +32,11 @@ def short(commit: str) -> str:
     return name[:12] + ("+changes" if changed else "")
 
 
-def weights(model: Any, bundled: bool) -> str:
-    """What identifies the weights of a model: of the bundled one the SHA-256 of its file, of one from the Hub its
+def weights(model: Any, name: str) -> str:
+    """What identifies the weights of a model: of one of this package the SHA-256 of its file, of one from the Hub its
     revision, of any other a hash of some of its numbers, since its files may be large."""
-    if bundled:
-        (file,) = MODEL_PATH.glob("*.safetensors")
-        return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    if name in NAMES:
+        return f"sha256 {sha256(folder(name) / 'model.safetensors')}"
     revision = getattr(model.config, "_commit_hash", None)
     return f"fingerprint {weights_fingerprint(model)}" if revision is None else f"revision {revision}"
 

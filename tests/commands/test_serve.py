@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sparsesight import SparseSightError, bundled
+from sparsesight.bundled import smol
 from sparsesight.vllm import serving, settings
 from tests.commands.command_line import (
     plain_surroundings,  # noqa: F401
@@ -86,6 +88,14 @@ def test_the_bundled_model_and_a_dry_run(vllm: list[Any]) -> None:
     assert words[4] == str(bundled.MODEL_PATH) and words.count("--dtype") == 1
     assert words[words.index("--served-model-name") + 1] == "bundled" and "--kv-cache-memory-bytes" in words
     assert '"method": "fastv", "retain": 64, "layers": [1]' in result.stdout
+
+
+def test_the_smol_model_is_served_from_where_it_was_assembled(
+    vllm: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smol, "folder", lambda: Path("assembled"))
+    words = run("serve", "smol", "--dry-run").stdout.split()
+    assert words[4] == "assembled" and words[words.index("--served-model-name") + 1] == "smol"
 
 
 def test_a_server_may_prune_only_where_a_request_asks(vllm: list[Any]) -> None:

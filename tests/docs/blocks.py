@@ -43,6 +43,7 @@ def pages() -> tuple[str, ...]:
         "CONTRIBUTING.md",
         "benchmarks/README.md",
         "src/sparsesight/bundled/README.md",
+        "src/sparsesight/bundled/smol/README.md",
     )
     return (*own, *sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/**/*.md")))
 

@@ -10,7 +10,7 @@ import pytest
 
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, bundled
 from sparsesight.vllm.config import method_of
-from sparsesight.vllm.serving import Addition, Parser, for_the_bundled_model, needed
+from sparsesight.vllm.serving import Addition, Parser, for_our_model, needed
 from sparsesight.vllm.settings import records_graphs
 
 with_vllm = [
@@ -77,14 +77,16 @@ def test_an_entry_that_nothing_reads_is_not_passed_by(name: str) -> None:
 
 
 def test_the_bundled_model_takes_little_memory() -> None:
-    assert flags(for_the_bundled_model({}, {})) == [
+    assert flags(for_our_model("bundled", {}, {})) == [
         "--served-model-name",
         "--dtype",
         "--kv-cache-memory-bytes",
     ]
     chosen = {"served_model_name": ["x"], "dtype": "auto", "num_gpu_blocks_override": 9}
-    assert not for_the_bundled_model(chosen, {})
-    assert len(for_the_bundled_model({}, {"VLLM_CPU_KVCACHE_SPACE": "1"})) == 2
+    assert not for_our_model("bundled", chosen, {})
+    assert len(for_our_model("bundled", {}, {"VLLM_CPU_KVCACHE_SPACE": "1"})) == 2
+    name, memory = for_our_model("smol", {}, {})  # in the precision of its checkpoint
+    assert name.words == ("--served-model-name", "smol") and memory.words[0] == "--kv-cache-memory-bytes"
 
 
 class TestWithVllm:

@@ -1,14 +1,26 @@
-"""What ships of a run: the projector, and the deltas at a lower rank."""
+"""What ships of a run: the projector, and the deltas, of a lower rank than in training."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from sparsesight.bundled import smol
+from sparsesight.bundled.smol.assemble import weights_digest
+from sparsesight.files import replace_file, sha256
+
 from .lowrank import LowRank, truncated
+
+
+def release(base: Path, delta: Path, model: Path) -> None:
+    """Put what was trained into the package: the deltas, and the sums that base and assembled weights must have."""
+    replace_file(smol.DELTA, delta.read_bytes())
+    sums = {"base": sha256(base), "weights": weights_digest(model)}
+    replace_file(smol.RELEASED, json.dumps(sums, indent=2) + "\n")
 
 
 def save(file: Path, projector: Any, deltas: dict[str, LowRank], rank: int) -> None:

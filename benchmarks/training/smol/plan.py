@@ -21,7 +21,6 @@ class Stage:
     questions: int  # a picture
     visible: int  # patches shown
     rate: float  # of the deltas
-    projector_rate: float
     decay: float  # share of the steps in which the rates fall to nothing
     thoughts: float = 0.0  # weight of the read-outs at the start
     thoughts_until: float = 0.75  # share of the steps after which it is nothing
@@ -41,12 +40,12 @@ class Plan:
     val_scenes: int = 60
     scored: int = 12  # scenes of those at every evaluation
     questions: int = 64  # a scene
-    fit_scenes: int = 900
-    fit_steps: int = 700
+    fit_scenes: int = 1200
+    fit_steps: int = 1500
     replayed: int = 4  # instructions at a time
     stages: tuple[Stage, ...] = (
-        Stage("few", 1300, 4, 16, 32, 1.5e-3, 5e-4, 0.3, thoughts=1.0, search=0.3, search_until=0.4),
-        Stage("whole", 300, 1, 32, PATCHES, 5e-4, 1e-4, 1.0),
+        Stage("few", 1200, 4, 16, 32, 1.5e-3, 0.3, thoughts=1.0, search=0.3, search_until=0.4),
+        Stage("whole", 220, 1, 32, PATCHES, 5e-4, 1.0),
     )
 
 

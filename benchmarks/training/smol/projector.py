@@ -1,8 +1,10 @@
-"""The projector's start: what is on a patch, as a sum of word embeddings.
+"""The projector: what is on a patch, as a sum of word embeddings.
 
-The target of a patch is the sum of its words' embeddings less the mean embedding of the vocabulary. What all words
-share is left out, so a visual token is like the words that are true of it and like no other: then the published rater
-rule, which lets patches vote for words by dot products, elects words of content.
+The target of a patch is the sum of its words' embeddings, without what most embeddings share: their mean and their
+first principal directions, of which the first tells frequent words from rare ones (Mu and Viswanath 2018, All-but-the-
+Top). With those, every sum of words is most like "the" and "and"; without them a visual token is like the words that
+are true of it and like no other. Then the published rater rule, which lets patches vote for words by dot products,
+elects words of content. The projector stays as it is fitted, so that this cannot be lost in training.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from .prompts import Prompts
 ORDINALS = ("first", "second", "third", "fourth", "fifth")  # the column of an object's cell
 CARDINALS = ("one", "two", "three", "four", "five")  # its row
 GROUND = "background"
+SHARED = 8  # principal directions that are left out
+SCALE = 0.8  # brings a visual token to the length of a word or two
 
 
 def weighted_words(item: SceneObject) -> dict[str, float]:
@@ -26,18 +30,25 @@ def weighted_words(item: SceneObject) -> dict[str, float]:
     x, y = item.center
     words = {item.shape: 1.0, item.color: 1.0, item.size: 0.7}
     words |= {"left" if x < SIDE / 2 else "right": 0.5, "top" if y < SIDE / 2 else "bottom": 0.5}
-    words |= {ORDINALS[item.cell[0]]: 0.5, CARDINALS[item.cell[1]]: 0.5}
+    words |= {ORDINALS[item.cell[0]]: 0.7, CARDINALS[item.cell[1]]: 0.7}
     return words | ({item.letter: 1.0} if item.letter else {})
+
+
+def own_part(table: torch.Tensor, shared: int = SHARED) -> torch.Tensor:
+    """Embeddings [vocabulary, width] less what most of them share: their mean and first principal directions."""
+    centred = table - table.mean(0)
+    _, directions = torch.linalg.eigh(centred.T @ centred)  # the largest come last
+    first = directions[:, table.shape[1] - shared :]
+    return centred - centred @ first @ first.T
 
 
 def targets(data: Pictures, prompts: Prompts, table: torch.Tensor, rows: range) -> torch.Tensor:
     """What the patches of the scenes `rows` should look like: [rows, PATCHES, width]."""
-    mean = table.mean(0)
+    own = own_part(table)
 
     def total(words: dict[str, float]) -> torch.Tensor:
         return sum(
-            (weight * (table[prompts.word(word)] - mean) for word, weight in words.items()),
-            torch.zeros_like(mean),
+            (weight * own[prompts.word(word)] for word, weight in words.items()), torch.zeros_like(own[0])
         )
 
     result = torch.empty(len(rows), PATCHES, table.shape[1])
@@ -45,12 +56,13 @@ def targets(data: Pictures, prompts: Prompts, table: torch.Tensor, rows: range) 
     for row in rows:
         known = torch.stack([*(total(weighted_words(item)) for item in data.objects[row]), ground])
         result[row - rows.start] = known[torch.from_numpy(data.owner[row]).long()]  # -1 is the ground
-    return 0.8 * result
+    return SCALE * result
 
 
 def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps: int, seed: int) -> float:
-    """Regress the projector in place; returns the share of the variance it leaves unexplained on the last batches."""
+    """Regress the projector in place, and freeze it; returns the share of the variance it leaves unexplained."""
     generator = torch.Generator().manual_seed(seed)
+    projector.requires_grad_(True)
     inputs, wanted = data.features[:scenes].float(), targets(data, data.prompts, table, range(scenes))
     owned = torch.from_numpy(data.owner[:scenes] >= 0)
     chosen = owned | (torch.rand(owned.shape, generator=generator) < 0.25)
@@ -77,4 +89,5 @@ def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps:
         first = projector.linear_1
         first.weight.div_(spread)
         first.bias.sub_(first.weight @ centre)
+    projector.requires_grad_(False)
     return left

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparsesight.bundled.smol.base import END
+
 OPENING = "<|im_start|>user\n"  # what stands before the picture
 CLOSING = "<|im_end|>\n<|im_start|>assistant\n"  # what stands between a question and its answer
-END = "<|im_end|>"
 SYSTEM = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 )

@@ -1,28 +1,55 @@
-"""The tiny vision-language model that ships with the package, and example pictures.
+"""The models that come with the package, by name, and example pictures.
 
-It is an ordinary LLaVA checkpoint of 5 MB, so that every example, test and benchmark runs without a
-download, on the CPU of a laptop. Its model card is `README.md` in this folder. It was trained on the scenes
-of `sparsesight.scenes`.
+"bundled" is an ordinary LLaVA checkpoint of 5 MB, so that every example, test and benchmark runs without a
+download, on the CPU of a laptop. Its model card is `README.md` in this folder. "smol" is a LLaVA with a pretrained
+language model of 30 layers, for which the extra `smol` is needed (:mod:`.smol`). Both were trained on the scenes of
+`sparsesight.scenes`.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import SparseSightError
+
+BUNDLED, SMOL = NAMES = ("bundled", "smol")
 MODEL_PATH = Path(__file__).parent / "model"
 _PICTURES = Path(__file__).parent / "pictures"
 
 
-def load(dtype: Any = "float32", device: Any = "cpu") -> tuple[Any, Any]:
-    """The model, in eval mode, and its processor, through the stock auto classes of transformers.
+def folder(name: str = BUNDLED) -> Path:
+    """The folder of one of :data:`NAMES`, as `from_pretrained` and `--model` read it.
 
-    `dtype` and `device` are what `from_pretrained(dtype=...)` and `Module.to` accept.
+    Raises:
+        SparseSightError: another name; or "smol", and it cannot be assembled.
     """
+    if name == SMOL:
+        from .smol import folder
+
+        return folder()
+    if name != BUNDLED:
+        raise SparseSightError(
+            f"name={name!r} is no model of this package: use {' or '.join(map(repr, NAMES))}"
+        )
+    return MODEL_PATH
+
+
+def load(name: str = BUNDLED, dtype: Any = "float32", device: Any = "cpu") -> tuple[Any, Any]:
+    """A model, in eval mode, and its processor, through the stock auto classes of transformers.
+
+    Args:
+        name: one of :data:`NAMES`.
+        dtype, device: what `from_pretrained(dtype=...)` and `Module.to` accept.
+
+    Raises:
+        SparseSightError: another name; or "smol", and it cannot be assembled.
+    """
+    where = folder(name)
     # Imported here because this takes seconds, and the pictures need none of it.
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(MODEL_PATH, dtype=dtype, local_files_only=True)
-    processor = AutoProcessor.from_pretrained(MODEL_PATH, local_files_only=True)
+    model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(where, local_files_only=True)
     return model.to(device).eval(), processor
 
 

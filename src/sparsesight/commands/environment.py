@@ -19,6 +19,7 @@ EXTRAS = {
     "eval": "published benchmarks in sparsesight eval, through lmms-eval",
     "demo": "the demo in a browser: sparsesight demo",
     "vllm": "pruning inside vLLM: sparsesight serve",
+    "smol": "--model smol, a pretrained language model of 30 layers with eyes",
 }
 # Optional packages that the extras and the integrations use.
 BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "matplotlib")

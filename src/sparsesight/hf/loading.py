@@ -61,7 +61,7 @@ def load_model(
     """Load a model from a folder or the Hugging Face Hub; weights come from safetensors files only.
 
     Args:
-        name: folder or Hub id; None is the bundled model.
+        name: folder, Hub id, or one of :data:`sparsesight.bundled.NAMES`; None is "bundled".
         device: as torch writes it; ``auto`` is CUDA where there is one, else the CPU.
         dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``: float32 on a CPU, elsewhere the checkpoint's own.
         trust_remote_code: whether code that comes with the checkpoint may run.
@@ -79,11 +79,13 @@ def load_model(
     check_dtype(dtype)
     if dtype == "auto" and target.type == "cpu":
         dtype = "float32"
-    where: str | Path = bundled.MODEL_PATH if name is None else name
-    title = "the bundled model" if name is None else f"model {name!r}"
+    name = bundled.BUNDLED if name is None else name
+    ours = name in bundled.NAMES
+    where: str | Path = bundled.folder(name) if ours else name
+    title = f"the {name} model" if ours else f"model {name!r}"
     local = Path(os.path.expanduser(where))
     if is_there := os.path.exists(local):  # what is too long for a path is not there
-        _check_local(local, title, tried=name is not None)
+        _check_local(local, title, tried=not ours)
         where = local
     else:
         check_name(str(where))
@@ -134,12 +136,12 @@ def load_model(
             if not is_there:
                 check_hub(text_tower, title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
-    return Loaded(model.to(target).eval(), processor, "bundled" if name is None else name, tower)
+    return Loaded(model.to(target).eval(), processor, name, tower)
 
 
 def _check_local(folder: Path, title: str, tried: bool = True) -> None:
     check_folder(folder, title)
-    if tried:  # the bundled model's own tokenizer is known
+    if tried:  # the tokenizers of our own models are known
         check_special_tokens(folder / "tokenizer_config.json", title)
         check_tokenizer(folder / "tokenizer.json", title)
 

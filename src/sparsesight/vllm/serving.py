@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from importlib.util import find_spec
 from typing import Any
 
+from ..bundled import BUNDLED
 from ..errors import SparseSightError, brief
 from ..methods import Method
 from ..settings import KEY
@@ -90,12 +91,12 @@ def needed(
     return added
 
 
-def for_the_bundled_model(chosen: Mapping[str, Any], environment: Mapping[str, str]) -> list[Addition]:
-    """What makes the tiny bundled model start on any machine."""
+def for_our_model(name: str, chosen: Mapping[str, Any], environment: Mapping[str, str]) -> list[Addition]:
+    """What makes a model of this package, ``bundled`` or ``smol``, start on any machine."""
     added = []
     if "served_model_name" not in chosen:
-        added.append(Addition(("--served-model-name", "bundled"), "how requests name it"))
-    if "dtype" not in chosen:
+        added.append(Addition(("--served-model-name", name), "how requests name it"))
+    if name == BUNDLED and "dtype" not in chosen:
         added.append(
             Addition(
                 ("--dtype", "float32"), "the bundled model answers best in this precision, and is no slower"
@@ -105,7 +106,7 @@ def for_the_bundled_model(chosen: Mapping[str, Any], environment: Mapping[str, s
     if not sized and not environment.get("VLLM_CPU_KVCACHE_SPACE"):
         words = ("--kv-cache-memory-bytes", str(2**29))
         added.append(
-            Addition(words, "512 MiB hold 60 of its longest prompts; vLLM would take most of the memory")
+            Addition(words, "512 MiB hold many of its longest prompts; vLLM would take most of the memory")
         )
     return added
 

@@ -37,7 +37,7 @@ class SparseSightModel(lmms):
     All arguments may be strings, as ``simple_evaluate(model_args="pretrained=...,method=...")`` gives them.
 
     Args:
-        pretrained: folder or Hub id; "bundled" is the model that ships with the package.
+        pretrained: folder, Hub id, or a model of the package: "bundled" or "smol".
         method: "dense", or a method as :func:`sparsesight.methods.parse` reads it.
         retain: budget of a method that is given by its name alone: 64, 0.33, 33%, or counts per stage, which are
             written 300/200/110 here, because lmms-eval splits its arguments at commas.
@@ -92,13 +92,7 @@ class SparseSightModel(lmms):
             self.accelerator = Accelerator()
             self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
             device = str(self.accelerator.device) if device == "auto" else device
-        loaded = load_model(
-            None if pretrained == "bundled" else str(pretrained),
-            str(device),
-            str(dtype),
-            trust_remote_code,
-            text_tower,
-        )
+        loaded = load_model(str(pretrained), str(device), str(dtype), trust_remote_code, text_tower)
         self._loaded = loaded
         self.name = loaded.name
         self.setting = asked

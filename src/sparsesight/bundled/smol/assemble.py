@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import (
@@ -18,21 +20,26 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sparsesight import bundled
-from sparsesight.scenes.scenes import PATCH
-
-from .base import Base
-from .pictures import PATCHES
-from .prompts import END
+from ...scenes.scenes import GRID, PATCH
+from . import TEMPLATE
+from .base import END, Base
 
 IMAGE = "<image>"
 SPARE = "<empty_output>"  # a reserved token of the base that plain text never has; it becomes IMAGE
-CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def assemble(base: Base, delta: Path, folder: Path) -> None:
-    """Write the model in bfloat16 and its processor into `folder`; `delta` is what `export.save` wrote."""
-    eyes, processor = bundled.load()
+    """Write the model in bfloat16 and its processor into `folder`.
+
+    Args:
+        base: the language model.
+        delta: bfloat16 tensors: `projector.NAME`, and `LAYER.a` [rank, in], `LAYER.b` [out, rank] of what is added to
+            LAYER's weight.
+        folder: made if it is not there.
+    """
+    from .. import load
+
+    eyes, processor = load()
     image_token = base.tokenizer.convert_tokens_to_ids(SPARE)
     config = LlavaConfig(
         vision_config=deepcopy(eyes.config.vision_config),
@@ -41,10 +48,10 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
         projector_hidden_act="gelu",
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
-        image_seq_length=PATCHES,
+        image_seq_length=GRID * GRID,
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
+    model = LlavaForConditionalGeneration(config).bfloat16()
     trained = load_file(delta)
     model.model.vision_tower.load_state_dict(eyes.model.vision_tower.state_dict())
     model.model.multi_modal_projector.load_state_dict(
@@ -57,8 +64,9 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
         name.removeprefix("model."): weight for name, weight in base.state.items() if name != "lm_head.weight"
     }
     for name in sorted({key.rpartition(".")[0] for key in trained if not key.startswith("projector.")}):
-        a, b = trained[f"{name}.a"].float(), trained[f"{name}.b"].float()
-        decoder[f"{name}.weight"] = decoder[f"{name}.weight"] + b @ a
+        # In float64 sums of products of bfloat16 numbers are exact, so every machine gets the same weights.
+        a, b = trained[f"{name}.a"].double(), trained[f"{name}.b"].double()
+        decoder[f"{name}.weight"] = decoder[f"{name}.weight"].double() + b @ a
     model.model.language_model.load_state_dict(decoder)
     model.tie_weights()
     end = base.tokenizer.convert_tokens_to_ids(END)
@@ -73,7 +81,7 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token=IMAGE,
-        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        chat_template=TEMPLATE.read_text(encoding="utf-8"),
     ).save_pretrained(folder)
 
 
@@ -90,3 +98,14 @@ def with_image_token(tokenizer: Any) -> PreTrainedTokenizerFast:
         padding_side="left",
         model_max_length=8192,
     )
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the names, shapes and numbers of a model's weights, whatever the layout of its file."""
+    found = hashlib.sha256()
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        for name in sorted(file.keys()):
+            weight = file.get_tensor(name)
+            found.update(f"{name} {tuple(weight.shape)} {weight.dtype} ".encode())
+            found.update(weight.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
