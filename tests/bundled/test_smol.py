@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sparsesight import bundled, provenance
 from sparsesight.bundled import smol
-from sparsesight.bundled.smol import assemble, base
+from sparsesight.bundled.smol import assemble, base, cached
 from sparsesight.errors import SparseSightError
 from sparsesight.files import sha256
 from sparsesight.hf.loading import load_model
@@ -91,10 +91,10 @@ def test_the_same_weights_come_of_any_number_of_threads(small: Path, tmp_path: P
         assemble.assemble(base.Base(**small_language_model.parts()), smol.DELTA, tmp_path / str(threads))
         told.add(assemble.weights_digest(tmp_path / str(threads)))
     torch.set_num_threads(before)
-    assert told == {smol.ingredients()["weights"]}
+    assert told == {cached.ingredients()["weights"]}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", smol.CONTENTS])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", cached.CONTENTS])
 def test_a_damaged_file_is_made_again(small: Path, name: str) -> None:
     folder = bundled.folder("smol")
     kept = (folder / name).read_bytes()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sparsesight import SparseSightError, bundled
-from sparsesight.bundled import smol
+from sparsesight.bundled.smol import cached
 from sparsesight.vllm import serving, settings
 from tests.commands.command_line import (
     plain_surroundings,  # noqa: F401
@@ -93,7 +93,7 @@ def test_the_bundled_model_and_a_dry_run(vllm: list[Any]) -> None:
 def test_the_smol_model_is_served_from_where_it_was_assembled(
     vllm: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smol, "folder", lambda: Path("assembled"))
+    monkeypatch.setattr(cached, "folder", lambda: Path("assembled"))
     words = run("serve", "smol", "--dry-run").stdout.split()
     assert words[4] == "assembled" and words[words.index("--served-model-name") + 1] == "smol"
 

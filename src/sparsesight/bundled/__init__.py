@@ -24,7 +24,7 @@ def folder(name: str = BUNDLED) -> Path:
         SparseSightError: another name; or "smol", and it cannot be assembled.
     """
     if name == SMOL:
-        from .smol import folder
+        from .smol.cached import folder
 
         return folder()
     if name != BUNDLED:

@@ -13,6 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -21,7 +23,7 @@ from transformers import (
 )
 
 from ...scenes.scenes import GRID, PATCH
-from . import TEMPLATE
+from . import TEMPLATE, TOWER
 from .base import END, Base
 
 IMAGE = "<image>"
@@ -37,9 +39,8 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
             LAYER's weight.
         folder: made if it is not there.
     """
-    from .. import load
-
-    eyes, processor = load()
+    eyes: Any = AutoModelForImageTextToText.from_pretrained(TOWER, dtype=torch.float32, local_files_only=True)
+    processor = AutoProcessor.from_pretrained(TOWER, local_files_only=True)
     image_token = base.tokenizer.convert_tokens_to_ids(SPARE)
     config = LlavaConfig(
         vision_config=deepcopy(eyes.config.vision_config),

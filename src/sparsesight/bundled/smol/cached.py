@@ -1,0 +1,95 @@
+"""The assembled model in the user's cache folder: made when it is missing, verified whenever it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ...errors import SparseSightError
+from ...files import read_json, replace_file, sha256
+from .. import smol
+
+CONTENTS = "contents.json"  # of the assembled folder: what it is made of, and the SHA-256 of every file
+
+
+def folder() -> Path:
+    """The model as a folder for `from_pretrained`, which is assembled (about 20 s, 300 MB) if the cache lacks it.
+
+    Raises:
+        SparseSightError: the extra `smol` is not installed, its file or what came of it is not the one that was
+            measured, or the cache folder cannot be written.
+    """
+    made_of = ingredients()
+    cached = cache_folder() / f"smol-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}"
+    if not _whole(cached, made_of):
+        _make(cached, made_of)
+    return cached
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/sparsesight`, by default `~/.cache/sparsesight`.
+
+    Raises:
+        SparseSightError: the user has no home directory.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "sparsesight"
+    except RuntimeError:
+        raise SparseSightError(
+            "the smol model needs a cache folder, and there is no home directory: set XDG_CACHE_HOME"
+        ) from None
+
+
+def ingredients() -> dict[str, str]:
+    """SHA-256 of what the model is made of, by what it is; `weights` is the one that its weights must have."""
+    released = read_json(smol.RELEASED, dict)
+    eyes, code = smol.TOWER / "model.safetensors", smol.HERE / "assemble.py"
+    files = {"delta": smol.DELTA, "template": smol.TEMPLATE, "tower": eyes, "code": code}
+    return {**released, **{name: sha256(file) for name, file in files.items()}}
+
+
+def _whole(cached: Path, made_of: dict[str, str]) -> bool:
+    """Whether a folder holds the files that were written into it, made of the same parts."""
+    try:
+        contents = read_json(cached / CONTENTS, dict)
+    except SparseSightError:  # not there, or damaged
+        return False
+    files = contents.get("files")
+    if contents.get("made_of") != made_of or not isinstance(files, dict):
+        return False
+    return all((cached / name).is_file() and sha256(cached / name) == told for name, told in files.items())
+
+
+def _make(cached: Path, made_of: dict[str, str]) -> None:
+    # Imported here because this takes seconds, and a model that is cached needs none of it.
+    from .assemble import assemble, weights_digest
+    from .base import INSTALL, base_file, read_base
+
+    file = base_file()
+    if sha256(file) != made_of["base"]:
+        raise SparseSightError(
+            f"{file} is not the file that the smol model was trained on: {INSTALL} --force-reinstall"
+        )
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent, prefix=f"{cached.name}.") as folder:
+            fresh = Path(folder) / "model"
+            assemble(read_base(file), smol.DELTA, fresh)
+            if weights_digest(fresh) != made_of["weights"]:
+                raise SparseSightError(
+                    "the smol model came out with other weights than those that were measured: install gguf 0.19"
+                )
+            sums = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
+            replace_file(fresh / CONTENTS, json.dumps({"made_of": made_of, "files": sums}, indent=2))
+            if not _whole(cached, made_of):  # else another process has made it meanwhile
+                shutil.rmtree(cached, ignore_errors=True)
+                os.replace(fresh, cached)
+    except OSError as error:
+        raise SparseSightError(
+            f"the smol model cannot be written to {cached} ({error.strerror or error}): make room there, or set "
+            "XDG_CACHE_HOME to another folder"
+        ) from None
