@@ -41,8 +41,10 @@ from sparsesight.bundled import default_picture, load
 
 model, processor = load()
 image = Image.open(default_picture())
-inputs = processor(text="USER: <image>\\n{question} ASSISTANT:", images=image, return_tensors="pt")
-with sparsify(model, "sparsevlm", retain={retain}) as run:
+inputs = processor(
+    text="USER: <image>\\n{question} ASSISTANT:", images=image, return_tensors="pt"
+)
+with sparsify(model, "sparsevlm", retain={retain}, processor=processor) as run:
     model.generate(**inputs, max_new_tokens=5, do_sample=False)
 seen = viz.look(run, image, processor, inputs)
 ```
@@ -57,8 +59,9 @@ seen = viz.look(run, image, processor, inputs)
 
 ![The picture, and the patches that remain after layers 0, 1 and 3](stages.jpg)
 
-`sparsevlm`, retain {retain}: kept patches are unchanged and outlined in orange; hatched blue ones were merged into the
-tokens at the dots; grey ones were dropped. The raters among the question's words are on yellow.
+`sparsevlm`, retain {retain}: kept patches are unchanged and outlined in orange; hatched ones, in the mean
+colour of their group, were merged into the tokens at the dots; grey ones were dropped. The raters among the question's
+words are on yellow.
 The model answers "{answer}".
 
 ## One stage after the other: `viz.animate(seen)`
@@ -105,7 +108,10 @@ class Examiner:
         """A look, and what was answered."""
         prompt = f"USER: <image>\n{question} ASSISTANT:"
         inputs: Any = self.processor(text=prompt, images=self.image, return_tensors="pt")
-        with sparsify(self.model, method, retain=retain) as run, torch.inference_mode():
+        with (
+            sparsify(self.model, method, retain=retain, processor=self.processor) as run,
+            torch.inference_mode(),
+        ):
             output = self.model.generate(**inputs, max_new_tokens=8, do_sample=False)
         new = output[0, inputs["input_ids"].shape[1] :]
         answer = self.processor.decode(new, skip_special_tokens=True).strip()
