@@ -151,7 +151,7 @@ class TestWithVllm:
             self.checked(*given)
 
     def test_a_method_that_cannot_be_served_is_refused(self) -> None:
-        with pytest.raises(SparseSightError, match="sizes alone"):
+        with pytest.raises(SparseSightError, match="in advance"):
             self.checked(method=SparseVLM(adaptive=True))
 
     def test_a_plugin_that_was_left_out_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
