@@ -28,7 +28,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
 def answers(loaded: tuple[Any, Any], method: str | None, **options: Any) -> list[str]:
     """The answers to questions of every kind about the first held-out scene."""
     model, processor = loaded
-    asked = examples("test", 1)
+    asked = list(examples("test", 1))
     prompts = []
     for example in asked:
         content = [{"type": "image"}, {"type": "text", "text": example.question.text}]
