@@ -69,6 +69,7 @@ class Item:
         part: the set or subtask it belongs to, for metrics that are made of several.
         tags: groups of questions that are also reported on their own.
         request: what the task's own answering takes.
+        content: what else decides on the answer, for the task's fingerprint.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Item:
     part: str = ""
     tags: tuple[str, ...] = ()
     request: Any = field(default=None, compare=False, repr=False)
+    content: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def task_fingerprint(task: Task) -> str:
                 [item.id, item.question, item.target, item.unit, item.part, item.tags], default=str
             ).encode()
         )
+        digest.update(item.content.encode())
     return digest.hexdigest()[:16]
 
 

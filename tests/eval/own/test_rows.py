@@ -122,6 +122,8 @@ def test_csv_folder_and_dataset(folder: Path) -> None:
         ),
         ({"image": "a.png", "question": "?", "answer": ["x"]}, "answer=['x']: write it as text"),
         ({"image": "a.png", "question": "x" * 100_001}, "100,001 characters"),
+        ({"image": "a.png", "question": "\ud800"}, "half of a character"),
+        ({"image": "a\udcff.png", "question": "?"}, "is no path"),
     ],
 )
 def test_bad_rows_are_named(
@@ -143,6 +145,7 @@ def test_bad_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for rows, words in (
         ([], "has no rows"),
         ([row, {**row, "answer": "x"}], "1 of 2 rows have no answer, the first is line 1"),
+        ([{**row, "answer": " "}, {**row, "answer": "x"}], "1 of 2 rows have no answer, the first is line 1"),
         (["x" * (1 << 20) + "x"], "line 1: longer than 1,048,576"),
     ):
         with pytest.raises(SparseSightError, match=words):
@@ -153,12 +156,14 @@ def test_bad_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "my.jsonl").write_bytes(b"\xff")
     (folder / "my.csv").write_text("question\nwhat")
     (folder / "other.csv").write_text("image,question\na.png")
+    (folder / "quote.csv").write_text('image, question\na.png, "what" is it\n')
     (folder / "x.txt").write_text("x")
     os.mkfifo(folder / "pipe.jsonl")
     for name, words in (
         ("my.jsonl", "cannot be read"),
         ("my.csv", "names no column image"),
         ("other.csv", "line 2: has more or fewer cells"),
+        ("quote.csv", "cannot be read as CSV .*: quote cells"),
         ("missing.jsonl", "cannot be read"),
         ("x.txt", "rows are read from"),
         ("pipe.jsonl", "not a regular file"),
@@ -183,9 +188,20 @@ def test_own_data_among_tasks(folder: Path) -> None:
 def test_scorers(folder: Path) -> None:
     assert normalised(" The  Red, square. ") == "the red square" and normalised("?") == "?"
     assert same("Red.", "red") and not same("reddish", "red")
+    assert [normalised(x) for x in ("-5", "(-5).", "$5", ".5", "5%", "-x")] == [
+        "-5",
+        "-5",
+        "5",
+        ".5",
+        "5",
+        "x",
+    ]
     assert contains("It is Red, I think", "red") and not contains("nothing", "no")
     assert matches("7 cards", r"^\d+\b") and not matches("cards", r"\d")
     assert matches("a" * 40 + "b", "(a|aa)+$") == 0  # not after minutes
+    huge = read_rows(written(folder, {"image": "a.png", "question": "?", "answer": "((a{99}){99}){99}"}))
+    with pytest.raises(SparseSightError, match="line 1: the pattern .* more than 10,000 repeats"):
+        choose_scorer("regex", huge)  # compiled, it would take gigabytes
     with_answers = read_rows(written(folder, {"image": "a.png", "question": "?", "answer": "(["}))
     for name, words in (
         ("regex", "line 1: '.*' is no regular expression"),

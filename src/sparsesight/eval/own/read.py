@@ -72,7 +72,12 @@ def read_rows(
     try:
         with place.open(encoding="utf-8-sig", newline="" if kind == CSV else None) as file:
             return collect((_csv if kind == CSV else _jsonl)(file, place), name, limit)
-    except (UnicodeDecodeError, OSError, csv.Error) as error:
+    except csv.Error as error:
+        raise SparseSightError(
+            f"{name!r} cannot be read as CSV ({reason(error)}): quote cells that hold commas, quotes or line breaks, and "
+            "keep each below 131,072 characters"
+        ) from None
+    except (UnicodeDecodeError, OSError) as error:
         raise SparseSightError(f"{name!r} cannot be read ({reason(error)}): write it as UTF-8") from None
 
 
@@ -92,9 +97,11 @@ def _of_line(line: str, where: str, number: int, folder: Path) -> Row:
 
 
 def _csv(file: IO[str], path: Path) -> Made:
-    table = csv.DictReader(file, strict=True)
+    table = csv.DictReader(file, strict=True, skipinitialspace=True)
     if not {"image", "images", "video"} & set(table.fieldnames or ()):
-        raise SparseSightError(f"{str(path)!r}: its first line names no column image, images or video")
+        raise SparseSightError(
+            f"{str(path)!r}: its first line names no column image, images or video: write such as image,question (with commas)"
+        )
     for fields in table:
         where = f"line {table.line_num}"
         yield where, partial(_of_cells, fields, where, table.line_num, path.parent)

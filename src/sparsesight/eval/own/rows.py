@@ -8,7 +8,7 @@ is found before a model is loaded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import SparseSightError, brief
@@ -34,12 +34,16 @@ class Row:
         number: of the line, from 1; of a picture in a folder or a row of a dataset, its own.
         turns: roles and contents; a content is texts and sources in their order.
         answer: as given.
+        unit: the same for rows that share pictures, directly or through other rows.
+        content: of its pictures, as :meth:`~.sources.File.content`.
     """
 
     where: str
     number: int
     turns: tuple[tuple[str, tuple[str | Source, ...]], ...]
     answer: str | None = None
+    unit: str = ""
+    content: tuple[str, ...] = ()
 
     @property
     def sources(self) -> list[Source]:
@@ -71,7 +75,10 @@ def make_item(row: Row) -> Item:
         id=f"{row.number:06d}",
         question=row.question,
         target=row.answer,
-        unit="|".join(sorted({source.name for source in row.sources})),
+        unit=row.unit,
+        content=repr(
+            ([(role, [x for x in parts if isinstance(x, str)]) for role, parts in row.turns], row.content)
+        ),
         request=row,
     )
 
@@ -107,7 +114,14 @@ def make_row(fields: Mapping[str, Any], where: str, number: int, place: Place) -
         answer = str(answer)
     if answer is not None and not isinstance(answer, str):
         raise SparseSightError(f"answer={brief(answer)}: write it as text")
-    return Row(where, number, turns, answer or None)
+    for text in (answer or "", *(x for _, content in turns for x in content if isinstance(x, str))):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise SparseSightError(
+                f"{brief(text)} holds half of a character (a surrogate): write it whole"
+            ) from None
+    return Row(where, number, turns, answer if answer and answer.strip() else None)
 
 
 def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int | None = None) -> list[Row]:
@@ -123,7 +137,7 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
     """
     rows: list[Row] = []
     wrong: list[str] = []
-    checked: set[str] = set()
+    checked: dict[str, str] = {}
     for where, make in made:
         if limit is not None and len(rows) + len(wrong) >= limit:
             break
@@ -134,8 +148,8 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
             for source in row.sources:
                 if source.name not in checked:
                     source.check()
-                    checked.add(source.name)
-            rows.append(row)
+                    checked[source.name] = source.content()
+            rows.append(replace(row, content=tuple(checked[source.name] for source in row.sources)))
         except SparseSightError as error:
             wrong.append(f"{where}: {error}")
     if wrong:
@@ -151,7 +165,25 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
             f"{what}: {len(without)} of {len(rows)} rows have no answer, the first is {without[0].where}: give all an "
             "answer, or none"
         )
-    return rows
+    return _with_units(rows)
+
+
+def _with_units(rows: Sequence[Row]) -> list[Row]:
+    """Rows that share pictures get one unit, which is named after the first of them."""
+    parent = list(range(len(rows)))
+
+    def first(at: int) -> int:
+        while parent[at] != at:
+            parent[at] = at = parent[parent[at]]
+        return at
+
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        for content in row.content:
+            one, other = first(seen.setdefault(content, number)), first(number)
+            parent[max(one, other)] = min(one, other)
+    names = ["|".join(sorted({source.name for source in row.sources})) for row in rows]
+    return [replace(row, unit=names[first(number)]) for number, row in enumerate(rows)]
 
 
 def _there(value: Any) -> bool:

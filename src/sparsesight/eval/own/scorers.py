@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -16,13 +17,20 @@ Scorer = Callable[[str, Any], float]  # answer and target to 0 ... 1
 PER_ANSWER = ("anls", "exact_match")  # lmms-eval's metrics that judge one answer
 SCORERS = ("exact", "contains", "regex", *PER_ANSWER)
 MAX_PATTERN = 1000  # characters
+MAX_REPEATS = 10_000  # of all its counts, multiplied
 SECONDS = 1.0  # of one search: a pattern may come from anybody
 
 
 def normalised(text: str) -> str:
     """Without differences that do not make another answer: case, spaces, and punctuation around words."""
-    words = (word.strip(string.punctuation) for word in text.casefold().split())
+    words = (_bare(word) for word in text.casefold().split())
     return " ".join(word for word in words if word) or text.strip()
+
+
+def _bare(word: str) -> str:
+    """Without outer punctuation, but for what makes another number of it: -5, .5."""
+    found = re.search(r"-?\.?\d.*", word) if re.match(r"\W*\d", word) else None
+    return (found.group() if found else word.lstrip(string.punctuation)).rstrip(string.punctuation)
 
 
 def same(answer: str, target: str) -> float:
@@ -73,8 +81,12 @@ def _check_pattern(row: Row) -> None:
         raise SparseSightError(
             f"{row.where}: the pattern has {len(pattern):,} characters, more than the limit of {MAX_PATTERN:,}"
         )
-    if re.search(r"\{\d{5,}|\{\d*,\d{5,}", pattern):
-        raise SparseSightError(f"{row.where}: the pattern {brief(pattern)} repeats more than 9,999 times")
+    counts = [max(int(x or 1) for x in pair) for pair in re.findall(r"\{(\d*)(?:,(\d*))?\}", pattern)]
+    if math.prod(max(x, 1) for x in counts) > MAX_REPEATS:  # nested ones are written out while it is compiled
+        raise SparseSightError(
+            f"{row.where}: the pattern {brief(pattern)} has counts that make more than {MAX_REPEATS:,} repeats together: "
+            "use * or +"
+        )
     try:
         regex.compile(pattern)
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import SparseSightError, brief
+from ...files import sha256
 from ...images import check_image, check_image_data, open_image, open_image_data
 
 if TYPE_CHECKING:
@@ -48,6 +50,17 @@ class File:
                 f"clip {brief(self.name)} is no file of 1 to {MAX_CLIP_BYTES:,} bytes: cut or copy it"
             )
 
+    def content(self) -> str:
+        """The same for equal pictures, wherever they lie; a clip is known by its path, as reading it may take long.
+
+        Raises:
+            SparseSightError: it cannot be read.
+        """
+        try:
+            return str(self.path.resolve()) if self.clip else sha256(self.path)
+        except OSError as error:
+            raise SparseSightError(f"{brief(self.name)} cannot be read ({error.strerror or error})") from None
+
     def part(self) -> dict[str, Any]:
         """As a part of a message's content."""
         return {"type": "video", "url": self.name} if self.clip else {"type": "image", "url": self.image()}
@@ -76,6 +89,10 @@ class Cell:
     def check(self) -> None:
         """As :meth:`File.check`."""
         check_image_data(self._data(), self.name)
+
+    def content(self) -> str:
+        """As :meth:`File.content`."""
+        return hashlib.sha256(self._data()).hexdigest()
 
     def part(self) -> dict[str, Any]:
         """As a part of a message's content."""
@@ -108,6 +125,7 @@ def file_beside(folder: Path, name: Any, clip: bool = False) -> File:
         raise SparseSightError(f"{brief(name)} is no path: write one relative to the file of the rows")
     path = folder / name
     try:
+        name.encode()  # names of files need not be text, but what is written of them is
         outside = os.path.isabs(name) or not path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:
         raise SparseSightError(f"{brief(name)} is no path ({error})") from None
