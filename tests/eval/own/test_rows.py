@@ -200,7 +200,7 @@ def test_scorers(folder: Path) -> None:
     assert matches("7 cards", r"^\d+\b") and not matches("cards", r"\d")
     assert matches("a" * 40 + "b", "(a|aa)+$") == 0  # not after minutes
     huge = read_rows(written(folder, {"image": "a.png", "question": "?", "answer": "((a{99}){99}){99}"}))
-    with pytest.raises(SparseSightError, match="line 1: the pattern .* more than 10,000 repeats"):
+    with pytest.raises(SparseSightError, match=r"line 1: the pattern .* more than 10,000 repeats"):
         choose_scorer("regex", huge)  # compiled, it would take gigabytes
     with_answers = read_rows(written(folder, {"image": "a.png", "question": "?", "answer": "(["}))
     for name, words in (
