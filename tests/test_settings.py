@@ -57,6 +57,12 @@ def test_no_file(tmp_path: Path) -> None:
             read_settings(name)
     with pytest.raises(SparseSightError, match="not a regular file"):
         read_settings(tmp_path)
+    for wrong in (5, {"sparsesight": {"method": "halves"}}, b"x", ""):
+        with pytest.raises(SparseSightError, match="settings=.*: give the path"):
+            read_settings(wrong)  # type: ignore[arg-type]
+    marked = tmp_path / "marked.json"
+    marked.write_text('{"sparsesight": {"method": "halves"}}', "utf-8-sig")
+    assert read_settings(marked) == Halves()
 
 
 def test_sparsify_takes_a_file_or_a_method(tmp_path: Path, bundled_model: Any) -> None:

@@ -40,6 +40,10 @@ def read_settings(file: str | os.PathLike[str]) -> Method:
         SparseSightError: no such file, no JSON object, another key than those above, or no method; the message names
             the file, the key, its value and what is possible.
     """
+    if not isinstance(file, str | os.PathLike) or not os.fspath(file):
+        raise SparseSightError(
+            f"settings={brief(file)}: give the path of a settings file; a method goes in method="
+        )
     path = Path(os.path.expanduser(os.fspath(file)))
     try:
         size = path.stat().st_size
@@ -50,7 +54,8 @@ def read_settings(file: str | os.PathLike[str]) -> Method:
         ) from None
     if size > MAX_BYTES:
         raise SparseSightError(f"settings {brief(str(path))} has {size:,} bytes: the limit is {MAX_BYTES:,}")
-    data = parse_json(read_text(path), dict, f"settings {path}")
+    text = read_text(path).removeprefix("\ufeff")  # which some editors put before UTF-8
+    data = parse_json(text, dict, f"settings {path}")
     other = next((name for name in data if name not in (KEY, ABOUT)), None)
     if other is not None:
         raise SparseSightError(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sparsesight import bundled, sparsify
+from sparsesight import SparseSightError, bundled, sparsify
 from sparsesight.scenes.dataset import examples
 from sparsesight.scenes.questions import KINDS
 from sparsesight.scenes.scenes import COLORS, SHAPES, VERSION, questions, render
@@ -210,3 +210,8 @@ def test_the_model_looks_at_the_picture(loaded: tuple[Any, Any]) -> None:
     )
     wrong = sum(reply != entry["answer"] for reply, entry in zip(replies, entries, strict=True))
     assert wrong >= len(entries) // 2
+
+
+def test_a_dtype_is_no_name() -> None:
+    with pytest.raises(SparseSightError, match=r"name=.float16. is no model .* load.dtype="):
+        bundled.load("float16")

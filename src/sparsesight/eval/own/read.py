@@ -74,8 +74,8 @@ def read_rows(
             return collect((_csv if kind == CSV else _jsonl)(file, place), name, limit)
     except csv.Error as error:
         raise SparseSightError(
-            f"{name!r} cannot be read as CSV ({reason(error)}): quote cells that hold commas, quotes or line breaks, and "
-            "keep each below 131,072 characters"
+            f"{name!r} cannot be read as CSV ({reason(error)}): quote cells that hold commas, quotes or line breaks, "
+            "and keep each below 131,072 characters"
         ) from None
     except (UnicodeDecodeError, OSError) as error:
         raise SparseSightError(f"{name!r} cannot be read ({reason(error)}): write it as UTF-8") from None
@@ -100,7 +100,8 @@ def _csv(file: IO[str], path: Path) -> Made:
     table = csv.DictReader(file, strict=True, skipinitialspace=True)
     if not {"image", "images", "video"} & set(table.fieldnames or ()):
         raise SparseSightError(
-            f"{str(path)!r}: its first line names no column image, images or video: write such as image,question (with commas)"
+            f"{str(path)!r}: its first line names no column image, images or video: write one such as "
+            "image,question, with commas"
         )
     for fields in table:
         where = f"line {table.line_num}"

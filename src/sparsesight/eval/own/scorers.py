@@ -84,7 +84,7 @@ def _check_pattern(row: Row) -> None:
     counts = [max(int(x or 1) for x in pair) for pair in re.findall(r"\{(\d*)(?:,(\d*))?\}", pattern)]
     if math.prod(max(x, 1) for x in counts) > MAX_REPEATS:  # nested ones are written out while it is compiled
         raise SparseSightError(
-            f"{row.where}: the pattern {brief(pattern)} has counts that make more than {MAX_REPEATS:,} repeats together: "
+            f"{row.where}: the pattern {brief(pattern)} has counts that make more than {MAX_REPEATS:,} repeats: "
             "use * or +"
         )
     try:

@@ -44,8 +44,8 @@ def verdict(found: Found, plan: Plan, promise: Promise) -> str:
         best = closest(found)
         return (
             f"no setting was shown to keep {keep} of the answers with {sure}; the closest is {best.name} with "
-            f"{_kept(best):.1%} of {_asked(best)}: try larger budgets (--retain) or a smaller --keep, with new rows, as "
-            "these have been looked at, or more rows"
+            f"{_kept(best):.1%} of {_asked(best)}: try larger budgets (--retain), a smaller --keep or "
+            "more rows, and new ones, as these have been looked at"
         )
     rows = sum(len(plan.chunks[i].items) for i in plan.parts.held)
     pictures = "" if plan.single else f" about {plan.parts.held_units} pictures, which count alike,"
