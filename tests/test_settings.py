@@ -58,7 +58,7 @@ def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(SparseSightError, match="not a regular file"):
         read_settings(tmp_path)
     for wrong in (5, {"sparsesight": {"method": "halves"}}, b"x", ""):
-        with pytest.raises(SparseSightError, match="settings=.*: give the path"):
+        with pytest.raises(SparseSightError, match=r"settings=.*: give the path"):
             read_settings(wrong)  # type: ignore[arg-type]
     marked = tmp_path / "marked.json"
     marked.write_text('{"sparsesight": {"method": "halves"}}', "utf-8-sig")
