@@ -84,7 +84,7 @@ types: $(STAMP)
 # Everything the build needs is installed; a broken link, an unknown name or anything fetched from elsewhere fails it.
 .PHONY: docs
 docs: $(STAMP) ## build the documentation into outputs/site, strictly
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .PHONY: notebooks
 notebooks: $(STAMP) ## run the notebooks and store their outputs, some minutes

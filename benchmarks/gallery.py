@@ -147,7 +147,7 @@ def main() -> None:
             f"{question}\nanswer: {said}"
             + ("" if said == rightly[question] else f" (right: {rightly[question]})")
         ] = look
-    save(viz.side_by_side(asked, size=400, columns=2), "questions.jpg")
+    save(viz.side_by_side(asked, size=264, columns=2), "questions.jpg")
     _draw_figure(examiner)
 
     methods = {}

@@ -39,8 +39,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
-    """Turn links to other files of the repository to their place in the site."""
+    """Name methods as users do, and turn links to other files of the repository to their place in the site."""
     here = page.file.src_uri
+    if here in NAMING:
+        markdown = NAMING[here](markdown)
+        page.meta["search"] = {
+            "boost": 4
+        }  # a method's name occurs on many pages: first where it is explained
     source = here.removeprefix("project/") if here.startswith("project/") else f"docs/{here}"
 
     def turned(found: re.Match[str]) -> str:
@@ -70,6 +75,37 @@ def on_post_build(config: Any) -> None:
     for page in sorted(Path(config.site_dir).rglob("*.html")):
         for tag in ELSEWHERE.findall(page.read_text("utf-8")):
             raise PluginError(f"{page.relative_to(config.site_dir)} is not self-contained: {tag}")
+
+
+def _named(markdown: str) -> str:
+    """Head each method of the reference by its name, by which a search finds it, and its class."""
+    by_class = {cls.__name__: name for name, cls in _methods().items()}
+
+    def headed(found: re.Match[str]) -> str:
+        name = by_class.get(found[2])
+        title = "" if name is None else f"\n    options:\n      heading: '{name} ({found[2]})'"
+        return found[0] + title
+
+    return re.sub(r"^(::: sparsesight\.methods\.)(\w+)$", headed, markdown, flags=re.M)
+
+
+def _linked(markdown: str) -> str:
+    """Link each method of the table to its options in the reference."""
+    methods = _methods()
+
+    def linked(found: re.Match[str]) -> str:
+        return f"| [`{found[1]}`](reference/methods.md#sparsesight.methods.{methods[found[1]].__name__}) |"
+
+    return re.sub(r"^\| `([a-z0-9+-]+)` \|", linked, markdown, flags=re.M)
+
+
+NAMING = {"reference/methods.md": _named, "methods.md": _linked}
+
+
+def _methods() -> dict[str, type]:
+    from sparsesight.methods import METHODS
+
+    return dict(METHODS)
 
 
 def commands() -> str:

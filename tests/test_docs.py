@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from itertools import pairwise
@@ -158,3 +159,18 @@ def test_every_method_is_in_the_guide_and_the_first_six_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text("utf-8").split("## Methods\n", 1)[1].split("\n## ", 1)[0]
     rows = re.findall(r"^\| `([^`]*)`", readme, re.M)
     assert len(rows) == 6 and set(rows) <= set(METHODS) and f"All {len(METHODS)} methods" in readme
+
+
+def test_the_reference_heads_each_method_by_its_name_under_its_group() -> None:
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs/hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    reference = hooks.NAMING["reference/methods.md"]((ROOT / "docs/reference/methods.md").read_text("utf-8"))
+    parts = re.split(r"^## ", reference, flags=re.M)
+    for name, kind in METHODS.items():
+        (part,) = [part for part in parts if f"heading: '{name} ({kind.__name__})'" in part]
+        assert part.lower().startswith(kind.group())
+    table = hooks.NAMING["methods.md"]((ROOT / "docs/methods.md").read_text("utf-8"))
+    assert "| [`fastv`](reference/methods.md#sparsesight.methods.FastV) |" in table
