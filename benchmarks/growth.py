@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 
 from sparsesight.bench.sweep import AXES, Line, Row, heads, label, lines
 from sparsesight.bench.table import Table, markdown_table
+from sparsesight.eval.plot import FONT, MARKERS, aside, name_lines
+from sparsesight.viz.colours import LINES, web
 
 LAST = 3  # so many of the largest sizes: what does not grow at all bends the small ones
 
@@ -101,33 +103,55 @@ def drawings(rows: Sequence[Row]) -> dict[str, tuple[str, list[Line]]]:
 def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
     """The :func:`panels` against an axis: dense, and a line for each method and budget, with their exponents."""
     shown = panels(processor)
-    figure = Figure(figsize=(12, 9), layout="constrained")
+    figure = Figure(figsize=(13, 9), layout="constrained")
     grid: Any = figure.subplots(2, 2).flat
     dense = {size: row for line in drawn for size, row in zip(line.sizes, line.rows, strict=True)}
     ticks = sorted(dense)
+    budgets = {line.retain for line in drawn}
     for axes, panel in zip(grid, shown, strict=True):
+        axes.set_xscale("log", base=2)
         if panel.dense is not None:  # every row of a size has the same dense model
             values = [dense[size][panel.dense] / panel.scale for size in ticks]
-            _plot(axes, ticks, values, "dense", True, color="black", linewidth=2)
+            _plot(axes, ticks, values, "dense", True, color="#666666", linestyle=":")
             axes.set_yscale("log")
-        for line in drawn:
+        for number, line in enumerate(drawn):
             values = [row[panel.sparse] / panel.scale for row in line.rows]
-            _plot(axes, line.sizes, values, label(line.method, line.retain), panel.dense is not None)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45)
+            style = {
+                "color": web(LINES[number % len(LINES)]),
+                "marker": MARKERS[number % len(MARKERS)],
+                "transform": aside(figure, axes, number, len(drawn)),
+            }
+            name = line.method if len(budgets) == 1 else label(line.method, line.retain)
+            _plot(axes, line.sizes, values, name, panel.dense is not None, **style)
+        axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
+        axes.set_xticks(ticks, [str(n) for n in ticks])
         axes.set_xticks([], minor=True)
-        if panel.dense is None:
-            axes.set_ylim(bottom=0)
-        axes.set(title=panel.title, ylabel=panel.unit, xlabel=AXES[axis])
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize="medium")
+        _set_height(axes, from_zero=panel.dense is None)
+        axes.set_title(panel.title, fontsize=FONT)
+        axes.set_ylabel(panel.unit, fontsize=FONT)
+        axes.set_xlabel(AXES[axis], fontsize=FONT)
+        axes.tick_params(which="both", labelsize=FONT - 2)
+        axes.grid(axis="y", color="#dddddd")
+        axes.spines[["top", "right"]].set_visible(False)
+        name_lines(axes)
+    if len(budgets) == 1:
+        figure.suptitle(f"retain {budgets.pop()}", fontsize=FONT)
     return figure
+
+
+def _set_height(axes: Axes, *, from_zero: bool) -> None:
+    """Limits of the y axis: shifted lines do not count for those that matplotlib finds."""
+    values = [float(y) for line in axes.get_lines() for y in line.get_ydata()]
+    if from_zero:
+        axes.set_ylim(0, 1.05 * max(values) or 1)
+    else:
+        axes.set_ylim(min(values) / 1.2, max(values) * 1.2)
 
 
 def _plot(axes: Axes, sizes: list[int], values: list[float], name: str, sloped: bool, **style: Any) -> None:
     slope = exponent(sizes, values) if sloped else None
     text = name if slope is None else f"{name}: n^{slope:.2f}"
-    axes.plot(sizes, values, marker="o", markersize=4, label=text, **style)
+    axes.plot(sizes, values, **{"marker": "o", "markersize": 6, "linewidth": 1.5, "label": text, **style})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (out / "growth.md").write_text("\n".join(pages) + "\n")
     alone = all(run["config"]["threads"] == 1 and "cuda" not in run["config"] for run in runs)
     for name, (axis, drawn) in drawings(rows).items():
-        draw(drawn, axis, processor=alone).savefig(out / f"growth-{name}.png", dpi=130)
+        draw(drawn, axis, processor=alone).savefig(out / f"growth-{name}.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def draw(summary: Mapping[str, Any], latencies: Latencies) -> Figure:
         axis.set_xlabel(label, fontsize=FONT)
     axes[0].set_ylim(_ends([curve for panel in panels for curve in panel.values()]))
     for axis in axes:
-        _name_lines(axis)
+        name_lines(axis)
     tasks = ", ".join(summary["tasks"]) if len(summary["tasks"]) <= 4 else f"{len(summary['tasks'])} tasks"
     axes[0].set_ylabel(f"score, % of dense ({tasks})", fontsize=FONT)
     figure.suptitle(title(summary), fontsize=FONT)
@@ -99,15 +99,11 @@ def draw(summary: Mapping[str, Any], latencies: Latencies) -> Figure:
 
 def _draw(figure: Any, axis: Any, panel: Mapping[str, Mapping[str, list[float]]]) -> None:
     """The dense model as a line, and each method with its intervals, at its true cost but for some points aside."""
-    from matplotlib.transforms import ScaledTranslation
-
     if DENSE in panel:
         axis.axhline(panel[DENSE]["y"][0], color="#666666", linewidth=1.5, linestyle=":", label=DENSE)
     names = [name for name in panel if name != DENSE]
     for number, name in enumerate(names):
         curve, turn = panel[name], number // len(LINES)
-        points = ASIDE * (number - (len(names) - 1) / 2)
-        aside = axis.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
         error = [
             [max(y - low, 0) for y, low in zip(curve["y"], curve["low"], strict=True)],
             [max(high - y, 0) for y, high in zip(curve["y"], curve["high"], strict=True)],
@@ -123,7 +119,7 @@ def _draw(figure: Any, axis: Any, panel: Mapping[str, Mapping[str, list[float]]]
             color=web(LINES[number % len(LINES)]),
             marker=MARKERS[(number + 3 * turn) % len(MARKERS)],
             linestyle=("-", "--", "-.")[turn % 3],
-            transform=aside,
+            transform=aside(figure, axis, number, len(names)),
         )
     axis.set_xscale("log")
     # Shifted lines do not count for the limits that matplotlib finds.
@@ -136,6 +132,14 @@ def _draw(figure: Any, axis: Any, panel: Mapping[str, Mapping[str, list[float]]]
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def aside(figure: Any, axis: Any, number: int, lines: int) -> Any:
+    """The transform that moves line ``number`` of ``lines`` some points to the side, whatever the scale of x."""
+    from matplotlib.transforms import ScaledTranslation
+
+    points = ASIDE * (number - (lines - 1) / 2)
+    return axis.transData + ScaledTranslation(points / 72, 0, figure.dpi_scale_trans)
+
+
 def _ends(curves: Sequence[Mapping[str, list[float]]]) -> tuple[float, float]:
     """The ends of the y axis: all intervals, and at least ``LEAST_Y``."""
     low, high = min(min(x["low"]) for x in curves), max(max(x["high"]) for x in curves)
@@ -143,13 +147,14 @@ def _ends(curves: Sequence[Mapping[str, list[float]]]) -> tuple[float, float]:
     return low - more, high + more
 
 
-def _name_lines(axis: Any) -> None:
+def name_lines(axis: Any) -> None:
     """Write the name of each line beside its last point, to the right of the panel, names apart from each other."""
-    low, high = axis.get_ylim()
+    to_panel = axis.transData + axis.transAxes.inverted()
     ends = []
     for line, name in zip(*axis.get_legend_handles_labels(), strict=True):
         drawn = line[0] if isinstance(line, tuple) else line
-        ends.append([(drawn.get_ydata()[-1] - low) / (high - low), name, drawn.get_color()])
+        height = to_panel.transform((axis.get_xlim()[1], drawn.get_ydata()[-1]))[1]
+        ends.append([height, name, drawn.get_color()])
     ends.sort()
     for below, above in pairwise(ends):
         above[0] = max(above[0], below[0] + GAP)
