@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,20 @@ def test_another_base_is_refused(small: Path) -> None:
     with pytest.raises(SparseSightError, match=r"base\.gguf is not the file .* pip install gguf"):
         bundled.load("smol")
     assert not small.exists()
+
+
+def test_another_process_is_faster_by_a_moment(small: Path, monkeypatch: Any) -> None:
+    """Its model is complete, so that there is nothing to complain about."""
+    move = os.replace
+
+    def late(fresh: Path, to: Path) -> None:
+        if to.name.startswith("smol-"):
+            shutil.copytree(fresh, to)
+        move(fresh, to)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert (bundled.folder("smol") / "model.safetensors").is_file()
+    assert len(list(small.iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(small: Path, monkeypatch: Any) -> None:

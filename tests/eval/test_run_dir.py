@@ -13,7 +13,7 @@ import pytest
 from sparsesight import SparseSightError
 from sparsesight.eval.cell_file import CellFile
 from sparsesight.eval.records import Answer
-from sparsesight.eval.run_dir import Config, RunFolder
+from sparsesight.eval.run_dir import Config, RunFolder, check_usable
 from tests.eval.made_samples import cost, marked
 
 CONFIG = Config(
@@ -73,6 +73,8 @@ def test_tasks_and_methods_may_be_added_but_not_left_out(tmp_path: Path) -> None
 
 def test_strange_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not touch")
+    with pytest.raises(SparseSightError, match=r"cannot be used .* name another folder"):
+        check_usable(tmp_path / "thesis.txt", resume=False)  # before a model is loaded
     with pytest.raises(SparseSightError, match="is not empty and holds no run"):
         RunFolder(tmp_path, CONFIG, resume=True)
     with pytest.raises(SparseSightError, match="cannot be used"):

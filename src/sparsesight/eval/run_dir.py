@@ -152,7 +152,7 @@ def check_usable(path: Path, resume: bool) -> None:
         SparseSightError: naming the folder.
     """
     try:
-        names = [x.name for x in path.iterdir()] if path.is_dir() else []
+        names = [x.name for x in path.iterdir()] if path.exists() else []
     except OSError as error:
         raise SparseSightError(f"--out {str(path)!r} cannot be used ({error}): name another folder") from None
     if not names:

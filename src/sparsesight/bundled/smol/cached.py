@@ -64,6 +64,15 @@ def _whole(cached: Path, made_of: dict[str, str]) -> bool:
     return all((cached / name).is_file() and sha256(cached / name) == told for name, told in files.items())
 
 
+def _put(fresh: Path, cached: Path, made_of: dict[str, str]) -> None:
+    """Move the fresh folder to its place, unless another process has put the same there at this moment."""
+    try:
+        os.replace(fresh, cached)
+    except OSError:
+        if not _whole(cached, made_of):
+            raise
+
+
 def _make(cached: Path, made_of: dict[str, str]) -> None:
     # Imported here because this takes seconds, and a model that is cached needs none of it.
     from .assemble import assemble, weights_digest
@@ -87,7 +96,7 @@ def _make(cached: Path, made_of: dict[str, str]) -> None:
             replace_file(fresh / CONTENTS, json.dumps({"made_of": made_of, "files": sums}, indent=2))
             if not _whole(cached, made_of):  # else another process has made it meanwhile
                 shutil.rmtree(cached, ignore_errors=True)
-                os.replace(fresh, cached)
+                _put(fresh, cached, made_of)
     except OSError as error:
         raise SparseSightError(
             f"the smol model cannot be written to {cached} ({error.strerror or error}): make room there, or set "
