@@ -82,7 +82,9 @@ def bench(
         show_default=False,
     ),
     details: bool = typer.Option(
-        False, help="Print all tables: limits of the device, parts of the mechanism, sizes, memory."
+        False,
+        "--details",
+        help="Print all tables: limits of the device, parts of the mechanism, sizes, memory.",
     ),
     out: Path | None = typer.Option(None, help="Folder for bench.json and bench.md.", show_default=False),
     as_json: AsJson = False,
