@@ -35,7 +35,7 @@ def sort_of(word: str) -> str:
 
 @torch.inference_mode()
 def rated_words(examiner: Examiner, batch: Batch) -> list[list[tuple[str, bool]]]:
-    """For each prompt, the tokens after the picture in order, and whether each is a rater."""
+    """For each prompt, the words after the picture in order, and whether each is a rater."""
     assert batch.features is not None
     tokenizer = examiner.processor.tokenizer
     visual = torch.stack(batch.features)
@@ -47,7 +47,7 @@ def rated_words(examiner: Examiner, batch: Batch) -> list[list[tuple[str, bool]]
     everything = [torch.ones(x.shape[:2], dtype=torch.bool) for x in (visual, text)]
     rater = SparseVLM().select_raters(visual, text, *everything)
     return [
-        [*zip(tokenizer.convert_ids_to_tokens(row), chosen, strict=True)]
+        [(tokenizer.decode([word]).strip(), one) for word, one in zip(row, chosen, strict=True)]
         for row, chosen in zip(ids.tolist(), rater.tolist(), strict=True)
     ]
 

@@ -57,7 +57,7 @@ def test_rated_words_are_the_raters_of_the_run(examiner: Examiner) -> None:
         assert [[chosen for _, chosen in row] for row in words] == seen.tolist()
         for row, rated in zip(batch.rows, words, strict=True):
             said = "".join(word for word, _ in rated)
-            assert said == f"\n{ASKED[row].question.text} ASSISTANT:".replace(" ", "")
+            assert said == f"{ASKED[row].question.text} ASSISTANT:".replace(" ", "")
 
 
 def test_relevant_patches_come_first() -> None:

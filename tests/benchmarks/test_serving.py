@@ -120,7 +120,7 @@ def test_idle_rows_are_of_each_state_what_was_timed_and_each_clock() -> None:
     assert figures.idle(runs[:2], ("fresh", "used")) == rows[:4]  # a run that was stopped
     page = presenting.idle({"model": "m"}, [{"command": "c"}], rows)
     assert "| used | step | wall clock | 100 | 2500 us |" in page and "1.1000 to 1.3000" in page
-    assert "PIECEWISE" in page and "FULL" in page
+    assert "With CUDA graphs of whole decoding steps" in page
 
 
 class Engine:
