@@ -200,4 +200,4 @@ def test_run_lengths() -> None:
 def test_where_stages_are() -> None:
     assert where((-1,)) == "before the first layer"
     assert where((2, 6)) == "after layers 2, 6"
-    assert where((-1, 2)) == "before the first layer and after layers 2"
+    assert where((-1, 2)) == "before the first layer and after layer 2"

@@ -209,9 +209,10 @@ def html_table(report: Report) -> str:
 
 def where(layers: Sequence[int]) -> str:
     """The positions of the stages: ``before the first layer and after layers 2, 6``."""
-    after = ", ".join(str(layer) for layer in layers if layer != BEFORE)
+    after = [str(layer) for layer in layers if layer != BEFORE]
     said = ["before the first layer"] if BEFORE in layers else []
-    return " and ".join([*said, *([f"after layers {after}"] if after else [])])
+    inside = [f"after layer{'s' if len(after) > 1 else ''} {', '.join(after)}"] if after else []
+    return " and ".join([*said, *inside])
 
 
 def _name(method: dict[str, Any]) -> str:

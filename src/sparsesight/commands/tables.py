@@ -17,7 +17,7 @@ def print_table(console: Console, made: Table) -> None:
     for head, *cells in zip(made.heads, *made.cells, strict=True):
         # Words stay whole, "0.97 (0.98)" may break.
         words = [word for text in (head, *cells) for word in text.split()]
-        table.add_column(rich_text(head), min_width=min(max(map(len, words)), 16), overflow="fold")
+        table.add_column(rich_text(head), min_width=min(max(map(len, words)), 24), overflow="fold")
     for cells in made.cells:
         table.add_row(*map(rich_text, cells))
     narrowest = Measurement.get(console, console.options.update_width(1000), table).minimum
