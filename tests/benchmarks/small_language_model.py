@@ -38,7 +38,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def parts() -> dict[str, Any]:
-    """The fields of `training.smol.base.Base`."""
+    """The fields of `sparsesight.bundled.smol.base.Base`."""
     words = tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
