@@ -154,6 +154,14 @@ bench-accuracy: $(STAMP) ## measure what every method costs in accuracy, into be
 	mkdir -p benchmarks/results/accuracy
 	cp $(addprefix $(ACCURACY)/,table.md table.csv plot.png run.json) benchmarks/results/accuracy/
 
+.PHONY: bench-accuracy-smol
+bench-accuracy-smol: $(STAMP) ## the same of the smol model, into benchmarks/results/smol/accuracy
+	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --model smol --dtype bfloat16 --tasks scenes --limit 180 --batch-size 9 \
+		--methods cdpruner,halves,divprune,uniform,sparsevlm,sparsevlm+,dart,fastv,pyramiddrop,priortr,mmtok,scope,tome,pooling,last-token,random \
+		--retain 192,64,32 --out $(ACCURACY)-smol $(if $(wildcard $(ACCURACY)-smol/run.json),--resume)
+	mkdir -p benchmarks/results/smol/accuracy
+	cp $(addprefix $(ACCURACY)-smol/,table.md table.csv plot.png run.json) benchmarks/results/smol/accuracy/
+
 .PHONY: dist
 dist: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
