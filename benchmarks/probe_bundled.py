@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,12 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for the results")
-    add("--parts", type=parts, default=list(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
+    add("--parts", type=some_of(PARTS), default=list(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
     add("--scenes", type=int, help="the first so many scenes of each split, 2 or more (default: all)")
     add("--depth-scenes", type=int, default=24, help="scenes for pruning (default: 24)")
     add("--depths", type=numbers_of, help="layers before pruning, such as 1,4,8 (default: all)")
     add("--depth-budgets", type=numbers_of, help="visual tokens kept, such as 1,32 (default: five budgets)")
-    add("--depth-scorers", type=scorers, help=f"some of {','.join(SCORERS)} (default: all)")
+    add("--depth-scorers", type=some_of(SCORERS), help=f"some of {','.join(SCORERS)} (default: all)")
     add(
         "--model",
         default=bundled.BUNDLED,
@@ -123,22 +124,17 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def parts(text: str) -> list[str]:
-    """Names of parts, in the order of `PARTS`."""
-    wanted = text.split(",")
-    unknown = [name for name in wanted if name not in PARTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown}: choose from {', '.join(PARTS)}")
-    return [name for name in PARTS if name in wanted]
+def some_of(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Reads names between commas, and puts them in the order of `known`."""
 
+    def names(text: str) -> list[str]:
+        wanted = text.split(",")
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown}: choose from {', '.join(known)}")
+        return [name for name in known if name in wanted]
 
-def scorers(text: str) -> list[str]:
-    """Names of scorers, in the order of `SCORERS`."""
-    wanted = text.split(",")
-    unknown = [name for name in wanted if name not in SCORERS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown}: choose from {', '.join(SCORERS)}")
-    return [name for name in SCORERS if name in wanted]
+    return names
 
 
 def numbers_of(text: str) -> list[int]:

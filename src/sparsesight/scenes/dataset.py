@@ -19,17 +19,13 @@ from PIL import Image
 from .objects import Recipe
 from .questions import KINDS, Question
 from .scenes import PLAIN, Scene, questions, render
-from .splits import choose, in_order, one_of_each_kind
+from .splits import Seeds, choose, in_order, one_of_each_kind
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Seeds):
     """Scenes of consecutive seeds."""
 
-    name: str
-    first_seed: int
-    scenes: int
-    about: str
     recipe: Recipe = PLAIN
     per_scene: int = 0  # questions a scene; 0 asks one of every kind, with sizes in turn
 

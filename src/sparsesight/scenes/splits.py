@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ..errors import SparseSightError
 from ..suggestions import did_you_mean
@@ -13,14 +14,17 @@ from .questions import Question
 from .scenes import draw
 
 
-class SplitOfScenes(Protocol):
-    """Pictures of consecutive seeds."""
+@dataclass(frozen=True)
+class Seeds:
+    """A named split: pictures of consecutive seeds, and what they are for."""
 
-    @property
-    def scenes(self) -> int: ...
+    name: str
+    first_seed: int
+    scenes: int
+    about: str
 
 
-S = TypeVar("S", bound=SplitOfScenes)
+S = TypeVar("S", bound=Seeds)
 E = TypeVar("E")
 
 

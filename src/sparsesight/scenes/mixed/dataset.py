@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..questions import Question
 from ..scenes import in_proportion
-from ..splits import choose, in_order, one_of_each_kind
+from ..splits import Seeds, choose, in_order, one_of_each_kind
 from . import charts, icon_questions, icon_scenes, pairs, signs, tables
 from .fonts import HELD_OUT_FACES, KNOWN_FACES
 from .packages import check_installed
@@ -48,13 +48,9 @@ WITH_THINGS, WITH_TEXT = ("icons", "pairs"), ("signs", "charts", "tables")
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Seeds):
     """Pictures of consecutive seeds, of `kinds` in turn, drawn from `pool`."""
 
-    name: str
-    first_seed: int
-    scenes: int
-    about: str
     pool: Pool = KNOWN_POOL
     kinds: tuple[str, ...] = tuple(PICTURES)
     per_scene: int = 0  # questions a picture, or all it offers if fewer; 0 asks one of every kind
