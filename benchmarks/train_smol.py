@@ -12,7 +12,7 @@ The tower stays as it is. The projector is fitted to the word embeddings of what
 share a picture. Plain instructions with the base model's own answers are mixed in, so that it can still be talked to.
 
 Two aids belong to the first part of "few" alone: read-outs of what tokens bring to mind, and a loss on attention that
-leaves open which heads of which layers find what is asked for. The second half of the run has neither.
+leaves open which heads of which layers find what is asked for. The last third of the run has neither.
 """
 
 from __future__ import annotations

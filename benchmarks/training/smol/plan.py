@@ -32,7 +32,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of a run; the defaults take about two hours of processor time."""
+    """Sizes of a run; the defaults take about 65 minutes of processor time."""
 
     rank: int = 32
     shipped_rank: int = 16

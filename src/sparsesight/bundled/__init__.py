@@ -29,7 +29,8 @@ def folder(name: str = BUNDLED) -> Path:
         return folder()
     if name != BUNDLED:
         raise SparseSightError(
-            f"name={name!r} is no model of this package: use {' or '.join(map(repr, NAMES))}"
+            f"name={name!r} is no model of this package: use {' or '.join(map(repr, NAMES))}; a dtype is named: "
+            'load(dtype="float16")'
         )
     return MODEL_PATH
 
@@ -44,11 +45,6 @@ def load(name: str = BUNDLED, dtype: Any = "float32", device: Any = "cpu") -> tu
     Raises:
         SparseSightError: another name; or "smol", and it cannot be assembled.
     """
-    if name not in NAMES:
-        raise SparseSightError(
-            f"name={name!r} is no model of this package: use {' or '.join(map(repr, NAMES))}; a dtype is named: "
-            'load(dtype="float16")'
-        )
     where = folder(name)
     # Imported here because this takes seconds, and the pictures need none of it.
     from transformers import AutoModelForImageTextToText, AutoProcessor
