@@ -192,5 +192,11 @@ def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> st
 
 def markdown_table(table: Table) -> str:
     """A table below a heading with its title."""
+    return "\n".join(["", f"## {table.title}", "", *markdown_lines(table)])
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """The heads and cells of a table; a bar or a line break in a cell does not end it."""
     lines = (table.heads, ["---"] * len(table.heads), *table.cells)
-    return "\n".join(["", f"## {table.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+    whole = ([cell.replace("|", "\\|").replace("\n", " ") for cell in cells] for cells in lines)
+    return [f"| {' | '.join(cells)} |" for cells in whole]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bench.table import Table
+from ...bench.table import Table, markdown_lines
 from ..own.task import LOST, SAME
 from ..sweep import DENSE
 from .bounds import lower_bound
@@ -112,14 +112,7 @@ def table(rows: Sequence[Mapping[str, Any]], found: Found, promise: Promise) -> 
 def markdown(said: str, made: Table, about: Mapping[str, str], plan: Plan) -> str:
     """The page ``table.md``."""
     lines = [f"# {said}", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
-    lines += [
-        made.title + ".",
-        "",
-        _line(made.heads),
-        _line(["---"] * len(made.heads)),
-        *map(_line, made.cells),
-        "",
-    ]
+    lines += [made.title + ".", "", *markdown_lines(made), ""]
     searched = sum(plan.parts.sizes[: plan.parts.search])
     lines += [
         f"The search part has {searched} units, the held-back part {plan.parts.held_units}; a unit is a row, or all",
@@ -156,7 +149,3 @@ def _asked(x: Candidate) -> int:
 
 def _kept(x: Candidate) -> float:
     return float(1 - _all(x).mean())
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
