@@ -101,7 +101,7 @@ def load_model(
                 f"{title} is a {config.model_type!r}, which is not a vision-language model: give one that "
                 "AutoModelForImageTextToText loads, such as LLaVA"
             )
-        if name is not None and not own_code and is_there:
+        if not ours and not own_code and is_there:
             check_built_size(lambda: AutoModelForImageTextToText.from_config(config), local, title)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
         if not hasattr(processor, "image_processor"):
