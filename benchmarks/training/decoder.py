@@ -99,10 +99,10 @@ def pack(scenes: Scenes, texts: Texts, rows: np.ndarray, slots: np.ndarray, visi
 
 def choose(scenes: Scenes, rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Patches [pictures, n] to show, in order: every object's middle, two more of each object, then any."""
-    if n == PATCHES:
-        return np.tile(np.arange(PATCHES), (len(rows), 1))
-    draw = rng.random((len(rows), PATCHES))
     owner = scenes.owner[rows]
+    if n == owner.shape[1]:
+        return np.tile(np.arange(n), (len(rows), 1))
+    draw = rng.random(owner.shape)
     by_object = np.argsort(owner + draw, axis=1)
     ordered = np.take_along_axis(owner, by_object, axis=1)
     third = ordered != np.roll(ordered, 2, axis=1)  # among the first two of its object in this random order

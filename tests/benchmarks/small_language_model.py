@@ -21,11 +21,13 @@ PLAIN = ["\n", "?", *"0123456789", "user", "assistant", "system"]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A token is a line break, a sign, or a word together with the blank before it."""
+    """A token is a line break, a sign, a digit, or a word together with the blank before it."""
     words = [*SPECIAL, "<unk>", *PLAIN, *WORDS, *(f" {word}" for word in [*WORDS, *NAMES])]
     table = {word: index for index, word in enumerate(dict.fromkeys(words))}
     made = Tokenizer(models.WordLevel(table, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?\w+|[^\w\s]"), behavior="removed", invert=True)
+    made.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\n| ?[^\W\d]+|\d| (?=\d)|[^\w\s]"), behavior="removed", invert=True
+    )
     made.decoder = decoders.Fuse()
     made.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in SPECIAL])
     return PreTrainedTokenizerFast(

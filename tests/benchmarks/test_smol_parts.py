@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from sparsesight import ops
+from sparsesight import bundled, ops
 from sparsesight.scenes.scenes import render
 
 from . import small_language_model
@@ -29,7 +30,8 @@ def smol() -> Any:
 def data(smol: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("pictures")
     prompts = script("training.smol.prompts").Prompts(small_language_model.tokenizer())
-    return smol.pictures.load_or_make(folder / "scenes.pt", prompts, 41, 3, 40, 1)
+    tower = bundled.load()[0].model.vision_tower
+    return smol.pictures.load_or_make(folder / "scenes.pt", prompts, 41, 3, 40, 1, tower)
 
 
 def test_attention_is_the_fused_kernels(smol: Any) -> None:
@@ -106,7 +108,7 @@ def test_texts_packed_together_are_read_as_each_alone(smol: Any, data: Any) -> N
 
 def small_model() -> Any:
     parts = small_language_model.parts()
-    model = script("train_smol").LlamaForCausalLM(parts["config"])
+    model = LlamaForCausalLM(parts["config"])
     model.load_state_dict(parts["state"])
     return model.model.eval()
 

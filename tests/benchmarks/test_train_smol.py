@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from .conftest import script
 
 
 @pytest.fixture(scope="module")
-def train_smol() -> Any:
-    return script("train_smol")
+def course() -> Any:
+    script("train_smol")
+    return script("training.smol.course")
 
 
-def plan(train_smol: Any) -> Any:
-    stage = train_smol.Stage
-    return train_smol.Plan(
+def plan(course: Any) -> Any:
+    stage = course.Stage
+    return course.Plan(
         rank=4,
         shipped_rank=4,
         scenes=3,
@@ -45,23 +47,23 @@ def plan(train_smol: Any) -> Any:
     )
 
 
-def training(train_smol: Any, folder: Path) -> Any:
-    base = train_smol.Base(**small_language_model.parts())
-    return train_smol.Training(plan(train_smol), train_smol.Run(folder, every=1), base, workers=1, seed=0)
+def training(course: Any, folder: Path, start: Path | None = None) -> Any:
+    base, run = course.Base(**small_language_model.parts()), course.Run(folder, every=1)
+    return course.Training(plan(course), run, base, workers=1, seed=0, start=start)
 
 
 @pytest.fixture(scope="module")
-def whole(train_smol: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(course: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that went through unbroken."""
     folder: Path = tmp_path_factory.mktemp("smol")
-    training(train_smol, folder).all()
+    training(course, folder).all()
     return folder
 
 
-def test_a_run_resumes_to_the_same_weights(train_smol: Any, whole: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_to_the_same_weights(course: Any, whole: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text("utf-8").splitlines()]
     assert [line["stage"] for line in lines] == ["projector", "few", "few", "few", "few", "whole"]
-    stopped = training(train_smol, tmp_path)
+    stopped = training(course, tmp_path)
     log = stopped.run.log
 
     def stopping(line: dict[str, Any]) -> None:
@@ -70,15 +72,15 @@ def test_a_run_resumes_to_the_same_weights(train_smol: Any, whole: Path, tmp_pat
             raise KeyboardInterrupt
 
     stopped.run.log = stopping
-    with pytest.raises(train_smol.SparseSightError, match="no checkpoint yet"):
+    with pytest.raises(course.SparseSightError, match="no checkpoint yet"):
         stopped.restore()
     with pytest.raises(KeyboardInterrupt):
         stopped.all()
-    halfway = training(train_smol, tmp_path)
+    halfway = training(course, tmp_path)
     assert halfway.restore()["step"] == 2  # those done when it was saved last
     halfway.export()
     first = load_file(tmp_path / "delta.safetensors")
-    training(train_smol, tmp_path).all()
+    training(course, tmp_path).all()
     one, two = (load_file(folder / "delta.safetensors") for folder in (whole, tmp_path))
     assert one.keys() == two.keys() and any(name.endswith(".b") for name in one)
     for name in one:
@@ -87,18 +89,48 @@ def test_a_run_resumes_to_the_same_weights(train_smol: Any, whole: Path, tmp_pat
     assert max(one[name].abs().max() for name in one if name.endswith(".b")) > 0
 
 
-def test_the_folder_is_a_stock_llava_that_sees_what_training_saw(train_smol: Any, whole: Path) -> None:
+def test_a_run_goes_on_from_what_another_one_wrote(course: Any, whole: Path, tmp_path: Path) -> None:
+    """Deltas and projector are where they were, and no projector is fitted again."""
+    started = training(course, tmp_path, start=whole / "delta.safetensors")
+    started.export()
+    one, two = (load_file(folder / "delta.safetensors") for folder in (whole, tmp_path))
+    for name in one:
+        if name.startswith("projector."):
+            assert torch.equal(one[name], two[name]), name
+    for name in {name.rpartition(".")[0] for name in one if not name.startswith("projector.")}:
+        ours, theirs = (told[f"{name}.b"].float() @ told[f"{name}.a"].float() for told in (one, two))
+        torch.testing.assert_close(ours, theirs, atol=2e-2 * ours.abs().max().item(), rtol=0)
+    started.all()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
+    assert "projector" not in {line["stage"] for line in lines}
+
+
+def test_kinds_are_asked_as_often_as_a_stage_says(course: Any, whole: Path) -> None:
+    run = training(course, whole)
+    data, rows = run.train["shapes"], np.arange(3)
+    for kind in ("count", "compare"):
+        stage = replace(plan(course).stages[0], questions=3, likelier={kind: 1e9})
+        slots = run.draw(stage, data, rows, np.random.default_rng(0))
+        there = [[one.kind for one in data.questions[row]].count(kind) for row in rows]
+        asked = [
+            [data.questions[row][slot].kind for slot in chosen].count(kind)
+            for row, chosen in zip(rows, slots, strict=True)
+        ]
+        assert asked == [min(3, n) for n in there] and sum(asked)
+
+
+def test_the_folder_is_a_stock_llava_that_sees_what_training_saw(course: Any, whole: Path) -> None:
     """The logits of a user's prompt are those of the packed questions, up to bfloat16."""
     model = AutoModelForImageTextToText.from_pretrained(whole / "model", dtype="float32").eval()
     processor = AutoProcessor.from_pretrained(whole / "model")
-    run = training(train_smol, whole)
+    run = training(course, whole)
     for part in run.plan.stages:
         run.train_stage(1, part)  # finished: this only loads
     rows, slots = np.array([1]), np.arange(6)[None]
-    packed, _, _ = train_smol.batch.questions(run.val, rows, slots, np.arange(576)[None], train_smol.DTYPE)
+    packed, _, _ = course.batch.questions(run.val["shapes"], rows, slots, np.arange(576)[None], course.DTYPE)
     with torch.no_grad():
-        hidden = run.read(run.val, packed, rows, np.arange(576)[None], False, None).last_hidden_state
-        packed_logits = run.logits(hidden, packed)
+        hidden = run.reader.read(run.val["shapes"], packed, rows, np.arange(576)[None]).last_hidden_state
+        packed_logits = run.reader.logits(hidden, packed)
     scene = render(900_001)
     for slot, question in enumerate(questions(scene, 6)):
         content = [{"type": "image"}, {"type": "text", "text": question.text}]
@@ -106,7 +138,7 @@ def test_the_folder_is_a_stock_llava_that_sees_what_training_saw(train_smol: Any
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
         inputs = processor(text=prompt, images=scene.image, return_tensors="pt")
-        asked = run.val.asked(1, slot)
+        asked = run.val["shapes"].asked(1, slot)
         assert inputs["input_ids"][0, -asked.given :].tolist() == list(asked.ids[: asked.given])
         with torch.no_grad():
             logits = model(**inputs).logits[0, -1]
@@ -135,8 +167,8 @@ def test_plain_text_prompts_get_the_system_message_and_pictures_none(whole: Path
     assert without.endswith("user\nIs there a star?<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_what_helps_ends_before_the_last_third_of_the_steps(train_smol: Any) -> None:
-    stages = train_smol.Plan().stages
+def test_what_helps_ends_before_the_last_third_of_the_steps(course: Any) -> None:
+    stages = course.Plan().stages
     total = sum(stage.steps for stage in stages)
     before = 0
     for stage in stages:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .kernels import Search
-from .pictures import ATTRIBUTES, END, KIND_NAMES, MARK, NAME, PATCHES, UNKNOWN, Pictures, attributes
+from .pictures import ATTRIBUTES, END, KIND_NAMES, MARK, NAME, UNKNOWN, Pictures, attributes
 
 CLOSING_WEIGHT = 0.2  # of the end of an answer in the loss, whose prediction is easy
 
@@ -36,8 +37,9 @@ def pack(
     visible: np.ndarray | None,
     dtype: torch.dtype,
     end: int,
+    span: int = 0,
 ) -> Packed:
-    """Texts (ids, how many are given, goal) behind `opening` tokens and the patches `visible` [pictures, n].
+    """Texts (ids, how many are given, goal) behind `opening` tokens and the places `visible` [pictures, n] of `span`.
 
     The goal's first token is predicted from the last given one.
     """
@@ -61,7 +63,7 @@ def pack(
     before = [np.broadcast_to(np.arange(opening), (pictures, opening))]
     if visible is not None:
         before.append(visible + opening)
-    behind = opening + (PATCHES if visible is not None else 0)
+    behind = opening + span
     own = torch.from_numpy(segment)
     allowed = torch.zeros(pictures, 1, prefix + m, prefix + m, dtype=torch.bool)
     allowed[..., :prefix, :prefix] = torch.ones(prefix, prefix, dtype=torch.bool).tril()
@@ -93,14 +95,14 @@ class Thoughts:
 
 
 def questions(
-    data: Pictures, rows: np.ndarray, slots: np.ndarray, visible: np.ndarray, dtype: torch.dtype
+    data: Pictures, rows: np.ndarray, slots: Sequence[Sequence[int]], visible: np.ndarray, dtype: torch.dtype
 ) -> tuple[Packed, Thoughts, Search]:
-    """The questions `slots` [pictures, k] about the scenes `rows`, with `visible` [pictures, n] patches shown."""
+    """The questions `slots` about each of the pictures `rows`, with `visible` [pictures, n] places shown."""
     asked = [
         [data.asked(int(row), int(slot)) for slot in chosen] for row, chosen in zip(rows, slots, strict=True)
     ]
     texts = [[(one.ids, one.given, one.goal) for one in told] for told in asked]
-    packed = pack(texts, len(data.prompts.opening), visible, dtype, data.prompts.end)
+    packed = pack(texts, len(data.prompts.opening), visible, dtype, data.prompts.end, data.span)
     packed.kind = np.array([KIND_NAMES.index(one.kind) for told in asked for one in told])
     tokens = packed.positions.shape[1]
     owner = np.take_along_axis(data.owner[rows], visible, axis=1)
@@ -108,9 +110,9 @@ def questions(
     for row, told in enumerate(asked):
         place = packed.prefix
         for one in told:
-            objects = data.objects[rows[row]]
             for within, what, index in one.thoughts:
-                thoughts.append((row * tokens + place + within, what, attributes(objects[index])))
+                label = attributes(data.objects[rows[row]][index])
+                thoughts.append((row * tokens + place + within, what, label))
                 seeks.append((row, place + within, index, one.kind == "neighbor" and what != NAME))
             if one.number != UNKNOWN:
                 label = [UNKNOWN] * (len(ATTRIBUTES) - 1) + [one.number]

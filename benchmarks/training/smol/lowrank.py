@@ -46,6 +46,12 @@ class LowRank(nn.Module):
         self.merged = self.base.clone()
 
     @torch.no_grad()
+    def start(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Become a known delta of at most this rank; the ranks that are left over change nothing yet."""
+        self.a[: len(a)], self.b[:, : len(a)] = a, b
+        self.b[:, len(a) :] = 0
+
+    @torch.no_grad()
     def merge(self) -> None:
         """Bring the sum up to date; to be called after a and b have changed."""
         kind = self.base.dtype

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sparsesight import bundled
+from sparsesight.scenes.mixed.dataset import PICTURES, SHARES
 from sparsesight.scenes.questions import DIRECTIONS, Question
 from sparsesight.scenes.scenes import (
     CELLS,
@@ -33,7 +34,7 @@ from ..tower import normalise
 from .prompts import Prompts
 
 PATCHES = GRID * GRID
-KIND_NAMES = list(KINDS)
+KIND_NAMES = [*KINDS, *(f"{picture} {kind}" for picture in PICTURES for kind in SHARES)]  # of mixed scenes
 # What can be asked of a token that stands for an object (all but the last) or for a number.
 ATTRIBUTES = {
     "shape": len(SHAPES),
@@ -86,18 +87,34 @@ class Asked:
 
 @dataclass
 class Pictures:
-    """`n` scenes, one row each; the names `owner` and `central` are those that `training.decoder.choose` reads."""
+    """`n` prompts, one row each; the names `owner` and `central` are those that `training.decoder.choose` reads.
 
-    features: torch.Tensor  # float16 [n, PATCHES, width of the tower]
-    owner: np.ndarray  # int8 [n, PATCHES]: the object that owns a patch, or -1
-    central: np.ndarray  # bool [n, PATCHES]: an object's centre lies in this patch
-    objects: list[tuple[SceneObject, ...]]
+    A place is a patch; two pictures have their patches one after the other, and the line break between them.
+    """
+
+    features: torch.Tensor  # float16 [n, places, width of the tower]
+    owner: np.ndarray  # int8 [n, places]: the object that owns a patch, or -1
+    central: np.ndarray  # bool [n, places]: an object's centre lies in this patch
+    objects: list[tuple[SceneObject, ...]]  # empty where nothing but answers is trained
     questions: list[list[Question]]
     prompts: Prompts
     known: dict[tuple[int, int], Asked] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.owner)
+
+    @property
+    def span(self) -> int:
+        """Places of a prompt."""
+        return self.owner.shape[1]
+
+    @cached_property
+    def kinds(self) -> np.ndarray:
+        """The kind of every question [n, most questions], -1 where a picture has fewer."""
+        found = np.full((len(self), max(map(len, self.questions))), -1)
+        for row, asked in enumerate(self.questions):
+            found[row, : len(asked)] = [KIND_NAMES.index(question.kind) for question in asked]
+        return found
 
     def asked(self, row: int, slot: int) -> Asked:
         key = (row, slot)
@@ -128,21 +145,47 @@ def tokens(question: Question, prompts: Prompts) -> Asked:
 
 
 def load_or_make(
-    file: Path, prompts: Prompts, first_seed: int, n: int, per_scene: int, workers: int
+    file: Path, prompts: Prompts, first_seed: int, n: int, per_scene: int, workers: int, tower: Any
 ) -> Pictures:
-    """The scenes of consecutive seeds, from `file` if a run has written it."""
+    """The scenes of consecutive seeds as `tower` sees them, from `file` if a run has written it."""
+    made = stored(file, _make_some, first_seed, n, per_scene, workers)
+    seen = as_seen(file.with_name(f"{file.stem}-features.pt"), made.pop("pixels"), tower)
+    return Pictures(prompts=prompts, features=seen, **made)
+
+
+def as_seen(file: Path, pixels: np.ndarray, tower: Any) -> torch.Tensor:
+    """What a tower makes of uint8 pictures [n, 3, SIDE, SIDE], float16 [n, PATCHES, width]; `file` keeps it."""
     if not file.exists():
-        jobs = [
-            (seed, min(25, first_seed + n - seed), per_scene)
-            for seed in range(first_seed, first_seed + n, 25)
-        ]
+        fresh = file.with_suffix(".new")
+        with torch.inference_mode():
+            parts = [
+                tower(pixel_values=normalise(part)).last_hidden_state[:, 1:].half()
+                for part in torch.from_numpy(pixels).split(5)
+            ]
+        torch.save(torch.cat(parts), fresh)
+        fresh.replace(file)
+    seen: torch.Tensor = torch.load(file)
+    return seen
+
+
+def stored(
+    file: Path,
+    make: Callable[[tuple[int, int, int]], dict[str, Any]],
+    first: int,
+    n: int,
+    per_scene: int,
+    workers: int,
+) -> dict[str, Any]:
+    """What `make` gives for (first of 25 at most, how many, questions a picture), joined; `file` keeps it."""
+    if not file.exists():
+        jobs = [(start, min(25, first + n - start), per_scene) for start in range(first, first + n, 25)]
         with ProcessPoolExecutor(workers) as pool:
-            parts = list(pool.map(_make_some, jobs))
+            parts = list(pool.map(make, jobs))
         fresh = file.with_suffix(".new")
         torch.save({key: _joined(parts, key) for key in parts[0]}, fresh)
         fresh.replace(file)
-    made = torch.load(file, weights_only=False)  # this run's own file
-    return Pictures(prompts=prompts, **made)
+    made: dict[str, Any] = torch.load(file, weights_only=False)  # this run's own file
+    return made
 
 
 def _joined(parts: list[dict[str, Any]], key: str) -> Any:
@@ -165,17 +208,9 @@ def _make_some(job: tuple[int, int, int]) -> dict[str, Any]:
             central[row, int(y) // PATCH * GRID + int(x) // PATCH] = True
     pixels = np.stack([np.asarray(scene.image).transpose(2, 0, 1) for scene in scenes])
     return {
-        "features": torch.cat(list(features(pixels))).half(),
+        "pixels": pixels,
         "owner": owner,
         "central": central,
         "objects": [scene.objects for scene in scenes],
         "questions": [questions(scene, per_scene) for scene in scenes],
     }
-
-
-def features(pixels: np.ndarray) -> Iterator[torch.Tensor]:
-    """What the tower of the bundled model makes of uint8 pictures [n, 3, SIDE, SIDE]: parts [.., PATCHES, width]."""
-    tower = bundled.load()[0].model.vision_tower
-    with torch.inference_mode():
-        for part in torch.from_numpy(pixels).split(5):
-            yield tower(pixel_values=normalise(part)).last_hidden_state[:, 1:]

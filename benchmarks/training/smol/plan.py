@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from .pictures import PATCHES
+
+HARD = ("letter", "count", "neighbor", "compare")
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,32 @@ class Stage:
     thoughts_until: float = 0.75  # share of the steps after which it is nothing
     search: float = 0.0  # weight of the loss on attention at the start
     search_until: float = 0.5
-    hard: float = 2.0  # how much likelier than others hard questions are asked
+    # kind -> how much likelier than others its questions are asked
+    likelier: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(HARD, 2.0))
     replay_every: int = 8  # steps from one replay of plain instructions to the next
+    # what pictures show -> its share of the steps: shapes, mixed, pairs
+    shares: Mapping[str, float] = field(default_factory=lambda: {"shapes": 1.0})
+
+    def source(self, rng: np.random.Generator) -> str:
+        """What the pictures of a step show."""
+        if len(self.shares) == 1:
+            return next(iter(self.shares))
+        share = np.array(list(self.shares.values()))
+        return str(rng.choice(list(self.shares), p=share / share.sum()))
+
+    def shown(self, span: int) -> int:
+        """How many of the places of a prompt are shown: in proportion where it has two pictures."""
+        return span if self.visible == PATCHES else self.visible * round(span / PATCHES)
 
 
 @dataclass(frozen=True)
 class Plan:
     """Sizes of a run; the defaults take about 65 minutes of processor time."""
 
+    about: str = "everything, from the base model"
     rank: int = 32
     shipped_rank: int = 16
+    first_scene: int = 0  # of the split
     scenes: int = 1600
     val_scenes: int = 60
     scored: int = 12  # scenes of those at every evaluation
@@ -43,10 +62,44 @@ class Plan:
     fit_scenes: int = 1200
     fit_steps: int = 1500
     replayed: int = 4  # instructions at a time
+    mixed: int = 0  # mixed scenes that are gone through
+    eyes_steps: int = 0  # of the tower and the projector on them
+    eyes_pictures: int = 8  # a step
+    eyes_rate: float = 1e-3
     stages: tuple[Stage, ...] = (
         Stage("few", 1200, 4, 16, 32, 1.5e-3, 0.3, thoughts=1.0, search=0.3, search_until=0.4),
         Stage("whole", 220, 1, 32, PATCHES, 5e-4, 1.0),
     )
+
+
+BOTH = {"shapes": 0.5, "mixed": 0.4, "pairs": 0.1}
+COUNTING = {"count": 6.0, "letter": 2.0, "neighbor": 1.5}
+# Of a start that can do the rest. Nothing helps but the answers, and no rank is lost on the way out.
+PLANS = {
+    "all": Plan(),
+    "counting": Plan(
+        about="counting above all, from a model that can do the rest",
+        rank=16,
+        first_scene=1600,
+        stages=(
+            Stage("few", 450, 4, 16, 32, 1e-3, 0.5, likelier=COUNTING),
+            Stage("whole", 280, 1, 32, PATCHES, 5e-4, 1.0, likelier=COUNTING),
+        ),
+    ),
+    "mixed": Plan(
+        about="a tower and deltas for mixed scenes too, from a model that knows shapes",
+        rank=32,
+        shipped_rank=14,
+        first_scene=3200,
+        scenes=600,
+        mixed=3000,
+        eyes_steps=1500,
+        stages=(
+            Stage("few", 900, 4, 16, 48, 1e-3, 0.4, likelier={"count": 4.0}, shares=BOTH),
+            Stage("whole", 280, 1, 32, PATCHES, 5e-4, 1.0, likelier={"count": 4.0}, shares=BOTH),
+        ),
+    ),
+}
 
 
 class Optimizer:

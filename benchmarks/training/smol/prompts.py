@@ -38,4 +38,4 @@ class Prompts:
 
     def answer(self, text: str) -> list[int]:
         """Every word keeps the blank before it: so "heart" is the token that names the heart in a question."""
-        return [self.word(word) for word in text.split()]
+        return self.ids(text if text[0].isdigit() else " " + text)

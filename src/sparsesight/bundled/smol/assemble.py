@@ -36,7 +36,7 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
     Args:
         base: the language model.
         delta: bfloat16 tensors: `projector.NAME`, and `LAYER.a` [rank, in], `LAYER.b` [out, rank] of what is added to
-            LAYER's weight.
+            LAYER's weight; `tower.NAME` of the vision tower, unless it is the bundled model's.
         folder: made if it is not there.
     """
     eyes: Any = AutoModelForImageTextToText.from_pretrained(TOWER, dtype=torch.float32, local_files_only=True)
@@ -54,17 +54,16 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
     )
     model = LlavaForConditionalGeneration(config).bfloat16()
     trained = load_file(delta)
-    model.model.vision_tower.load_state_dict(eyes.model.vision_tower.state_dict())
-    model.model.multi_modal_projector.load_state_dict(
-        {
-            name: trained[f"projector.{name}"]
-            for name in ("linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias")
-        }
+    tower, projector = (
+        {key.removeprefix(part): trained.pop(key) for key in [*trained] if key.startswith(part)}
+        for part in ("tower.", "projector.")
     )
+    model.model.vision_tower.load_state_dict(tower or eyes.model.vision_tower.state_dict())
+    model.model.multi_modal_projector.load_state_dict(projector)
     decoder = {
         name.removeprefix("model."): weight for name, weight in base.state.items() if name != "lm_head.weight"
     }
-    for name in sorted({key.rpartition(".")[0] for key in trained if not key.startswith("projector.")}):
+    for name in sorted({key.rpartition(".")[0] for key in trained}):
         # In float64 sums of products of bfloat16 numbers are exact, so every machine gets the same weights.
         a, b = trained[f"{name}.a"].double(), trained[f"{name}.b"].double()
         decoder[f"{name}.weight"] = decoder[f"{name}.weight"].double() + b @ a

@@ -1,0 +1,211 @@
+"""The stages of a run: what is asked at each step, and how well held-out questions are answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sparsesight.bundled.smol.assemble import assemble
+from sparsesight.bundled.smol.base import Base
+from sparsesight.errors import SparseSightError
+from sparsesight.scenes.dataset import SPLITS
+from sparsesight.scenes.scenes import KINDS, SINGLE_OBJECT
+
+from ..decoder import choose
+from ..run import Run
+from . import batch, export, eyes, lowrank, mixed, pictures, projector, replay
+from .pictures import KIND_NAMES, Pictures
+from .plan import Optimizer, Plan, Stage
+from .reader import DTYPE, Reader
+
+
+class Training:
+    """The model, the data and the stages of one run."""
+
+    def __init__(
+        self, plan: Plan, run: Run, base: Base, workers: int, seed: int, start: Path | None = None
+    ) -> None:
+        """`start` is a file of deltas and a projector to go on from; without it the base model is all there is.
+
+        Raises:
+            SparseSightError: the plan trains a tower, which has to keep what a model makes of shapes, without a start.
+        """
+        if plan.eyes_steps and start is None:
+            raise SparseSightError(
+                "start=None is not possible with this plan: name deltas of a model that knows shapes"
+            )
+        self.plan, self.run, self.base, self.workers, self.seed = plan, run, base, workers, seed
+        self.reader = Reader(base, plan.rank, seed, start)
+        self.prompts = self.reader.prompts
+        # The base model's own answers, so before there are deltas
+        self.replay = replay.load_or_make(run.folder / "replay.pt", self.reader.language_model, self.prompts)
+        self.parts, self.deltas = self.reader.attach(), self.reader.deltas
+        self.started = start is not None
+        self.train_eyes()
+        self.train, self.val = (
+            {name: self.load(name, split) for name in self.sources()} for split in ("train", "val")
+        )
+
+    def sources(self) -> list[str]:
+        """What the stages ask about: of shapes, mixed, pairs."""
+        return list(dict.fromkeys(name for stage in self.plan.stages for name in stage.shares))
+
+    def load(self, source: str, split: str) -> Pictures:
+        plan, folder, tower = self.plan, self.run.folder, self.reader.eyes.tower
+        n = plan.scenes if split == "train" else plan.val_scenes
+        if source == "shapes":
+            first = SPLITS[split].first_seed + (plan.first_scene if split == "train" else 0)
+            file = folder / f"{split}.pt"
+            return pictures.load_or_make(file, self.prompts, first, n, plan.questions, self.workers, tower)
+        images = 2 if source == "pairs" else 1
+        n = plan.mixed if split == "train" else plan.val_scenes
+        return mixed.load_or_make(folder, self.prompts, split, images, n, plan.questions, self.workers, tower)
+
+    def train_eyes(self) -> None:
+        """The stage of the tower and the projector, if the plan has one."""
+        if not self.plan.eyes_steps:
+            return
+        seen, plan = self.reader.eyes, self.plan
+        teacher = eyes.Teacher(seen, self.prompts, self.reader.table.float(), SPLITS["train"].first_seed)
+        seen.requires_grad_(True)
+        optimizer = Optimizer([(list(seen.parameters()), plan.eyes_rate)], plan.eyes_steps, 0.4)
+        loss = eyes.loss_of(seen, teacher, plan.eyes_pictures, self.seed)
+        self.run.train("eyes", seen, optimizer, loss, lambda: eyes.scores(seen, teacher, self.seed))
+        seen.requires_grad_(False)
+        self.reader.own_tower = True
+
+    def all(self) -> None:
+        first = self.run.folder / f"{self.plan.stages[0].name}.pt"
+        if not first.exists() and not self.started:
+            left = projector.fit(
+                self.reader.projector,
+                self.train["shapes"],
+                self.reader.table.float(),
+                self.plan.fit_scenes,
+                self.plan.fit_steps,
+                self.seed,
+            )
+            self.run.log({"stage": "projector", "unexplained": round(left, 4)})
+        for number, stage in enumerate(self.plan.stages, 1):
+            self.train_stage(number, stage)
+        self.export()
+
+    def restore(self) -> dict[str, Any]:
+        """Take the newest checkpoint as it is; returns its stage and how many steps of it are done.
+
+        Raises:
+            SparseSightError: if nothing was trained yet.
+        """
+        for stage in reversed(self.plan.stages):
+            checkpoint = self.run.folder / f"{stage.name}.pt"
+            if checkpoint.exists():
+                saved = torch.load(checkpoint, map_location="cpu")
+                self.parts.load_state_dict(saved["modules"])
+                return {"stage": stage.name, "step": saved["step"], "processor": round(saved["processor"], 1)}
+        raise SparseSightError(f"{self.run.folder} holds no checkpoint yet: train first, without --export")
+
+    def export(self) -> None:
+        """Write what was trained, and the whole model."""
+        delta = self.run.folder / "delta.safetensors"
+        export.save(delta, self.reader.eyes, self.deltas, self.plan.shipped_rank, self.reader.own_tower)
+        assemble(self.base, delta, self.run.folder / "model")
+
+    def train_stage(self, number: int, stage: Stage) -> None:
+        weights = [weight for delta in self.deltas.values() for weight in (delta.a, delta.b)]
+        groups = [(weights, stage.rate)]
+        aids = self.reader.aids
+        groups += [(list(aids.heads.parameters()), 2e-3), ([aids.mixture], 2e-2)]
+        optimizer = Optimizer(groups, stage.steps, stage.decay)
+
+        def loss(step: int) -> torch.Tensor:
+            lowrank.merge_all(self.deltas)
+            rng = np.random.default_rng([self.seed, number, step])
+            total = self.seen(stage, rng, step / stage.steps)
+            if step % stage.replay_every == 0:
+                replayed = self.replayed(rng)
+                self.note("replay", replayed)
+                total = total + replayed
+            return total
+
+        def evaluate() -> dict[str, Any]:
+            lowrank.merge_all(self.deltas)
+            parts = {f"{name} loss": round(loss, 4) for name, loss in self.losses.items()}
+            return {**parts, **self.scores(stage)}
+
+        self.losses: dict[str, float] = {}
+        self.run.train(stage.name, self.parts, optimizer, loss, evaluate)
+        lowrank.merge_all(self.deltas)
+
+    def seen(self, stage: Stage, rng: np.random.Generator, done: float) -> torch.Tensor:
+        """The loss of one batch of questions about pictures of one source."""
+        source = stage.source(rng)
+        data = self.train[source]
+        rows = np.sort(rng.choice(len(data), stage.pictures, replace=False))
+        slots = self.draw(stage, data, rows, rng)
+        visible = choose(data, rows, stage.shown(data.span), rng)  # type: ignore[arg-type]
+        packed, thoughts, search = batch.questions(data, rows, slots, visible, DTYPE)
+        thought_weight = stage.thoughts * max(0.0, 1 - done / stage.thoughts_until)
+        search_weight = stage.search * max(0.0, 1 - done / stage.search_until)
+        out = self.reader.read(
+            data, packed, rows, visible, bool(thought_weight), search if search_weight else None
+        )
+        total = self.reader.loss(out.last_hidden_state, packed)
+        self.note(f"{source} answers", total)
+        if thought_weight:
+            aid = self.reader.aids.loss(out.hidden_states, thoughts)
+            self.note("thoughts", aid)
+            total = total + thought_weight * aid
+        if search_weight:
+            aid = search.loss()
+            self.note("search", aid)
+            total = total + search_weight * aid
+        return total
+
+    def draw(
+        self, stage: Stage, data: Pictures, rows: np.ndarray, rng: np.random.Generator
+    ) -> list[list[int]]:
+        """Which questions to ask about each picture, kinds as likely as the stage says."""
+        kinds = data.kinds[rows]
+        likelier = np.array([stage.likelier.get(kind, 1.0) for kind in KIND_NAMES])
+        late = rng.exponential(size=kinds.shape) / likelier[kinds]
+        late[kinds < 0] = np.inf  # there is no such question
+        asked = np.minimum((kinds >= 0).sum(1), stage.questions)
+        return [order[:n].tolist() for order, n in zip(np.argsort(late, axis=1), asked, strict=True)]
+
+    def note(self, name: str, loss: torch.Tensor) -> None:
+        """Keep a running mean of a part of the loss for the log."""
+        self.losses[name] = 0.95 * self.losses.get(name, loss.item()) + 0.05 * loss.item()
+
+    def replayed(self, rng: np.random.Generator) -> torch.Tensor:
+        """The loss of a few plain instructions."""
+        opening = self.replay.opening
+        drawn = [self.replay.draw(rng, self.plan.replayed)]
+        packed = batch.pack(drawn, len(opening), None, DTYPE, self.prompts.end)
+        return self.reader.loss(self.reader.read_text(opening, packed).last_hidden_state, packed)
+
+    def scores(self, stage: Stage) -> dict[str, Any]:
+        """Share of held-out questions whose answer is likeliest, token by token given the ones before."""
+        right: dict[str, list[bool]] = {kind: [] for kind in KIND_NAMES}
+        rng = np.random.default_rng(0)
+        for source in stage.shares:
+            data = self.val[source]
+            for first in range(0, min(len(data), self.plan.scored), stage.pictures):
+                rows = np.arange(first, min(first + stage.pictures, len(data)))
+                slots = [list(range(min(stage.questions, len(data.questions[row])))) for row in rows]
+                visible = choose(data, rows, stage.shown(data.span), rng)  # type: ignore[arg-type]
+                packed, _, _ = batch.questions(data, rows, slots, visible, DTYPE)
+                out = self.reader.read(data, packed, rows, visible)
+                predicted = self.reader.logits(out.last_hidden_state, packed).argmax(-1)
+                hits = (predicted == packed.goal).numpy()
+                for number, kind in enumerate(packed.kind):
+                    right[KIND_NAMES[kind]].append(bool(hits[packed.question == number].all()))
+        groups = {
+            "all": [kind for kind in KIND_NAMES if kind in KINDS],
+            "single": SINGLE_OBJECT,
+            "mixed": [kind for kind in KIND_NAMES if kind not in KINDS],
+        }
+        told = {name: [hit for kind in kinds for hit in right[kind]] for name, kinds in groups.items()}
+        return {name: round(float(np.mean(hits)), 4) for name, hits in {**told, **right}.items() if hits}

@@ -1,0 +1,146 @@
+"""Training on mixed scenes, at a size that takes seconds: pairs, answers of several tokens, a tower of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from sparsesight import bundled
+from sparsesight.errors import SparseSightError
+from sparsesight.scenes.mixed.dataset import SPLITS, picture_of
+from sparsesight.scenes.mixed.packages import check_installed
+from sparsesight.scenes.mixed.picture import Element
+
+from . import small_language_model
+from .conftest import script
+
+
+@pytest.fixture(scope="module")
+def course() -> Any:
+    script("train_smol")
+    return script("training.smol.course")
+
+
+@pytest.fixture(scope="module")
+def prompts(course: Any) -> Any:
+    return script("training.smol.prompts").Prompts(small_language_model.tokenizer())
+
+
+@pytest.fixture(scope="module")
+def run(course: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run on mixed scenes that went through."""
+    try:
+        check_installed()
+    except SparseSightError as error:
+        pytest.skip(str(error))
+    plan = course.Plan(
+        rank=4,
+        shipped_rank=4,
+        scenes=3,
+        val_scenes=5,
+        scored=2,
+        questions=9,
+        replayed=2,
+        mixed=10,
+        eyes_steps=1,
+        eyes_pictures=2,
+        stages=(
+            course.Stage("few", 3, 2, 12, 32, 1e-2, 0.5, shares={"shapes": 1, "mixed": 2, "pairs": 2}),
+            course.Stage("whole", 1, 1, 4, 576, 1e-3, 1.0, shares={"pairs": 1}),
+        ),
+    )
+    base = course.Base(**small_language_model.parts())
+    folder: Path = tmp_path_factory.mktemp("mixed")
+    with pytest.raises(SparseSightError, match="name deltas"):
+        course.Training(plan, course.Run(folder, every=1), base, workers=1, seed=0)
+    reader = course.Reader(course.Base(**small_language_model.parts()), 4, seed=0)
+    reader.attach()
+    course.export.save(folder / "start.safetensors", reader.eyes, reader.deltas, 4)
+    start = folder / "start.safetensors"
+    training = course.Training(plan, course.Run(folder, every=1), base, workers=1, seed=0, start=start)
+    training.all()
+    return training
+
+
+def test_two_pictures_are_read_as_a_user_prompt_shows_them(course: Any, run: Any) -> None:
+    folder = run.run.folder / "model"
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    data = run.val["pairs"]
+    assert data.span == 2 * 576 + 1 and len(data) == 1
+    visible, slots = np.arange(data.span)[None], [[0, 1, 2]]
+    packed, _, _ = course.batch.questions(data, np.array([0]), slots, visible, course.DTYPE)
+    with torch.no_grad():
+        hidden = run.reader.read(data, packed, np.array([0]), visible).last_hidden_state
+        seen = run.reader.logits(hidden, packed)
+    picture = picture_of(SPLITS["val"], 4)
+    for slot in slots[0]:
+        text = data.questions[0][slot].text
+        content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": text}]
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        inputs = processor(text=prompt, images=list(picture.images), return_tensors="pt")
+        asked = data.asked(0, slot)
+        assert inputs["input_ids"].shape[1] == len(run.prompts.opening) + data.span + asked.given
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, -1]
+        first = seen[packed.question == slot][0]
+        assert torch.corrcoef(torch.stack([logits, first]))[0, 1] > 0.99
+
+
+def test_its_own_tower_is_shipped_and_assembled(run: Any) -> None:
+    told = load_file(run.run.folder / "delta.safetensors")
+    weights = load_file(run.run.folder / "model" / "model.safetensors")
+    trained = run.reader.eyes.tower.state_dict()
+    before = bundled.load()[0].model.vision_tower.state_dict()
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    for name, weight in trained.items():
+        assert torch.equal(told[f"tower.{name}"], weight.bfloat16())
+        (found,) = (kept for key, kept in weights.items() if key.endswith(f"vision_tower.{name}"))
+        assert torch.equal(found, weight.bfloat16())
+
+
+def test_pictures_without_many_questions_are_asked_those_they_have(course: Any, run: Any) -> None:
+    first, *others = run.train["mixed"].questions
+    data = replace(run.train["mixed"], questions=[first[:3], *others])
+    stage = course.Stage("few", 1, 1, 8, 32, 1e-3, 1.0)
+    slots = run.draw(stage, data, np.arange(len(data)), np.random.default_rng(0))
+    assert sorted(slots[0]) == [0, 1, 2]
+    assert [len(chosen) for chosen in slots[1:]] == [min(8, len(asked)) for asked in others]
+
+
+def test_answers_of_several_words_are_tokenised_as_they_are_said(prompts: Any) -> None:
+    ids = prompts.answer("bottom right")
+    assert ids == [prompts.word("bottom"), prompts.word("right")]
+    said = prompts.answer("46 4 59 17")
+    assert prompts.tokenizer.decode(said) == "46<unk>4<unk>59<unk>17"  # this vocabulary has no blank
+    assert prompts.answer("3") == [prompts.word("3")]
+
+
+def test_a_number_on_a_patch_keeps_the_order_of_its_digits(course: Any, prompts: Any) -> None:
+    mixed = course.mixed
+    own = torch.randn(len(prompts.tokenizer), 96)
+    one, two = (mixed.summed(mixed.pieces([(text, 1.0)], prompts), own) for text in ("12", "21"))
+    assert not torch.allclose(one, two)
+
+
+def test_patches_say_what_is_written_and_where(course: Any) -> None:
+    element = Element("number", "47", (200, 20, 230, 40), cell=(2, 1), text="47", value=47)
+    assert dict(course.mixed.spoken(element)) == {
+        "47": 1.5,
+        "right": 0.5,
+        "top": 0.5,
+        "third": 0.7,
+        "two": 0.7,
+    }
+    bar = Element("bar", "pool", (60, 100, 90, 292), color="red", value=35)
+    place = {"left": 0.5, "bottom": 0.5, "first": 0.7, "one": 0.7}
+    assert dict(course.mixed.spoken(bar)) == {"35": 1.0, "bar": 0.5, "red": 1.0, **place}
