@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import DynamicCache, StaticCache, cache_utils
 
 from sparsesight import UnsupportedModelError, sparsify
-from sparsesight.hf.cache import KEYLESS, check_cache
+from sparsesight.hf.cache import CACHE_NAMES, KEYLESS, check_cache
 from sparsesight.hf.pruned_layer import PRUNED_KINDS, PrunedLayer
 from tests.hf import tiny
+from tests.hf.families.base import takes
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_invariants import NEW, batch, close, generate, model, processor
 
@@ -259,6 +261,22 @@ def test_a_prefix_is_prefilled_once() -> None:
         # Back to the prefix by cropping instead of copying.
         again.crop(prefix["input_ids"].shape[1] - again.get_seq_length())
         assert torch.equal(ask(questions[0], again), answers[0])
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_is_found_under_either_name(name: str) -> None:
+    """The newer one came with transformers 5.24, which takes both."""
+    if name == "cache" and not takes("LlavaForConditionalGeneration", name):
+        pytest.skip(f"transformers {transformers.__version__} calls no cache so")
+    built, prompt = model("llava"), batch("llava", (0,))
+    cache, static = fresh(built), StaticCache(built.config.get_text_config(), max_cache_len=200)
+    with sparsify(built, retain=0.4) as run, torch.no_grad():
+        built(**prompt, **{name: cache})
+        assert [layer.keys.shape[2] for layer in cache.layers] == list(run.report.kv_lengths)
+        built(input_ids=prompt["input_ids"][:, -1:], **{name: cache})
+        assert cache.get_seq_length() == prompt["input_ids"].shape[1] + 1
+        with pytest.raises(UnsupportedModelError, match="StaticLayer"):
+            built(**prompt, **{name: static})
 
 
 def test_a_cache_from_before() -> None:

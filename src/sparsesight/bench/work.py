@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hf.cache import cache_among, cache_name
 from ..hf.layer_inputs import NOT_ROWS, take_rows
 from .ceilings import matrices
 from .timing import FIRST, TOKEN, Mark, Times, mark, settle
@@ -28,15 +29,14 @@ def run_once(model: Any, prompt: dict[str, Any], steps: int, times: Times | None
     for _ in range(steps):
         mask = torch.cat((mask, mask.new_ones(mask.shape[0], 1)), 1)
         position = mask.sum(1, keepdim=True) - 1
-        out = model(
-            input_ids=token, attention_mask=mask, position_ids=position, past_key_values=out.past_key_values
-        )
+        held = {cache_name(out): cache_among(out)}
+        out = model(input_ids=token, attention_mask=mask, position_ids=position, **held)
         token = out.logits[:, -1:].argmax(-1)
         moments.append(mark(device))
     if times is not None:
         for i, (start, end) in enumerate(pairwise(moments)):
             times.add(TOKEN if i else FIRST, start, end)
-    return out.past_key_values
+    return cache_among(out)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import cache_utils
@@ -16,6 +17,21 @@ KEYLESS = {
     for name in ("LinearAttentionLayer", "DummyLayer")
     if hasattr(cache_utils, name)
 }
+
+
+# What a forward calls its cache: the first from transformers 5.24 on, which takes the second from callers as well.
+CACHE_NAMES = ("cache", "past_key_values")
+
+
+def cache_name(arguments: Mapping[str, Any]) -> str:
+    """What the cache is called among a forward's arguments or results."""
+    new, old = CACHE_NAMES
+    return new if new in arguments else old
+
+
+def cache_among(arguments: Mapping[str, Any]) -> Any:
+    """The cache among a forward's arguments or results, under either name; None without one."""
+    return arguments.get(cache_name(arguments))
 
 
 def pruned_layer(cache: Cache | None, index: int) -> PrunedLayer | None:

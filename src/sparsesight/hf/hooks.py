@@ -18,7 +18,7 @@ from ..core.budget import BEFORE
 from ..core.rows import Rows
 from ..core.turns import Turns
 from ..errors import SparseSightError
-from .cache import cached_length, check_cache, was_pruned
+from .cache import cache_among, cached_length, check_cache, was_pruned
 from .cache_lock import lock, sign, unlock
 from .call import Call
 from .compiled.dispatch import FastPath
@@ -169,7 +169,7 @@ class Hooks:
         refuse_tracing()
         inner = self.parts.model
         given = by_name(module, args, kwargs, inner)
-        unlock(given.get("past_key_values"), self.plan.filled_by)
+        unlock(cache_among(given), self.plan.filled_by)
         self.call.asked = self.call.asked or asks_for_outputs(module, given)
         self.call.labels = labels = Labels.of(given)
         return None if labels is None else replaced(module, args, kwargs, labels.given, inner)
@@ -177,9 +177,9 @@ class Hooks:
     def enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See the token ids before the picture is encoded."""
         given = by_name(module, args, kwargs)
-        unlock(given.get("past_key_values"), self.plan.filled_by)
+        unlock(cache_among(given), self.plan.filled_by)
         ids = given.get("input_ids", args[0] if args else None)
-        past = cached_length(given.get("past_key_values"))
+        past = cached_length(cache_among(given))
         if ids is None and isinstance(given.get("inputs_embeds"), Tensor):
             ids = self.generating.ids_of(past, given["inputs_embeds"])
         self.call.layout, self.call.ids = self.reader.of_ids(ids, past, given), ids
@@ -203,7 +203,7 @@ class Hooks:
             x = given.get("input_ids", args[0] if args else None)
             if not isinstance(x, Tensor):
                 return None
-        cache = self.call.cache = given.get("past_key_values")
+        cache = self.call.cache = cache_among(given)
         unlock(cache, self.plan.filled_by)
         past, (batch, length) = cached_length(cache), x.shape[:2]
         layout = self.reader.at_decoder(module, x, past, given)
@@ -214,8 +214,7 @@ class Hooks:
             self.probe()
             forward.activate(layout)
             if forward.active:
-                # Continuous batching gives its cache another name.
-                check_cache(given.get("cache", cache), self.plan.first_pruned)
+                check_cache(cache, self.plan.first_pruned)
                 forward.checkpointed = is_checkpointed(module)
                 if self.vision is not None and forward.rows is not None:
                     with self.plan.clock("vision"):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.rows import Rows
-from .cache import make_pruned, pruned_layer
+from .cache import CACHE_NAMES, make_pruned, pruned_layer
 from .masks import select_mask
 from .model_parts import Layer
 from .prompt.layout import Layout, Plan
@@ -23,7 +23,7 @@ from .pruned_layer import PrunedLayer
 # Layer arguments that are not per-row tensors and must never be shortened.
 NOT_ROWS = {
     "attention_mask",
-    "past_key_values",
+    *CACHE_NAMES,
     "past_key_value",
     "use_cache",
     "hidden_states",

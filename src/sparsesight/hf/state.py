@@ -20,7 +20,7 @@ from ..core.rows import RegionSizes, Rows
 from ..core.stage import Attention, Counts, Vision, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, in_full, run_stage
 from ..errors import SparseSightError
-from .cache import held_keys, make_pruned, pruned_layer
+from .cache import cache_among, held_keys, make_pruned, pruned_layer
 from .decoder_shape import cached_numbers, number_bytes
 from .layer_inputs import SegmentInputs, fold, unfold
 from .probe import CapturedAttention, positions_of
@@ -138,7 +138,7 @@ class ForwardState(SegmentInputs):
         if self.checkpointed:
             self.cache = None
         elif self.cache is None:  # the decoder makes its own where it is given none
-            self.cache = kwargs.get("past_key_values")
+            self.cache = cache_among(kwargs)
         if (
             self.rows is not None
             and self.done < len(self.plan.stages)

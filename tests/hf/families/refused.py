@@ -253,8 +253,10 @@ REFUSED = (
     Refused("glm5_next", partial(glm_like.glm5_next, "eager"), "indexed_attention"),
     Refused("qwen4_exp", partial(qwen_like.qwen4_exp, "eager"), "indexed_attention"),
     Refused("dots3_note", partial(rest_sparse.dots3_note, "eager"), "indexed_attention"),
+    Refused("hy_v4_vl", partial(rest_sparse.hunyuan4, "eager"), "indexed_attention"),
     Refused("minimax_m3_vl", partial(rest_sparse.minimax_sparse, "eager"), "minimax_m3_sparse"),
     Refused("unlimited_ocr", partial(rest_moe.unlimited_ocr, "eager"), "reference_sliding_attention"),
     Refused("inkling_mm_model", partial(rest_moe.inkling, "eager"), "hybrid"),
     Refused("inkling2", partial(rest_moe.inkling2, "eager"), "hybrid"),
+    Refused("inkling2_loop", partial(rest_moe.inkling2_loop, "eager"), "hybrid"),
 )

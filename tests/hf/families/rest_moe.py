@@ -157,16 +157,32 @@ def inkling(attention: str) -> Any:
 
 
 def inkling2(attention: str) -> Any:
-    from transformers import Inkling2Config, Inkling2ForConditionalGeneration
+    return _inkling2("Inkling2")
+
+
+def inkling2_loop(attention: str) -> Any:
+    """Layers 3 to 5 run twice."""
+    return _inkling2(
+        "Inkling2Loop",
+        loop_layer_index_start=3,
+        loop_layer_index_end=6,
+        loop_num_passes=2,
+        loop_gate_rank=4,
+    )
+
+
+def _inkling2(stem: str, **more: Any) -> Any:
+    import transformers
 
     base.seed()
     image, *around = silent()
-    config = Inkling2Config(
+    config = getattr(transformers, f"{stem}Config")(
         text_config=_inkling_text(
             unpadded_vocab_size=base.TEXT["vocab_size"],
             n_layers_per_attn_res_block=3,
             log_scaling_n_floor=24,
             eos_token_id=2,
+            **more,
         ),
         vision_config={
             **VISION,
@@ -179,7 +195,7 @@ def inkling2(attention: str) -> Any:
         image_token_id=image,
         attn_implementation="eager",  # it has no other that runs here
     )
-    return base.finish(Inkling2ForConditionalGeneration(config), image, *around)
+    return base.finish(getattr(transformers, f"{stem}ForConditionalGeneration")(config), image, *around)
 
 
 FAMILIES = (Family("deepseek_ocr2", _deepseek_ocr2, _deepseek_ocr2_prompts, decoder="mixture of experts"),)

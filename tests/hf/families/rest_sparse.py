@@ -210,6 +210,42 @@ def _frames(clip: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(frame) for frame in clip]
 
 
+# -- Hunyuan 4: DeepSeek's decoder with four hidden streams, whose indexer picks keys --------------------------
+
+
+def hunyuan4(attention: str) -> Any:
+    from transformers import HYV4VLConfig, HYV4VLForConditionalGeneration
+
+    base.seed()
+    image, *around, video = silent()
+    text = {key: value for key, value in base.TEXT.items() if key not in ("head_dim", "num_key_value_heads")}
+    config = HYV4VLConfig(
+        text_config={
+            **text,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 8,
+            "qk_nope_head_dim": 8,
+            "v_head_dim": 12,
+            "moe_intermediate_size": 24,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "index_topk": 8,
+            "index_head_dim": 8,
+            "index_n_heads": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        vision_config={**VISION, "patch_size": 4, "max_image_size": 64, "out_hidden_size": HIDDEN},
+        image_token_id=image,
+        video_token_id=video,
+        attn_implementation=attention,
+    )
+    return base.finish(HYV4VLForConditionalGeneration(config), image, video, *around)
+
+
 # Their image or video processors need torchvision.
 FAMILIES = (
     Family(

@@ -1,4 +1,4 @@
-"""Chameleon and Emu3, whose pictures are words of the vocabulary; Fuyu, which has no encoder."""
+"""Chameleon, Emu3 and Apertus, whose pictures are words of the vocabulary; Fuyu, which has no encoder."""
 
 from __future__ import annotations
 
@@ -97,6 +97,61 @@ def _emu3_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
     return prompt
 
 
+def _apertus(attention: str) -> Any:
+    from transformers import Apertus1p5Config, Apertus1p5ForConditionalGeneration
+
+    base.seed()
+    image, *around = silent()
+    sounds = 4  # the last words of the vocabulary; pictures' come before them
+    last = base.TEXT["vocab_size"] - sounds
+    config = Apertus1p5Config(
+        text_config={
+            **{key: value for key, value in base.TEXT.items() if key != "head_dim"},
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        vision_config={
+            **VQ,
+            "codebook_size": CODES,
+            "channel_multiplier": [1, 1, 1, 1],
+            "resolution": SIDE,
+            "attn_resolutions": [PATCH],
+        },
+        audio_config={
+            "model_type": "wavtokenizer_encoder",
+            "num_filters": 2,
+            "num_lstm_layers": 1,
+            "hidden_size": 8,
+            "codebook_dim": 8,
+            "codebook_size": sounds,
+        },
+        image_token_id=image,
+        audio_token_id=around[0],
+        image_token_offset=last - CODES,
+        audio_token_offset=last,
+        attn_implementation={"text_config": attention},
+    )
+    return base.finish(Apertus1p5ForConditionalGeneration(config), image, *around)
+
+
+def _apertus_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
+    images = pictures(samples)
+    sizes = [tuple(round(n / 2 / PATCH) * PATCH for n in image.size) for image in images]
+    rows = [(height // PATCH, width // PATCH) for width, height in sizes]
+    prompt = expanded(samples, [f"{BEGIN} {' '.join(['<image>' * w] * h)} {END}" for h, w in rows])
+    if images:  # padded to one size
+        found = [pixels(image, *size) for image, size in zip(images, sizes, strict=True)]
+        most = [max(n) for n in zip(*(x.shape[1:] for x in found), strict=True)]
+        whole = torch.zeros(len(found), 3, *most)
+        for i, x in enumerate(found):
+            whole[i, :, : x.shape[1], : x.shape[2]] = x
+        prompt["pixel_values"] = whole
+        prompt["image_sizes"] = torch.tensor([x.shape[1:] for x in found])
+    return prompt
+
+
 # -- Patches as they are --------------------------------------------------------------------------------------
 
 
@@ -132,7 +187,7 @@ def _fuyu_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
 
 FAMILIES = (
     Family("chameleon", _chameleon, _chameleon_prompts, decoder="pictures are words", layers="model.layers"),
-    # Its image processor needs torchvision.
+    # Their image processors need torchvision.
     Family(
         "emu3",
         _emu3,
@@ -141,6 +196,7 @@ FAMILIES = (
         decoder="pictures are words",
         layers="model.text_model.layers",
     ),
+    Family("apertus1p5", _apertus, _apertus_prompts, inputs="tensors", decoder="pictures are words"),
     # Its processor takes one picture per prompt.
     Family(
         "fuyu",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SparseSightError
+from ..cache import CACHE_NAMES, cache_among, cache_name
 from ..install import Installation, uncompiled
 from ..layer_inputs import same_arguments
 from ..model_parts import ModelParts, attention_implementation
@@ -165,7 +166,7 @@ class FastPath:
                 "had run as one program; use fast=False for this model"
             )
         place = index - flight.first
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs)
         if cache is not None:
             cache.update(output.keys[place], output.values[place], index)
         if index == flight.last and output.query is not None:
@@ -192,7 +193,7 @@ class FastPath:
 
     def _program(self, first: int, last: int, hidden: Tensor, kwargs: dict[str, Any]) -> Program | str:
         """The program for this shape, or why there is none."""
-        constants = {k: v for k, v in kwargs.items() if k not in ("past_key_values", "position_embeddings")}
+        constants = {k: v for k, v in kwargs.items() if k not in (*CACHE_NAMES, "position_embeddings")}
         constants.update((k, None) for k in NEEDLESS if k in constants)
         inputs = (hidden, *kwargs["position_embeddings"])
         length = self.how.length(hidden.shape[1])
@@ -209,7 +210,7 @@ class FastPath:
         if self.runner == "graph" and self.local.pool is None:
             self.local.pool = torch.cuda.graph_pool_handle()
         probed = {p - first for p in self.plan.stages if first <= p <= last}
-        function = function_of(self.plain[first : last + 1], constants, probed)
+        function = function_of(self.plain[first : last + 1], constants, probed, cache_name(kwargs))
         made: Program | str
         try:
             made = program = Program(function, inputs, length, self.runner, self.local.pool)
@@ -291,6 +292,6 @@ def _are_tables(tables: Any, hidden: Tensor) -> bool:
 
 def _known(name: str, value: Any) -> bool:
     """Whether a layer's argument can be built into a program."""
-    if name in ("past_key_values", "position_embeddings", "attention_mask", *NEEDLESS):
+    if name in (*CACHE_NAMES, "position_embeddings", "attention_mask", *NEEDLESS):
         return True
     return value is None or isinstance(value, (bool, int, float, str))

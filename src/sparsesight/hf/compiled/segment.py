@@ -55,15 +55,19 @@ Function = Callable[..., Raw]
 
 
 def function_of(
-    layers: Sequence[Callable[..., Tensor]], constants: dict[str, Any], probed: Collection[int]
+    layers: Sequence[Callable[..., Tensor]], constants: dict[str, Any], probed: Collection[int], cache: str
 ) -> Function:
-    """Hidden states [b, n, c] and rotary tables in, :class:`Output`'s fields out; ``probed`` are places of layers."""
+    """Hidden states [b, n, c] and rotary tables in, :class:`Output`'s fields out; ``probed`` are places of layers.
+
+    Args:
+        cache: the keyword of the layers' cache.
+    """
 
     def run(hidden: Tensor, cos: Tensor, sin: Tensor) -> Raw:
         sink = Sink()
         for i, layer in enumerate(layers):
-            more = {SEEN: sink} if i in probed else {}
-            hidden = layer(hidden, **constants, position_embeddings=(cos, sin), past_key_values=sink, **more)
+            more = {SEEN: sink, cache: sink} if i in probed else {cache: sink}
+            hidden = layer(hidden, **constants, position_embeddings=(cos, sin), **more)
         return hidden, sink.keys, sink.values, sink.query, sink.how
 
     # The compiler counts recompilations by code object: every program gets one of its own.
