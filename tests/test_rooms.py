@@ -12,7 +12,7 @@ import sparsesight
 ROOT = Path(sparsesight.__file__).parent
 # From the bottom up. A room may import from its own row and from those above it in this table.
 ROOMS = (
-    ("errors", "suggestions", "terminal", "files", "families", "checkpoint_limits", "method_names"),
+    ("errors", "suggestions", "terminal", "files", "families", "checkpoint_limits", "hub", "method_names"),
     ("ops",),
     ("core",),
     ("methods",),

@@ -1,14 +1,12 @@
 """What comes with a checkpoint and makes its prompts is bounded: a chat template in time, length and memory, the size
-that pictures are scaled to in memory.
+that pictures are scaled to in memory, and what becomes of a picture in tokens and numbers.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,21 +19,11 @@ SECONDS = 5.0  # a template takes milliseconds
 CHARACTERS = 2_000_000  # of all prompts of a batch
 ADDED = 50_000  # characters of one prompt beyond its conversation; templates add some hundred
 MEMORY = 4 * 2**30  # bytes that making a prompt may take; a batch of large pictures takes a few hundred MB
+TOKENS = 32_768  # of a prompt for its text, and as many for each picture; models make 16,384 of one at most
+PIXELS = (
+    2**27
+)  # numbers that a picture may become; 4096 x 4096 pixels of two frames and three colours are 100 million
 STATM = Path("/proc/self/statm")  # Linux: pages of the address space, and more
-
-
-def check_name(model: str) -> None:
-    """Check that a model's name is a folder that exists, or may be a Hub id (``name`` or ``owner/name``).
-
-    Raises:
-        SparseSightError: it is neither.
-    """
-    if not os.path.exists(os.path.expanduser(model)) and not re.fullmatch(
-        r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", model, re.ASCII
-    ):
-        raise SparseSightError(
-            f"model {model!r} does not exist: give a folder with a model, or a Hugging Face Hub id"
-        )
 
 
 @contextmanager
@@ -88,7 +76,63 @@ def apply_template(processor: Any, conversations: list[Any], **options: Any) -> 
             "writes the question and little else"
         )
     with making_prompt():
-        return apply(conversations, add_generation_prompt=True, **options)
+        inputs = apply(conversations, add_generation_prompt=True, **options)
+    if not isinstance(inputs, str | list):
+        check_prompt(inputs, [_pictures(chat) for chat in chats])
+    return inputs
+
+
+def check_prompt(inputs: Any, pictures: Sequence[int]) -> None:
+    """Refuse inputs that would keep a model busy for hours, such as those of a processor that cuts pictures into
+    thousands of tiles; to be called before anything is encoded.
+
+    Args:
+        inputs: what a processor made of a batch.
+        pictures: how many pictures and frames each of its prompts shows.
+
+    Raises:
+        SparseSightError: more than 32,768 tokens, and as many per picture, in a prompt; or more than 2^27 numbers per
+            picture.
+    """
+    ids = inputs["input_ids"]
+    length, limit = (len(ids[0]) if len(ids) else 0), TOKENS * (1 + max(pictures, default=0))
+    if length > limit:
+        raise SparseSightError(
+            f"the processor of the model makes {length:,} tokens of a prompt with {_said(max(pictures))}, more than "
+            f"the limit of {limit:,}: use smaller pictures, or a processor that makes fewer tokens of one"
+        )
+    check_pixels(list(inputs.values()), sum(pictures))
+
+
+def check_pixels(values: Any, pictures: int) -> None:
+    """Refuse the pixel values (tensors, in lists or not) that a processor made of some pictures and frames.
+
+    Raises:
+        SparseSightError: more than 2^27 numbers per picture.
+    """
+    count, limit = _numbers(values), PIXELS * max(pictures, 1)
+    if count > limit:
+        raise SparseSightError(
+            f"the processor of the model makes {count:,} numbers of {_said(pictures)}, more than the limit of "
+            f"{limit:,}: use smaller pictures, or a processor that cuts them into fewer tiles"
+        )
+
+
+def _numbers(values: Any) -> int:
+    if isinstance(values, list | tuple):
+        return sum(map(_numbers, values))
+    return int(getattr(values, "nbytes", 0)) // (getattr(values, "itemsize", 0) or 1)
+
+
+def _pictures(chat: Any) -> int:
+    """How many pictures, and frames of clips, a conversation shows."""
+    contents = [turn["content"] for turn in chat if isinstance(turn["content"], list)]
+    parts = [part for content in contents for part in content if part["type"] != "text"]
+    return sum(len(x) if isinstance(x := part.get("video"), list) else 1 for part in parts)
+
+
+def _said(pictures: int) -> str:
+    return f"{pictures} picture{'s' * (pictures != 1)}"
 
 
 def rendered(processor: Any, render: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint_limits import apply_template, making_prompt
+from .checkpoint_limits import apply_template, check_prompt, making_prompt
 from .errors import SparseSightError
 from .hf.loading import GREEDY, Loaded
 from .hf.running import first_run, out_of_memory
@@ -102,6 +102,7 @@ def prepare(loaded: Loaded, image: Image, question: str) -> Any:
             text = PLAIN_PROMPT.format(image=placeholder, question=question)
             with making_prompt():
                 inputs = processor(text=text, images=image, return_tensors="pt")
+            check_prompt(inputs, [1])
     except SparseSightError as error:
         raise SparseSightError(f"model {loaded.name!r}: {error}") from error
     return inputs.to(loaded.model.device, loaded.model.dtype)

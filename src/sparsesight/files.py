@@ -18,6 +18,18 @@ _KINDS: dict[type, str] = {dict: "object", list: "array", str: "string"}  # in J
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait for the other end of a pipe
 
 
+def check_parent(path: Path, option: str) -> None:
+    """Check that the folder in which an option wants something written is there.
+
+    Raises:
+        SparseSightError: naming the option and its value.
+    """
+    if not path.absolute().parent.is_dir():
+        raise SparseSightError(
+            f"{option} {str(path)!r}: its parent directory does not exist, create it first"
+        )
+
+
 def read_json(file: Path, kind: type[T]) -> T:
     """The JSON value of a file; numbers must be finite.
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .bundled import NAMES, folder
+from .bundled import BUNDLED, MODEL_PATH, SMOL
 from .files import sha256
 
 PACKAGE = Path(__file__).parent
@@ -35,8 +35,12 @@ def short(commit: str) -> str:
 def weights(model: Any, name: str) -> str:
     """What identifies the weights of a model: of one of this package the SHA-256 of its file, of one from the Hub its
     revision, of any other a hash of some of its numbers, since its files may be large."""
-    if name in NAMES:
-        return f"sha256 {sha256(folder(name) / 'model.safetensors')}"
+    if name == SMOL:  # large, and verified when it was loaded
+        from .bundled.smol.cached import weights_sum
+
+        return f"sha256 {weights_sum()}"
+    if name == BUNDLED:
+        return f"sha256 {sha256(MODEL_PATH / 'model.safetensors')}"
     revision = getattr(model.config, "_commit_hash", None)
     return f"fingerprint {weights_fingerprint(model)}" if revision is None else f"revision {revision}"
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import sparsesight
 from sparsesight import CDPruner, SparseVLM, bench, bundled
 from sparsesight.bench import runs
 from sparsesight.bench.fits import fits
@@ -84,6 +88,20 @@ def test_the_fast_path() -> None:
     result = run("bench", "--shape", SMALL, "--retain", "0.5", "--fast", "plain", "--details", *QUICK)
     assert result.exit_code == 0, result.stderr
     assert "The fast path: sparse and dense on it" in result.stdout
+
+
+def test_a_folder_without_a_parent_is_refused_before_torch_is_imported() -> None:
+    code = (
+        "import sys\nfrom sparsesight.commands.cli import app\n"
+        "try: app(['bench', '--out', 'no/folder'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(sparsesight.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "False\n"
+    assert "--out 'no/folder': its parent directory does not exist" in done.stderr
 
 
 def test_what_fits_into_a_memory(tmp_path: Path) -> None:
@@ -186,7 +204,7 @@ def test_a_text_tower(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--shape", "layers=4,hiden=64"], "hiden=64"),
-        (["--shape", SMALL, "--model", "x"], "--model and --shape"),
+        (["--shape", SMALL, "--model", "bundled"], "--model and --shape"),
         (["--visual", "36,64"], "--visual '36,64' needs --shape"),
         (["--shape", SMALL, "--fast", "warp"], "runner='warp' is unknown: use one of graph, compile, plain"),
         (["--shape", SMALL, "--visual", "36,none"], "--visual '36,none'"),

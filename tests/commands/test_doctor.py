@@ -69,6 +69,40 @@ def test_defaults_from_variables_are_shown(monkeypatch: pytest.MonkeyPatch) -> N
     assert "SPARSESIGHT_DTYPE bfloat16" in said and "RETAIN_TOKN 64" in said
 
 
+WRONG_DEFAULTS = {
+    "SPARSESIGHT_MODEL": ("no/such/folder", "does not exist"),
+    "SPARSESIGHT_DEVICE": ("cuda:77", "is not available here"),
+    "SPARSESIGHT_DTYPE": ("float23", "did you mean"),
+    "SPARSESIGHT_MODLE": ("smol", "no variable of SparseSight; did you mean 'SPARSESIGHT_MODEL'"),
+    "RETAIN_TOKN": ("many", "RETAIN_TOKN"),
+    "USE_VERSION": ("3_0", "USE_VERSION"),
+}
+
+
+@pytest.mark.usefixtures("installed")
+def test_defaults_that_no_command_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(environment.DEFAULTS) <= set(WRONG_DEFAULTS)
+    monkeypatch.setattr(environment, "try_bundled", trial)
+    result = run("doctor", "--json", **{name: value for name, (value, _) in WRONG_DEFAULTS.items()})
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert set(found["wrong_defaults"]) == set(WRONG_DEFAULTS) and len(found["problems"]) == 6
+    for name, (_, part) in WRONG_DEFAULTS.items():
+        assert part in found["wrong_defaults"][name], name
+    result = run("doctor", SPARSESIGHT_MODEL="no/such/folder")
+    assert "does not exist" in " ".join(result.stdout.split())
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("model", ["bundled", "a folder", "an empty folder"])
+def test_the_default_model(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "try_bundled", trial)
+    (tmp_path / "empty").mkdir()
+    folder = {"a folder": sparsesight.bundled.MODEL_PATH, "an empty folder": tmp_path / "empty"}
+    result = run("doctor", "--json", SPARSESIGHT_MODEL=str(folder.get(model, model)))
+    assert (result.exit_code == 0) == (model != "an empty folder")
+
+
 @pytest.mark.usefixtures("installed")
 def test_what_a_missing_extra_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"matplotlib", "gradio"}

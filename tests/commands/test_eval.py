@@ -157,7 +157,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
         (["--tasks", "scenes,"], "write names with commas between them"),
         (["--tasks", "scenes", "--retain", "many"], "'many' is not a budget"),
         (["--tasks", "scenes", "--limit", "0"], "--limit"),
-        (["--tasks", "scenes", "--setting", "loud"], "--setting 'loud' is unknown"),
+        (["--tasks", "scenes", "--prompts", "loud"], "--prompts 'loud' is unknown"),
         (["--tasks", "scenes", "--model", "nowhere/at/all"], "does not exist"),
     ],
 )

@@ -102,7 +102,7 @@ def test_pictures_are_padded_to_a_square_of_the_mean_colour(size: tuple[int, int
 
 def test_an_image_processor_that_cannot_pad_is_refused(processor: Any) -> None:
     processor.image_processor.do_center_crop = False
-    with pytest.raises(SparseSightError, match="setting='own'"):
+    with pytest.raises(SparseSightError, match="prompts='own'"):
         Prompts(processor, SETTINGS["llava-1.5"], 8, clips=False)
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from sparsesight import bundled
+from sparsesight import SparseSightError, bundled
 from sparsesight.hf import loading
+from sparsesight.hub import check_found
 from tests.commands.command_line import (
     ask,
     asked,
@@ -129,6 +135,7 @@ def test_what_is_asked_of_transformers(trusted: bool, monkeypatch: pytest.Monkey
         monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: "config.json")
     spy(AutoConfig, AutoConfig.from_pretrained(bundled.MODEL_PATH))
     spy(AutoProcessor, AutoProcessor.from_pretrained(bundled.MODEL_PATH))
     spy(AutoModelForImageTextToText)
@@ -138,11 +145,79 @@ def test_what_is_asked_of_transformers(trusted: bool, monkeypatch: pytest.Monkey
     assert asked_for["AutoModelForImageTextToText"]["use_safetensors"] is True
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "cannot be reached" in refused_model("no-such-owner/no-such-model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", raising(TimeoutError()))
+    assert "cannot be reached" in refused_model("no-such-owner/no-such-model")
+
+
+def test_a_model_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = httpx.Response(404, request=httpx.Request("HEAD", "http://hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    error = RepositoryNotFoundError("404", response=answer)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", raising(error))
+    assert "nor on the Hugging Face Hub" in refused_model("no-such-owner/no-such-model")
+    for later in (GatedRepoError("403", response=answer), HfHubHTTPError("500", response=answer)):
+        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", raising(later))
+        check_found("owner/model")  # loading says what this is
+
+
+def raising(error: Exception) -> Any:
+    def call(*args: Any, **how: Any) -> None:
+        raise error
+
+    return call
+
+
+def test_a_wrong_name_is_told_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    """A command that loads torch first takes seconds for a sentence."""
+    for command in (["ask"], ["bench"], ["eval", "--tasks", "scenes"], ["demo"]):
+        code = (
+            "import sys\nfrom sparsesight.commands.cli import app\n"
+            f"try: app({[*command, '--model', 'no-such-owner/no-such-model']})\n"
+            "except SystemExit: print('torch' in sys.modules, 'transformers' in sys.modules)"
+        )
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+        environment["PYTHONPATH"] = str(Path(bundled.__file__).parents[2])
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "False False\n", done.stderr
+        assert "cannot be reached" in done.stderr
+
+
+def hub_cache(home: Path) -> Path:
+    """The bundled model as the Hub's cache has it, in its snapshot."""
+    snapshot = home / "models--owner--model" / "snapshots" / "abc"
+    shutil.copytree(bundled.MODEL_PATH, snapshot)
+    refs = home / "models--owner--model" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a folder is whose config describes more than its files hold."""
+    snapshot = hub_cache(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert loading.load_model("owner/model", "cpu").name == "owner/model"
+    config = json.loads((snapshot / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 3 * 10**6
+    (snapshot / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SparseSightError, match=r"'owner/model': its config.json describes 9,.* can hold"):
+        loading.load_model("owner/model", "cpu")
+    (snapshot / "model.safetensors").rename(snapshot / "part.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "part.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SparseSightError, match=r"'owner/model': its config.json describes 9,.* can hold"):
+        loading.load_model("owner/model", "cpu")
 
 
 def test_without_a_connection_no_further_file_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +229,8 @@ def test_without_a_connection_no_further_file_is_asked_for(monkeypatch: pytest.M
 
     monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "cannot be reached" in refused_model("no-such-owner/no-such-model")
+    with pytest.raises(SparseSightError, match="cannot be reached"):
+        loading.load_model("no-such-owner/no-such-model", "cpu")
     assert asked_for.count("config.json") >= 1 and not {"tokenizer.json", "adapter_config.json"} & set(
         asked_for
     )

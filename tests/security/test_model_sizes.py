@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import transformers
+from PIL import Image
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from sparsesight import SparseSightError
+from sparsesight import SparseSightError, bundled
+from sparsesight.checkpoint_limits import _pictures, check_prompt
+from sparsesight.compare import prepare
+from sparsesight.eval.prompts import Prompts, choose_setting
+from sparsesight.eval.scene_task import SceneQuestions
 from sparsesight.hf.checkpoint_sizes import check_picture_sizes
-from sparsesight.hf.loading import load_model
+from sparsesight.hf.loading import Loaded, load_model
 
 LARGE = {"height": 20_000, "width": 20_000}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -63,6 +70,68 @@ def test_a_folder_is_refused_before_its_weights_are_read(folder: Path) -> None:
     with pytest.raises(SparseSightError, match="shortest_edge=20000, more than the limit of 4,096"):
         load_model(str(folder), "cpu")
     assert time.process_time() - start < 10
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load_model(None, "cpu")
+
+
+def tiles(*args: Any, **options: Any) -> dict[str, torch.Tensor]:
+    """What a processor makes that cuts a picture into thousands of tiles; it takes no memory."""
+    return {"pixel_values": torch.zeros(1).expand(4000, 3, 336, 336)}
+
+
+@pytest.mark.parametrize("template", ["template", "plain prompt"])
+@pytest.mark.parametrize("entrance", ["ask", "eval", "scenes"])
+def test_thousands_of_tiles(
+    loaded: Loaded, entrance: str, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that becomes so much keeps a model busy for hours: one sentence before it is encoded."""
+    if template == "plain prompt":
+        monkeypatch.setattr(loaded.processor, "chat_template", None)
+    picture, make = bundled.default_picture(), entrances(loaded)[entrance]
+    make(Image.open(picture))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(loaded.processor.image_processor), "__call__", tiles)
+        with pytest.raises(
+            SparseSightError, match=r"makes 1,354,75\d,\d+ numbers of 1 picture, more than the limit"
+        ):
+            make(Image.open(picture))
+    if entrance != "scenes":  # whose tokens follow from the tower's output
+        monkeypatch.setattr(loaded.processor, "num_additional_image_tokens", 70_000)
+        with pytest.raises(
+            SparseSightError, match=r"makes 70,\d+ tokens of .* 1 picture, more than the limit"
+        ):
+            make(Image.open(picture))
+
+
+def entrances(loaded: Loaded) -> dict[str, Callable[[Any], Any]]:
+    """How commands make model inputs of a picture."""
+    prompts = Prompts(loaded.processor, choose_setting("own", "it"), 8, False)
+
+    def asked(picture: Any) -> Any:
+        content = [{"type": "image", "url": picture}, {"type": "text", "text": "What?"}]
+        return prompts.inputs([prompts.conversation([{"role": "user", "content": content}])])
+
+    def encoded(picture: Any) -> Any:
+        task = object.__new__(SceneQuestions)
+        task._processor, task._model, task._features, task._reuse = loaded.processor, loaded.model, {}, True
+        with torch.inference_mode():
+            return task._encoded([picture])
+
+    return {"ask": lambda picture: prepare(loaded, picture, "What?"), "eval": asked, "scenes": encoded}
+
+
+def test_many_pictures_of_usual_size_are_taken() -> None:
+    """The limit is one of each picture, of Qwen2-VL's largest here."""
+    inputs = {
+        "input_ids": torch.zeros(1, 8 * 16_384),
+        "pixel_values": torch.zeros(1).expand(8 * 65_536, 1176),
+    }
+    check_prompt(inputs, [8])
+    clip = [{"role": "user", "content": [{"type": "video", "video": [0] * 8}, {"type": "text", "text": "?"}]}]
+    assert _pictures(clip) == 8
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_words_stay_words() -> None:
         (NASTY,),
         ("eval", "--tasks", "scenes", "--methods", NASTY),
         ("eval", "--tasks", "scenes", "--model", f"./{NASTY}"),
-        ("eval", "--tasks", "scenes", "--out", NASTY, "--resume", "--setting", NASTY),
+        ("eval", "--tasks", "scenes", "--out", NASTY, "--resume", "--prompts", NASTY),
         ("bench", "--shape", NASTY),
         ("bench", "--methods", NASTY, "--shape", "tiny"),
         ("bench", "--attention", NASTY),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import SparseSightError
-from ..files import replace_file
+from ..files import check_parent, replace_file
 from .sweep import Row
 from .table import Table, markdown
 
@@ -18,8 +18,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         SparseSightError: if it is no folder or cannot be written.
     """
-    if not folder.absolute().parent.is_dir():
-        raise SparseSightError(f"--out {str(folder)!r}: its parent directory does not exist, create it first")
+    check_parent(folder, "--out")
     try:
         folder.mkdir(exist_ok=True)
         if not (folder / "bench.json").exists():

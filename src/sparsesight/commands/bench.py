@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
+from ..files import check_parent
 from ..terminal import rich_text
 from .options import (
     BUDGETS,
@@ -97,6 +98,8 @@ def bench(
     Environment: RETAIN_TOKN=192 is a default for --retain, and USE_VERSION=1_0
     (sparsevlm:published) or 2_0 (sparsevlm+:published) one for --methods.
     """
+    if out is not None:
+        check_parent(out, "--out")
     if model is not None and shape is not None:
         raise SparseSightError("--model and --shape: give one of them")
     if visual is not None and shape is None:

@@ -75,7 +75,11 @@ def _show(found: Diagnosis) -> None:
         ],
     )
     if found.defaults:
-        part("defaults from variables", [(good, name, value) for name, value in found.defaults.items()])
+        rows = [
+            (bad if name in found.wrong_defaults else good, name, found.wrong_defaults.get(name, value))
+            for name, value in found.defaults.items()
+        ]
+        part("defaults from variables", rows)
     trial = found.bundled
     said = trial.problem or (
         f"{trial.question} {trial.dense}; sparse, 128 of 576 visual tokens: {trial.sparse}; {trial.seconds:.1f} s"

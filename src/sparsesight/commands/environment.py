@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE
+from ..errors import SparseSightError
+from ..suggestions import did_you_mean
+from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE, choose_method, given_retain
 
 # The purpose of each extra. Its packages are read from the installed package's own requirements.
 EXTRAS = {
@@ -24,6 +26,7 @@ EXTRAS = {
 # Optional packages that the extras and the integrations use.
 BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "matplotlib")
 PACKAGE = "sparsesight"
+OWN = "SPARSESIGHT_"  # how names of its variables begin
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ class Diagnosis:
     extras: tuple[Extra, ...]
     bundled: Trial
     defaults: dict[str, str]  # of options, from variables
+    wrong_defaults: dict[str, str]  # why a variable cannot be used
 
     @property
     def problems(self) -> tuple[str, ...]:
         found = [f"{p.name}: {p.problem}" for p in self.packages if p.problem]
+        found += [f"{name}={self.defaults[name]}: {why}" for name, why in self.wrong_defaults.items()]
         return (*found, *([f"bundled model: {self.bundled.problem}"] if self.bundled.problem else []))
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +98,11 @@ def diagnose() -> Diagnosis:
     packages += [look_at(requirement) for requirement in needed]
     packages += [Package(name, _version(name)) for name in BESIDE]
     broken = any(p.problem for p in packages)
+    defaults = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if value and (name.startswith(OWN) or name in (*RETAIN_VARIABLES, VERSION_VARIABLE))
+    }
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -104,13 +114,31 @@ def diagnose() -> Diagnosis:
             for name, gives in EXTRAS.items()
             for wanted in [extras.get(name)]  # nothing if this package runs from source
         ),
-        defaults={
-            name: os.environ[name]
-            for name in (*DEFAULTS, *RETAIN_VARIABLES, VERSION_VARIABLE)
-            if os.environ.get(name)
-        },
+        defaults=defaults,
+        wrong_defaults={} if broken else wrong_defaults(defaults),
         bundled=Trial(problem="not tried, because of the packages above") if broken else try_bundled(),
     )
+
+
+def wrong_defaults(given: Mapping[str, str]) -> dict[str, str]:
+    """Of variables that set options, those that no command can use, each with the reason."""
+    from ..hf.loading import check_dtype, check_model, pick_device
+
+    checks = {"--model": check_model, "--device": pick_device, "--dtype": check_dtype}
+    wrong = {}
+    for name, value in given.items():
+        try:
+            if name in DEFAULTS:
+                checks[DEFAULTS[name]](value)
+            elif name in RETAIN_VARIABLES:
+                given_retain(None, given)
+            elif name == VERSION_VARIABLE:
+                choose_method(None, given)
+            else:
+                raise SparseSightError(f"no variable of SparseSight{did_you_mean(name, tuple(DEFAULTS))}")
+        except SparseSightError as error:
+            wrong[name] = str(error)
+    return wrong
 
 
 def requirements() -> tuple[list[Any], dict[str, list[Any]]]:

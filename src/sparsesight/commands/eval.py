@@ -71,7 +71,7 @@ def evaluate(
     data: Path | None = typer.Option(
         None, help="Folder of local copies of the data (docs/benchmarks.md).", show_default="the Hub"
     ),
-    setting: str = typer.Option(
+    prompts: str = typer.Option(
         "auto",
         help="Prompts: own (the model's chat template), llava-1.5 (LLaVA-1.5's evaluation prompts), or auto.",
     ),
@@ -130,7 +130,7 @@ def evaluate(
         batch_size=batch_size,
         limit=limit,
         data=data,
-        setting=setting,
+        prompts=prompts,
         difficult=difficult,
         latency=latency,
         trim_early_layers=trim_early_layers,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from ..checkpoint_limits import check_name
+from ..bundled import NAMES
 from ..core.retain import parse_retain
 from ..errors import SparseSightError
+from ..hub import check_found
 from ..method_names import MethodName
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ SUFFIX = ":published"  # as in `methods`, which takes seconds to import
 VERSIONS = {"1_0": "sparsevlm:published", "1_5": "sparsevlm:published", "2_0": "sparsevlm+:published"}
 
 
-def _model_name(name: str | None) -> str | None:
-    """Refuses a name that can be no model before anything slow is imported."""
-    if name is not None:
-        check_name(name)
+def _model_name(context: typer.Context, name: str | None) -> str | None:
+    """Refuses what is no model before anything slow is imported."""
+    if name is not None and name not in NAMES and not context.resilient_parsing:  # which completes words
+        check_found(name)
     return name
 
 

@@ -16,7 +16,7 @@ class EvalOptions:
         batch_size: questions per forward.
         limit: questions per task; None for all.
         data: folder with local copies of the data; None for the Hub.
-        setting: how the model is asked: ``"own"``, ``"llava-1.5"`` or ``"auto"``.
+        prompts: how the model is asked: ``"own"``, ``"llava-1.5"`` or ``"auto"``.
         latency: whether prefills are timed.
         trim_early_layers: see :func:`sparsesight.sparsify`.
         same_retain: give every method the same average number of tokens in place of the same prefill arithmetic.
@@ -35,7 +35,7 @@ class EvalOptions:
     batch_size: int = 8
     limit: int | None = None
     data: Path | None = None
-    setting: str = "auto"
+    prompts: str = "auto"
     latency: bool = False
     trim_early_layers: bool = False
     same_retain: bool = False

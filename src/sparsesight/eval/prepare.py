@@ -108,7 +108,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
                 device=device,
                 dtype=options.dtype,
                 trust_remote_code=options.trust_remote_code,
-                setting=options.setting,
+                prompts=options.prompts,
                 trim_early_layers=options.trim_early_layers,
                 text_tower=options.text_tower,
             )
@@ -116,7 +116,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
         harness = harness_tasks(theirs, host, data=options.data, limit=options.limit, latency=options.latency)
         found.update((task.name, task) for task in harness)
     else:
-        asked = choose_setting(options.setting, model)
+        asked = choose_setting(options.prompts, model)
         loaded = load_model(model, device, options.dtype, options.trust_remote_code, options.text_tower)
         chosen = asked.name
         clips = getattr(loaded.processor, "video_processor", None) is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint_limits import apply_template, making_prompt
+from ..checkpoint_limits import apply_template, check_prompt, making_prompt
 from ..compare import PLAIN_PROMPT
 from ..errors import SparseSightError
 from ..suggestions import did_you_mean
@@ -60,7 +60,7 @@ def choose_setting(name: str, pretrained: str) -> PromptSetting:
         name = "llava-1.5" if re.search(r"llava-v?1\.5", Path(pretrained).name, re.IGNORECASE) else "own"
     if name not in SETTINGS:
         known = ["auto", *SETTINGS]
-        raise SparseSightError(f"setting={name!r} is unknown; known are {known}{did_you_mean(name, known)}")
+        raise SparseSightError(f"prompts={name!r} is unknown; known are {known}{did_you_mean(name, known)}")
     return SETTINGS[name]
 
 
@@ -77,8 +77,8 @@ def padding_processor(image_processor: Any) -> Any:
     options = image_processor.to_dict()
     if "crop_size" not in options or not options.get("do_center_crop"):
         raise SparseSightError(
-            f"setting='llava-1.5' pads pictures to a square, which {type(image_processor).__name__} cannot: use "
-            "setting='own'"
+            f"prompts='llava-1.5' pads pictures to a square, which {type(image_processor).__name__} cannot: use "
+            "prompts='own'"
         )
     return LlavaImageProcessorPil(**{**options, "do_pad": True})
 
@@ -132,7 +132,9 @@ class Prompts:
         texts = [self._without_template(turns) for turns in conversations]
         images = [p["image"] for turns in conversations for p in _parts(turns) if p["type"] == "image"]
         with making_prompt():
-            return self.processor(text=texts, images=images or None, **options)
+            inputs = self.processor(text=texts, images=images or None, **options)
+        check_prompt(inputs, [pictures_in(turns) for turns in conversations])
+        return inputs
 
     def _without_template(self, turns: list[dict[str, Any]]) -> str:
         """A prompt for processors without a chat template."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..checkpoint_limits import apply_template, making_prompt
+from ..checkpoint_limits import apply_template, check_pixels, making_prompt
 from ..hf.loading import Loaded
 from ..methods import Method
 from ..scenes.dataset import Example, examples
@@ -146,6 +146,7 @@ class SceneQuestions(PictureQuestions):
         if new:
             with making_prompt():
                 pixels = self._processor.image_processor(new, return_tensors="pt")["pixel_values"]
+            check_pixels(pixels, len(new))
             pixels = pixels.to(self._model.device, self._model.dtype)
             encoded = self._model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
             known.update(zip(map(id, new), encoded, strict=True))

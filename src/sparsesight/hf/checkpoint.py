@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from .tokenizer_trial import check_special_tokens, check_tokenizer
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ = (".json", ".jinja", ".safetensors", ".txt", ".model")  # suffixes of what transformers looks for
-INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+INDEX = f"{WHOLE}.index.json"
 ADAPTER = "adapter_config.json"
 # Either may name a model of another folder, which the processor would load in its own way, pickles included.
 PROCESSORS = ("processor_config.json", "audio_tokenizer_config.json")
@@ -89,17 +91,7 @@ def check_hub(name: str, title: str) -> None:
         SparseSightError: too many layers, an adapter, an audio tokenizer, or an index that names anything but
             safetensors files.
     """
-    from transformers.utils.hub import cached_file
-
-    def found(file: str) -> str | None:
-        return cached_file(
-            name,
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-
+    found = partial(_hub_file, name)
     file = found("config.json")
     if file is None:
         return  # no model, or no connection: loading says so, and each further file would wait for its own retries
@@ -122,6 +114,32 @@ def check_hub(name: str, title: str) -> None:
         where = found(part)
         if where is not None:
             check(Path(where), title)
+
+
+def hub_weights(name: str) -> list[Path]:
+    """The safetensors files that a model on the Hub is loaded from, which are downloaded if the cache lacks them; none
+    if there are none.
+    """
+    from transformers.utils.hub import get_checkpoint_shard_files
+
+    whole = _hub_file(name, WHOLE)
+    if whole is not None:
+        return [Path(whole)]
+    index = _hub_file(name, INDEX)
+    return [] if index is None else [Path(x) for x in get_checkpoint_shard_files(name, index)[0]]
+
+
+def _hub_file(name: str, file: str) -> str | None:
+    from transformers.utils.hub import cached_file
+
+    found: str | None = cached_file(
+        name,
+        file,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found
 
 
 def check_attention_of(config: Any, title: str) -> None:

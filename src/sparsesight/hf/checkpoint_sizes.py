@@ -5,7 +5,7 @@ would take all memory or minutes before anything fails.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ FACTOR = 256  # of what edges are rounded up to multiples of
 FACTORS = r"(patch_size|merge_size|pooling_kernel_size|divisor|size_factor|divisibility)$"
 
 
-def check_built_size(build: Callable[[], Any], folder: Path, title: str) -> None:
-    """Refuse a config that describes more weights than its folder has, which loading would draw at random.
+def check_built_size(build: Callable[[], Any], files: Iterable[Path], title: str) -> None:
+    """Refuse a config that describes more weights than its files hold, which loading would draw at random.
 
     Args:
         build: makes the model; it is called so that no memory is taken for its weights.
-        folder: with the checkpoint's ``*.safetensors``.
+        files: the checkpoint's ``*.safetensors``.
         title: what messages call the checkpoint.
 
     Raises:
@@ -37,7 +37,7 @@ def check_built_size(build: Callable[[], Any], folder: Path, title: str) -> None
     with bounded_memory(), torch.device("meta"), no_init_weights():
         model = build()
         count = sum(tensor.numel() for part in (model.parameters(), model.buffers()) for tensor in part)
-    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    held = sum(file.stat().st_size for file in files)
     packed = getattr(model.config, "quantization_config", None) is not None
     if count > held * (PACKED if packed else 1) + SPARE:
         raise SparseSightError(

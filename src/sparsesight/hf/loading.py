@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint_limits import check_name
 from ..errors import SparseSightError, brief
+from ..hub import check_found, check_name
 from ..suggestions import did_you_mean
-from .checkpoint import check_attention_of, check_folder, check_hub
+from .checkpoint import check_attention_of, check_folder, check_hub, hub_weights
 from .checkpoint_sizes import check_built_size, check_picture_sizes
 from .loading_errors import one_sentence
 from .tokenizer_trial import check_special_tokens, check_tokenizer
@@ -101,8 +101,10 @@ def load_model(
                 f"{title} is a {config.model_type!r}, which is not a vision-language model: give one that "
                 "AutoModelForImageTextToText loads, such as LLaVA"
             )
-        if not ours and not own_code and is_there:
-            check_built_size(lambda: AutoModelForImageTextToText.from_config(config), local, title)
+        if not ours and not own_code:
+            files = list(local.glob("*.safetensors")) if is_there else hub_weights(str(where))
+            if files:  # else loading says that there are none
+                check_built_size(lambda: AutoModelForImageTextToText.from_config(config), files, title)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
         if not hasattr(processor, "image_processor"):
             raise SparseSightError(
@@ -137,6 +139,26 @@ def load_model(
                 check_hub(text_tower, title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
     return Loaded(model.to(target).eval(), processor, name, tower)
+
+
+def check_model(name: str) -> None:
+    """Check that there is a model of this name, without loading it.
+
+    Raises:
+        SparseSightError: a folder that lacks a file or is refused, no such model on the Hub or in its cache, or "smol"
+            without its extra.
+    """
+    from .. import bundled
+
+    if name == bundled.SMOL:
+        from ..bundled.smol.base import base_file
+
+        base_file()
+    elif name not in bundled.NAMES:
+        check_found(name)
+        local = Path(os.path.expanduser(name))
+        if os.path.exists(local):
+            check_folder(local, f"model {name!r}")
 
 
 def _check_local(folder: Path, title: str, tried: bool = True) -> None:

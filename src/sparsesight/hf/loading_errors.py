@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import SparseSightError, panicked
+from ..hub import NOT_REACHED, NOT_THERE
 from .running import out_of_memory
 
 
@@ -36,12 +37,9 @@ def one_sentence(title: str, local: bool) -> Iterator[None]:
         if "trust_remote_code" in said:
             problem = "brings its own code: read it, then pass --trust-remote-code"
         elif "couldn't connect" in said.lower():
-            problem = (
-                "is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached: check the "
-                "name and the connection"
-            )
+            problem = NOT_REACHED
         elif "not a valid model identifier" in said:
-            problem = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
+            problem = NOT_THERE
         elif "does not recognize this architecture" in said:
             problem = "is of a type that the installed transformers does not know: upgrade transformers"
         elif "Can't load image processor" in said:

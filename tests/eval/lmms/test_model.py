@@ -237,7 +237,7 @@ def test_a_failure_names_the_task_and_the_documents(three: SparseSightModel) -> 
         ({"method": "magic"}, "magic"),
         ({"method": "dense", "retain": 64}, "retain=64"),
         ({"method": "sparsevlm+", "retain": "many"}, "many"),
-        ({"setting": "llava"}, "setting='llava'"),
+        ({"prompts": "llava"}, "prompts='llava'"),
         ({"pretrained": "./no/model"}, "does not exist"),
         ({"dtype": "float8"}, "float8"),
     ],

@@ -233,13 +233,13 @@ def taken_back(case: Case, attention: str) -> None:
 
 
 def compiled(case: Case, attention: str) -> None:
-    """A layer after a stage that was compiled before gives what it gives otherwise.
+    """A layer after a stage gives, compiled, what it gives otherwise.
 
-    Compiling takes seconds: one layer, in one forward, with PyTorch as the backend.
+    Compiling takes long: one layer, in one forward, with PyTorch as the backend.
     """
     model, prompt = case.models[attention], case.prompt(0)
     torch.compiler.reset()
-    with torch.no_grad(), case.sparse(attention) as run:
+    with torch.no_grad(), case.sparse(attention, method_of(case)) as run:
         wanted, layer = model(**prompt, use_cache=False).logits, case.layers(attention)[run.layers[0] + 1]
         kept = run.kept
         try:

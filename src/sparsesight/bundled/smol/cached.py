@@ -24,10 +24,24 @@ def folder() -> Path:
             measured, or the cache folder cannot be written.
     """
     made_of = ingredients()
-    cached = cache_folder() / f"smol-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}"
+    cached = _place(made_of)
     if not _whole(cached, made_of):
         _make(cached, made_of)
     return cached
+
+
+def weights_sum() -> str:
+    """SHA-256 of its weights, as they were verified when the model was loaded.
+
+    Raises:
+        SparseSightError: it was not loaded here.
+    """
+    sums: dict[str, str] = read_json(_place(ingredients()) / CONTENTS, dict)["files"]
+    return sums["model.safetensors"]
+
+
+def _place(made_of: dict[str, str]) -> Path:
+    return cache_folder() / f"smol-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}"
 
 
 def cache_folder() -> Path:

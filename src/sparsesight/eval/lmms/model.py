@@ -43,7 +43,7 @@ class SparseSightModel(lmms):
             written 300/200/110 here, because lmms-eval splits its arguments at commas.
         batch_size: samples per forward.
         device, dtype, trust_remote_code: as ``sparsesight ask``.
-        setting: how the checkpoint is asked: "own", "llava-1.5" or "auto" (:func:`~.prompts.choose_setting`).
+        prompts: how the checkpoint is asked: "own", "llava-1.5" or "auto" (:func:`~.prompts.choose_setting`).
         frames: frames shown of a clip.
         on_sample: called with (task, doc_id, cost) as soon as a sample has been answered.
         trim_early_layers: see :func:`sparsesight.sparsify`.
@@ -69,7 +69,7 @@ class SparseSightModel(lmms):
         device: str = "auto",
         dtype: str = "auto",
         trust_remote_code: bool = False,
-        setting: str = "auto",
+        prompts: str = "auto",
         frames: int | str = 8,
         on_sample: OnSample | None = None,
         trim_early_layers: bool = False,
@@ -85,7 +85,7 @@ class SparseSightModel(lmms):
         chosen = parse_method(str(method), retain)
         self.batch_size = _count("batch_size", batch_size)
         frames = _count("frames", frames)
-        asked = choose_setting(str(setting), str(pretrained))
+        asked = choose_setting(str(prompts), str(pretrained))
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             from accelerate import Accelerator
 

@@ -1,0 +1,65 @@
+"""Whether there is a model of a name, as a folder or on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+
+from .errors import SparseSightError
+
+NOT_REACHED = (
+    "is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached: check the name and the "
+    "connection"
+)
+NOT_THERE = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
+
+
+def check_name(model: str) -> None:
+    """Check that a model's name is a folder that exists, or may be a Hub id (``name`` or ``owner/name``).
+
+    Raises:
+        SparseSightError: it is neither.
+    """
+    if not os.path.exists(os.path.expanduser(model)) and not re.fullmatch(
+        r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", model, re.ASCII
+    ):
+        raise SparseSightError(
+            f"model {model!r} does not exist: give a folder with a model, or a Hugging Face Hub id"
+        )
+
+
+def check_found(model: str) -> None:
+    """:func:`check_name`, and that the Hub or its cache has the config of a model that is no folder here.
+
+    It takes the Hub's client alone, so that a wrong name is told before torch and transformers are imported.
+
+    Raises:
+        SparseSightError: there is no such model, or no way to know.
+    """
+    check_name(model)
+    if os.path.exists(os.path.expanduser(model)):
+        return
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    logger = logging.getLogger("huggingface_hub")
+    level, problem = logger.level, NOT_REACHED
+    logger.setLevel(logging.CRITICAL)  # its retries would bury the sentence
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            get_hf_file_metadata(hf_hub_url(model, "config.json"))
+            return
+    except RepositoryNotFoundError as error:
+        if type(error) is not RepositoryNotFoundError:
+            return  # gated: loading says what to do
+        problem = NOT_THERE
+    except HfHubHTTPError:
+        return  # loading meets the same and says what it is
+    except Exception:  # nosec B110: no answer came, for one of many reasons
+        pass
+    finally:
+        logger.setLevel(level)
+    raise SparseSightError(f"model {model!r} {problem}")
