@@ -147,8 +147,13 @@ def _ends(curves: Sequence[Mapping[str, list[float]]]) -> tuple[float, float]:
     return low - more, high + more
 
 
-def name_lines(axis: Any) -> None:
-    """Write the name of each line beside its last point, to the right of the panel, names apart from each other."""
+def name_lines(axis: Any, inside: bool = False) -> None:
+    """Write the name of each line at the height of its last point, names apart from each other.
+
+    Args:
+        axis: with labelled lines.
+        inside: at the left edge of the panel rather than to the right of it, for lines that end on the left.
+    """
     to_panel = axis.transData + axis.transAxes.inverted()
     ends = []
     for line, name in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -161,7 +166,7 @@ def name_lines(axis: Any) -> None:
     for y, name, color in ends:
         axis.annotate(
             name,
-            (1.01, y - max(ends[-1][0] - 1, 0)),
+            (0.01 if inside else 1.01, y - max(ends[-1][0] - 1, 0)),
             xycoords="axes fraction",
             va="center",
             color=color,

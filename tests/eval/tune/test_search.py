@@ -13,9 +13,17 @@ FEW = Parts((20,) * 4 + (60,) * 4, 4)  # the same in fewer steps, for thousands 
 
 
 def run(
-    lost: np.ndarray, costs: list[float], parts: Parts = PARTS, own: bool = False
+    lost: np.ndarray,
+    costs: list[float],
+    parts: Parts = PARTS,
+    own: bool = False,
+    kinds: str = " ",
+    dense: float = 20.0,
+    keep: float = 0.98,
 ) -> tuple[list[Candidate], Candidate | None]:
-    """A search over losses [candidates, units]; with ``own`` each candidate is of its own kind."""
+    """A search over losses [candidates, units]; with ``own`` each candidate is of its own kind, else as many are of
+    each of the ``kinds``.
+    """
     cuts = np.cumsum((0, *parts.sizes))
     asked = set()
 
@@ -24,8 +32,8 @@ def run(
         asked.add((name, chunk))
         return lost[int(name), cuts[chunk] : cuts[chunk + 1]]
 
-    kinds = {str(i): str(i) if own else "" for i in range(len(costs))}
-    return search(kinds, ask, lambda name: costs[int(name)], 20.0, parts, 0.98, 0.95)
+    of = {str(i): str(i) if own else kinds[i * len(kinds) // len(costs)] for i in range(len(costs))}
+    return search(of, ask, lambda name: costs[int(name)], dense, parts, keep, 0.95)
 
 
 def drawn(rng: np.random.Generator, risks: np.ndarray, together: float) -> np.ndarray:
@@ -79,11 +87,35 @@ def test_the_cheapest_that_keeps_enough() -> None:
     assert len(everyone[0].held) == 0 and len(everyone[2].held) == 240 and everyone[1].passed is False
 
 
-def test_a_dearer_candidate_that_lost_more_is_not_tested() -> None:
+def test_luck_in_the_search_part_does_not_end_the_sequence() -> None:
+    """The cheaper one of a method lost nothing there and loses enough later; the dearer one stands before it."""
     lost = np.zeros((2, 320))
     lost[1, 70:72] = 1
+    lost[0, 100:110] = 1
     everyone, chosen = run(lost, [1.0, 2.0])
+    assert chosen is not None and chosen.name == "1" and everyone[0].passed is False
+    everyone, chosen = run(lost, [1.0, 2.0], own=True)
+    assert chosen is None and everyone[1].state == "not tested", "of another method nothing follows"
+
+
+def test_a_dearer_candidate_is_not_tested_where_the_cheaper_one_is_sure() -> None:
+    lost = np.zeros((2, 2000))
+    lost[1, 70:72] = 1
+    everyone, chosen = run(lost, [1.0, 2.0], Parts((100,) * 20, 10))
     assert chosen is not None and chosen.name == "0" and everyone[1].state == "not tested"
+
+
+def test_a_promise_is_made_where_there_are_few_rows_to_search() -> None:
+    """120 rows at --keep 0.9, and one method of three that keeps enough, at its larger budgets only. With each chance
+    taken for itself, 0.63 of 300 searches ended with a promise; with those of dearer budgets at least as large, 0.78.
+    """
+    risks = np.array([0.03, 0.05, 0.06, 0.08, 0.1, 0.14, 0.05, 0.06, 0.08, 0.1, 0.12, 0.2, *[0.3] * 5, 0.5])
+    costs, parts = [75.0, 60.0, 50.0, 40.0, 30.0, 20.0] * 3, Parts((10,) * 12, 3)
+    rng, found = np.random.default_rng(5), 0
+    for _ in range(200):
+        lost = (rng.random((18, 120)) < risks[:, None]).astype(float)
+        found += run(lost, costs, parts, kinds="abc", dense=100.0, keep=0.9)[1] is not None
+    assert found / 200 > 0.7
 
 
 def test_at_most_half_leave_after_a_round() -> None:

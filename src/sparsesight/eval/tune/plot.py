@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
 from ...viz.colours import LINES, web
-from ..plot import MARKERS
+from ..plot import FONT, MARKERS, name_lines
 from .result import Promise
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SIZE, DPI = (8.0, 4.6), 120
+FREE = 0.22  # of the width of the points, to their left: for the names of lines
 
 
 def plot(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: Promise, path: Path) -> None:
-    """Write the plot as PNG.
+    """Write :func:`draw`'s figure as PNG."""
+    drawn = BytesIO()
+    draw(rows, kinds, promise).savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    replace_file(path, drawn.getvalue())
+
+
+def draw(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: Promise) -> Figure:
+    """The figure.
 
     Args:
         rows: of :func:`~.result.rows_of`.
         kinds: kind of each setting, by its name; one colour each.
         promise: its line.
-        path: of the file.
     """
     from matplotlib.figure import Figure
 
@@ -35,7 +45,7 @@ def plot(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: P
             color, marker = web(LINES[number % len(LINES)]), MARKERS[number % len(MARKERS)]
             x, y = ([row[key] * 100 for row in mine] for key in ("cost_share", "kept"))
             down = [100 * (row["kept"] - row["bound"]) for row in mine]
-            label = mine[0]["setting"].partition("(")[0]
+            label = mine[0]["setting"].partition("(")[0]  # cheapest last: there the line is named
             axis.errorbar(
                 x,
                 y,
@@ -47,6 +57,9 @@ def plot(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: P
                 elinewidth=1,
             )
     axis.axhline(100 * promise.keep, color="#666666", linestyle=":", linewidth=1.5)
+    axis.margins(x=0.03)
+    low, high = axis.get_xlim()
+    axis.set_xlim(low - FREE * (high - low), high)
     place = (1, 100 * promise.keep)
     axis.annotate(
         f"--keep {promise.keep:g}", place, xycoords=("axes fraction", "data"), ha="right", va="bottom"
@@ -61,7 +74,5 @@ def plot(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: P
     axis.set_ylabel(f"answers kept, %, and bound at {promise.confidence:.0%}")
     axis.grid(axis="y", color="#dddddd")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower right")
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    replace_file(path, drawn.getvalue())
+    name_lines(axis, inside=True)
+    return figure

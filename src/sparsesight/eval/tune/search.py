@@ -137,10 +137,8 @@ def sequence(
     """
     if not alive:
         return []
-    chance = {
-        x.name: chance_to_pass(float(x.search.sum()), len(x.search), held, keep, confidence) for x in alive
-    }
     by_cost = sorted(alive, key=lambda x: (x.cost, x.name))
+    chance = _chances(by_cost, held, keep, confidence)
     aim = max(by_cost, key=lambda x: chance[x.name] * (dense - x.cost))
     if chance[aim.name] < HOPELESS or aim.cost >= dense:
         return []
@@ -148,7 +146,7 @@ def sequence(
     for x in dearer:
         if chance[order[0].name] >= SURE:
             break
-        if x.kind == aim.kind and chance[x.name] >= chance[order[0].name]:
+        if x.kind == aim.kind:
             order.insert(0, x)
     surest = max(dearer, key=lambda x: chance[x.name], default=aim)
     if chance[order[0].name] < min(SURE, chance[surest.name]):
@@ -160,6 +158,22 @@ def sequence(
         order.append(best)
         cheaper = [x for x in cheaper if x.cost < best.cost]
     return order
+
+
+def _chances(by_cost: Sequence[Candidate], held: int, keep: float, confidence: float) -> dict[str, float]:
+    """How likely each candidate passes, by its losses in the search part; one is at least as likely as the cheaper ones
+    of its kind.
+
+    In few units a cheap candidate may lose nothing by luck, and a dearer one of the same method more. Taken as they
+    are, the first would begin the sequence, and end it. No promise rests on this, as the order is fixed by the search
+    part either way; where more tokens in truth keep fewer answers, fewer promises are made.
+    """
+    chance: dict[str, float] = {}
+    best: dict[str, float] = {}
+    for x in by_cost:
+        own = chance_to_pass(float(x.search.sum()), len(x.search), held, keep, confidence)
+        chance[x.name] = best[x.kind] = max(own, best.get(x.kind, 0.0))
+    return chance
 
 
 def _halved(alive: list[Candidate], keep: float) -> list[Candidate]:
