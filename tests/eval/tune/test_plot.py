@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from sparsesight.eval.tune.plot import draw
@@ -27,7 +29,7 @@ def test_each_line_is_named_at_its_cheapest_setting() -> None:
     names = [x for x in axis.texts if x.get_text() in ("halves", "uniform", "dart")]
     assert len(names) == 3
     heights = sorted(x.xy[1] for x in names)  # type: ignore[attr-defined]
-    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 0.049
+    assert min(b - a for a, b in pairwise(heights)) > 0.049
     by_name = {x.get_text(): x for x in names}
     least = axis.get_ylim()[0] + by_name["dart"].xy[1] * (axis.get_ylim()[1] - axis.get_ylim()[0])  # type: ignore[attr-defined]
     assert abs(least - 60) < 1

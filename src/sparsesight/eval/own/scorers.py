@@ -14,7 +14,8 @@ from ...suggestions import did_you_mean
 from .rows import Row
 
 Scorer = Callable[[str, Any], float]  # answer and target to 0 ... 1
-PER_ANSWER = ("anls", "exact_match")  # lmms-eval's metrics that judge one answer
+# lmms-eval's metrics that judge one text; its others need likelihoods, classes or several answers.
+PER_ANSWER = ("anls", "exact_match", "relaxed_accuracy", "chrf", "bleu")
 SCORERS = ("exact", "contains", "regex", *PER_ANSWER)
 MAX_PATTERN = 1000  # characters
 MAX_REPEATS = 10_000  # of all its counts, multiplied
@@ -102,9 +103,12 @@ def _of_lmms_eval(name: str) -> Scorer:
         )
     from lmms_eval.api import metrics
 
+    if name == "relaxed_accuracy":
+        from lmms_eval.tasks.chartqa.utils import relaxed_correctness
+
+        return lambda answer, target: float(relaxed_correctness(answer.strip(), str(target).strip()))
+    if name in ("chrf", "bleu"):  # of a corpus, from 0 to 100
+        of_corpus = getattr(metrics, name)
+        return lambda answer, target: min(float(of_corpus([(str(target), answer)])) / 100, 1.0)
     judge = getattr(metrics, "anls" if name == "anls" else "exact_match_hf_evaluate")
-
-    def score(answer: str, target: Any) -> float:
-        return float(judge(references=[target], predictions=[answer])[name])
-
-    return score
+    return lambda answer, target: float(judge(references=[target], predictions=[answer])[name])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
 from ...viz.colours import LINES, web
-from ..plot import FONT, MARKERS, name_lines
+from ..plot import MARKERS, name_lines
 from .result import Promise
 
 if TYPE_CHECKING:
