@@ -14,7 +14,7 @@ from sparsesight.scenes.scenes import COLORS, LETTERS, SHAPES, SIZES
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<empty_output>"]
 ASKED = "What color is the shape object Is there a an How many objects are size letter on Where"
 ANSWERED = "yes no top bottom left right of above below"
-PLACED = "first second third fourth fifth one two three four five background"
+PLACED = "first second third fourth fifth one two three four five background middle"
 WORDS = [*ASKED.split(), *ANSWERED.split(), *PLACED.split()]
 NAMES = [*SHAPES, *(plural(shape) for shape in SHAPES), *COLORS, *SIZES, *LETTERS]
 PLAIN = ["\n", "?", *"0123456789", "user", "assistant", "system"]

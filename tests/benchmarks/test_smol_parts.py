@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,29 @@ def test_a_sum_of_words_is_like_its_words_and_not_like_frequent_ones(smol: Any) 
         assert (sorted(nearest) == told) == liked
 
 
+def test_the_middle_of_an_object_is_told_from_its_other_patches(smol: Any, data: Any) -> None:
+    table = torch.randn(len(data.prompts.tokenizer), 64)
+    wanted = smol.projector.targets(data, data.prompts, table, range(1))[0]
+    owner, central = data.owner[0], data.central[0]
+    middle = 2 * smol.projector.SCALE * smol.projector.own_part(table)[data.prompts.word("middle")]
+    for index in range(len(data.objects[0])):
+        (place,) = np.flatnonzero((owner == index) & central)
+        others = wanted[torch.from_numpy((owner == index) & ~central)]
+        torch.testing.assert_close(wanted[place] - middle, others[0])
+        torch.testing.assert_close(others, others[:1].expand_as(others))
+
+
+def test_a_projector_that_is_gone_on_from_begins_as_it_is(smol: Any, data: Any) -> None:
+    table = torch.randn(len(data.prompts.tokenizer), 64)
+    projector = nn.Sequential(
+        OrderedDict(linear_1=nn.Linear(128, 64), gelu=nn.GELU(), linear_2=nn.Linear(64, 64))
+    )
+    with torch.no_grad():
+        before = projector(data.features[0].float())
+        smol.projector.fit(projector, data, table, 3, 0, seed=0, anew=False)
+        torch.testing.assert_close(projector(data.features[0].float()), before, atol=1e-3, rtol=1e-3)
+
+
 def test_a_fitted_projector_makes_words_of_content_the_raters(smol: Any, data: Any, monkeypatch: Any) -> None:
     table = nn.functional.normalize(torch.randn(len(data.prompts.tokenizer), 64)) * 3 + torch.randn(64)
     own_part = smol.projector.own_part  # all directions of a random table tell words apart
@@ -163,7 +187,7 @@ def test_a_fitted_projector_makes_words_of_content_the_raters(smol: Any, data: A
     projector.forward = lambda x: projector.linear_2(F.gelu(projector.linear_1(x)))  # type: ignore[method-assign]
     left = smol.projector.fit(projector, data, table, 3, 150, seed=0)
     assert left < 0.3 and not any(weight.requires_grad for weight in projector.parameters())
-    true = {item.shape for item in render(41).objects} | {item.color for item in render(41).objects}
+    true = {word for item in render(41).objects for word in (item.shape, item.color, item.size)}
     with torch.no_grad():
         visual = projector(data.features[:1].float())
     for slot in range(20):

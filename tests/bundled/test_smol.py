@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_it_is_assembled_once_and_loads_as_any_checkpoint(small: Path, monkeypat
     assert model.config.image_seq_length == 576 and processor.image_token == "<image>"
     monkeypatch.setattr(base, "read_base", no_second_time)
     folder = bundled.folder("smol")
-    assert folder.parent == small and [path.name for path in small.iterdir()] == [folder.name]
+    assert folder.parent == small and left_in(small) == [folder.name]
     again, _ = bundled.load("smol", dtype=torch.bfloat16)
     assert again.dtype == torch.bfloat16
 
@@ -120,7 +121,7 @@ def test_other_weights_than_those_measured_are_refused_and_nothing_is_left(small
     smol.RELEASED.write_text(json.dumps({**told, "weights": "0" * 64}), "utf-8")
     with pytest.raises(SparseSightError, match="other weights than those that were measured"):
         bundled.load("smol")
-    assert list(small.iterdir()) == []
+    assert left_in(small) == []
 
 
 def test_another_base_is_refused(small: Path) -> None:
@@ -130,18 +131,41 @@ def test_another_base_is_refused(small: Path) -> None:
     assert not small.exists()
 
 
-def test_another_process_is_faster_by_a_moment(small: Path, monkeypatch: Any) -> None:
-    """Its model is complete, so that there is nothing to complain about."""
-    move = os.replace
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_process_that_comes_meanwhile_waits_and_takes_what_is_there(
+    small: Path, damaged: bool, monkeypatch: Any
+) -> None:
+    folder = bundled.folder("smol")
+    whole = (folder / "config.json").read_bytes()
+    (folder / "config.json").write_bytes(b"damaged") if damaged else shutil.rmtree(folder)
+    first_holds, second_waits = threading.Event(), threading.Event()
+    read_base, times = base.read_base, []
 
-    def late(fresh: Path, to: Path) -> None:
-        if to.name.startswith("smol-"):
-            shutil.copytree(fresh, to)
-        move(fresh, to)
+    def slow(file: Path) -> Any:
+        times.append(file)
+        first_holds.set()
+        assert second_waits.wait(60)
+        return read_base(file)
 
-    monkeypatch.setattr(os, "replace", late)
-    assert (bundled.folder("smol") / "model.safetensors").is_file()
-    assert len(list(small.iterdir())) == 1
+    class Announced(cached._Lock):
+        def acquire(self, *args: Any, **kwargs: Any) -> Any:
+            if first_holds.is_set():
+                second_waits.set()
+            return super().acquire(*args, **kwargs)
+
+    monkeypatch.setattr(base, "read_base", slow)
+    monkeypatch.setattr(cached, "_Lock", Announced)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(bundled.folder, "smol")
+        assert first_holds.wait(60)
+        second = pool.submit(bundled.folder, "smol")
+        assert first.result(60) == second.result(60) == folder
+    assert len(times) == 1 and (folder / "config.json").read_bytes() == whole
+
+
+def left_in(cache: Path) -> list[str]:
+    """What lies in the cache but for the file that processes lock."""
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock"]
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(small: Path, monkeypatch: Any) -> None:

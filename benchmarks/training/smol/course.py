@@ -79,7 +79,7 @@ class Training:
 
     def all(self) -> None:
         first = self.run.folder / f"{self.plan.stages[0].name}.pt"
-        if not first.exists() and not self.started:
+        if not first.exists() and (self.plan.refit or not self.started):
             left = projector.fit(
                 self.reader.projector,
                 self.train["shapes"],
@@ -87,6 +87,7 @@ class Training:
                 self.plan.fit_scenes,
                 self.plan.fit_steps,
                 self.seed,
+                anew=not self.started,
             )
             self.run.log({"stage": "projector", "unexplained": round(left, 4)})
         for number, stage in enumerate(self.plan.stages, 1):

@@ -61,6 +61,7 @@ class Plan:
     questions: int = 64  # a scene
     fit_scenes: int = 1200
     fit_steps: int = 1500
+    refit: bool = False  # the projector that is gone on from
     replayed: int = 4  # instructions at a time
     mixed: int = 0  # mixed scenes that are gone through
     eyes_steps: int = 0  # of the tower and the projector on them
@@ -81,9 +82,12 @@ PLANS = {
         about="counting above all, from a model that can do the rest",
         rank=16,
         first_scene=1600,
+        fit_scenes=300,
+        fit_steps=500,
+        refit=True,
         stages=(
-            Stage("few", 450, 4, 16, 32, 1e-3, 0.5, likelier=COUNTING),
-            Stage("whole", 280, 1, 32, PATCHES, 5e-4, 1.0, likelier=COUNTING),
+            Stage("few", 240, 4, 16, 32, 1e-3, 0.4, likelier=COUNTING),
+            Stage("whole", 110, 1, 32, PATCHES, 5e-4, 1.0, likelier=COUNTING),
         ),
     ),
     "mixed": Plan(

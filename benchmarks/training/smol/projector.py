@@ -21,6 +21,7 @@ from .prompts import Prompts
 ORDINALS = ("first", "second", "third", "fourth", "fifth")  # the column of an object's cell
 CARDINALS = ("one", "two", "three", "four", "five")  # its row
 GROUND = "background"
+MIDDLE = "middle"  # of an object: what is counted is objects, not patches
 SHARED = 8  # principal directions that are left out
 SCALE = 0.8  # brings a visual token to the length of a word or two
 
@@ -52,15 +53,28 @@ def targets(data: Pictures, prompts: Prompts, table: torch.Tensor, rows: range) 
         )
 
     result = torch.empty(len(rows), PATCHES, table.shape[1])
-    ground = total({GROUND: 1.0})
+    ground, middle = total({GROUND: 1.0}), total({MIDDLE: 2.0})
     for row in rows:
         known = torch.stack([*(total(weighted_words(item)) for item in data.objects[row]), ground])
-        result[row - rows.start] = known[torch.from_numpy(data.owner[row]).long()]  # -1 is the ground
+        owner = torch.from_numpy(data.owner[row]).long()  # -1 is the ground
+        result[row - rows.start] = known[owner]
+        result[row - rows.start, (owner >= 0) & torch.from_numpy(data.central[row])] += middle
     return SCALE * result
 
 
-def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps: int, seed: int) -> float:
-    """Regress the projector in place, and freeze it; returns the share of the variance it leaves unexplained."""
+def fit(
+    projector: Any,
+    data: Pictures,
+    table: torch.Tensor,
+    scenes: int,
+    steps: int,
+    seed: int,
+    anew: bool = True,
+) -> float:
+    """Regress the projector in place, and freeze it; returns the share of the variance it leaves unexplained.
+
+    Not `anew` it goes on from what it is, which deltas may rely on.
+    """
     generator = torch.Generator().manual_seed(seed)
     projector.requires_grad_(True)
     inputs, wanted = data.features[:scenes].float(), targets(data, data.prompts, table, range(scenes))
@@ -70,11 +84,16 @@ def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps:
     centre, spread = x.mean(0), x.std(0) + 1e-4
     optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3, weight_decay=0.0)
     left, middle = 1.0, y.mean(0)
+    first = projector.linear_1
     with torch.no_grad():
-        for linear in (projector.linear_1, projector.linear_2):
-            bound = linear.in_features**-0.5
-            linear.weight.uniform_(-bound, bound, generator=generator)
-            linear.bias.zero_()
+        if anew:
+            for linear in (first, projector.linear_2):
+                bound = linear.in_features**-0.5
+                linear.weight.uniform_(-bound, bound, generator=generator)
+                linear.bias.zero_()
+        else:  # of standardised inputs
+            first.bias.add_(first.weight @ centre)
+            first.weight.mul_(spread)
     for step in range(steps):
         rows = torch.randint(0, len(x), (4096,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
@@ -86,7 +105,6 @@ def fit(projector: Any, data: Pictures, table: torch.Tensor, scenes: int, steps:
         optimizer.step()
         left += (loss.item() / (y[rows] - middle).square().sum(1).mean().item() - left) * 0.1
     with torch.no_grad():  # the standardisation becomes part of the first layer
-        first = projector.linear_1
         first.weight.div_(spread)
         first.bias.sub_(first.weight @ centre)
     projector.requires_grad_(False)

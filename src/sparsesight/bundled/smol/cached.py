@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from ...errors import SparseSightError
 from ...files import read_json, replace_file, sha256
 from .. import smol
@@ -78,16 +80,12 @@ def _whole(cached: Path, made_of: dict[str, str]) -> bool:
     return all((cached / name).is_file() and sha256(cached / name) == told for name, told in files.items())
 
 
-def _put(fresh: Path, cached: Path, made_of: dict[str, str]) -> None:
-    """Move the fresh folder to its place, unless another process has put the same there at this moment."""
-    try:
-        os.replace(fresh, cached)
-    except OSError:
-        if not _whole(cached, made_of):
-            raise
+class _Lock(FileLock):
+    """A separate class, since lmms-eval makes ``FileLock`` one shared, reentrant lock per path, which locks nothing."""
 
 
 def _make(cached: Path, made_of: dict[str, str]) -> None:
+    """Assemble the model; a process that comes meanwhile waits, and takes what is there."""
     # Imported here because this takes seconds, and a model that is cached needs none of it.
     from .assemble import assemble, weights_digest
     from .base import INSTALL, base_file, read_base
@@ -99,7 +97,12 @@ def _make(cached: Path, made_of: dict[str, str]) -> None:
         )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cached.parent, prefix=f"{cached.name}.") as folder:
+        with (
+            _Lock(cached.with_suffix(".lock")),
+            tempfile.TemporaryDirectory(dir=cached.parent, prefix=f"{cached.name}.") as folder,
+        ):
+            if _whole(cached, made_of):
+                return
             fresh = Path(folder) / "model"
             assemble(read_base(file), smol.DELTA, fresh)
             if weights_digest(fresh) != made_of["weights"]:
@@ -108,9 +111,8 @@ def _make(cached: Path, made_of: dict[str, str]) -> None:
                 )
             sums = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
             replace_file(fresh / CONTENTS, json.dumps({"made_of": made_of, "files": sums}, indent=2))
-            if not _whole(cached, made_of):  # else another process has made it meanwhile
-                shutil.rmtree(cached, ignore_errors=True)
-                _put(fresh, cached, made_of)
+            shutil.rmtree(cached, ignore_errors=True)
+            os.replace(fresh, cached)
     except OSError as error:
         raise SparseSightError(
             f"the smol model cannot be written to {cached} ({error.strerror or error}): make room there, or set "
