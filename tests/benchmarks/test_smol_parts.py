@@ -130,7 +130,12 @@ def test_search_counts_attention_on_the_patches_asked_for(smol: Any, data: Any) 
             expected = patches / seen[search.place[row]].sum()
             torch.testing.assert_close(search.found[0][row], expected.expand(2))
             row += 1
-    assert row == len(search.place) > 20
+        if asked.counted is not None:  # their middles
+            expected = len(asked.counted) / seen[search.place[row]].sum()
+            torch.testing.assert_close(search.found[0][row], expected.expand(2))
+            assert search.counted[row] == len(asked.counted)
+            row += 1
+    assert row == len(search.place) > 20 and (search.counted >= 0).any()
     tokens = [data.prompts.tokenizer.decode([i]) for i in packed.ids[0]]
     told = {
         tokens[at - packed.prefix].strip()
@@ -138,6 +143,17 @@ def test_search_counts_attention_on_the_patches_asked_for(smol: Any, data: Any) 
     }
     names = {word for item in scene.objects for word in item.name.split()} | {"object"}
     assert told <= names and len(told) > 3
+
+
+def test_heads_whose_attention_grows_with_the_number_satisfy_the_search(smol: Any) -> None:
+    numbers = torch.tensor([0, 1, 2, 5])
+    rows = torch.zeros(4, dtype=torch.long)
+    search = smol.kernels.Search(rows, rows, torch.zeros(4, 9), rows.bool(), numbers)
+    growing, same = numbers / (numbers + 2), torch.full((4,), 0.5)
+    search.found = [torch.stack([growing] * 4 + [same] * 2, dim=1)]
+    assert search.loss() == 0
+    search.found = [torch.stack([growing] * 2 + [same] * 4, dim=1)]
+    torch.testing.assert_close(search.loss(), 20 * (growing - same).square().mean() / 2)
 
 
 def test_a_sum_of_words_is_like_its_words_and_not_like_frequent_ones(smol: Any) -> None:

@@ -106,31 +106,36 @@ def questions(
     packed.kind = np.array([KIND_NAMES.index(one.kind) for told in asked for one in told])
     tokens = packed.positions.shape[1]
     owner = np.take_along_axis(data.owner[rows], visible, axis=1)
-    thoughts, seeks = [], []
+    central = np.take_along_axis(data.central[rows], visible, axis=1)
+    thoughts, seeks, sought = [], [], []
     for row, told in enumerate(asked):
         place = packed.prefix
         for one in told:
             for within, what, index in one.thoughts:
                 label = attributes(data.objects[rows[row]][index])
                 thoughts.append((row * tokens + place + within, what, label))
-                seeks.append((row, place + within, index, one.kind == "neighbor" and what != NAME))
-            if one.number != UNKNOWN:
-                label = [UNKNOWN] * (len(ATTRIBUTES) - 1) + [one.number]
+                seeks.append((row, place + within, one.kind == "neighbor" and what != NAME, -1))
+                sought.append(owner[row] == index)
+            if one.counted is not None:
+                label = [UNKNOWN] * (len(ATTRIBUTES) - 1) + [len(one.counted)]
                 mark = one.given - len(data.prompts.closing) - 1
                 thoughts += [
                     (row * tokens + place + mark, MARK, label),
                     (row * tokens + place + one.given - 1, END, label),
                 ]
+                seeks.append((row, place + mark, False, len(one.counted)))
+                sought.append(np.isin(owner[row], one.counted) & central[row])
             place += len(one.ids)
-    picture, where, wanted, chained = torch.tensor(seeks, dtype=torch.long).reshape(-1, 4).unbind(1)
-    sought = torch.zeros(len(seeks), tokens)
-    sought[:, packed.prefix - visible.shape[1] : packed.prefix] = (
-        torch.from_numpy(owner)[picture] == wanted[:, None]
-    ).float()
+    picture, where, chained, counted = torch.tensor(seeks, dtype=torch.long).reshape(-1, 4).unbind(1)
+    wanted = torch.zeros(len(seeks), tokens)
+    if sought:
+        wanted[:, packed.prefix - visible.shape[1] : packed.prefix] = torch.from_numpy(
+            np.stack(sought)
+        ).float()
     columns = torch.tensor([(at, what, *label) for at, what, label in thoughts], dtype=torch.long)
     columns = columns.reshape(-1, 2 + len(ATTRIBUTES))
     return (
         packed,
         Thoughts(columns[:, 0], columns[:, 1], columns[:, 2:]),
-        Search(picture, where, sought, chained.bool()),
+        Search(picture, where, wanted, chained.bool(), counted),
     )

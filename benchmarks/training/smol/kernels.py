@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+COUNT_WEIGHT = 20.0  # brings squares of shares to the size of their logs
 NAME = "grouped"  # what `attn_implementation` calls it
 
 
@@ -20,16 +21,26 @@ class Search:
     place: torch.Tensor  # [rows]: token of the picture's sequence
     sought: torch.Tensor  # float [rows, tokens]: 1 on the tokens to be found
     chained: torch.Tensor  # bool [rows]: found by way of another object, such as a neighbour
+    counted: torch.Tensor  # [rows]: how many objects are counted, or negative
     found: list[torch.Tensor] = field(default_factory=list)  # per layer [rows, heads]
 
     def loss(self) -> torch.Tensor:
-        """Minus the log of the attention on what is sought, in the four heads of any layer that find it best."""
-        mass = torch.stack(self.found).clamp(min=1e-4).log()  # [layers, rows, heads]
+        """Minus the log of the attention on what is sought, in the four heads of any layer that find it best.
+
+        Where n objects are counted, how far attention is from n / (n + 2), in the four heads that are nearest: a number
+        can be read from attention that grows with it.
+        """
+        found = torch.stack(self.found)  # [layers, rows, heads]
+        mass, counts = found.clamp(min=1e-4).log(), self.counted >= 0
         parts = [
             -mass[:, group].mean(1).flatten().topk(4).values.mean()
-            for group in (~self.chained, self.chained)
+            for group in (~self.chained & ~counts, self.chained & ~counts)
             if group.any()
         ]
+        if counts.any():
+            n = self.counted[counts].float()
+            missed = (found[:, counts] - (n / (n + 2))[:, None]).square().mean(1)
+            parts.append(COUNT_WEIGHT * missed.flatten().topk(4, largest=False).values.mean())
         return torch.stack(parts).sum() if parts else mass.sum() * 0
 
 

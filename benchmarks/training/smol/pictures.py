@@ -82,7 +82,7 @@ class Asked:
     goal: tuple[int, ...]  # the answer with its end
     # What a token brings to mind, and which object it has to find: (place in ids, NAME, MARK or END, object)
     thoughts: tuple[tuple[int, int, int], ...]
-    number: int  # how many objects are counted, or UNKNOWN
+    counted: tuple[int, ...] | None  # the objects that are counted, if any are
 
 
 @dataclass
@@ -138,9 +138,9 @@ def tokens(question: Question, prompts: Prompts) -> Asked:
     elif question.kind == "compare":
         first = min(text.index(way) for way in map(prompts.word, WAYS) if way in text) - 1
         thoughts = [(first, NAME, objects[0]), (mark - 1, NAME, objects[1])]
-    number = len(objects) if question.kind == "count" else UNKNOWN
+    counted = objects if question.kind == "count" else None
     return Asked(
-        question.kind, (*given, *answer), len(given), (*answer, prompts.end), tuple(thoughts), number
+        question.kind, (*given, *answer), len(given), (*answer, prompts.end), tuple(thoughts), counted
     )
 
 

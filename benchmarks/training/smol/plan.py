@@ -75,7 +75,7 @@ class Plan:
 
 BOTH = {"shapes": 0.5, "mixed": 0.4, "pairs": 0.1}
 COUNTING = {"count": 6.0, "letter": 2.0, "neighbor": 1.5}
-# Of a start that can do the rest. Nothing helps but the answers, and no rank is lost on the way out.
+# Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out.
 PLANS = {
     "all": Plan(),
     "counting": Plan(
@@ -86,7 +86,7 @@ PLANS = {
         fit_steps=500,
         refit=True,
         stages=(
-            Stage("few", 240, 4, 16, 32, 1e-3, 0.4, likelier=COUNTING),
+            Stage("few", 240, 4, 16, 32, 1e-3, 0.4, 0.3, 0.7, 0.3, 0.7, likelier=COUNTING),
             Stage("whole", 110, 1, 32, PATCHES, 5e-4, 1.0, likelier=COUNTING),
         ),
     ),
