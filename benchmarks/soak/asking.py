@@ -20,40 +20,48 @@ Answer = tuple[list[str], list[float]]  # tokens and their log-probabilities
 class Outcome:
     """What became of a request; ``wrong`` says why it should not have."""
 
+    name: str
     kind: str
     status: int  # of HTTP; 0 for a request that was given up
     seconds: float
     wrong: str = ""
     deviation: float = 0.0  # largest difference of log-probabilities from the solo answer
+    cached: int = 0  # tokens of the prompt that the prefix cache had; not known of a stream
+    found: Answer | None = None  # what is judged later, as nobody knows yet what is right
 
 
-async def answer(client: Any, case: Case, stream: bool = False) -> Answer:
-    """Ask, all at once or in parts."""
+async def answer(client: Any, case: Case, stream: bool = False) -> tuple[Answer, int]:
+    """Ask, all at once or in parts; the answer, and how many tokens of the prompt were cached (0 of a stream)."""
+    cached = 0
     if not stream:
         completion = await client.chat.completions.create(**case.body)
         content = completion.choices[0].logprobs.content
+        details = getattr(completion.usage, "prompt_tokens_details", None)
+        cached = getattr(details, "cached_tokens", None) or 0
     else:
         parts = await client.chat.completions.create(**case.body, stream=True)
         content = []
         async for part in parts:
             for choice in part.choices:
                 content += choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
-    return [x.token for x in content], [x.logprob for x in content]
+    return ([x.token for x in content], [x.logprob for x in content]), cached
 
 
 async def outcome(client: Any, case: Case, solo: dict[str, Answer], draw: random.Random) -> Outcome:
     """Send a case, and hold what comes back against what must."""
     start = asyncio.get_running_loop().time()
 
-    def ended(status: int, wrong: str = "", deviation: float = 0.0) -> Outcome:
+    def ended(status: int, wrong: str = "", **facts: Any) -> Outcome:
         seconds = asyncio.get_running_loop().time() - start
-        return Outcome(case.kind, status, seconds, f"{case.name}: {wrong}" if wrong else "", deviation)
+        return Outcome(
+            case.name, case.kind, status, seconds, f"{case.name}: {wrong}" if wrong else "", **facts
+        )
 
     try:
         if case.kind == "aborted":
             await _give_up(client, case, draw)
             return ended(0)
-        found = await answer(client, case, stream=draw.random() < 0.3)
+        found, cached = await answer(client, case, stream=draw.random() < 0.3)
     except openai.APIStatusError as error:
         if case.reason and 400 <= error.status_code < 500 and case.reason in str(error):
             return ended(error.status_code)
@@ -62,11 +70,17 @@ async def outcome(client: Any, case: Case, solo: dict[str, Answer], draw: random
         return ended(-1, repr(error))
     if case.reason:
         return ended(200, "was answered, and should have been refused")
-    words, numbers = solo[case.name]
-    deviation = max((abs(x - y) for x, y in zip(found[1], numbers, strict=False)), default=0.0)
-    if found[0] != words or deviation > TOLERANCE:
-        return ended(200, f"{found} in place of {(words, numbers)}", deviation)
-    return ended(200, deviation=deviation)
+    if case.name not in solo:
+        return ended(200, cached=cached, found=found)
+    wrong, deviation = compared(found, solo[case.name])
+    return ended(200, wrong, deviation=deviation, cached=cached)
+
+
+def compared(found: Answer, right: Answer) -> tuple[str, float]:
+    """What is wrong with an answer, empty if nothing is, and its largest deviation of a log-probability."""
+    deviation = max((abs(x - y) for x, y in zip(found[1], right[1], strict=False)), default=0.0)
+    same = found[0] == right[0] and deviation <= TOLERANCE
+    return "" if same else f"{found} in place of {right}", deviation
 
 
 async def _give_up(client: Any, case: Case, draw: random.Random) -> None:

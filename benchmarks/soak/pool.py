@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from PIL import Image
 
 from sparsesight import bundled
 
-MAX_LENGTH = 1300  # two pictures and a question
-SHORT, LONG = 8, 96  # output tokens; long answers need blocks that they did not have at first
-RETAINS: tuple[Any, ...] = (None, "none", 32, 128, 0.5, [200, 100, 50])
-# How often each kind is sent.
+MAX_LENGTH = 1400  # two pictures and a chat about them
+SHORT, LONG = 8, 64  # output tokens; long answers need blocks that they did not have at first
+TURNS = 3  # of a chat
+# How often each kind is sent; a fresh picture comes with a refused request and a good one.
 SHARES = {
-    "one picture": 0.44,
-    "two pictures": 0.12,
-    "text": 0.15,
-    "aborted": 0.13,
-    "malformed": 0.06,
+    "one picture": 0.34,
+    "two pictures": 0.09,
+    "chat": 0.15,
+    "text": 0.13,
+    "aborted": 0.12,
+    "fresh picture": 0.03,
+    "malformed": 0.05,
     "oversized": 0.05,
-    "no budget": 0.05,
+    "no budget": 0.04,
 }
-ANSWERED = ("one picture", "two pictures", "text")
-REFUSED = ("malformed", "oversized", "no budget")
+ANSWERED = ("one picture", "two pictures", "text", "chat")
+REFUSED = ("malformed", "oversized", "no budget", "refused late")
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,19 @@ class Case:
     reason: str = ""
 
 
-def pool(seed: int, pictured: int = 60) -> dict[str, list[Case]]:
-    """Cases by kind, the same for the same seed; ``pictured``: how many different ones about one picture."""
+def pool(seed: int, counts: Sequence[int], pictured: int = 60) -> dict[str, list[Case]]:
+    """Cases by kind, the same for the same seed.
+
+    Args:
+        counts: tokens after each pruning layer of the server's method, which a request may ask for.
+        pictured: how many different cases about one picture there are.
+    """
+    retains: tuple[Any, ...] = (None, "none", 32, 128, 0.5, [*counts])
     pictures = {path.name: path.read_bytes() for path in bundled.pictures()}
     asked = {name: [x["question"] for x in found] for name, found in bundled.picture_questions().items()}
     names = list(pictures)
     draw = random.Random(seed)
-    every = [(n, q, r) for n in names for q in asked[n] for r in RETAINS]
+    every = [(n, q, r) for n in names for q in asked[n] for r in retains]
     one = [
         Case(f"{n}: {q} at {r}", "one picture", chat(q, [pictures[n]], r, LONG if i % 5 < 2 else SHORT))
         for i, (n, q, r) in enumerate(every)
@@ -61,6 +72,7 @@ def pool(seed: int, pictured: int = 60) -> dict[str, list[Case]]:
         "one picture": draw.sample(one, min(pictured, len(one))),
         "two pictures": draw.sample(two, 12),
         "text": [Case(q, "text", chat(q, [])) for q in words[:10]],
+        "chat": [case for i in range(12) for case in _chat(f"chat {i}", draw, pictures, asked)],
         "malformed": [
             Case("no picture", "malformed", chat(question, [b"this is no picture"]), "image"),
             Case("half a picture", "malformed", chat(question, [first[: len(first) // 2]]), "image"),
@@ -73,11 +85,11 @@ def pool(seed: int, pictured: int = 60) -> dict[str, list[Case]]:
         ],
         "no budget": [
             Case(f"at {r}", "no budget", chat(question, [first], r), "sparsesight_retain")
-            for r in ("many", -3, 1.5, [1, 2])
+            for r in ("many", -3, 1.5, [1] * (len(counts) + 1))
         ],
     }
     found["aborted"] = [
-        Case(case.name, "aborted", {**case.body, "max_tokens": 200, "extra_body": _endless(case)})
+        Case(case.name, "aborted", {**case.body, "max_tokens": 100, "extra_body": _endless(case)})
         for case in found["one picture"][:20] + found["text"][:3]
     ]
     return found
@@ -86,8 +98,69 @@ def pool(seed: int, pictured: int = 60) -> dict[str, list[Case]]:
 def sequence(cases: dict[str, list[Case]], count: int, seed: int) -> list[Case]:
     """``count`` cases in random order, of each kind its share."""
     draw = random.Random(seed)
-    kinds = draw.choices(list(SHARES), list(SHARES.values()), k=count)
-    return [draw.choice(cases[kind]) for kind in kinds]
+    made: list[Case] = []
+    while len(made) < count:
+        (kind,) = draw.choices(list(SHARES), list(SHARES.values()))
+        made += fresh(len(made), draw) if kind == "fresh picture" else [draw.choice(cases[kind])]
+    return made[:count]
+
+
+def fresh(number: int, draw: random.Random) -> list[Case]:
+    """A picture that no request had before, with a request that is refused and one that is not, in any order.
+
+    The refusal comes before the picture is read, or when it has been, by the plugin or by vLLM itself, and the engine
+    never gets it.
+    """
+    name = draw.choice([path.name for path in bundled.pictures()])
+    question = draw.choice(bundled.picture_questions()[name])["question"]
+    picture = Image.open(next(path for path in bundled.pictures() if path.name == name)).convert("RGB")
+    colour = tuple(draw.randrange(256) for _ in range(3))
+    at = draw.randrange(picture.width - 16), draw.randrange(picture.height - 16)
+    picture.paste(colour, (*at, at[0] + 16, at[1] + 16))
+    data = io.BytesIO()
+    picture.save(data, "png")
+    body = chat(question, [data.getvalue()])
+    bad = {**body, "extra_body": {**body["extra_body"], "vllm_xargs": {"sparsesight_retain": "many"}}}
+    late = {**body, "extra_body": {**body["extra_body"], "prompt_logprobs": 1}}
+    words = "what? " * (5 * MAX_LENGTH // 12)  # too long only together with the picture
+    refused = draw.choice(
+        [
+            Case(f"fresh {number}, no budget", "no budget", bad, "sparsesight_retain"),
+            Case(f"fresh {number}, refused late", "refused late", late, "prompt_logprobs"),
+            Case(f"fresh {number}, too long", "oversized", chat(words, [data.getvalue()]), str(MAX_LENGTH)),
+        ]
+    )
+    pair = [refused, Case(f"fresh {number}", "fresh picture", body)]
+    return pair[:: draw.choice((1, -1))]
+
+
+def _chat(
+    name: str, draw: random.Random, pictures: dict[str, bytes], asked: dict[str, list[str]]
+) -> list[Case]:
+    """The turns of a chat: a picture with the first question, and sometimes one with a later one; no answers yet."""
+    shown = draw.sample(list(pictures), 2)
+    second = draw.choice((1, 2, TURNS))  # the turn with the second picture, if any
+    system = draw.choice(("", "Answer with one word. "))
+    retain = draw.choice((None, None, 128))
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    turns = []
+    for turn in range(TURNS):
+        own = [pictures[shown[0]]] if turn == 0 else [pictures[shown[1]]] if turn == second else []
+        question = draw.choice(asked[shown[turn >= second]])
+        body = chat(question, own, retain)
+        messages += body["messages"]
+        turns.append(Case(f"{name}, turn {turn}", "chat", {**body, "messages": list(messages)}))
+        messages.append({"role": "assistant", "content": f"{name}, turn {turn}"})
+    return turns
+
+
+def with_answers(case: Case, solo: dict[str, tuple[list[str], Any]]) -> Case:
+    """A turn of a chat with what was answered to the turns before it; other cases as they are."""
+    messages = [
+        {**x, "content": "".join(solo[x["content"]][0])} if x["role"] == "assistant" else x
+        for x in case.body["messages"]
+    ]
+    return replace(case, body={**case.body, "messages": messages})
 
 
 def chat(question: str, pictures: Sequence[bytes], retain: Any = None, tokens: int = SHORT) -> dict[str, Any]:

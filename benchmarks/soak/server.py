@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-START_SECONDS = 900
+START_SECONDS = 3000  # compilation takes long on a busy machine
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,19 @@ class Server:
         return total / 1e6
 
     def metrics(self) -> dict[str, float]:
-        """vLLM's own numbers, summed over their labels."""
+        """vLLM's numbers and sparsesight's, summed over their labels."""
         found: dict[str, float] = {}
         for line in self._get("/metrics").splitlines():
-            match = re.match(r"(vllm:[\w:]+)(?:\{.*\})? (\S+)$", line)
+            match = re.match(r"((?:vllm|sparsesight):[\w:]+)(?:\{.*\})? (\S+)$", line)
             if match:
                 found[match[1]] = found.get(match[1], 0.0) + float(match[2])
         return found
+
+    def forget(self) -> None:
+        """Empty the prefix cache and those of pictures."""
+        for cache in ("prefix", "mm", "encoder"):
+            request = urllib.request.Request(f"{self.address}/reset_{cache}_cache", b"")
+            urllib.request.urlopen(request, timeout=120).close()
 
     def state(self) -> dict[str, Any]:
         """What the worker tells of the plugin (`worker_state.py`)."""
@@ -89,7 +95,7 @@ def serve(log: Path, arguments: Sequence[str]) -> Iterator[tuple[Server, list[st
         **os.environ,
         "PYTHONPATH": path,
         "VLLM_SERVER_DEV_MODE": "1",
-    }  # the mode has /collective_rpc
+    }  # the mode has /collective_rpc and /reset_prefix_cache
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],

@@ -102,6 +102,14 @@ def test_a_server_may_prune_only_where_a_request_asks(vllm: list[Any]) -> None:
     assert '"retain": 1.0' in run("serve", "m", "--retain", "none", "--dry-run").stdout
 
 
+def test_a_composition_is_served_with_its_own_budgets(
+    vllm: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETAIN_TOKEN", "8")  # a default for methods with one budget
+    shown = run("serve", "m", "--method", "cdpruner(retain=90) > narrow(retain=40)", "--dry-run").stdout
+    assert '"compose"' in shown and '"retain": 90' in shown and '"retain": 40' in shown
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -111,7 +119,7 @@ def test_a_server_may_prune_only_where_a_request_asks(vllm: list[Any]) -> None:
         (("m", "--retain", "many"), "--retain 'many'"),
         (("m", "--layers", "x"), "--layers 'x'"),
         (("m", "--method", "nothing"), "'nothing'"),
-        (("m", "--method", "fastv > random"), "compositions of methods"),
+        (("m", "--method", "cdpruner > narrow", "--retain", "8"), "--retain 8: set it in the brackets"),
         (("m", "--method", "fastv(retain=9)", "--retain", "8"), "--retain 8: set it in the brackets"),
     ],
 )

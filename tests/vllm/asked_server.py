@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sparsesight import SparseVLMPlus, bundled, sparsify
+from sparsesight import bundled, sparsify
+from sparsesight.methods import Method
 from tests.vllm.engines import in_blocks, loaded
 
 # Room for two pictures, which is more than the model was trained for.
@@ -42,16 +43,14 @@ def answer(completion: Any) -> tuple[list[str], list[float]]:
     return [x.token for x in content], [x.logprob for x in content]
 
 
-def expected(
-    question: str, pictures: list[Path], method: SparseVLMPlus | None
-) -> tuple[list[str], list[float]]:
+def expected(question: str, pictures: list[Path], method: Method | None) -> tuple[list[str], list[float]]:
     """The same by transformers."""
     return by_transformers(question, tuple(pictures), method)
 
 
 @cache
 def by_transformers(
-    question: str, pictures: tuple[Path, ...], method: SparseVLMPlus | None
+    question: str, pictures: tuple[Path, ...], method: Method | None
 ) -> tuple[list[str], list[float]]:
     model, processor = loaded()
     prompt = "USER: " + "<image>\n" * len(pictures) + f"{question} ASSISTANT:"

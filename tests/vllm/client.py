@@ -19,12 +19,14 @@ import pytest
 
 
 @contextmanager
-def served(log: Path, *arguments: str) -> Iterator[str]:
+def served(
+    log: Path, *arguments: str, program: Sequence[str] = ("sparsesight", "serve", "bundled")
+) -> Iterator[str]:
     """The address of a server of the bundled model; it must end well when it is told to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sparsesight", "serve", "bundled", *arguments]
+    command = [sys.executable, "-m", *program, *arguments]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],

@@ -53,6 +53,28 @@ def test_a_picture_of_a_refused_request_reaches_the_engine_with_the_next() -> No
     assert item(cache.render("a")) == "pixels of a"  # rendered afterwards
 
 
+@pytest.mark.parametrize("why", ["too long", "in parts"])
+def test_pictures_of_what_is_refused_last_reach_the_engine_as_well(
+    front_end: FrontEnd, counted: dict[str, float], why: str
+) -> None:
+    """vLLM itself refuses a prompt that is too long, and we one in parts, when both have been admitted."""
+    cache = Cache()
+    owner = SimpleNamespace(renderer=SimpleNamespace(mm_processor_cache=cache, sparsesight=front_end))
+    refused, beside = (chat(5, -576, 9) | cache.render("a") for _ in range(2))
+    assert item(refused) and item(beside) is None
+
+    def inner(*given: Any, **named: Any) -> None:
+        if given[1] is refused:
+            raise Refused("too long", "")
+
+    with pytest.raises(Refused, match=why):
+        resumable = {"resumable": True} if why == "in parts" else {}
+        admission._process_inputs(inner, owner, "id", refused, params(None), **resumable)
+    admission._process_inputs(inner, owner, "id", beside, params(None))
+    assert item(beside) == item(refused)
+    assert item(cache.render("a"))
+
+
 def test_a_refusal_forgets_nothing_that_was_sent() -> None:
     cache, unsent = Cache(), Unsent()
     cache.render("a")

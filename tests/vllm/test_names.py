@@ -115,6 +115,111 @@ def test_every_name_exists(tree: Path) -> None:
     assert not missing, "\n".join(missing)
 
 
+# Where a function of ours stands in the place of one of vLLM's: it must take whatever vLLM passes.
+IN_PLACE_OF = {
+    "scheduler.py:_Sparse._computed_blocks": (
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.get_computed_blocks",
+    ),
+    "scheduler.py:_Sparse._allocate_slots": (
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.allocate_slots",
+    ),
+    **{
+        f"scheduler.py:_Sparse.{name}": ("vllm.v1.core.sched.scheduler", f"Scheduler.{name}")
+        for name in ("add_request", "_free_request_blocks", "_try_schedule_encoder_inputs")
+    },
+    **{
+        f"kv_groups.py:StageManager.{name}": (
+            "vllm.v1.core.single_type_kv_cache_manager",
+            f"{owner}.{name}",
+        )
+        for owner, name in (
+            ("SingleTypeKVCacheManager", "get_num_blocks_to_allocate"),
+            ("SingleTypeKVCacheManager", "allocate_new_blocks"),
+            ("SingleTypeKVCacheManager", "pop_blocks_for_free"),
+            ("FullAttentionManager", "find_longest_cache_hit"),
+        )
+    },
+    "runner.py:StageBuilder.build": ("vllm.v1.attention.backend", "AttentionMetadataBuilder.build"),
+    "runner.py:StageBuilder.build_for_cudagraph_capture": (
+        "vllm.v1.attention.backend",
+        "AttentionMetadataBuilder.build_for_cudagraph_capture",
+    ),
+    **{
+        f"runner_v2.py:SparseModelState.{name}": (
+            "vllm.v1.worker.gpu.model_states." + module,
+            f"{owner}.{name}",
+        )
+        for module, owner, name in (
+            ("default", "DefaultModelState", "add_request"),
+            ("default", "DefaultModelState", "prepare_attn"),
+            ("interface", "ModelState", "preprocess_state"),
+        )
+    },
+    "admission.py:_generate": ("vllm.v1.engine.async_llm", "AsyncLLM.generate"),
+    "admission.py:_process_inputs": ("vllm.v1.engine.input_processor", "InputProcessor.process_inputs"),
+    "admission.py:_preprocess": ("vllm.renderers.online_renderer", "OnlineRenderer.preprocess_chat"),
+    "admission.py:_beam_search": (
+        "vllm.entrypoints.generate.beam_search.online",
+        "BeamSearchOnlineMixin.beam_search",
+    ),
+    "admission.py:_load": ("vllm.multimodal.media.connector", "MediaConnector.load_from_url"),
+}
+
+
+def function(path: Path, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
+    """A function of a module, or of a class in it, wherever that is."""
+    owner, _, member = name.rpartition(".")
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if (isinstance(node, ast.ClassDef) and node.name == owner) or (
+            isinstance(node, ast.Module) and not owner
+        ):
+            for one in top_level(node.body):
+                if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name == member:
+                    return one
+    raise LookupError(f"{path}: {name}")
+
+
+def not_taken(ours: ast.arguments, theirs: ast.arguments) -> list[str]:
+    """What can be passed to a function and not to the one in its place; ``inner`` of a wrapper is not passed."""
+    named = [x.arg for x in (*ours.posonlyargs, *ours.args, *ours.kwonlyargs)]
+    places = len([x for x in ours.args if x.arg != "inner"])
+    missing = [] if ours.vararg else [x.arg for x in theirs.args[places:]]
+    if not ours.kwarg:
+        missing += [
+            x.arg for x in (*theirs.args[1:], *theirs.kwonlyargs) if not ours.vararg and x.arg not in named
+        ]
+        missing += [theirs.kwarg.arg] if theirs.kwarg else []
+    return missing
+
+
+@pytest.mark.parametrize("tree", trees(), ids=lambda tree: tree.parent.name + "/" + tree.name)
+def test_what_vllm_passes_is_taken(tree: Path) -> None:
+    missing = {}
+    for own, (module, name) in IN_PLACE_OF.items():
+        path = source(tree, module)
+        assert path is not None, module
+        file, _, ours = own.partition(":")
+        found = not_taken(function(OURS / file, ours).args, function(path, name).args)
+        if found:
+            missing[own] = found
+    assert not missing
+
+
+def test_an_argument_that_is_not_taken_is_found_out() -> None:
+    def arguments(text: str) -> ast.arguments:
+        (made,) = ast.parse(f"def f({text}): ...").body
+        assert isinstance(made, ast.FunctionDef)
+        return made.args
+
+    theirs = arguments("self, request, bound=None, *, more=0")
+    assert not_taken(arguments("self, request"), theirs) == ["bound", "bound", "more"]
+    assert not_taken(arguments("self, request, **kwargs"), theirs) == ["bound"]
+    assert not_taken(arguments("inner, self, request, bound, **kwargs"), theirs) == []
+    assert not_taken(arguments("self, *args, **kwargs"), theirs) == []
+
+
 def test_a_name_that_is_not_there_is_found_out(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "a.py").write_text(

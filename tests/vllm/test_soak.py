@@ -5,27 +5,52 @@ from __future__ import annotations
 import asyncio
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks.soak.pool import ANSWERED, REFUSED, SHARES, Case, pool, sequence
+from benchmarks.soak.pool import ANSWERED, REFUSED, SHARES, Case, fresh, pool, sequence, with_answers
 
+COUNTS = (200, 100, 50)
 CASE = Case("what", "text", {})
 REFUSAL = Case("broken", "malformed", {}, "image")
 SOLO = {"what": (["a", "b"], [-0.5, -0.25])}
 
 
 def test_the_requests_are_the_same_every_time_and_of_every_kind() -> None:
-    cases = pool(0)
-    assert cases == pool(0) != pool(1)
-    assert set(cases) == set(SHARES) and abs(sum(SHARES.values()) - 1) < 1e-9
+    cases = pool(0, COUNTS)
+    assert cases == pool(0, COUNTS) != pool(1, COUNTS)
+    assert set(cases) == set(SHARES) - {"fresh picture"} and abs(sum(SHARES.values()) - 1) < 1e-9
     names = [case.name for kind in ANSWERED for case in cases[kind]]
     assert len(names) == len(set(names))  # an answer is known by its name
-    assert all(case.reason for kind in REFUSED for case in cases[kind])
+    assert all(case.reason for kind in REFUSED for case in cases.get(kind, ()))
     sent = sequence(cases, 2000, 0)
-    assert len(sent) == 2000 and {case.kind for case in sent} == set(SHARES)
+    assert sent == sequence(cases, 2000, 0)
+    assert len(sent) == 2000 and {case.kind for case in sent} == {*SHARES, "refused late"}
+    new = [case for case in sent if case.name.startswith("fresh")]
+    assert len({case.name for case in new}) == len(new) > 50
+
+
+def test_a_new_picture_comes_with_a_refused_request_for_it() -> None:
+    kinds = set()
+    for number in range(30):
+        pair = fresh(number, Random(number))
+        (good,) = (case for case in pair if not case.reason)
+        (refused,) = (case for case in pair if case.reason)
+        kinds.add((refused.kind, pair.index(refused)))
+        shown = [case.body["messages"][0]["content"][0]["image_url"]["url"] for case in pair]
+        assert shown[0] == shown[1] and good.kind == "fresh picture"
+    assert kinds == {(kind, i) for kind in ("no budget", "refused late", "oversized") for i in (0, 1)}
+
+
+def test_a_chat_holds_the_answers_of_the_turns_before() -> None:
+    first, second, third = pool(0, COUNTS)["chat"][:3]
+    solo = {first.name: ([" a", " b"], []), second.name: ([" c"], [])}
+    messages = with_answers(third, solo).body["messages"]
+    assert [x["content"] for x in messages if x["role"] == "assistant"] == [" a b", " c"]
+    assert with_answers(first, {}).body == first.body
 
 
 def judged(case: Case, tokens: list[str] | Exception, numbers: list[float] = [-0.5, -0.25]) -> Any:  # noqa: B006
@@ -56,7 +81,7 @@ def status(code: int, message: str) -> Exception:
 def test_a_leak_is_seen_in_the_second_half_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # As a script it finds its parts beside it.
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from benchmarks.vllm_soak import GROWTH, memory_growth
+    from benchmarks.soak.report import GROWTH, memory_growth
 
     def samples(kb: float) -> list[dict[str, float]]:
         """A server of 3 GB that warms up over 40 % of the requests, then takes so much for each."""

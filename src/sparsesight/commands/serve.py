@@ -106,11 +106,10 @@ def _method(name: str, retain: str | None, layers: str | None) -> Method:
     from ..methods import parse
     from ..settings import DENSE
 
-    if not parse(name).one_budget:
-        raise SparseSightError(f"--method {name!r}: compositions of methods are not supported in vLLM")
+    own = "retain=" in name.replace(" ", "") or not parse(name).one_budget
     if retain is not None and retain.strip().lower() == DENSE:
         budget: Any = 1.0
-    elif retain is None and "retain=" in name.replace(" ", ""):
+    elif retain is None and own:
         budget = None  # that of the brackets, whatever the environment says
     else:
         budget = choose_retain(retain)

@@ -53,7 +53,6 @@ class FrontEnd:
         except Exception:
             self.unsent.keep(renderer.mm_processor_cache, prompt)
             raise
-        self.unsent.complete(prompt)
         self._last = prompt, params, outcome
         return outcome
 
@@ -209,19 +208,26 @@ def _process_inputs(
 ) -> Any:
     """Every request passes here once, also those of engines without a server."""
     front_end = front_end_of(self.renderer)
-    if front_end is not None:
-        outcome = front_end.admit(self.renderer, prompt, params)
-        if outcome is not None:
-            if kwargs.get("resumable") and not outcome.reason:
-                from vllm.exceptions import VLLMValidationError
+    if front_end is None:
+        return inner(request_id, prompt, params, *args, **kwargs)
+    outcome = front_end.admit(self.renderer, prompt, params)
+    front_end.unsent.complete(prompt)
+    try:
+        if outcome is not None and not outcome.reason and kwargs.get("resumable"):
+            from vllm.exceptions import VLLMValidationError
 
-                raise VLLMValidationError(
-                    "a prompt that is sent in parts cannot be pruned, as its next part would change what is kept: "
-                    f"send it whole, or with {REQUEST_KEY} 'none'",
-                    parameter=REQUEST_KEY,
-                )
-            front_end.metrics.count(outcome)
-    return inner(request_id, prompt, params, *args, **kwargs)
+            raise VLLMValidationError(
+                "a prompt that is sent in parts cannot be pruned, as its next part would change what is kept: "
+                f"send it whole, or with {REQUEST_KEY} 'none'",
+                parameter=REQUEST_KEY,
+            )
+        made = inner(request_id, prompt, params, *args, **kwargs)
+    except Exception:  # also what vLLM itself refuses, such as a prompt that is too long
+        front_end.unsent.keep(self.renderer.mm_processor_cache, prompt)
+        raise
+    if outcome is not None:
+        front_end.metrics.count(outcome)
+    return made
 
 
 def _to_beam_search_params(inner: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -108,6 +108,7 @@ class StageManager(FullAttentionManager):
         kv_cache_group_ids: list[int],
         block_pool: Any,
         kv_cache_spec: Any,
+        *args: Any,
         **kwargs: Any,
     ) -> Any:
         """As vLLM's; blocks of gaps are not looked for."""

@@ -86,17 +86,18 @@ class _Sparse:
             request.update_block_hashes()
         super().add_request(request)  # type: ignore[misc]
 
-    def _computed_blocks(self, request: Any) -> Any:
-        """As the manager's ``get_computed_blocks``; no hit ends within a region."""
+    def _computed_blocks(self, request: Any, max_cache_hit_length: int | None = None) -> Any:
+        """As the manager's ``get_computed_blocks``; no hit ends within a region. The bound is vLLM 0.33's."""
+        bound = () if max_cache_hit_length is None else (max_cache_hit_length,)
         regions = request.sparsesight.regions
         StageManager.looked_up = regions
         try:
-            blocks, hit, boundary = self.inner_computed_blocks(request)
+            blocks, hit, boundary = self.inner_computed_blocks(request, *bound)
         finally:
             StageManager.looked_up = ()
         if regions and (usable := cut_hit(regions, hit, self.planner.block_size)) < hit:
             within = next(region for region in regions if region.begin < hit < region.stop)
-            found = self.partial.find(request, _keyed_request(request), within, hit)
+            found = None if bound else self.partial.find(request, _keyed_request(request), within, hit)
             if found is not None and cut_hit(regions, found[0], self.planner.block_size) == found[0]:
                 every = [[*own, last] for own, last in zip(blocks.blocks, found[1], strict=True)]
                 return self.kv_cache_manager.create_kv_cache_blocks(tuple(every)), found[0], boundary
