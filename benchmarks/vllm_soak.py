@@ -50,7 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends with this program
     method = METHODS[arguments.method]
     stages = len(method().depths)
-    cases = pool(arguments.seed, [200 >> i for i in range(stages)])
+    cases = pool(arguments.seed, [200 >> i for i in range(stages)], arguments.pool)
     log = arguments.log or Path(tempfile.mkdtemp()) / "server.log"
     print(f"starting the server; its log is {log}", flush=True)
     flags = [*FLAGS, "--method", arguments.method, "--retain", "64"]
@@ -203,6 +203,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--pool", type=int, default=60, help="different questions about one picture")
     parser.add_argument("--concurrency", type=int, default=12)
     parser.add_argument("--minutes", type=float, default=60, help="send nothing more after this time")
     parser.add_argument("--method", default="sparsevlm+", help="of the server, at 64 tokens")

@@ -48,7 +48,7 @@ def pool(seed: int, counts: Sequence[int], pictured: int = 60) -> dict[str, list
 
     Args:
         counts: tokens after each pruning layer of the server's method, which a request may ask for.
-        pictured: how many different cases about one picture there are.
+        pictured: how many different cases about one picture there are; a fifth as many about two, and chats.
     """
     retains: tuple[Any, ...] = (None, "none", 32, 128, 0.5, [*counts])
     pictures = {path.name: path.read_bytes() for path in bundled.pictures()}
@@ -70,9 +70,9 @@ def pool(seed: int, counts: Sequence[int], pictured: int = 60) -> dict[str, list
     first, question = pictures[names[0]], words[0]
     found = {
         "one picture": draw.sample(one, min(pictured, len(one))),
-        "two pictures": draw.sample(two, 12),
-        "text": [Case(q, "text", chat(q, [])) for q in words[:10]],
-        "chat": [case for i in range(12) for case in _chat(f"chat {i}", draw, pictures, asked)],
+        "two pictures": draw.sample(two, max(pictured // 5, 1)),
+        "text": [Case(q, "text", chat(q, [])) for q in words[: max(pictured // 6, 1)]],
+        "chat": [case for i in range(max(pictured // 5, 1)) for case in _chat(f"chat {i}", draw, pictures, asked)],
         "malformed": [
             Case("no picture", "malformed", chat(question, [b"this is no picture"]), "image"),
             Case("half a picture", "malformed", chat(question, [first[: len(first) // 2]]), "image"),

@@ -20,10 +20,16 @@ class Adapters:
 
     decoder: nn.Module
     whole: dict[int, tuple[Any, Tensor]] = field(default_factory=dict)  # what each map was, by its id
+    maps: list[Any] | None = None  # of the layers, once looked for
 
     def keep(self, rows: Int[Tensor, " n"]) -> None:
-        """Keep these rows of the maps, in this order. Without LoRA there are none."""
-        for mapping in self._maps():
+        """Keep these rows of the maps, in this order. Without LoRA there are none.
+
+        Adapters are put on a model before its first step, so that the layers are gone through once.
+        """
+        if self.maps is None:
+            self.maps = self._maps()
+        for mapping in self.maps:
             own = mapping.token_lora_indices
             self.whole.setdefault(id(mapping), (mapping, own.clone()))
             _write(mapping, own[rows])
@@ -35,7 +41,7 @@ class Adapters:
         self.whole = {}
 
     def _maps(self) -> list[Any]:
-        """vLLM's ``PunicaWrapper`` of the decoder's layers; they share it, and get it after they are made."""
+        """vLLM's ``PunicaWrapper`` of the decoder's layers; they share it, and get it when the model is loaded."""
         found = (getattr(module, "punica_wrapper", None) for module in self.decoder.modules())
         return list({id(x): x for x in found if x is not None}.values())
 
