@@ -72,7 +72,9 @@ def pool(seed: int, counts: Sequence[int], pictured: int = 60) -> dict[str, list
         "one picture": draw.sample(one, min(pictured, len(one))),
         "two pictures": draw.sample(two, max(pictured // 5, 1)),
         "text": [Case(q, "text", chat(q, [])) for q in words[: max(pictured // 6, 1)]],
-        "chat": [case for i in range(max(pictured // 5, 1)) for case in _chat(f"chat {i}", draw, pictures, asked)],
+        "chat": [
+            case for i in range(max(pictured // 5, 1)) for case in _chat(f"chat {i}", draw, pictures, asked)
+        ],
         "malformed": [
             Case("no picture", "malformed", chat(question, [b"this is no picture"]), "image"),
             Case("half a picture", "malformed", chat(question, [first[: len(first) // 2]]), "image"),
