@@ -71,6 +71,31 @@ def test_nothing_is_told_to_others(served: tuple[str, Path]) -> None:
     assert get(f"{served[0]}monitoring")[0] == 403
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_proxy_or_a_busy_machine(engine: Engine, answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio asks the page once, through the proxy of the environment, and raises if no answer comes in time."""
+    from sparsesight.demo.server import serving
+    from sparsesight.demo.tabs import Choices
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    if answers:
+        with serving(engine, Choices("sparsevlm+", 64, 576, 0.1)) as url:
+            assert url.startswith("http://127.0.0.1:")
+    else:
+        monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+        with (
+            pytest.raises(
+                SparseSightError, match=r"the demo at 127\.0\.0\.1:\d+ does not answer this machine"
+            ),
+            serving(engine, Choices("sparsevlm+", 64, 576, 0.1)),
+        ):
+            pass
+    assert "no_proxy" not in os.environ and os.environ["NO_PROXY"] == "example.org"
+
+
 def test_questions_wait_in_one_queue(served: tuple[str, Path]) -> None:
     """One at a time over all tabs; nothing else waits behind them."""
     from sparsesight.demo.wiring import MODEL

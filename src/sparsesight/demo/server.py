@@ -51,7 +51,7 @@ def serving(
         port: None takes the first free one from 7860 on.
 
     Raises:
-        SparseSightError: if nothing can listen there.
+        SparseSightError: if nothing can listen there, or what listens does not answer.
     """
     _free_port(host, port)  # before the page is built
     with TemporaryDirectory(prefix="sparsesight-demo-") as folder, _variable("GRADIO_TEMP_DIR", folder):
@@ -101,9 +101,21 @@ def _launch(page: Any, host: str, port: int | None, **options: Any) -> str:
     while True:
         number = _free_port(host, port, lost)
         try:
-            return str(page.launch(server_name=host, server_port=number, **options)[1])
+            with _variable("no_proxy", _no_proxy(host)):  # Gradio asks the page once, and a proxy has none
+                return str(page.launch(server_name=host, server_port=number, **options)[1])
         except OSError:
             lost.add(number)
+        except ValueError:  # an answer did not come in time
+            raise SparseSightError(
+                f"the demo at {host}:{number} does not answer this machine: try again when it is less busy, or look "
+                "for a firewall"
+            ) from None
+
+
+def _no_proxy(host: str) -> str:
+    """What no proxy is asked for, as before and this machine."""
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    return ",".join(filter(None, (before, *LOOPBACK, host)))
 
 
 def _close(page: Any) -> None:
