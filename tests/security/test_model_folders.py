@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparsesight import SparseSightError
 from sparsesight.hf import checkpoint
@@ -248,6 +249,25 @@ def test_a_text_tower_is_never_unpickled(tmp_path: Path) -> None:
     torch.save(CLIPModel(config).state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         TextTower.from_pretrained(str(tmp_path))
+
+
+def test_a_text_tower_has_all_its_weights(tmp_path: Path) -> None:
+    """What a checkpoint lacks would be drawn at random: any number of it, and in silence."""
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**sizes, "image_size": 4, "patch_size": 2}
+    config = CLIPConfig(text_config={**sizes, "vocab_size": 9}, vision_config=vision, projection_dim=4)
+    CLIPModel(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("text_projection.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SparseSightError, match=r"lacks weights \(1, the first is text_projection.weight\)"):
+        TextTower.from_pretrained(str(tmp_path))
+    config.text_config.intermediate_size = 10**8
+    config.save_pretrained(tmp_path)
+    with pytest.raises(SparseSightError, match=r"text tower .* describes 1,\d+,\d+,\d+ weights, more than"):
+        load_model(None, "cpu", text_tower=str(tmp_path))
 
 
 def test_the_cache_of_the_hub_is_loaded(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,24 @@ def check_hub(name: str, title: str) -> None:
         where = found(part)
         if where is not None:
             check(Path(where), title)
+
+
+def check_whole(found: Mapping[str, Any], title: str) -> None:
+    """Refuse a checkpoint that lacks weights: transformers goes on with random numbers in their place.
+
+    Args:
+        found: what `from_pretrained(output_loading_info=True)` says.
+        title: what messages call the checkpoint.
+
+    Raises:
+        SparseSightError: naming the first.
+    """
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise SparseSightError(
+            f"{title} lacks weights ({len(missing)}, the first is {missing[0]}): it is incomplete, or its "
+            "config.json belongs to another model"
+        )
 
 
 def hub_weights(name: str) -> list[Path]:

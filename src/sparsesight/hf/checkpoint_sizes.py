@@ -25,12 +25,15 @@ def check_built_size(build: Callable[[], Any], files: Iterable[Path], title: str
 
     Args:
         build: makes the model; it is called so that no memory is taken for its weights.
-        files: the checkpoint's ``*.safetensors``.
+        files: the checkpoint's ``*.safetensors``; nothing is checked without any.
         title: what messages call the checkpoint.
 
     Raises:
         SparseSightError: naming both sizes.
     """
+    files = list(files)
+    if not files:  # loading says so
+        return
     import torch
     from transformers.initialization import no_init_weights
 

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError, brief
 from ..hub import check_found, check_name
 from ..suggestions import did_you_mean
-from .checkpoint import check_attention_of, check_folder, check_hub, hub_weights
+from .checkpoint import check_attention_of, check_folder, check_hub, check_whole, hub_weights
 from .checkpoint_sizes import check_built_size, check_picture_sizes
 from .loading_errors import one_sentence
 from .tokenizer_trial import check_special_tokens, check_tokenizer
@@ -102,9 +102,8 @@ def load_model(
                 "AutoModelForImageTextToText loads, such as LLaVA"
             )
         if not ours and not own_code:
-            files = list(local.glob("*.safetensors")) if is_there else hub_weights(str(where))
-            if files:  # else loading says that there are none
-                check_built_size(lambda: AutoModelForImageTextToText.from_config(config), files, title)
+            build = partial(AutoModelForImageTextToText.from_config, config)
+            check_built_size(build, _weights(str(where)), title)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=trust_remote_code)
         if not hasattr(processor, "image_processor"):
             raise SparseSightError(
@@ -120,25 +119,31 @@ def load_model(
             output_loading_info=True,
         )
         model, found = both
-        missing = sorted(found["missing_keys"])
-        if missing:  # transformers would go on with random numbers in their place
-            raise SparseSightError(
-                f"{title} lacks weights ({len(missing)}, the first is {missing[0]}): it is incomplete, or its "
-                "config.json belongs to another model"
-            )
+        check_whole(found, title)
         model.generation_config = greedy_config(model.generation_config, title)
     tower = None
     if text_tower is not None:
+        from transformers import CLIPModel
+
         from .vision.text_tower import TextTower
 
         title, local = f"text tower {text_tower!r}", Path(os.path.expanduser(text_tower))
         if is_there := os.path.exists(local):
             _check_local(local, title)
+            text_tower = str(local)
         with one_sentence(title, is_there):
             if not is_there:
                 check_hub(text_tower, title)
+            clip = AutoConfig.from_pretrained(text_tower)
+            if clip.model_type == "clip":  # else it is refused below
+                check_built_size(partial(CLIPModel, clip), _weights(text_tower), title)
             tower = TextTower.from_pretrained(text_tower, processor.tokenizer, target)
     return Loaded(model.to(target).eval(), processor, name, tower)
+
+
+def _weights(where: str) -> list[Path]:
+    """The files that a model's weights are in; none if there are none, which loading says."""
+    return list(Path(where).glob("*.safetensors")) if os.path.exists(where) else hub_weights(where)
 
 
 def check_model(name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import SparseSightError
-from ..checkpoint import check_attention_of
+from ..checkpoint import check_attention_of, check_whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -112,7 +112,7 @@ class TextTower:
         """Of a CLIP checkpoint, a folder or a Hub id, on a device; ``options`` go to ``CLIPModel.from_pretrained``.
 
         Raises:
-            SparseSightError: the checkpoint is of another kind of model.
+            SparseSightError: the checkpoint is of another kind of model, or lacks weights.
         """
         from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
@@ -124,7 +124,9 @@ class TextTower:
                 "tower was taken from, such as openai/clip-vit-large-patch14-336 for LLaVA-1.5"
             )
         options = {"use_safetensors": True, **options}  # a pickle can run any code when it is loaded
-        clip: Any = CLIPModel.from_pretrained(name, **options)
+        both: Any = CLIPModel.from_pretrained(name, output_loading_info=True, **options)
+        clip, found = both
+        check_whole(found, f"text tower {name!r}")
         return cls.from_clip(clip.to(device), AutoTokenizer.from_pretrained(name), prompt_tokenizer)
 
 
