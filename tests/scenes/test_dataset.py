@@ -14,7 +14,7 @@ from sparsesight.scenes.objects import Recipe, arrange, owners
 from sparsesight.scenes.questions import KINDS, SINGLE_OBJECT
 from sparsesight.scenes.scenes import Scene, questions, render
 
-EVALUATION = ("val", "test", "test-b", "occluded", "clutter")
+EVALUATION = ("val", "test", "test-b", "test-c", "occluded", "clutter")
 
 
 def unpainted(seed: int, recipe: Recipe) -> Scene:
@@ -32,10 +32,10 @@ def splits() -> dict[str, list[Example]]:
 
 def test_the_splits_are_these() -> None:
     sizes = {name: split.scenes for name, split in SPLITS.items()}
-    assert sizes == dict(zip(("train", *EVALUATION), (100_000, 120, 240, 240, 120, 120), strict=True))
+    assert sizes == dict(zip(("train", *EVALUATION), (100_000, 120, 240, 240, 240, 120, 120), strict=True))
     assert all(split.name == name and split.about for name, split in SPLITS.items())
     assert SPLITS["occluded"].recipe == SMALL and SPLITS["clutter"].recipe == CLUTTER
-    assert all(SPLITS[name].recipe == Recipe() for name in ("train", "val", "test", "test-b"))
+    assert all(SPLITS[name].recipe == Recipe() for name in ("train", "val", "test", "test-b", "test-c"))
 
 
 def test_no_two_splits_share_a_seed() -> None:
@@ -58,7 +58,7 @@ def test_examples_are_scenes_of_consecutive_seeds_with_an_id_each(splits: dict[s
             assert (split, int(scene)) == (name, example.scene.seed - first)
 
 
-@pytest.mark.parametrize(("split", "least"), [("test", 2000), ("test-b", 2000), ("val", 1000)])
+@pytest.mark.parametrize(("split", "least"), [("test", 2000), ("test-b", 2000), ("test-c", 2000), ("val", 1000)])
 def test_a_split_has_enough_questions(split: str, least: int, splits: dict[str, list[Example]]) -> None:
     assert len(splits[split]) >= least
 
@@ -150,7 +150,7 @@ def test_nothing_is_rendered_before_it_is_asked_for(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "tset"}, "split='tset' .*train, val, test, test-b, occluded, clutter"),
+        ({"split": "tset"}, "split='tset' .*train, val, test, test-b, test-c, occluded, clutter"),
         ({"split": "val", "scenes": 121}, "scenes=121 .*120"),
         ({"split": "val", "scenes": -1}, "scenes=-1 "),
         ({"split": "val", "workers": 0}, "workers=0 "),

@@ -62,6 +62,7 @@ def _mixed(split: str) -> SceneSet:
 SCENES = {
     "scenes": SceneSet("test"),
     "scenes-b": SceneSet("test-b"),
+    "scenes-c": SceneSet("test-c"),
     "scenes-occluded": SceneSet("occluded"),
     "scenes-clutter": SceneSet("clutter"),
     "scenes-mixed": _mixed("test"),
