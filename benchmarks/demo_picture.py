@@ -19,6 +19,7 @@ from sparsesight.demo.engine import Engine
 from sparsesight.demo.page import Choices
 from sparsesight.demo.server import serving
 from sparsesight.hf.loading import load_model
+from sparsesight.method_names import DEFAULT
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "howto" / "demo.jpg"
 WAIT = 90_000  # milliseconds
@@ -27,7 +28,7 @@ WAIT = 90_000  # milliseconds
 def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     engine = Engine(load_model(), max_new_tokens=8)
-    with serving(engine, Choices("sparsevlm+", 64, 576, 0.1)) as address, sync_playwright() as playwright:
+    with serving(engine, Choices(DEFAULT, 64, 576, 0.1)) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
         )

@@ -16,11 +16,12 @@ from PIL import Image
 
 from sparsesight import sparsify, viz
 from sparsesight.bundled import default_picture, load, picture_questions
+from sparsesight.method_names import DEFAULT
 from sparsesight.viz.chart import svg
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "gallery"
 RETAIN = 64
-METHODS = ("sparsevlm+", "sparsevlm", "dart", "cdpruner", "fastv", "visionzip", "tome", "random")
+METHODS = (DEFAULT, "cdpruner", "sparsevlm+", "sparsevlm", "dart", "visionzip", "tome", "random")
 BUDGETS = (192, 128, 64, 32)
 QUESTIONS = (
     "What color is the heart?",
@@ -53,7 +54,7 @@ seen = viz.look(run, image, processor, inputs)
 
 ![Question, answers, what was saved, scores, the patches that each stage kept, visual tokens per layer](figure.jpg)
 
-`sparsevlm+`, retain {retain}. `sparsesight ask QUESTION --save kept.svg` draws the same.
+`{default}`, the default, retain {retain}. `sparsesight ask QUESTION --save kept.svg` draws the same.
 
 ## Every stage: `viz.stages(seen)`
 
@@ -76,7 +77,8 @@ The model answers "{answer}".
 
 ![The same picture with four questions, and the patches that each question kept](questions.jpg)
 
-`sparsevlm+`, retain {retain}, after the last stage.
+`{default}`, retain {retain}, before the first layer: half of the tokens by the question, half by what they add to the
+others.
 
 ## Methods
 
@@ -124,8 +126,8 @@ def save(picture: Image.Image, name: str) -> None:
 
 def _draw_figure(examiner: Examiner) -> None:
     question = QUESTIONS[0]
-    _, dense = examiner.ask(question, "sparsevlm+", 1.0)
-    look, sparse = examiner.ask(question, "sparsevlm+", RETAIN)
+    _, dense = examiner.ask(question, DEFAULT, 1.0)
+    look, sparse = examiner.ask(question, DEFAULT, RETAIN)
     drawn = io.BytesIO()
     viz.figure(look, question=question, answers={"dense": dense, "sparse": sparse}).savefig(drawn, dpi=110)
     save(Image.open(drawn).convert("RGB"), "figure.jpg")
@@ -142,12 +144,12 @@ def main() -> None:
 
     asked = {}
     for question in QUESTIONS:
-        look, said = examiner.ask(question, "sparsevlm+", RETAIN)
+        look, said = examiner.ask(question, DEFAULT, RETAIN)
         asked[
             f"{question}\nanswer: {said}"
             + ("" if said == rightly[question] else f" (right: {rightly[question]})")
         ] = look
-    save(viz.side_by_side(asked, size=264, columns=2), "questions.jpg")
+    save(viz.side_by_side(asked, stage=0, size=264, columns=2), "questions.jpg")
     _draw_figure(examiner)
 
     methods = {}
@@ -158,12 +160,13 @@ def main() -> None:
 
     budgets, stairs = {}, {}
     for retain in BUDGETS:
-        look, said = examiner.ask(QUESTIONS[0], "sparsevlm+", retain)
-        budgets[f"sparsevlm+, retain {retain}\nanswer: {said}"] = stairs[f"retain {retain}"] = look
+        look, said = examiner.ask(QUESTIONS[0], DEFAULT, retain)
+        budgets[f"{DEFAULT}, retain {retain}\nanswer: {said}"] = stairs[f"retain {retain}"] = look
     save(viz.side_by_side(budgets, size=280, columns=4), "budgets.jpg")
     (FOLDER / "staircase.svg").write_text(svg(viz.staircase(stairs)), encoding="utf-8")
 
     facts = {"picture": examiner.path.name, "visual": seen.visual, "question": QUESTIONS[0], "retain": RETAIN}
+    facts["default"] = DEFAULT
     (FOLDER / "README.md").write_text(PAGE.format(**facts, answer=answer), encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from sparsesight import bundled
+from sparsesight.method_names import DEFAULT
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def parse() -> argparse.Namespace:
     add("--model", default=str(bundled.MODEL_PATH), help="name or folder (default: the bundled one)")
     add("--questions", type=Path, help="JSON lines (default: the bundled ones)")
     add("--out", type=Path, default=Path("answers.jsonl"), help="(default: answers.jsonl)")
-    add("--method", default="sparsevlm+", help="(default: sparsevlm+)")
+    add("--method", default=DEFAULT, help=f"(default: {DEFAULT})")
     add("--retain", type=int, default=64, help="visual tokens per layer (default: 64)")
     add("--tokens", type=int, default=16, help="output tokens at most (default: 16)")
     add("--max-model-len", type=int, default=1024, help="tokens of prompt and answer (default: 1024)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
 MethodName = Literal[
     "sparsevlm",
@@ -44,6 +44,10 @@ MethodName = Literal[
     "fastvid:published",
     "holov:published",
 ]
+
+
+# What is used where no method is named, everywhere: `sparsify(model)`, the commands, the demo, vLLM.
+DEFAULT: Final[MethodName] = "halves"
 
 
 class MethodOptions(TypedDict, total=False):

@@ -21,7 +21,8 @@ from .core.budget import Retain
 from .core.retain import parse_retain
 from .errors import SparseSightError, brief
 from .files import parse_json, read_text
-from .methods import Method, SparseVLMPlus, from_dict
+from .method_names import DEFAULT
+from .methods import Method, from_dict
 from .suggestions import did_you_mean
 
 KEY = "sparsesight"
@@ -74,7 +75,7 @@ def read_settings(file: str | os.PathLike[str]) -> Method:
 
 
 def entry_method(fields: Mapping[str, Any]) -> Method:
-    """The method of an entry ``sparsesight``; without a name it is SparseVLM+.
+    """The method of an entry ``sparsesight``; without a name it is the default.
 
     Raises:
         SparseSightError: naming the field and its value.
@@ -82,7 +83,7 @@ def entry_method(fields: Mapping[str, Any]) -> Method:
     retain = fields.get("retain")
     if isinstance(retain, str):
         fields = {**fields, "retain": parse_budget(retain, "retain")}
-    return from_dict({"method": SparseVLMPlus.name, **fields})
+    return from_dict({"method": DEFAULT, **fields})
 
 
 def parse_budget(text: str, source: str) -> Retain:

@@ -21,6 +21,7 @@ import sparsesight
 from sparsesight import METHODS, SparseSightError, compare
 from sparsesight.commands.cli import app, main
 from sparsesight.commands.examples import EXAMPLES, WIDTH
+from sparsesight.method_names import DEFAULT
 from tests.commands.command_line import (
     PICTURE,
     QUESTION,
@@ -107,7 +108,7 @@ def test_methods_are_listed_with_what_they_do_and_their_options() -> None:
         assert option in said
     places = [
         said.index(x)
-        for x in ("Default: sparsevlm+", "Inside the language", "Before the language", "Controls")
+        for x in (f"Default: {DEFAULT}", "Inside the language", "Before the language", "Controls")
     ]
     assert places == sorted(places)
     inside, before, controls = (said[a:b] for a, b in zip(places[1:], [*places[2:], None], strict=True))

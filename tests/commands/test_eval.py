@@ -13,6 +13,7 @@ import pytest
 
 from sparsesight import SparseSightError, VisionZip, bundled, provenance
 from sparsesight.commands.options import choose_budgets, choose_methods, split_list
+from sparsesight.method_names import DEFAULT
 from tests.commands.command_line import plain_surroundings, refused, run  # noqa: F401
 
 FEW = ("--tasks", "scenes", "--limit", "6", "--batch-size", "3")
@@ -193,7 +194,7 @@ def test_budgets_and_methods_by_option_and_environment() -> None:
     assert choose_budgets(None, {}) == [192, 128, 64]
     assert choose_budgets("64, 0.5,(300,200,110)", {"RETAIN_TOKN": "7"}) == [64, 0.5, (300, 200, 110)]
     assert choose_budgets(None, {"RETAIN_TOKN": "192"}) == [192]
-    assert choose_methods(None, {}) == ["dense", "sparsevlm+"]
+    assert choose_methods(None, {}) == ["dense", DEFAULT]
     assert choose_methods(None, {"USE_VERSION": "1_0"}) == ["dense", "sparsevlm:published"]
     assert choose_methods("random", {"USE_VERSION": "1_0"}) == ["random"]
 

@@ -18,6 +18,7 @@ from sparsesight.commands.options import (
     parse_layers,
 )
 from sparsesight.core.retain import parse_retain
+from sparsesight.method_names import DEFAULT
 from sparsesight.methods import make_method, parse
 from tests.commands.command_line import (
     ask,
@@ -103,7 +104,7 @@ def test_budgets_from_the_environment() -> None:
 
 
 def test_methods_from_the_environment() -> None:
-    assert choose_method(None, {}) == "sparsevlm+"
+    assert choose_method(None, {}) == DEFAULT
     for version, method in (
         ("1_0", SparseVLM.published(128)),
         ("1_5", SparseVLM.published(128)),
@@ -111,14 +112,14 @@ def test_methods_from_the_environment() -> None:
     ):
         variables = {"USE_VERSION": version, "RETAIN_TOKN": "128"}
         assert make_method(choose_method(None, variables), retain=choose_retain(None, variables)) == method
-    assert choose_method(None, {"USE_VERSION": ""}) == "sparsevlm+"
+    assert choose_method(None, {"USE_VERSION": ""}) == DEFAULT
     assert choose_method("random", {"USE_VERSION": "1_0"}) == "random"
     assert choose_method("random", {"USE_VERSION": "nonsense"}) == "random"
 
 
 def test_where_budgets_change_a_version_is_the_plain_method() -> None:
     assert choose_plain_method(None, "serve", {"USE_VERSION": "1_0"}) == "sparsevlm"
-    assert choose_plain_method(None, "serve", {}) == "sparsevlm+"
+    assert choose_plain_method(None, "serve", {}) == DEFAULT
     assert choose_plain_method("fastv(retain=64)", "serve", {"USE_VERSION": "1_0"}) == "fastv(retain=64)"
     for name in ("sparsevlm:published", "sparsevlm:published(retain=64)"):
         with pytest.raises(SparseSightError, match="serve takes any budget, write 'sparsevlm'"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sparsesight import BudgetError
 from sparsesight.core.budget import (
+    BEFORE,
     check_layers,
     pruning_layers,
 )
@@ -59,6 +60,19 @@ def test_pruning_layers_move_to_the_nearest_allowed() -> None:
     assert pruning_layers((2, 6, 15), 32, (0, 3, 5, 14, 20)) == (3, 5, 14)
     assert pruning_layers((2, 6, 15), 32, (0, 4, 20)) == (0, 4, 20)
     assert pruning_layers((6,), 32, (5, 7)) == (5,)  # a tie goes to the earlier layer
+
+
+def test_before_the_first_layer_moves_only_where_it_must() -> None:
+    before = (BEFORE, 15)
+    assert pruning_layers(before, 32) == before == pruning_layers(before, 32, (BEFORE, 4, 15))
+    assert pruning_layers(before, 32, tuple(range(2, 31))) == (2, 15)  # deepstack
+    assert pruning_layers((BEFORE,), 32, (20, 25)) == (20,) and pruning_layers(before, 32, (20, 25)) == (
+        20,
+        25,
+    )
+    assert pruning_layers((2,), 32, (BEFORE, 20)) == (20,)  # what reads attention never moves before it
+    with pytest.raises(BudgetError, match="offers 1 pruning layers, but the method has 2 stages"):
+        pruning_layers(before, 32, (20,))
 
 
 @pytest.mark.parametrize(("num_layers", "allowed"), [(3, None), (1, None), (32, (4, 5))])

@@ -213,11 +213,11 @@ def test_watch_counts_the_patches_that_another_question_keeps(engine: Engine) ->
     _, second = independent(LETTER, "sparsevlm+", retain=64)
     shown, seen, said = look(engine, QUESTION, "")
     assert shown == captions(QUESTION) and said == "Type another question."
-    assert seen is not None and seen.kept == set(first[-1])
+    assert seen is not None and seen.kept == set(first[0])
     shown, again, said = look(engine, QUESTION, LETTER, seen)
     assert shown == captions(QUESTION, LETTER) and again is seen  # it was not asked anew
-    new = len(set(second[-1]) - set(first[-1]))
-    assert new > 0 and said.startswith(f"{new} of the {len(second[-1])} patches")
+    new = len(set(second[0]) - set(first[0]))
+    assert new > 0 and said.startswith(f"{new} of the {len(second[0])} patches")
 
 
 def test_what_is_remembered_of_another_question_or_picture_is_not_used(engine: Engine) -> None:

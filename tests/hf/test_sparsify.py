@@ -10,6 +10,7 @@ import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, StaticCache, T5Config, T5Model
 
 from sparsesight import BudgetError, Random, SparseSightError, SparseVLM, UnsupportedModelError, sparsify
+from sparsesight.method_names import DEFAULT
 from tests.hf import tiny
 from tests.hf.test_invariants import NEW, batch, close, generate, model
 from tests.hf.threads import wrong_in_threads
@@ -53,9 +54,9 @@ def test_method_by_name_or_instance() -> None:
         ({"layers": (3, 1)}, "layers="),
         ({"layers": (2, 6, 15)}, "from 0 to 5"),
         ({"retain": (10, 5), "layers": (1, 2, 3)}, "2 counts for 3"),
-        ({"retain": (10, 5, 3, 2)}, "4 counts for 3"),
+        ({"retain": (10, 5, 3, 2)}, "4 counts for 2"),
         ({"positions": "relative"}, "positions='relative'"),
-        ({"heads": 0}, "heads=0"),
+        ({"method": "sparsevlm+", "heads": 0}, "heads=0"),
         ({"trim_early_layers": "no"}, "trim_early_layers='no': use True or False"),
         ({"timing": 1}, "timing=1: use True or False"),
     ],
@@ -157,7 +158,7 @@ def test_report_is_json_and_a_table() -> None:
     with sparsify(built, retain=0.4, timing=True) as run:
         generate(built, batch("llava"))
         data, text = json.loads(run.report.to_json()), str(run.report)
-    assert data["method"] == {"method": "sparsevlm+", **data["method"]} and len(data["samples"]) == 4
+    assert data["method"] == {"method": DEFAULT, **data["method"]} and len(data["samples"]) == 4
     assert data["macs_sparse"] < data["macs_dense"] and data["kv_bytes_sparse"] < data["kv_bytes_dense"]
     assert data["prefill_ms"] > 0 and data["decode_ms"] > 0
     assert "sample 2" in text and "no visual tokens" in text

@@ -58,7 +58,9 @@ def test_examples_are_scenes_of_consecutive_seeds_with_an_id_each(splits: dict[s
             assert (split, int(scene)) == (name, example.scene.seed - first)
 
 
-@pytest.mark.parametrize(("split", "least"), [("test", 2000), ("test-b", 2000), ("test-c", 2000), ("val", 1000)])
+@pytest.mark.parametrize(
+    ("split", "least"), [("test", 2000), ("test-b", 2000), ("test-c", 2000), ("val", 1000)]
+)
 def test_a_split_has_enough_questions(split: str, least: int, splits: dict[str, list[Example]]) -> None:
     assert len(splits[split]) >= least
 

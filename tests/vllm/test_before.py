@@ -106,6 +106,7 @@ ROTATION = {
     "llava_onevision": "vidcom2",
     "qwen2_vl": "pooling",
     "qwen2_5_vl": "uniform",
+    "qwen3_vl": "halves",  # after the last layer that adds picture features
     "internvl": "divprune",
 }
 

@@ -15,9 +15,9 @@ import typer
 
 from ..errors import SparseSightError
 from ..files import replace_file
+from ..method_names import DEFAULT
 from ..terminal import echo
 from .options import (
-    METHOD,
     RETAIN,
     AsJson,
     Device,
@@ -57,12 +57,12 @@ def ask(
         None,
         autocompletion=complete_method,
         help="A method that 'sparsesight methods' lists.",
-        show_default=METHOD,
+        show_default=DEFAULT,
     ),
     retain: str | None = typer.Option(
         None,
         help="Visual tokens to keep: the average per layer (64), a ratio of all (0.33 or 33%), or counts after each "
-        "stage (300,200,110).",
+        "stage (320,80).",
         show_default=f"{RETAIN}, or the published setting's own",
     ),
     layers: Layers = None,

@@ -11,10 +11,10 @@ import typer
 
 from ..errors import SparseSightError
 from ..files import check_parent
+from ..method_names import DEFAULT
 from ..terminal import rich_text
 from .options import (
     BUDGETS,
-    METHOD,
     AsJson,
     Layers,
     Model,
@@ -44,7 +44,7 @@ def bench(
         autocompletion=complete_method,
         help="Methods, with commas, such as fastv,random ('sparsesight methods' lists them); dense is always "
         "measured too.",
-        show_default=METHOD,
+        show_default=DEFAULT,
     ),
     retain: str | None = typer.Option(
         None,

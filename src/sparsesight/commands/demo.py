@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from ..errors import SparseSightError
+from ..method_names import DEFAULT
 from ..terminal import echo
 from .options import (
-    METHOD,
     RETAIN,
     Device,
     Dtype,
@@ -38,7 +38,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def demo(
     model: Model = None,
     method: str | None = typer.Option(
-        None, autocompletion=complete_method, help="The initial method.", show_default=METHOD
+        None, autocompletion=complete_method, help="The initial method.", show_default=DEFAULT
     ),
     retain: str | None = typer.Option(
         None,

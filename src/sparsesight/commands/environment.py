@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from ..errors import SparseSightError
+from ..method_names import DEFAULT
 from ..suggestions import did_you_mean
 from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE, choose_method, given_retain
 
@@ -226,7 +227,7 @@ def try_bundled() -> Trial:
         with quiet():
             loaded = load_model(None, "cpu")
             inputs = prepare(loaded, open_image(picture), entry["question"])
-            result = compare(loaded, inputs, make_method("sparsevlm+", retain=128), 8)
+            result = compare(loaded, inputs, make_method(DEFAULT, retain=128), 8)
     except Exception as error:  # reports whatever is wrong
         return Trial(problem=f"does not run: {_gist(error)}")
     dense, sparse = result.dense.answer, result.sparse.answer

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..method_names import DEFAULT
 from ..terminal import echo, rich_text
 from .options import (
     BUDGETS,
@@ -51,7 +52,7 @@ def evaluate(
         autocompletion=complete_method,
         help="Methods, with commas, such as fastv,random; options go in brackets, fastv(layers=(2,)), and > chains "
         "methods. The dense model always runs.",
-        show_default="sparsevlm+",
+        show_default=DEFAULT,
     ),
     retain: str | None = typer.Option(
         None,

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import METHOD, AsJson
+from ..method_names import DEFAULT
+from .options import AsJson
 
 if TYPE_CHECKING:
     from ..methods import Method
 
 WHY = (
-    "It is guided by the question and runs in every model family. On the bundled scenes cdpruner loses less at equal "
-    "cost (benchmarks/README.md); no large model has been measured yet. Every method takes any budget, and 'a > b' "
-    "composes two."
+    "At equal cost it loses as little as the best of the others on both test models (benchmarks/README.md), and least "
+    "where the question's words do not point at the picture. No large model has been measured yet. Every method takes "
+    "any budget, and 'a > b' composes two."
 )
 
 
@@ -62,7 +63,7 @@ def _show(described: list[dict[str, Any]]) -> None:
     from ..methods import GROUPS, Method
 
     console = Console(highlight=False)
-    console.print(Text(f"Default: {METHOD}. {WHY}\n"))
+    console.print(Text(f"Default: {DEFAULT}. {WHY}\n"))
     for group in GROUPS:
         console.print(Text(group.capitalize(), "bold underline"))
         table = Table.grid(padding=(0, 2))

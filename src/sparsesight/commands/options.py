@@ -16,13 +16,12 @@ from ..bundled import NAMES
 from ..core.retain import parse_retain
 from ..errors import SparseSightError
 from ..hub import check_found
-from ..method_names import MethodName
+from ..method_names import DEFAULT, MethodName
 
 if TYPE_CHECKING:
     from ..methods import Method
 
 RETAIN = 64
-METHOD = "sparsevlm+"
 BUDGETS = "192,128,64"  # of a sweep
 RETAIN_VARIABLES = ("RETAIN_TOKN", "RETAIN_TOKEN")  # the first is how SparseVLM's own scripts spell it
 VERSION_VARIABLE = "USE_VERSION"
@@ -153,8 +152,8 @@ def given_retain(
 
 
 def choose_method(option: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """``--method``, else the published setting that the environment variable names, else SparseVLM+. An empty variable
-    counts as unset.
+    """``--method``, else the published setting that the environment variable names, else the
+    default. An empty variable counts as unset.
 
     Raises:
         SparseSightError: the variable is not a known version.
@@ -167,7 +166,7 @@ def choose_method(option: str | None, environment: Mapping[str, str] = os.enviro
         raise SparseSightError(
             f"environment variable {VERSION_VARIABLE} {version!r} is unknown: set {known}, or pass --method"
         )
-    return VERSIONS[version] if version else METHOD
+    return VERSIONS[version] if version else DEFAULT
 
 
 def build_method(name: str, retain: Any, layers: tuple[int, ...] | None) -> Method:
@@ -270,7 +269,7 @@ def choose_budgets(
 
 
 def choose_methods(option: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """``dense,sparsevlm,fastv``; else dense and the environment's method, else dense and SparseVLM+.
+    """``dense,sparsevlm,fastv``; else dense and the environment's method, else dense and the default.
 
     Raises:
         SparseSightError: as :func:`choose_method`.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import SparseSightError
+from ..method_names import DEFAULT
 from ..terminal import echo
 from .options import (
-    METHOD,
     RETAIN,
     Layers,
     Settings,
@@ -44,12 +44,12 @@ def serve(
         None,
         autocompletion=complete_method,
         help="A method that 'sparsesight methods' lists, with options in brackets: sparsevlm+(heads=0.5).",
-        show_default=METHOD,
+        show_default=DEFAULT,
     ),
     retain: str | None = typer.Option(
         None,
         help="Visual tokens to keep: the average per layer (64), a ratio of all (0.33 or 33%), or counts after each "
-        "stage (300,200,110); 'none' prunes only requests that set a budget. A request may set its own budget.",
+        "stage (320,80); 'none' prunes only requests that set a budget. A request may set its own budget.",
         show_default=str(RETAIN),
     ),
     layers: Layers = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from ..errors import SparseSightError
+from ..method_names import DEFAULT
 from ..terminal import echo, rich_text
 from .options import (
     AsJson,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from ..eval.tune.result import Promise
     from ..eval.tune.settings import Setting
 
-# What docs/methods.md names for small budgets and for all families, at ratios, which suit pictures of any size.
-METHODS, BUDGETS = "halves,cdpruner,sparsevlm+", "0.7,0.5,0.35,0.2"
+# The default and the best of the others before and inside the decoder, at ratios, which suit pictures of any size.
+METHODS, BUDGETS = f"{DEFAULT},cdpruner,sparsevlm+", "0.7,0.5,0.35,0.2"
 
 
 def tune(

@@ -112,24 +112,20 @@ def pruning_layers(
     Args:
         depths: 0-based layers of a 32-layer decoder, or :data:`BEFORE`.
         num_layers: layers of this decoder.
-        allowed: layers after which this model may prune; each depth except :data:`BEFORE` moves to the nearest one.
-            Default: all but the last.
+        allowed: layers after which this model may prune; each depth moves to the nearest one, :data:`BEFORE` to the
+            first if it is not among them, as in models that add picture features to early layers (deepstack). Default:
+            all but the last.
 
     Raises:
         BudgetError: the decoder has fewer layers to prune after than there are depths.
     """
     allowed = tuple(range(BEFORE, num_layers - 1)) if allowed is None else allowed
-    if depths and depths[0] == BEFORE:
-        if BEFORE not in allowed:
-            raise BudgetError(
-                "the method acts before the first decoder layer, but this model still adds picture features to "
-                "later ones: use a method that prunes after a layer, such as 'sparsevlm+'"
-            )
-        return (BEFORE, *(pruning_layers(depths[1:], num_layers, allowed) if depths[1:] else ()))
-    allowed = tuple(x for x in allowed if x != BEFORE)
-    if len(allowed) < len(depths):
+    after = tuple(x for x in allowed if x != BEFORE)
+    if depths[:1] == (BEFORE,) and BEFORE in allowed:
+        return (BEFORE, *pruning_layers(depths[1:], num_layers, after))
+    if len(after) < len(depths):
         raise BudgetError(
-            f"a decoder of {num_layers} layers offers {len(allowed)} pruning layers, but the method has {len(depths)} "
+            f"a decoder of {num_layers} layers offers {len(after)} pruning layers, but the method has {len(depths)} "
             "stages: pass layers=(...) with fewer"
         )
     chosen: list[int] = []
@@ -137,7 +133,7 @@ def pruning_layers(
         # Rounded down, so that a budget that is possible at the published depths stays possible.
         wanted = depth * num_layers // PUBLISHED_LAYERS
         left = len(depths) - i - 1  # leave room for the stages that follow
-        free = [x for x in allowed[: len(allowed) - left] if not chosen or x > chosen[-1]]
+        free = [x for x in after[: len(after) - left] if not chosen or x > chosen[-1]]
         chosen.append(min(free, key=lambda x: (abs(x - wanted), x)))
     return tuple(chosen)
 

@@ -14,7 +14,7 @@ MAX_STAGES = 1024
 
 
 def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int, ...]:
-    """``64`` -> 64 tokens on average, ``0.33`` or ``33%`` -> a ratio, ``300,200,110`` -> counts per stage.
+    """``64`` -> 64 tokens on average, ``0.33`` or ``33%`` -> a ratio, ``320,80`` -> counts per stage.
 
     Args:
         text: the budget as text.
@@ -36,7 +36,7 @@ def parse_retain(text: str, source: str = "--retain") -> int | float | tuple[int
     if re.fullmatch(r"\d{1,10}(\s*,\s*\d{1,10})*\s*,?", value, re.ASCII):
         return tuple(int(count) for count in value.rstrip(", ").split(","))
     raise SparseSightError(
-        f"{source} {text!r} is not a budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (300,200,110)"
+        f"{source} {text!r} is not a budget: write tokens (64), a ratio (0.33 or 33%) or counts per stage (320,80)"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SparseSightError
+from ..method_names import DEFAULT
 from ..methods import Method, make_method
 from .uploads import Uploads
 
@@ -30,7 +31,7 @@ class Asked:
     uploads: Uploads
     path: Path | None
     question: str
-    method: str = "sparsevlm+"
+    method: str = DEFAULT
     retain: Any = 64
 
     @classmethod

@@ -51,8 +51,8 @@ def one_figure(found: Pruned, question: str, answers: Mapping[str, str]) -> byte
     return figure_file(found.look, question, answers)
 
 
-def last_stage(found: Pruned, picture: Image, size: int) -> tuple[Image, set[Sign]]:
-    """What the last stage kept; the plain picture if it is unknown."""
+def one_stage(found: Pruned, picture: Image, number: int, size: int) -> tuple[Image, set[Sign]]:
+    """What a stage kept, counted from the last if negative; the plain picture if it is unknown."""
     if found.look is None:
         return picture, set()
-    return signed(found.look, size=size)
+    return signed(found.look, number if found.look.stages else None, size=size)

@@ -16,7 +16,7 @@ from ..errors import SparseSightError
 from ..methods import make_method
 from .asked import Asked
 from .engine import Engine, StreamedAnswer
-from .pictures import Panel, last_stage, one_figure, panels
+from .pictures import Panel, one_figure, one_stage, panels
 from .results import compared, costs, said, status, words
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..viz.legend import Sign
 
 T = TypeVar("T")
-FIGURE = 480  # pixels of what the last stage kept
+FIGURE = 480  # pixels of what a stage kept
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def ask(engine: Engine, asked: Asked, stop: Event) -> Iterator[AskView]:
 
 @dataclass(frozen=True)
 class Figure:
-    """What the last stage kept of a picture, with its caption and the entries of its legend."""
+    """What a stage kept of a picture, with its caption and the entries of its legend."""
 
     image: Image = field(repr=False)
     caption: str
@@ -115,7 +115,7 @@ def compare(
             dense = dense if number else speech
             rows[number] = compared(name, budget, speech, dense.text)
             if speech.pruned is not None:
-                image, signs = last_stage(speech.pruned, picture, FIGURE)
+                image, signs = one_stage(speech.pruned, picture, -1, FIGURE)
                 figures.append(Figure(image, f"{name} at {budget}: {said(speech)}", frozenset(signs)))
         except SparseSightError as error:
             if budget is None:
@@ -127,7 +127,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Looked:
-    """What a question kept at the last stage."""
+    """What a question kept at the first stage: later ones need not read it."""
 
     asked: Asked
     kept: frozenset[int]
@@ -165,7 +165,7 @@ def watch(engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: 
     line = "" if now is not None else "Type another question."
     if seen is not None and now is not None and now.kept:
         moved = len(now.kept - seen.kept)
-        line = f"{moved} of the {len(now.kept)} patches kept for this question are not kept for the page's."
+        line = f"{moved} of the {len(now.kept)} patches kept for this question at first are not kept for the page's."
     yield view(status(line))
 
 
@@ -179,12 +179,12 @@ def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -
             yield view(status(f"looking, {seconds:.0f} s"))
     found = speech.pruned
     assert found is not None
-    image, signs = last_stage(found, picture, FIGURE)
+    image, signs = one_stage(found, picture, 0, FIGURE)
     why_not = (
         "" if found.look is not None and found.look.stages else found.why_not or found.report.samples[0].note
     )
     caption = f"{asked.question} {said(speech)}" + (f" ({why_not})" if why_not else "")
-    kept = frozenset(found.kept[-1]) if found.kept else frozenset[int]()
+    kept = frozenset(found.kept[0]) if found.kept else frozenset[int]()
     return Looked(asked, kept, Figure(image, caption, frozenset(signs)))
 
 

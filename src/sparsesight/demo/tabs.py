@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..method_names import DEFAULT
 from ..methods import METHODS
 from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
@@ -21,7 +22,7 @@ from .results import COMPARISON, EXPLAINED, JUDGED, key
 from .uploads import Uploads
 from .wiring import AT_ONCE, Turn, connect, sentences
 
-COMPARED = ["sparsevlm+", "fastv", "divprune", "random"]
+COMPARED = [DEFAULT, "cdpruner", "sparsevlm+", "random"]
 KEPT, SCORES = "kept", "scores"
 # On a phone the answer is far below the question. The page is too short to show it before it is there.
 SHOW = """() => {

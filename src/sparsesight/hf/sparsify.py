@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..core.turns import Marker, Turns
 from ..errors import SparseSightError
-from ..methods import Method, SparseVLMPlus, make_method
+from ..method_names import DEFAULT
+from ..methods import Method, make_method
 from ..settings import read_settings
 from .compiled.options import Fast
 from .install import installed_hooks
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def sparsify(
     model: nn.Module,
-    method: Method | MethodName = "sparsevlm+",
+    method: Method | MethodName = DEFAULT,
     *,
     retain: Retain | None = None,
     settings: str | os.PathLike[str] | None = None,
@@ -45,11 +46,11 @@ def sparsify(
     fast: Fast | bool | str = False,
     **options: Unpack[MethodOptions],
 ) -> Sparsified:
-    """Make a vision-language model drop visual tokens between its decoder layers, guided by the question.
+    """Make a vision-language model drop visual tokens before and between its decoder layers, guided by the question.
 
     Takes effect at once and until :meth:`Sparsified.restore`, or as a context manager::
 
-        with sparsify(model, "sparsevlm+", retain=64) as run:
+        with sparsify(model, retain=64) as run:
             output = model.generate(**inputs)
         print(run.report)
 
@@ -62,7 +63,8 @@ def sparsify(
         model: a transformers vision-language model (the one whose ``generate()`` is called; PEFT's wrapper is fine),
             or any transformers decoder together with ``visual_mask``.
         method: a :class:`~sparsesight.methods.Method`, or the name of one (then ``retain`` and ``options`` are its
-            fields). For type checkers, pass a name that is only known at run time through ``methods.make_method``.
+            fields). Default: :class:`~sparsesight.methods.Halves`. For type checkers, pass a name that is only known at
+            run time through ``methods.make_method``.
         retain: the budget: average visual tokens per layer (int), a ratio in (0, 1], or counts per stage (tuple).
             Default: the method's own.
         settings: a settings file (:mod:`sparsesight.settings`) with the method and its budget, instead of ``method``,
@@ -103,7 +105,7 @@ def sparsify(
     budget = {} if retain is None else {"retain": retain}
     if settings is None:
         chosen = make_method(method, **budget, **options)
-    elif budget or options or method != SparseVLMPlus.name:
+    elif budget or options or method != DEFAULT:
         both = next(iter([*budget, *options]), "method")
         raise SparseSightError(f"settings={str(settings)!r}: {both} is set by the file, give one of the two")
     else:

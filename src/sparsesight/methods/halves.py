@@ -55,7 +55,7 @@ class Halves(Proportional):
     bandwidth: float = 1.0
 
     name: ClassVar[str] = "halves"
-    when: ClassVar[str] = "small budgets, or a question that single patches do not answer"
+    when: ClassVar[str] = "the default: any budget and model family, in transformers and vLLM"
     depths: ClassVar[tuple[int, ...]] = (BEFORE, 15)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False

@@ -41,9 +41,7 @@ class SparseVLMPlus(Method):
     gravity_floor: float | None = 0.1
 
     name: ClassVar[str] = "sparsevlm+"
-    when: ClassVar[str] = (
-        "the default: guided by the question, in every model family, in transformers and vLLM"
-    )
+    when: ClassVar[str] = "to reproduce SparseVLM v2.0, or where the decoder's attention is trusted"
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

@@ -46,7 +46,12 @@ SPLITS = {
         Split("val", 900_000, 120, "for choices made while training"),
         Split("test", 3_000_000, 240, "the figures of the model card"),
         Split("test-b", 4_000_000, 240, "as test, from other seeds: to check that a result is not luck"),
-        Split("test-c", 7_000_000, 240, "as test: to compare rules that were chosen on others, with none chosen here"),
+        Split(
+            "test-c",
+            7_000_000,
+            240,
+            "as test: to compare rules that were chosen on others, with none chosen here",
+        ),
         Split("occluded", 5_000_000, 120, "objects two thirds as large, half of them partly hidden", SMALL),
         Split("clutter", 6_000_000, 120, "20 objects on every scene, among 90 dark scraps", CLUTTER),
     )

@@ -1,9 +1,9 @@
 """Reads the methods and budgets that servers and requests ask for.
 
-A server: ``--additional-config '{"sparsesight": {"method": "sparsevlm+", "retain": 64}}'``, the fields of a method as
+A server: ``--additional-config '{"sparsesight": {"method": "halves", "retain": 64}}'``, the fields of a method as
 :func:`sparsesight.methods.from_dict` reads them. A request: ``vllm_xargs`` (``SamplingParams.extra_args``) with
-``{"sparsesight_retain": 128}``. Both take a budget as a JSON value (64, 0.33, [300, 200, 110]) or as the command line
-takes it ("64", "33%", "300,200,110"); ``"none"`` keeps every token, which makes a server opt-in by request.
+``{"sparsesight_retain": 128}``. Both take a budget as a JSON value (64, 0.33, [320, 80]) or as the command line
+takes it ("64", "33%", "320,80"); ``"none"`` keeps every token, which makes a server opt-in by request.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..core.budget import Retain
 from ..core.retain import MAX_STAGES
 from ..core.turns import Turns
 from ..errors import SparseSightError, brief
+from ..method_names import DEFAULT
 from ..methods import Method
 from ..settings import DENSE, KEY, entry_method, parse_budget
 from ..suggestions import did_you_mean
@@ -52,7 +53,7 @@ def method_of(additional_config: Any) -> Method | None:
     if not isinstance(entry, Mapping):
         raise SparseSightError(
             f'--additional-config: "{KEY}" is {brief(entry)}; give an object such as '
-            f'{{"{KEY}": {{"method": "sparsevlm+", "retain": 64}}}}'
+            f'{{"{KEY}": {{"method": "{DEFAULT}", "retain": 64}}}}'
         )
     try:
         kv_groups_of(additional_config)

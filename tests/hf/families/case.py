@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsesight import sparsify
+from sparsesight.method_names import DEFAULT
 
 from .base import CLIPS, SAMPLES, Family, Sample
 from .oracle import blinded
@@ -81,7 +82,7 @@ class Case:
             self._prompts[which] = self.family.prompts([self.samples[i] for i in which])
         return dict(self._prompts[which])
 
-    def budget(self, method: str = "sparsevlm+", **how: Any) -> dict[str, Any]:
+    def budget(self, method: str = DEFAULT, **how: Any) -> dict[str, Any]:
         """Options of a method: a share that falls to this family, at the few layers it has where it has few."""
         if self.family.stages and method in THREE_STAGES:
             return {"retain": (9, 6)[: len(self.family.stages)], "layers": self.family.stages, **how}
@@ -89,12 +90,10 @@ class Case:
 
     @cached_property
     def early(self) -> str:
-        """A method that acts before the decoder, if it can here; else one that needs no attention."""
-        if "deepstack" in self.family.decoder:
-            return "random"
+        """A method that acts before the decoder, or after the first layer at which it can."""
         return self.turn(*(BY_THE_TOWER if self.family.name in READ else BEFORE_DECODER))
 
-    def sparse(self, attention: str, method: str = "sparsevlm+", **how: Any) -> AbstractContextManager[Any]:
+    def sparse(self, attention: str, method: str = DEFAULT, **how: Any) -> AbstractContextManager[Any]:
         return sparsify(self.models[attention], method, **self.budget(method, **how))
 
     def generate(self, attention: str, prompt: dict[str, Any], **how: Any) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsesight import sparsify
+from sparsesight.method_names import DEFAULT
 
 from . import calls, usage
 from .base import SAMPLES
@@ -31,8 +32,6 @@ def batch_of_all(case: Case, attention: str) -> None:
 
 def check_batch(case: Case, attention: str, which: tuple[int, ...]) -> None:
     method = case.turn(*MERGING) if attention == "sdpa" else "sparsevlm+"
-    if method != "sparsevlm" and "deepstack" in case.family.decoder:
-        method = "sparsevlm+"  # the others act before the decoder
     whole = case.run(attention, method, *which)
     for i, number in enumerate(which):
         sample, alone = case.samples[number], case.run(attention, method, number)
@@ -141,7 +140,7 @@ def rotation(case: Case, attention: str) -> None:
     """The rotary weight that SparseVLM+ divides out is what the pruning layer's own rotation does."""
     prompt = case.prompt(1)
     model = case.models[attention]
-    with sparsify(model, trace=True, **case.budget()) as run, torch.no_grad():
+    with case.sparse(attention, "sparsevlm+", trace=True) as run, torch.no_grad():
         with rotated_ones(case.layers(attention), run.layers) as ones:
             model(**prompt)
         trace = run.trace
@@ -159,7 +158,7 @@ def rotation(case: Case, attention: str) -> None:
 
 def fast(case: Case, attention: str) -> None:
     """Segments that run as programs give what layers give one by one; those that cannot be, say why."""
-    check_fast(case, attention, case.run(attention, "sparsevlm+", 1), 1)
+    check_fast(case, attention, case.run(attention, DEFAULT, 1), 1)
 
 
 def fast_dense(case: Case, attention: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsesight import sparsify
+from sparsesight.method_names import DEFAULT
 from tests.hf.snapshot import Snapshot
 
 from .base import Sample
@@ -252,11 +253,13 @@ def compiled(case: Case, attention: str) -> None:
 
 
 def early(case: Case, attention: str) -> None:
-    """A method that acts before the decoder gives what the dense model gives whose layers see no dropped token."""
-    run = case.run(attention, case.early, 0)
-    tokens, logits = case.oracle(0, run.layers, [stage[0] for stage in run.kept])
-    case.close(run.logits, logits, case.early)
-    assert torch.equal(run.tokens, tokens)
+    """The default, and another method that acts before the decoder, give what the dense model gives whose layers see
+    no dropped token."""
+    for method in (DEFAULT, case.early):
+        run = case.run(attention, method, 0)
+        tokens, logits = case.oracle(0, run.layers, [stage[0] for stage in run.kept])
+        case.close(run.logits, logits, method)
+        assert torch.equal(run.tokens, tokens)
 
 
 CHECKS: dict[str, Callable[[Case, str], None]] = {

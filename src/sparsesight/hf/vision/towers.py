@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModelError
+from ...method_names import DEFAULT
 from ..model_parts import ModelParts, attention_of
 
 # Under which names families keep the module whose output rows the language model is given as visual tokens.
@@ -34,7 +35,7 @@ BETWEEN = (
     "vision_model.post_layernorm",
 )
 CLASS_TOKEN = re.compile(r"(^|[._])(class|cls)(_[a-z]+)?_(embedding|token)s?$")
-INSTEAD = "use a method that reads no vision tower, such as 'sparsevlm+'"
+INSTEAD = f"use a method that reads no vision tower, such as {DEFAULT!r}"
 
 
 @dataclass(frozen=True)
