@@ -11,7 +11,7 @@ from sparsesight.errors import BudgetError, SparseSightError
 from sparsesight.methods import CDPruner, Compose, Halves, Narrow, parse
 
 from .kept_tokens import check_any_batch, kept
-from .stages import Sample, normal
+from .stages import Sample, build, normal
 
 
 def added(hidden: np.ndarray, chosen: list[int], keep: int, bandwidth: float = 1.0) -> list[int]:
@@ -137,3 +137,16 @@ def test_overhead() -> None:
     difference = 576 * 4096 + sum(576 * 4096 + step * 576 for step in range(1, 107))
     assert Halves().overhead(sizes) == (576 + 60) * 4096 + difference
     assert Halves(asked=0.0).overhead(sizes) == Narrow().overhead(sizes) == difference
+
+
+def test_pictures_of_scores_show_what_is_asked_for() -> None:
+    sample = Sample.random(2, 4, 30, 7)
+    hidden = sample.hidden.double().numpy()
+    unit = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+    similar = torch.from_numpy(unit[sample.at_visual] @ unit[sample.at_text].mean(0)).float()
+    method = Halves((12, 5))
+    _, first = build(method, [sample])
+    torch.testing.assert_close(method.select(first).score[0], similar)
+    _, second = build(method, [sample], index=1)
+    found = method.select(second)
+    assert set(found.score[0].topk(5).indices.tolist()) == set(found.keep[0].nonzero()[:, 0].tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -230,6 +231,14 @@ class StageInput:
     def text_features(self) -> Float[Tensor, "b r c"]:
         """Hidden states of the text tokens; padding holds those of another row."""
         return ops.gather_rows(self.hidden, self.text_column)
+
+    @cached_property
+    def question_similarity(self) -> Float[Tensor, "b v"]:
+        """The mean cosine of each visual token and the text tokens that score it; zero on padding."""
+        visual = ops.unit_vectors(self.features(), self.visual)
+        text = ops.unit_vectors(self.text_features(), self.text)
+        question = text.sum(1, keepdim=True) / self.text.sum(1).clamp(min=1)[:, None, None]
+        return (visual * question).sum(-1)
 
     def last_text(self) -> Bool[Tensor, "b r"]:
         """A mask of the last text token of each prompt."""

@@ -19,7 +19,6 @@ from ..core.budget import Retain, StageSizes
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
 from ..errors import SparseSightError
-from .question import question_similarity
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -87,7 +86,7 @@ class CDPruner(PreDecoderMethod):
             likeness = stage.question_relevance
             known = stage.visual & likeness.isfinite()  # the others have no patch
         else:
-            likeness, known = question_similarity(stage), stage.visual
+            likeness, known = stage.question_similarity, stage.visual
         return _stretched(-likeness if self.opposite else likeness, known)
 
     def overhead(self, sizes: StageSizes) -> int:

@@ -15,7 +15,6 @@ from ..core.stage import Selection, StageInput
 from ..errors import SparseSightError
 from .narrow import difference_macs, difference_ranks
 from .proportional import Proportional, shared_multiplicity
-from .question import question_similarity
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -89,18 +88,26 @@ class Halves(Proportional):
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
         held, given = torch.zeros_like(counts.keep), torch.zeros_like(stage.column)
-        if stage.index == 0 and self.asked:
+        if self._asks(stage.index):
             held = (counts.keep * self.asked).round().long()
-            given = ops.ranks(question_similarity(stage), stage.visual)
+            given = ops.ranks(stage.question_similarity, stage.visual)
         return -difference_ranks(
             stage, given, held, counts.keep, max(counts.tokens_out), self.bandwidth
         ).float()
+
+    def select_from_scores(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
+        selection = super().select_from_scores(stage, score)
+        # Pictures of scores show what is asked for; `score` is the order of selection.
+        return selection._replace(score=stage.question_similarity) if self._asks(stage.index) else selection
+
+    def _asks(self, index: int) -> bool:
+        return index == 0 and self.asked > 0
 
     def multiplicity(self, stage: StageInput, selection: Selection) -> Float[Tensor, "b v"] | None:
         return shared_multiplicity(stage, selection) if self.proportional else stage.multiplicity
 
     def overhead(self, sizes: StageSizes) -> int:
         """Similarity to the question at the first stage; kernel and factor at both, and which kept token is nearest."""
-        asked = (sizes.tokens_in + sizes.text) * sizes.hidden if sizes.index == 0 and self.asked else 0
+        asked = (sizes.tokens_in + sizes.text) * sizes.hidden if self._asks(sizes.index) else 0
         nearest = sizes.tokens_in * sizes.keep * sizes.hidden if self.proportional else 0
         return asked + difference_macs(sizes) + nearest
