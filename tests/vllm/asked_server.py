@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sparsesight import bundled, sparsify
-from sparsesight.methods import Method
+from sparsesight import Method, bundled, sparsify
+from sparsesight.method_names import DEFAULT
+from sparsesight.methods import METHODS
 from tests.vllm.engines import in_blocks, loaded
 
+SERVED = METHODS[DEFAULT]  # no flag names a method
 # Room for two pictures, which is more than the model was trained for.
 LENGTH = 1300
 FLAGS = (

@@ -7,10 +7,12 @@ import json
 import pytest
 
 from sparsesight import FastV, PyramidDrop, SparseSightError, SparseVLMPlus
-from sparsesight.methods import Compose
+from sparsesight.method_names import DEFAULT
+from sparsesight.methods import METHODS, Compose
 from sparsesight.vllm.config import RequestBudget, asked_of, kv_groups_of, method_of
 
 STAGES = (0, 1, 3)
+SERVED = METHODS[DEFAULT]  # where an entry names no method
 
 
 @pytest.mark.parametrize("config", [None, {}, {"other": 1}, {"sparsesight": None}])
@@ -21,7 +23,7 @@ def test_nothing_is_asked_for(config: object) -> None:
 def test_a_method_and_the_default_one() -> None:
     asked = json.loads('{"sparsesight": {"method": "fastv", "retain": 0.5, "layers": [1]}}')
     assert method_of(asked) == FastV(0.5, (1,))
-    assert method_of({"sparsesight": {"retain": 64}}) == SparseVLMPlus(64)
+    assert method_of({"sparsesight": {"retain": 64}}) == SERVED(64)
     composed = Compose(FastV(0.5, (1,)), SparseVLMPlus(64, (2, 3)))
     assert method_of({"sparsesight": composed.to_dict()}) == composed
 
@@ -62,7 +64,7 @@ def test_a_request_asks_for_its_own_budget() -> None:
 )
 def test_text_is_a_budget_everywhere(text: str, retain: object) -> None:
     served = method_of({"sparsesight": {"retain": text}})
-    assert served == SparseVLMPlus(retain)  # type: ignore[arg-type]
+    assert served == SERVED(retain)  # type: ignore[arg-type]
     asked = asked_of(SparseVLMPlus(64), STAGES, {"sparsesight_retain": text})
     wanted = None if retain == 1.0 else SparseVLMPlus(retain, STAGES)  # type: ignore[arg-type]
     assert asked == RequestBudget(wanted, named=True)
@@ -71,7 +73,7 @@ def test_text_is_a_budget_everywhere(text: str, retain: object) -> None:
 def test_a_server_without_pruning_lets_requests_opt_in() -> None:
     method = method_of({"sparsesight": {"retain": "none"}})
     assert method is not None and not method.plan(576, 8, STAGES).stages
-    assert asked_of(method, STAGES, {"sparsesight_retain": 64}).method == SparseVLMPlus(64, STAGES)
+    assert asked_of(method, STAGES, {"sparsesight_retain": 64}).method == SERVED(64, STAGES)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_method_without_one_budget_takes_none(method: object) -> None:
 
 def test_blocks_for_each_stage_are_no_field_of_the_method() -> None:
     asked = {"sparsesight": {"retain": 64, "kv_groups": True}}
-    assert method_of(asked) == SparseVLMPlus(64) and kv_groups_of(asked)
+    assert method_of(asked) == SERVED(64) and kv_groups_of(asked)
     assert (
         not kv_groups_of({"sparsesight": {"retain": 64}}) and not kv_groups_of({}) and not kv_groups_of(None)
     )

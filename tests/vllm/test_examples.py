@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsesight import SparseVLMPlus, bundled, sparsify
+from sparsesight import bundled, sparsify
+from sparsesight.method_names import DEFAULT
+from sparsesight.methods import METHODS
 
 from .engines import in_blocks
 
@@ -48,7 +50,7 @@ def by_transformers(picture: str, question: str, retain: int) -> str:
     model, processor = bundled.load()
     image = Image.open(picture).convert("RGB")
     inputs = processor(text=f"USER: <image>\n{question} ASSISTANT:", images=image, return_tensors="pt")
-    with sparsify(model, in_blocks(SparseVLMPlus(retain))), torch.no_grad():
+    with sparsify(model, in_blocks(METHODS[DEFAULT](retain))), torch.no_grad():
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=16)
     return str(processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 

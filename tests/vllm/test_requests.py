@@ -50,7 +50,7 @@ def check_request(config: Any, prompt: Any, params: Any) -> Outcome | None:
     return outcome_of(rule, prompt, params)
 
 
-SERVER = {"retain": 100, "layers": [1, 3, 5]}
+SERVER = {"method": "sparsevlm+", "retain": 100, "layers": [1, 3, 5]}
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_budget_that_is_none_is_refused(prompt: Any) -> None:
 
 
 def test_layers_before_the_last_features_are_added_are_refused() -> None:
-    check_request(config({"retain": 100, "layers": [2, 3, 5]}, injections=3), pictures(200), params(None))
-    check_request(config({"retain": [100, 50, 20]}, injections=3), pictures(200), params(None))
+    check_request(config({**SERVER, "layers": [2, 3, 5]}, injections=3), pictures(200), params(None))
+    check_request(config({"retain": [100, 50]}, injections=3), pictures(200), params(None))
     with pytest.raises(SparseSightError, match=r"cannot prune after \[1\]; possible: \(2, 3, 4, 5, 6\)"):
         check_request(config(SERVER, injections=3), pictures(200), params(None))
 

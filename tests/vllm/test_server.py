@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsesight import SparseVLMPlus, bundled, sparsify
+from sparsesight import Method, bundled, sparsify
 from tests.docs.blocks import python_blocks
-from tests.vllm.asked_server import PICTURE, QUESTION, QUESTIONS, answer, expected, metric, same
+from tests.vllm.asked_server import PICTURE, QUESTION, QUESTIONS, SERVED, answer, expected, metric, same
 from tests.vllm.client import picture_part, request
 from tests.vllm.engines import in_blocks, loaded
 
@@ -26,17 +26,17 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("retain", "method"),
     [
-        (None, SparseVLMPlus(64)),
+        (None, SERVED(64)),
         ("none", None),
         (1.0, None),
-        (128, SparseVLMPlus(128)),
-        (0.5, SparseVLMPlus(0.5)),
-        ("50%", SparseVLMPlus(0.5)),
-        ([200, 100, 50], SparseVLMPlus((200, 100, 50))),
+        (128, SERVED(128)),
+        (0.5, SERVED(0.5)),
+        ("50%", SERVED(0.5)),
+        ([200, 50], SERVED((200, 50))),
     ],
 )
 def test_answers_are_those_of_transformers_at_the_budget_of_the_request(
-    client: Any, retain: Any, method: SparseVLMPlus | None
+    client: Any, retain: Any, method: Method | None
 ) -> None:
     found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE], retain)))
     assert same(found, expected(QUESTION, [PICTURE], method)), (found, expected(QUESTION, [PICTURE], method))
@@ -48,7 +48,7 @@ def test_two_pictures_and_none(client: Any) -> None:
     pictures = bundled.pictures()[:2]
     for asked in (pictures, []):
         found = answer(client.chat.completions.create(**request(QUESTION, asked)))
-        assert same(found, expected(QUESTION, asked, SparseVLMPlus(64) if asked else None)), asked
+        assert same(found, expected(QUESTION, asked, SERVED(64) if asked else None)), asked
 
 
 def test_the_client_that_the_readme_shows(address: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,12 +159,13 @@ def test_a_response_says_what_was_kept_and_the_metrics_count_it(
     before, (model, processor), average = counters(), loaded(), []
     prompt = f"USER: <image>\n{QUESTION} ASSISTANT:"
     inputs = processor(text=prompt, images=Image.open(PICTURE).convert("RGB"), return_tensors="pt")
-    for retain, counts in ((None, "160,96,64"), ([200, 100, 50], "224,128,64")):
-        method = SparseVLMPlus(64 if retain is None else tuple(retain))
+    for retain in (None, [200, 50]):
+        method = SERVED(64 if retain is None else tuple(retain))
         with sparsify(model, in_blocks(method)) as run, torch.no_grad():
             model(**inputs)
         average.append(run.report.samples[0].equal_tokens)
-        assert header(retain=retain) == f"sparsevlm+; visual=576; kept={average[-1]:.1f}; counts={counts}"
+        counts = ",".join(str(len(stage[0])) for stage in run.kept)
+        assert header(retain=retain) == f"{method.name}; visual=576; kept={average[-1]:.1f}; counts={counts}"
     assert header(retain="none") == 'unpruned; visual=576; reason="the request keeps every token"'
     assert header(pictures=[]) is None
     more = [b - a for a, b in zip(before, counters(), strict=True)]

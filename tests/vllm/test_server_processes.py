@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sparsesight import bundled
+from sparsesight.method_names import DEFAULT
 
 from .asked_server import metric
 from .client import request, served
@@ -33,7 +34,7 @@ def test_several_processes_answer_and_count_together(tmp_path: Path) -> None:
             with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client:
                 asked: Any = request("What color is it?", [picture], min_tokens=None)
                 found = client.chat.completions.with_raw_response.create(**asked)
-            assert found.headers["x-sparsesight"].startswith("sparsevlm+; visual=576")
+            assert found.headers["x-sparsesight"].startswith(f"{DEFAULT}; visual=576")
         assert metric(address, "sparsesight:prompts_pruned_total") == 8
         assert metric(address, "sparsesight:visual_tokens_total") == 8 * 576
     assert "ApiServer_1" in (tmp_path / "log").read_text()

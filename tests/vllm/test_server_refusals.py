@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsesight import SparseVLMPlus
-from tests.vllm.asked_server import LENGTH, PICTURE, QUESTION, answer, expected, same
+from tests.vllm.asked_server import LENGTH, PICTURE, QUESTION, SERVED, answer, expected, same
 from tests.vllm.client import picture_part, request
 
 pytestmark = [
@@ -22,14 +21,14 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2], True])
+@pytest.mark.parametrize("retain", ["many", -3, 1.5, [1, 2, 3], True])
 def test_a_budget_that_cannot_be_is_a_bad_request(client: Any, retain: Any, stream: bool) -> None:
     from openai import BadRequestError
 
     with pytest.raises(BadRequestError, match=r"sparsesight_retain.*keep(s|) every token"):
         client.chat.completions.create(**request(QUESTION, [PICTURE], retain, stream=stream))
     found = answer(client.chat.completions.create(**request(QUESTION, [PICTURE])))
-    assert same(found, expected(QUESTION, [PICTURE], SparseVLMPlus(64)))
+    assert same(found, expected(QUESTION, [PICTURE], SERVED(64)))
 
 
 def bad(kind: str) -> dict[str, Any]:
