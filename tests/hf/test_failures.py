@@ -100,7 +100,7 @@ def test_a_failure_in_any_part(where: str, monkeypatch: pytest.MonkeyPatch) -> N
         "mlp": layer.mlp,
         "head": built.lm_head,
     }
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         expected = two_steps(built, inputs)
         kept = run.kept
         how: dict[str, Any] = {}

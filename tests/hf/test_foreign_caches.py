@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from sparsesight import SparseSightError, SparseVLM, sparsify
+from sparsesight.method_names import DEFAULT
 from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.families.base import SAMPLES, Sample
@@ -19,9 +20,9 @@ FILLED = {"method": "sparsevlm+", "retain": 20}
 SENTENCE = r"this cache was filled by sparsevlm\+\(retain=20\) pruning after layers \(0, 1, 3\)"
 OTHERS: list[dict[str, Any]] = [
     {"method": "fastv", "retain": 30},
-    {"retain": 20, "layers": (1, 4)},
+    {"method": "sparsevlm+", "retain": 20, "layers": (1, 4)},
     {"method": "divprune", "retain": 20},
-    {"retain": 20, "trim_early_layers": True},
+    {**FILLED, "trim_early_layers": True},
     {"method": SparseVLM(20, positions="compact")},
 ]
 HOW: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False}
@@ -76,7 +77,7 @@ def test_another_handle_says_what_filled_it(other: dict[str, Any], way: str) -> 
     assert not ran and lengths(cache) == before
 
 
-@pytest.mark.parametrize("other", [FILLED, {"retain": 30}, {"retain": 1.0}], ids=str)
+@pytest.mark.parametrize("other", [FILLED, {**FILLED, "retain": 30}, {**FILLED, "retain": 1.0}], ids=str)
 def test_a_handle_that_prunes_after_the_same_layers_goes_on(other: dict[str, Any]) -> None:
     built = tiny.model("llava")
     cache, ids, _ = filled(built)
@@ -110,7 +111,7 @@ def test_every_kind_of_layer(name: str, attention: str) -> None:
     cache, more = out.past_key_values, family.prompts([Sample("what is a star ?")])["input_ids"]
     before = copy.deepcopy([vars(layer) for layer in cache.layers])
     ids = torch.cat((out.sequences, more), 1)
-    with pytest.raises(SparseSightError, match=r"this cache was filled by sparsevlm\+"):
+    with pytest.raises(SparseSightError, match=f"this cache was filled by {DEFAULT}"):
         built.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **HOW)
     for now, then in zip(cache.layers, before, strict=True):
         for key, value in then.items():

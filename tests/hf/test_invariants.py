@@ -162,7 +162,7 @@ def test_an_exception_leaves_nothing_behind(where: str, monkeypatch: pytest.Monk
     built, prompt = model("llava"), batch("llava")
     (_, logits, _), before = generate(built, prompt), fingerprint(built)
     hook = None
-    with pytest.raises(Broken), sparsify(built, retain=0.3) as run:
+    with pytest.raises(Broken), sparsify(built, "sparsevlm+", retain=0.3) as run:
         if where == "layer":
             hook = built.get_decoder().layers[4].register_forward_pre_hook(raise_broken)
         elif where == "attention":

@@ -104,7 +104,7 @@ def test_labels_of_a_language_model() -> None:
     built = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50)).eval()
     ids, visual = torch.randint(5, 50, (1, 30)), torch.zeros(1, 30, dtype=torch.bool)
     visual[:, 2:20] = True
-    with sparsify(built, visual_mask=visual, retain=0.4, layers=(0, 1)) as run, torch.no_grad():
+    with sparsify(built, "sparsevlm+", visual_mask=visual, retain=0.4, layers=(0, 1)) as run, torch.no_grad():
         answers = ids.clone()
         with pytest.warns(UserWarning, match=r"labels: \d+ of 30"):
             assert built(ids, labels=answers).loss.isfinite()

@@ -83,7 +83,7 @@ def test_the_same_answers(family: str, method: Method, graphs: None) -> None:
 
 def test_programs_are_kept_by_length() -> None:
     built = model("llava")
-    with sparsify(built, retain=0.4, fast=Fast("plain", bucket=16)) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast=Fast("plain", bucket=16)) as run:
         for i in (0, 0, 0):
             generate(built, batch("llava", (i,)))
         assert run.fast is not None
@@ -91,11 +91,11 @@ def test_programs_are_kept_by_length() -> None:
         assert built_once == len(run.fast.segments) == 4
         generate(built, batch("llava", (1,)))
         assert run.fast.programs > built_once
-    with sparsify(built, retain=0.4, fast=Fast("plain", bucket=4096)) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast=Fast("plain", bucket=4096)) as run:
         for i in (0, 0, 1, 3):
             generate(built, batch("llava", (i,)))
         assert run.fast is not None and run.fast.programs == 4
-    with sparsify(built, retain=0.4, fast=Fast("plain", programs=2)) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast=Fast("plain", programs=2)) as run:
         for _ in range(4):
             generate(built, batch("llava", (0,)))
         assert run.fast is not None and run.fast.programs == 12  # none is left when it is needed again
@@ -110,7 +110,7 @@ def test_what_an_earlier_prompt_left_is_not_seen() -> None:
         for buffer in buffers:
             buffer.fill_(float("nan"))
 
-    with sparsify(built, retain=0.4, fast="plain") as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast="plain") as run:
         for _ in range(2):
             _, expected, _ = generate(built, batch("llava", (0,)))
         assert run._hooks.fast is not None
@@ -133,12 +133,12 @@ def test_lengths(bucket: int) -> None:
 def test_new_weights_are_used() -> None:
     built = tiny.model("llava")
     prompt = batch("llava", (0,))
-    with sparsify(built, retain=0.4, fast="plain"):
+    with sparsify(built, "sparsevlm+", retain=0.4, fast="plain"):
         for _ in range(2):
             before = generate(built, prompt)[1]
         built.load_state_dict({k: v * 1.1 for k, v in built.state_dict().items()}, assign=True)
         after = generate(built, prompt)[1]
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         close(after, generate(built, prompt)[1])
     assert not torch.equal(before, after)
 
@@ -162,7 +162,7 @@ def test_layers_that_get_something_else_between_them() -> None:
         def __call__(self, hidden_states: Any, **kwargs: Any) -> Any:
             return self.layer(hidden_states + 1 if self.on else hidden_states, **kwargs)
 
-    with sparsify(built, retain=0.4, fast="plain") as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast="plain") as run:
         decoder.layers[6] = between = Between()
         for _ in range(3):
             generate(built, prompt)
@@ -182,10 +182,10 @@ def test_compiled_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced whole, but for the pruning layers; by the compiler's front end, as its back end takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
     built = tiny.model("llava")
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         _, expected, _ = generate(built, batch("llava", (0,)))
         kept = run.kept
-    with sparsify(built, retain=0.4, fast="compile") as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast="compile") as run:
         for i in (0, 0, 1, 0):
             _, logits, _ = generate(built, batch("llava", (i,)))
         assert run.fast is not None and run.fast.segments == ((0, 0), (1, 1), (2, 2), (3, 3), (4, 6))
@@ -201,7 +201,7 @@ def test_a_program_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(torch, "compile", broken)
     built = model("llava")
-    with sparsify(built, retain=0.4, fast="compile") as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast="compile") as run:
         for _ in range(2):
             generate(built, batch("llava", (0,)))
         assert run.fast is not None and not any(run.fast.ran)
@@ -211,7 +211,7 @@ def test_a_program_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None
 def test_threads_do_not_share_buffers() -> None:
     built = model("llava")
     prompts = [batch("llava", (i,)) for i in (0, 1, 3)]
-    with sparsify(built, retain=0.4, fast=Fast("plain", bucket=256)):
+    with sparsify(built, "sparsevlm+", retain=0.4, fast=Fast("plain", bucket=256)):
         expected = [[generate(built, prompt) for _ in range(2)][1][1] for prompt in prompts]
 
         def works(job: int) -> bool:
@@ -223,11 +223,11 @@ def test_threads_do_not_share_buffers() -> None:
 def test_goes_without_a_trace() -> None:
     built = model("llava")
     before = [dict(vars(layer)) for layer in built.get_decoder().layers]
-    with pytest.raises(ZeroDivisionError), sparsify(built, retain=0.4, fast="plain"):
+    with pytest.raises(ZeroDivisionError), sparsify(built, "sparsevlm+", retain=0.4, fast="plain"):
         assert "forward" in vars(built.get_decoder().layers[3])
         raise ZeroDivisionError
     assert [dict(vars(layer)) for layer in built.get_decoder().layers] == before
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         assert run.fast is None
 
 
@@ -235,13 +235,13 @@ def test_goes_without_a_trace() -> None:
 def test_what_is_no_runner_is_refused(fast: Any) -> None:
     built = model("llava")
     with pytest.raises(SparseSightError, match="graph, compile, plain"):
-        sparsify(built, retain=0.4, fast=fast)
+        sparsify(built, "sparsevlm+", retain=0.4, fast=fast)
     with pytest.raises(SparseSightError, match="needs CUDA"):
-        sparsify(built, retain=0.4, fast="graph")
+        sparsify(built, "sparsevlm+", retain=0.4, fast="graph")
     with pytest.raises(SparseSightError, match="bucket=0"):
         Fast(bucket=0)
     assert not vars(built.get_decoder().layers[0]).get("forward")
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         pass
 
 
@@ -250,9 +250,9 @@ def test_what_is_no_runner_is_refused(fast: Any) -> None:
 def test_graphs_on_a_device() -> None:
     built = tiny.model("llava").to("cuda")
     prompts = [batch("llava", (i,)).to("cuda") for i in (0, 1, 0)]
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         expected = [(generate(built, prompt)[1], run.kept) for prompt in prompts]
-    with sparsify(built, retain=0.4, fast=True) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast=True) as run:
         generate(built, prompts[0])
         for prompt, (logits, kept) in zip(prompts, expected, strict=True):
             close(generate(built, prompt)[1], logits)

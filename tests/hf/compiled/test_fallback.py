@@ -20,9 +20,9 @@ def ordinary(run: Any) -> str:
 def test_falls_back_and_says_why() -> None:
     built = model("llava")
     one, padded = batch("llava", (0,)), batch("llava")
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         expected = generate(built, padded)[1]
-    with sparsify(built, retain=0.4, fast="plain") as run:
+    with sparsify(built, "sparsevlm+", retain=0.4, fast="plain") as run:
         for _ in range(2):
             generate(built, one)
         assert run.fast is not None and all(run.fast.ran)
@@ -56,7 +56,7 @@ def test_a_second_turn_goes_the_ordinary_way() -> None:
     turns = [batch("llava", (0,)), batch("llava", (3,))]
     logits = []
     for fast in (False, "plain"):
-        with sparsify(built, retain=0.4, fast=fast) as run, torch.no_grad():
+        with sparsify(built, "sparsevlm+", retain=0.4, fast=fast) as run, torch.no_grad():
             for _ in range(2):
                 cache = built(**turns[0]).past_key_values
             mask = torch.cat((turns[0]["attention_mask"], turns[1]["attention_mask"]), 1)

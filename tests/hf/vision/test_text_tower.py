@@ -21,6 +21,7 @@ from sparsesight import (
     questions,
     sparsify,
 )
+from sparsesight.method_names import DEFAULT
 from tests.hf import tiny
 from tests.hf.threads import wrong_in_threads
 from tests.hf.vision.text_towers import (
@@ -223,7 +224,7 @@ def test_without_a_text_tower() -> None:
         SparseSightError, match=r"method=cdpruner\(.*no text tower: give .* text_tower=TextTower"
     ):
         sparsify(model, CDPruner.published())
-    with pytest.raises(SparseSightError, match=r"text_tower: method=sparsevlm\+.* reads none; leave it out"):
+    with pytest.raises(SparseSightError, match=f"text_tower: method={DEFAULT}.* reads none; leave it out"):
         sparsify(model, text_tower=TextTower.from_clip(clip, text_tokenizer()))
 
 
