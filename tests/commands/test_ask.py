@@ -95,7 +95,7 @@ def test_another_picture_is_looked_at() -> None:
 
 
 def test_what_is_printed() -> None:
-    result = ask("--retain", "150,80,40", "--layers", "0,2,4")
+    result = ask("--method", "sparsevlm+", "--retain", "150,80,40", "--layers", "0,2,4")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     lines = result.stdout.splitlines()

@@ -26,9 +26,7 @@ def test_save() -> None:
     assert result.stdout.endswith("saved kept.png\n")
     with Image.open("kept.png") as sheet:
         assert sheet.format == "PNG"
-        assert (
-            sheet.width > 4 * sheet.height / 2 > 1000
-        )  # picture, scores, three stages and the chart in a row
+        assert sheet.width > 4 * sheet.height / 2 > 1000  # picture, scores, two stages and the chart in a row
     assert asked("--save", "kept.jpg")["saved"] == "kept.jpg"
     assert Image.open("kept.jpg").format == "JPEG"
 
@@ -36,7 +34,7 @@ def test_save() -> None:
 def test_save_a_drawing() -> None:
     found = asked("--save", "kept.svg")
     drawn = Path("kept.svg").read_text(encoding="utf-8")
-    assert found["saved"] == "kept.svg" and "<svg" in drawn and drawn.count("<image") == 5
+    assert found["saved"] == "kept.svg" and "<svg" in drawn and drawn.count("<image") == 4
 
 
 def test_without_matplotlib_a_picture_has_the_stages_and_a_drawing_is_refused(
@@ -47,21 +45,21 @@ def test_without_matplotlib_a_picture_has_the_stages_and_a_drawing_is_refused(
         importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a)
     )
     assert asked("--save", "kept.png")["saved"] == "kept.png"
-    assert min(Image.open("kept.png").size) > 2 * 480  # the picture and three stages, two by two
+    assert min(Image.open("kept.png").size) > 2 * 480  # the picture and its stages, two by two
     assert "pip install 'sparsesight[plots]'" in refused(ask("--save", "kept.svg"))
 
 
 def test_save_an_animation() -> None:
     assert asked("--save", "kept.gif")["saved"] == "kept.gif"
     with Image.open("kept.gif") as moving:
-        assert moving.format == "GIF" and moving.n_frames >= 4  # the picture and three stages
+        assert moving.format == "GIF" and moving.n_frames >= 3  # the picture and two stages
 
 
 def test_save_a_page() -> None:
     found = asked("--save", "kept.html")
     page = Path("kept.html").read_text(encoding="utf-8")
     assert found["saved"] == "kept.html" and QUESTION in page
-    assert f"<strong>{found['sparse']['answer']}</strong>" in page and page.count("<img ") >= 7
+    assert f"<strong>{found['sparse']['answer']}</strong>" in page and page.count("<img ") >= 5
 
 
 @pytest.mark.parametrize(
@@ -104,5 +102,5 @@ def test_a_model_that_cannot_be_drawn_is_asked_all_the_same(
     assert not Path("kept.png").exists()
     result = ask(*what, "--json")
     found = json.loads(result.stdout)
-    assert found["saved"] is None and len(found["kept"]) == 3
+    assert found["saved"] is None and len(found["kept"]) == 2
     assert result.stderr.startswith("note: ") and result.stderr.count("\n") == 1

@@ -19,7 +19,7 @@ from sparsesight.commands.options import (
 )
 from sparsesight.core.retain import parse_retain
 from sparsesight.method_names import DEFAULT
-from sparsesight.methods import make_method, parse
+from sparsesight.methods import METHODS, make_method, parse
 from tests.commands.command_line import (
     ask,
     asked,
@@ -135,7 +135,7 @@ def test_nonsense_in_the_environment_names_the_variable() -> None:
 
 
 def test_the_environment_chooses_and_options_win() -> None:
-    assert asked(RETAIN_TOKN="192")["method"] == SparseVLMPlus(192).to_dict()
+    assert asked(RETAIN_TOKN="192")["method"] == METHODS[DEFAULT](192).to_dict()
     method = asked("--retain", "20%", "--method", "random", RETAIN_TOKN="192", USE_VERSION="1_0")["method"]
     assert (method["method"], method["retain"]) == ("random", 0.2)
 

@@ -86,7 +86,9 @@ class Case:
         """Options of a method: a share that falls to this family, at the few layers it has where it has few."""
         if self.family.stages and method in THREE_STAGES:
             return {"retain": (9, 6)[: len(self.family.stages)], "layers": self.family.stages, **how}
-        return {"retain": TIED.get(self.family.name, BUDGETS[self.number % len(BUDGETS)]), **how}
+        share = TIED.get(self.family.name, BUDGETS[self.number % len(BUDGETS)])
+        # From half of the tokens on, six layers drop none at the first stage of the default.
+        return {"retain": min(share, 0.4) if method == DEFAULT else share, **how}
 
     @cached_property
     def early(self) -> str:
