@@ -188,7 +188,7 @@ def test_the_model_answers_questions_it_has_not_seen_and_content_words_rate(
         inputs = processor(
             text=chat(processor, some[3].question.text), images=some[0].image, return_tensors="pt"
         )
-        with torch.inference_mode(), sparsify(model, trace=True) as run:
+        with torch.inference_mode(), sparsify(model, "sparsevlm+", trace=True) as run:
             model(**inputs)
         stage = run.trace[0].stage
         words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0, -stage.rater.shape[1] :])

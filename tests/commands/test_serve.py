@@ -12,6 +12,7 @@ import pytest
 
 from sparsesight import SparseSightError, bundled
 from sparsesight.bundled.smol import cached
+from sparsesight.method_names import DEFAULT
 from sparsesight.vllm import serving, settings
 from tests.commands.command_line import (
     plain_surroundings,  # noqa: F401
@@ -61,7 +62,7 @@ def test_the_process_becomes_vllms_server(vllm: list[Any]) -> None:
     assert program == command[0] == sys.executable
     assert command[1:4] == ["-m", "sparsesight.vllm.server", "some/model"]
     assert command[4:8] == ["--port", "8123", "-tp", "1"]  # vLLM's own, as they were given
-    entry = '{"sparsesight": {"method": "sparsevlm+", "retain": 0.33, "layers": [1, 3]'
+    entry = f'{{"sparsesight": {{"method": "{DEFAULT}", "retain": 0.33, "layers": [1, 3]'
     assert command[8] == "--additional-config" and command[9].startswith(entry)
     assert command[10:12] == ["--middleware", "sparsesight.vllm.headers.OutcomeHeader"]
     assert command[12:] == ["--block-size", "32"]
