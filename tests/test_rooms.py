@@ -12,7 +12,17 @@ import sparsesight
 ROOT = Path(sparsesight.__file__).parent
 # From the bottom up. A room may import from its own row and from those above it in this table.
 ROOMS = (
-    ("errors", "suggestions", "terminal", "files", "families", "checkpoint_limits", "hub", "method_names"),
+    (
+        "errors",
+        "suggestions",
+        "terminal",
+        "files",
+        "families",
+        "checkpoint_limits",
+        "hub",
+        "method_names",
+        "torchvision_schemas",
+    ),
     ("ops",),
     ("core",),
     ("methods",),

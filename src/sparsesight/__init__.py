@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         VisionZip,
         VisPruner,
     )
+    from .torchvision_schemas import import_torchvision
 
 __version__ = "0.1.0"
 
@@ -76,6 +77,7 @@ __all__ = [
     "VidCom2",
     "VisPruner",
     "VisionZip",
+    "import_torchvision",
     "prompt_ends",
     "questions",
     "restore",
@@ -94,6 +96,7 @@ def __getattr__(name: str) -> Any:
         "Sparsified": ".hf.sparsified",
         "TextTower": ".hf.vision.text_tower",
         "Turns": ".core.turns",
+        "import_torchvision": ".torchvision_schemas",
         "prompt_ends": ".hf.sparsify",
         "questions": ".hf.sparsify",
         "restore": ".hf.install",

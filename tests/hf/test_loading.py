@@ -105,6 +105,18 @@ def test_a_model_without_a_processor(checkpoint: Path) -> None:
     assert "image processor" in refused_model(checkpoint)
 
 
+def test_a_processor_that_needs_torchvision(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoProcessor
+
+    def missing(*args: Any, **options: Any) -> None:
+        raise ImportError(
+            "\nAProcessor requires the Torchvision library but it was not found in your environment. Go"
+        )
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", missing)
+    assert "needs torchvision: pip install torchvision torch==" in refused_model(checkpoint)
+
+
 def test_a_broken_chat_template(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text("{{ messages[0].content.florb.florb }}")
     assert "cannot make a prompt" in refused_model(checkpoint)

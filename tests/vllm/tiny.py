@@ -13,7 +13,8 @@ import numpy as np
 
 from ..hf.families import base, llava_like, llava_tiles, qwen_like
 from ..hf.families.base import Sample
-from ..hf.families.grids import PATCH, SIZE, build, rope
+from ..hf.families.grids import build, rope
+from ..hf.families.own_processors import intern_vl, onevision, qwen_vl
 
 # Heads of 32, the narrowest that vLLM has on a CPU.
 TEXT = {**base.TEXT, "hidden_size": 128, "intermediate_size": 96, "head_dim": 32, "initializer_range": 0.12}
@@ -150,22 +151,6 @@ def _next() -> Any:
     )
 
 
-def _onevision() -> Any:
-    from transformers import (
-        LlavaOnevisionImageProcessor,
-        LlavaOnevisionProcessor,
-        LlavaOnevisionVideoProcessor,
-    )
-
-    return LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(size=SIDE, image_grid_pinpoints=llava_like.GRIDS),
-        video_processor=LlavaOnevisionVideoProcessor(size=SIDE),
-        tokenizer=base.tokenizer("<image>", "<video>"),
-        num_image_tokens=(llava_like.SMALL // llava_like.PATCH) ** 2,
-        vision_feature_select_strategy="full",
-    )
-
-
 def _intern_config() -> dict[str, Any]:
     from transformers import InternVLVisionConfig
 
@@ -193,16 +178,7 @@ def _intern_words() -> Any:
 
 
 def _intern() -> Any:
-    from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
-
-    size: dict[str, Any] = {"size": {"height": llava_tiles.SIDE, "width": llava_tiles.SIDE}}
-    size |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}  # ImageNet's
-    return InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(**size, crop_to_patches=True, max_patches=2),
-        video_processor=InternVLVideoProcessor(**size),
-        tokenizer=_intern_words(),
-        image_seq_length=llava_tiles.TOKENS,
-    )
+    return intern_vl(_intern_words())
 
 
 def _chat(path: Path) -> Path:
@@ -223,22 +199,6 @@ def _qwen_vl(stem: str, text: dict[str, Any], vision: dict[str, Any]) -> Callabl
     return partial(build, stem, qwen_like.LAYOUT, {**TEXT, **text}, {**VISION, **vision})
 
 
-def _qwen_processor(processor: str, videos: str) -> Callable[[], Any]:
-    def make() -> Any:
-        import transformers
-
-        sizes: dict[str, Any] = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": 2, "size": SIZE}
-        # As published checkpoints have it, alike for both: Qwen3-VL in vLLM takes those of pictures for clips too.
-        sizes |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        return getattr(transformers, processor)(
-            image_processor=transformers.Qwen2VLImageProcessor(**sizes),
-            video_processor=getattr(transformers, videos)(**sizes),
-            tokenizer=base.tokenizer(**qwen_like.LAYOUT.tokens),
-        )
-
-    return make
-
-
 _QWEN: dict[str, str] = {"image": qwen_like.LAYOUT.image, "video": qwen_like.LAYOUT.video}
 _INTERNVL = llava_tiles.built(
     "InternVL", _intern_words(), _intern_config, "<img> </img> <IMG_CONTEXT> <video>"
@@ -249,14 +209,14 @@ FAMILIES: Sequence[Tiny] = (
     Tiny(
         "llava_onevision",
         llava_like._tiled("LlavaOnevision", _siglip, _qwen, **_TILES),
-        _onevision,
+        onevision,
         video="<video>",
         frames=4,
     ),
     Tiny(
         "qwen2_vl",
         _qwen_vl("Qwen2VL", SECTIONS, {"embed_dim": 64, "hidden_size": 128}),
-        _qwen_processor("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
+        partial(qwen_vl, "Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
         **_QWEN,
     ),
     # One position a second: once a clip is longer than it is wide, transformers 5.19 lets the text after it go on from
@@ -268,13 +228,13 @@ FAMILIES: Sequence[Tiny] = (
             SECTIONS,
             {**WIDTH, "window_size": 24, "fullatt_block_indexes": [1], "tokens_per_second": 1},
         ),
-        _qwen_processor("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+        partial(qwen_vl, "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
         **_QWEN,
     ),
     Tiny(
         "qwen3_vl",
         _qwen_vl("Qwen3VL", INTERLEAVED, {**qwen_like.STACKED, **WIDTH}),
-        _qwen_processor("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+        partial(qwen_vl, "Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
         **_QWEN,
     ),
     Tiny("internvl", _INTERNVL, _intern, image="<IMG_CONTEXT>", video="<video>"),

@@ -45,7 +45,10 @@ def load(name: str = BUNDLED, dtype: Any = "float32", device: Any = "cpu") -> tu
     Raises:
         SparseSightError: another name; or "smol", and it cannot be assembled.
     """
+    from ..torchvision_schemas import mend_torchvision
+
     where = folder(name)
+    mend_torchvision()
     # Imported here because this takes seconds, and the pictures need none of it.
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

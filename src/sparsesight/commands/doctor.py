@@ -56,7 +56,9 @@ def _show(found: Diagnosis) -> None:
             (
                 bad if p.problem else good if p.version else absent,
                 p.name,
-                "  ".join(filter(None, (p.version, p.problem))) or "not installed",
+                "  ".join(
+                    filter(None, (p.version or ("" if p.problem else "not installed"), p.problem, p.note))
+                ),
             )
             for p in found.packages
         ],

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import SparseSightError
 from ..method_names import DEFAULT
 from ..suggestions import did_you_mean
+from ..torchvision_schemas import import_torchvision, remedy, without_kernels
 from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE, choose_method, given_retain
 
 # The purpose of each extra. Its packages are read from the installed package's own requirements.
@@ -26,17 +27,20 @@ EXTRAS = {
 }
 # Optional packages that the extras and the integrations use.
 BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "matplotlib")
+# Families of models whose processors need torchvision, for example.
+TORCHVISION = "Qwen-VL, SmolVLM, InternVL, LLaVA-OneVision, GLM-4V and others"
 PACKAGE = "sparsesight"
 OWN = "SPARSESIGHT_"  # how names of its variables begin
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed or missing package; ``problem`` is empty if it works."""
+    """An installed or missing package; ``problem`` is empty if it works, ``note`` what else is to be said of it."""
 
     name: str
     version: str | None
     problem: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def diagnose() -> Diagnosis:
     needed, extras = requirements()
     packages = [Package(PACKAGE, _version(PACKAGE) or "not installed, run from its source")]
     packages += [look_at(requirement) for requirement in needed]
-    packages += [Package(name, _version(name)) for name in BESIDE]
+    packages += [torchvision(), *(Package(name, _version(name)) for name in BESIDE)]
     broken = any(p.problem for p in packages)
     defaults = {
         name: value
@@ -173,6 +177,19 @@ def look_at(requirement: Any) -> Package:
         except Exception as error:  # a library that does not load fails in many ways
             return Package(name, found, f"does not load: {_gist(error)}")
     return Package(name, found)
+
+
+def torchvision() -> Package:
+    """Whether there is a torchvision that loads; if it does not, transformers does not either."""
+    name, found = "torchvision", _version("torchvision")
+    if found is None:
+        return Package(name, None, note=f"for the processors of {TORCHVISION}: {remedy()}")
+    try:
+        import_torchvision()
+    except SparseSightError as error:
+        return Package(name, found, str(error))
+    own = "without its kernels, which are for another build of torch; in Python: sparsesight.import_torchvision()"
+    return Package(name, found, note=own if without_kernels() else "")
 
 
 def devices() -> tuple[str, ...]:

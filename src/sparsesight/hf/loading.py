@@ -71,6 +71,9 @@ def load_model(
         SparseSightError: no such model, not a vision-language model, weights missing or only pickled, a device that
             is not there; one sentence that names the model, the problem and what to do.
     """
+    from ..torchvision_schemas import mend_torchvision
+
+    mend_torchvision()
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from .. import bundled

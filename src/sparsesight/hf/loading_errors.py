@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from ..errors import SparseSightError, panicked
 from ..hub import NOT_REACHED, NOT_THERE
+from ..torchvision_schemas import remedy
 from .running import out_of_memory
 
 
@@ -27,6 +28,8 @@ def one_sentence(title: str, local: bool) -> Iterator[None]:
     except SparseSightError:
         raise
     except ImportError as error:
+        if "torchvision" in str(error).lower():
+            raise SparseSightError(f"{title} has a processor that needs torchvision: {remedy()}") from None
         raise SparseSightError(f"{title} needs a package that is not installed ({_gist(error)})") from None
     except RecursionError:
         raise SparseSightError(f"{title} has a file that is nested too deeply: download it again") from None

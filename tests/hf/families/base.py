@@ -54,6 +54,7 @@ class Family:
             state holds of it, "t" its own token alone.
         stages: where the decoder can be pruned, if that is at fewer than three layers.
         tolerance: of logits, absolute.
+        unrun: why the newest transformers cannot run it at all.
         broken: names of checks that say nothing as transformers fails them without us, and why.
     """
 
@@ -68,6 +69,7 @@ class Family:
     kinds: str = "ffffff"
     stages: tuple[int, ...] = ()
     tolerance: float = 1e-3
+    unrun: str = ""
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from . import ALL
 from .base import Family
 from .matrix import CHECKS
+from .processors import WITHOUT
 from .refused import REFUSED
 
 PAGE = Path(__file__).parents[3] / "docs/reference/families.md"
@@ -27,13 +28,27 @@ def table() -> str:
         "| --- | --- |",
         *(f"| `{f.name}` | {_which(f.layers)}{f.why} |" for f in sorted(REFUSED, key=lambda f: f.name)),
     ]
-    return "\n".join([*rows, "", *refused])
+    return "\n".join([*rows, "", _loaded(), "", *refused])
+
+
+def _loaded() -> str:
+    """Which families were also loaded from a folder."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in sorted(WITHOUT.items()):
+        reasons.setdefault(why, []).append(f"`{name}`")
+    others = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    return (
+        "All of these were also saved with their real processors, loaded again and asked through `--model FOLDER`, but "
+        f"for {others}."
+    )
 
 
 def _row(family: Family) -> str:
     checks = "all"
     if family.broken:
         checks = "all but " + "; ".join(f"{name} ({why})" for name, why in family.broken.items())
+    if family.unrun:
+        checks = f"none, as {family.unrun}; with 5.23 {checks}"
     cells = [f"`{family.name}`", SEEN[family.visual], INPUTS[family.inputs], family.decoder, checks]
     assert family.broken.keys() <= CHECKS.keys()
     return f"| {' | '.join(cells)} |"
