@@ -108,9 +108,9 @@ class Soak:
                 await answer(client, case)
             print(f"{len(solo)} solo answers", flush=True)
             before = await asyncio.to_thread(self.server.state)
+            todo = sequence(self.cases, self.arguments.requests, self.arguments.seed + 2)
             start = time.monotonic()
             sampler = asyncio.create_task(self._sample())
-            todo = sequence(self.cases, self.arguments.requests, self.arguments.seed + 2)
             await self._send(client, todo, solo, start)
             seconds = time.monotonic() - start
             self.running = False

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from sparsesight.vllm import admission
-from sparsesight.vllm.admission import FrontEnd, Unsent
+from sparsesight.vllm import unsent as unsent_pictures
+from sparsesight.vllm.admission import FrontEnd
 from sparsesight.vllm.metrics import COUNTERS, Metrics
 from sparsesight.vllm.requests import BY_REQUEST, Outcome, Rule
+from sparsesight.vllm.unsent import Unsent
 
 from .test_requests import SERVER, chat, config, params
 
@@ -46,11 +48,40 @@ def test_a_picture_of_a_refused_request_reaches_the_engine_with_the_next() -> No
     cache, unsent = Cache(), Unsent()
     refused, before, other = cache.render("a"), cache.render("a"), cache.render("b")
     assert item(before) is None  # vLLM takes it to be sent
-    unsent.keep(cache, refused)
+    unsent.refuse(cache, refused)
     for prompt in (before, other):
         unsent.complete(prompt)
     assert item(before) == "pixels of a" and item(other) == "pixels of b"
     assert item(cache.render("a")) == "pixels of a"  # rendered afterwards
+
+
+def test_pictures_are_held_between_rendering_and_sending(
+    front_end: FrontEnd, counted: dict[str, float]
+) -> None:
+    """In between vLLM refuses what is too long, or has parameters that contradict each other."""
+    cache = Cache()
+    renderer = SimpleNamespace(mm_processor_cache=cache, sparsesight=front_end)
+    owner, request = SimpleNamespace(renderer=renderer), SimpleNamespace(vllm_xargs=None, model_extra=None)
+
+    def rendered(name: str, *, chats: bool = True) -> Any:
+        async def inner(request: Any) -> Any:
+            prompts = [chat(5, -576, 9) | cache.render(name)]
+            return ([], prompts) if chats else prompts
+
+        made = asyncio.run(admission._preprocess(inner, owner, request))
+        return made[1][0] if chats else made[0]
+
+    def send(prompt: Any) -> Any:
+        admission._process_inputs(lambda *given: None, owner, "id", prompt, params(None))
+        return item(prompt)
+
+    rendered("a")  # refused, and nobody says so
+    assert send(rendered("a", chats=False)) == "pixels of a"
+    assert not front_end.unsent._items
+    assert send(rendered("a")) is None  # the engine has it
+    rendered("b")
+    front_end.unsent.SECONDS = -1.0  # type: ignore[misc]  # time passes
+    assert send(rendered("b")) == "pixels of b"
 
 
 @pytest.mark.parametrize("why", ["too long", "in parts"])
@@ -79,7 +110,7 @@ def test_a_refusal_forgets_nothing_that_was_sent() -> None:
     cache, unsent = Cache(), Unsent()
     cache.render("a")
     refused = cache.render("a")
-    unsent.keep(cache, refused)
+    unsent.refuse(cache, refused)
     assert "a" in cache.sent
     unsent.complete(refused)
     assert item(refused) is None
@@ -87,14 +118,14 @@ def test_a_refusal_forgets_nothing_that_was_sent() -> None:
 
 def test_pictures_are_kept_for_a_short_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(unsent_pictures, "time", SimpleNamespace(monotonic=lambda: now[0]))
     cache, unsent = Cache(), Unsent()
     for i in range(2 * Unsent.ITEMS):
-        unsent.keep(cache, cache.render(str(i)))
+        unsent.refuse(cache, cache.render(str(i)))
     assert len(unsent._items) == Unsent.ITEMS
     now[0] = Unsent.SECONDS + 1
-    unsent.complete(cache.render("0"))
-    assert not unsent._items
+    unsent.expire()
+    assert not unsent._items and not cache.sent
 
 
 @pytest.fixture
@@ -253,7 +284,7 @@ class TestWithVllm:
         refused, good = render(), render()
         assert item(good) is None
         unsent = Unsent()
-        unsent.keep(sender, refused)
+        unsent.refuse(sender, refused)
         with pytest.raises(Exception, match="cache drift"):
             engine(good)
         unsent.complete(good)

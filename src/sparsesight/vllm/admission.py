@@ -6,8 +6,6 @@ process pass through.
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -19,6 +17,7 @@ from . import headers
 from .config import REQUEST_KEY
 from .metrics import Metrics
 from .requests import Outcome, Rule, check_arguments, outcome_of
+from .unsent import Unsent
 
 
 class FrontEnd:
@@ -37,6 +36,7 @@ class FrontEnd:
 
     def before_rendering(self, request: Any) -> None:
         """Refuse a request whose arguments are invalid, while its pictures have not been touched."""
+        self.unsent.expire()
         self._refusing(partial(check_arguments, self.rule, request))
 
     def admit(self, renderer: Any, prompt: Any, params: Any) -> Outcome | None:
@@ -51,7 +51,7 @@ class FrontEnd:
         try:
             outcome = self._refusing(partial(outcome_of, self.rule, prompt, params))
         except Exception:
-            self.unsent.keep(renderer.mm_processor_cache, prompt)
+            self.unsent.refuse(renderer.mm_processor_cache, prompt)
             raise
         self._last = prompt, params, outcome
         return outcome
@@ -64,62 +64,6 @@ class FrontEnd:
         except SparseSightError as error:
             self.metrics.refuse()
             raise VLLMValidationError(str(error), parameter=REQUEST_KEY) from error
-
-
-class Unsent:
-    """Pictures of refused requests, for requests that were rendered before the refusal.
-
-    vLLM's front end sends the engine a picture once, and only its hash from then on. It marks a picture as sent when
-    it renders it. The picture of a request that is refused afterwards is never sent, and a request that was rendered
-    in between would reach the engine with the hash alone ("cache drift", HTTP 500).
-    """
-
-    SECONDS, ITEMS = 30.0, 64  # requests rendered in between are sent within milliseconds
-
-    def __init__(self) -> None:
-        self._items: OrderedDict[str, tuple[float, Any]] = OrderedDict()
-
-    def keep(self, cache: Any, prompt: Any) -> None:
-        """Take the pictures that ``prompt`` was to send, and let vLLM's ``cache`` forget that they were sent."""
-        for _, at, name, items in _pictures(prompt):
-            if items[at] is not None and cache is not None:
-                cache.invalidate(name)
-                self._items[name] = time.monotonic(), items[at]
-                self._items.move_to_end(name)
-        self._drop()
-
-    def complete(self, prompt: Any) -> None:
-        """Give ``prompt`` the pictures of which it has only the hash, if they were kept."""
-        self._drop()
-        if not self._items:
-            return
-        for modality, at, name, items in _pictures(prompt):
-            if items[at] is None and name in self._items:
-                items = list(items)
-                items[at] = self._items[name][1]
-                prompt["mm_kwargs"][modality] = items
-
-    def _drop(self) -> None:
-        """Forget the oldest."""
-        oldest = time.monotonic() - self.SECONDS
-        while self._items:
-            name, (since, _) = next(iter(self._items.items()))
-            if since >= oldest and len(self._items) <= self.ITEMS:
-                return
-            del self._items[name]
-
-
-def _pictures(prompt: Any) -> list[tuple[str, int, str, Any]]:
-    """Modality, place, hash and all items of the modality, for each picture of a rendered prompt."""
-    if not isinstance(prompt, Mapping) or not prompt.get("mm_kwargs"):
-        return []
-    hashes = prompt.get("mm_hashes") or {}
-    return [
-        (modality, at, name, prompt["mm_kwargs"][modality])
-        for modality, names in hashes.items()
-        for at, name in enumerate(names)
-        if modality in prompt["mm_kwargs"]
-    ]
 
 
 def install() -> None:
@@ -171,9 +115,18 @@ def front_end_of(renderer: Any) -> FrontEnd | None:
 
 def _preprocess(inner: Callable[..., Any], self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
     front_end = front_end_of(self.renderer)
-    if front_end is not None:
-        front_end.before_rendering(request)
-    return inner(request, *args, **kwargs)
+    if front_end is None:
+        return inner(request, *args, **kwargs)
+    front_end.before_rendering(request)
+    return _holding(front_end.unsent, self.renderer, inner(request, *args, **kwargs))
+
+
+async def _holding(unsent: Unsent, renderer: Any, rendering: Any) -> Any:
+    """Await what vLLM renders: prompts, or messages and prompts."""
+    made = await rendering
+    for prompt in made[1] if isinstance(made, tuple) else made:
+        unsent.hold(renderer.mm_processor_cache, prompt)
+    return made
 
 
 def _generate(
@@ -222,9 +175,10 @@ def _process_inputs(
                 parameter=REQUEST_KEY,
             )
         made = inner(request_id, prompt, params, *args, **kwargs)
-    except Exception:  # also what vLLM itself refuses, such as a prompt that is too long
-        front_end.unsent.keep(self.renderer.mm_processor_cache, prompt)
+    except Exception:  # also what vLLM itself refuses
+        front_end.unsent.refuse(self.renderer.mm_processor_cache, prompt)
         raise
+    front_end.unsent.sent(prompt)
     if outcome is not None:
         front_end.metrics.count(outcome)
     return made
