@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsesight import DivPrune, Halves, Random, SparseVLM, SparseVLMPlus
+from sparsesight import CDPruner, DivPrune, Halves, Random, SparseVLM, SparseVLMPlus
 from sparsesight.methods import Method
 
 from .engines import TOKENS, generated, loaded, pruner, questions, sampling
@@ -238,6 +238,7 @@ def play(llm: Any, players: Players, rounds: int) -> int:
         pytest.param(SparseVLM(64), True, marks=pytest.mark.slow),
         (DivPrune(64), False),
         pytest.param(Halves(64), False, marks=pytest.mark.slow),
+        pytest.param(CDPruner(64), False, marks=pytest.mark.slow),
         pytest.param(Random(64, (-1, 3)), False, marks=pytest.mark.slow),
         (Random(64, (-1, 3)), True),
     ],
