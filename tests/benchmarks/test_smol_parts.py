@@ -145,15 +145,15 @@ def test_search_counts_attention_on_the_patches_asked_for(smol: Any, data: Any) 
     assert told <= names and len(told) > 3
 
 
-def test_heads_whose_attention_grows_with_the_number_satisfy_the_search(smol: Any) -> None:
+def test_heads_whose_attention_grows_with_the_number_are_ready_to_count(smol: Any) -> None:
     numbers = torch.tensor([0, 1, 2, 5])
     rows = torch.zeros(4, dtype=torch.long)
     search = smol.kernels.Search(rows, rows, torch.zeros(4, 9), rows.bool(), numbers)
     growing, same = numbers / (numbers + 2), torch.full((4,), 0.5)
     search.found = [torch.stack([growing] * 4 + [same] * 2, dim=1)]
-    assert search.loss() == 0
+    assert search.counting_loss() == 0
     search.found = [torch.stack([growing] * 2 + [same] * 4, dim=1)]
-    torch.testing.assert_close(search.loss(), 20 * (growing - same).square().mean() / 2)
+    torch.testing.assert_close(search.counting_loss(), (growing - same).square().mean() / 2)
 
 
 def test_a_sum_of_words_is_like_its_words_and_not_like_frequent_ones(smol: Any) -> None:
@@ -173,13 +173,16 @@ def test_a_sum_of_words_is_like_its_words_and_not_like_frequent_ones(smol: Any) 
 
 def test_the_middle_of_an_object_is_told_from_its_other_patches(smol: Any, data: Any) -> None:
     table = torch.randn(len(data.prompts.tokenizer), 64)
-    wanted = smol.projector.targets(data, data.prompts, table, range(1))[0]
+    wanted, plain = (
+        smol.projector.targets(data, data.prompts, table, range(1), weight)[0] for weight in (2.0, 0.0)
+    )
     owner, central = data.owner[0], data.central[0]
     middle = 2 * smol.projector.SCALE * smol.projector.own_part(table)[data.prompts.word("middle")]
     for index in range(len(data.objects[0])):
         (place,) = np.flatnonzero((owner == index) & central)
         others = wanted[torch.from_numpy((owner == index) & ~central)]
         torch.testing.assert_close(wanted[place] - middle, others[0])
+        torch.testing.assert_close(plain[place], others[0])
         torch.testing.assert_close(others, others[:1].expand_as(others))
 
 

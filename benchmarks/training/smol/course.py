@@ -87,6 +87,7 @@ class Training:
                 self.plan.fit_scenes,
                 self.plan.fit_steps,
                 self.seed,
+                self.plan.middle,
                 anew=not self.started,
             )
             self.run.log({"stage": "projector", "unexplained": round(left, 4)})
@@ -149,9 +150,10 @@ class Training:
         visible = choose(data, rows, stage.shown(data.span), rng)  # type: ignore[arg-type]
         packed, thoughts, search = batch.questions(data, rows, slots, visible, DTYPE)
         thought_weight = stage.thoughts * max(0.0, 1 - done / stage.thoughts_until)
-        search_weight = stage.search * max(0.0, 1 - done / stage.search_until)
+        left = max(0.0, 1 - done / stage.search_until)
+        searching = bool(left) and bool(stage.search or stage.counting)
         out = self.reader.read(
-            data, packed, rows, visible, bool(thought_weight), search if search_weight else None
+            data, packed, rows, visible, bool(thought_weight), search if searching else None
         )
         total = self.reader.loss(out.last_hidden_state, packed)
         self.note(f"{source} answers", total)
@@ -159,10 +161,14 @@ class Training:
             aid = self.reader.aids.loss(out.hidden_states, thoughts)
             self.note("thoughts", aid)
             total = total + thought_weight * aid
-        if search_weight:
-            aid = search.loss()
-            self.note("search", aid)
-            total = total + search_weight * aid
+        if searching:
+            for name, weight, aid in (
+                ("search", stage.search, search.loss()),
+                ("counting", stage.counting, search.counting_loss()),
+            ):
+                if weight:
+                    self.note(name, aid)
+                    total = total + weight * left * aid
         return total
 
     def draw(

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-COUNT_WEIGHT = 20.0  # brings squares of shares to the size of their logs
 NAME = "grouped"  # what `attn_implementation` calls it
 
 
@@ -25,23 +24,26 @@ class Search:
     found: list[torch.Tensor] = field(default_factory=list)  # per layer [rows, heads]
 
     def loss(self) -> torch.Tensor:
-        """Minus the log of the attention on what is sought, in the four heads of any layer that find it best.
-
-        Where n objects are counted, how far attention is from n / (n + 2), in the four heads that are nearest: a number
-        can be read from attention that grows with it.
-        """
-        found = torch.stack(self.found)  # [layers, rows, heads]
-        mass, counts = found.clamp(min=1e-4).log(), self.counted >= 0
+        """Minus the log of the attention on what is sought, in the four heads of any layer that find it best."""
+        mass, asked = torch.stack(self.found).clamp(min=1e-4).log(), self.counted < 0  # [layers, rows, heads]
         parts = [
             -mass[:, group].mean(1).flatten().topk(4).values.mean()
-            for group in (~self.chained & ~counts, self.chained & ~counts)
+            for group in (~self.chained & asked, self.chained & asked)
             if group.any()
         ]
-        if counts.any():
-            n = self.counted[counts].float()
-            missed = (found[:, counts] - (n / (n + 2))[:, None]).square().mean(1)
-            parts.append(COUNT_WEIGHT * missed.flatten().topk(4, largest=False).values.mean())
         return torch.stack(parts).sum() if parts else mass.sum() * 0
+
+    def counting_loss(self) -> torch.Tensor:
+        """How far attention on n counted objects is from n / (n + 2), in the four heads of any layer that are nearest.
+
+        A number can be read from attention that grows with it.
+        """
+        found, counts = torch.stack(self.found), self.counted >= 0
+        if not counts.any():
+            return found.sum() * 0
+        n = self.counted[counts].float()
+        missed = (found[:, counts] - (n / (n + 2))[:, None]).square().mean(1)
+        return missed.flatten().topk(4, largest=False).values.mean()
 
 
 def attend(

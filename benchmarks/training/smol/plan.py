@@ -29,6 +29,9 @@ class Stage:
     thoughts_until: float = 0.75  # share of the steps after which it is nothing
     search: float = 0.0  # weight of the loss on attention at the start
     search_until: float = 0.5
+    counting: float = (
+        0.0  # weight of the loss on attention that grows with a number at the start; until search_until
+    )
     # kind -> how much likelier than others its questions are asked
     likelier: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(HARD, 2.0))
     replay_every: int = 8  # steps from one replay of plain instructions to the next
@@ -62,6 +65,7 @@ class Plan:
     fit_scenes: int = 1200
     fit_steps: int = 1500
     refit: bool = False  # the projector that is gone on from
+    middle: float = 0.0  # weight of the word "middle" on the patch in an object's middle
     replayed: int = 4  # instructions at a time
     mixed: int = 0  # mixed scenes that are gone through
     eyes_steps: int = 0  # of the tower and the projector on them
@@ -85,8 +89,9 @@ PLANS = {
         fit_scenes=300,
         fit_steps=500,
         refit=True,
+        middle=2.0,
         stages=(
-            Stage("few", 240, 4, 16, 32, 1e-3, 0.4, 0.3, 0.7, 0.3, 0.7, likelier=COUNTING),
+            Stage("few", 240, 4, 16, 32, 1e-3, 0.4, 0.3, 0.7, 0.3, 0.7, counting=6.0, likelier=COUNTING),
             Stage("whole", 110, 1, 32, PATCHES, 5e-4, 1.0, likelier=COUNTING),
         ),
     ),

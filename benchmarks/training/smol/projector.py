@@ -43,8 +43,13 @@ def own_part(table: torch.Tensor, shared: int = SHARED) -> torch.Tensor:
     return centred - centred @ first @ first.T
 
 
-def targets(data: Pictures, prompts: Prompts, table: torch.Tensor, rows: range) -> torch.Tensor:
-    """What the patches of the scenes `rows` should look like: [rows, PATCHES, width]."""
+def targets(
+    data: Pictures, prompts: Prompts, table: torch.Tensor, rows: range, middle: float = 0.0
+) -> torch.Tensor:
+    """What the patches of the scenes `rows` should look like: [rows, PATCHES, width].
+
+    `middle` is the weight of the word that tells the patch in an object's middle from its others.
+    """
     own = own_part(table)
 
     def total(words: dict[str, float]) -> torch.Tensor:
@@ -53,12 +58,12 @@ def targets(data: Pictures, prompts: Prompts, table: torch.Tensor, rows: range) 
         )
 
     result = torch.empty(len(rows), PATCHES, table.shape[1])
-    ground, middle = total({GROUND: 1.0}), total({MIDDLE: 2.0})
+    ground, core = total({GROUND: 1.0}), total({MIDDLE: middle})
     for row in rows:
         known = torch.stack([*(total(weighted_words(item)) for item in data.objects[row]), ground])
         owner = torch.from_numpy(data.owner[row]).long()  # -1 is the ground
         result[row - rows.start] = known[owner]
-        result[row - rows.start, (owner >= 0) & torch.from_numpy(data.central[row])] += middle
+        result[row - rows.start, (owner >= 0) & torch.from_numpy(data.central[row])] += core
     return SCALE * result
 
 
@@ -69,6 +74,7 @@ def fit(
     scenes: int,
     steps: int,
     seed: int,
+    middle: float = 0.0,
     anew: bool = True,
 ) -> float:
     """Regress the projector in place, and freeze it; returns the share of the variance it leaves unexplained.
@@ -77,7 +83,7 @@ def fit(
     """
     generator = torch.Generator().manual_seed(seed)
     projector.requires_grad_(True)
-    inputs, wanted = data.features[:scenes].float(), targets(data, data.prompts, table, range(scenes))
+    inputs, wanted = data.features[:scenes].float(), targets(data, data.prompts, table, range(scenes), middle)
     owned = torch.from_numpy(data.owner[:scenes] >= 0)
     chosen = owned | (torch.rand(owned.shape, generator=generator) < 0.25)
     x, y = inputs[chosen], wanted[chosen]
