@@ -162,3 +162,16 @@ def test_by_time(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cheap = next(x for x in found["candidates"] if x["setting"] == "random(retain=0.05)")
     assert "its time cannot be measured" in cheap["state"]
     assert tuned(*options, "--resume") == found and len(measured) == 1
+
+
+def test_what_is_slower_than_the_dense_model_is_no_setting(
+    rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsesight.eval.tune import write
+
+    times = {"dense": 10.0, "random(retain=0.6)": 14.0, "random(retain=0.05)": 10.0}
+    monkeypatch.setattr(write, "measured_times", lambda *_: times)
+    found = tuned("--methods", "random", "--by", "time")
+    assert "no setting takes less time to the first token than the dense model here" in found["verdict"]
+    assert {x["state"] for x in found["candidates"]} == {"costs no less than dense"}
+    assert found["settings"] is None

@@ -171,4 +171,5 @@ def name_lines(axis: Any, inside: bool = False) -> None:
             va="center",
             color=color,
             fontsize=FONT - 1,
+            bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 1} if inside else None,  # over other lines
         )

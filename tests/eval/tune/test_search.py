@@ -33,7 +33,7 @@ def run(
         return lost[int(name), cuts[chunk] : cuts[chunk + 1]]
 
     of = {str(i): str(i) if own else kinds[i * len(kinds) // len(costs)] for i in range(len(costs))}
-    return search(of, ask, lambda name: costs[int(name)], dense, parts, keep, 0.95)
+    return search(of, ask, lambda name: costs[int(name)], lambda: dense, parts, keep, 0.95)
 
 
 def drawn(rng: np.random.Generator, risks: np.ndarray, together: float) -> np.ndarray:
@@ -105,6 +105,16 @@ def test_a_dearer_candidate_is_not_tested_where_the_cheaper_one_is_sure() -> Non
     assert chosen is not None and chosen.name == "0" and everyone[1].state == "not tested"
 
 
+def test_what_costs_no_less_than_the_dense_model_is_never_chosen() -> None:
+    """Measured times of a busy machine, or of a method that takes long: the cheapest fails, the others save nothing."""
+    lost = np.zeros((3, 320))
+    lost[0, 100:110] = 1
+    everyone, chosen = run(lost, [19.0, 20.0, 31.0])
+    assert chosen is None
+    assert [x.state for x in everyone] == ["failed after 24", *["costs no less than dense"] * 2]
+    assert [len(x.search) for x in everyone] == [80, 24, 24]
+
+
 def test_a_promise_is_made_where_there_are_few_rows_to_search() -> None:
     """120 rows at --keep 0.9, and one method of three that keeps enough, at its larger budgets only. With each chance
     taken for itself, 0.63 of 300 searches ended with a promise; with those of dearer budgets at least as large, 0.78.
@@ -137,7 +147,7 @@ def test_a_candidate_that_cannot_run_is_skipped_with_its_sentence() -> None:
             raise SparseSightError("it cannot")
         return np.zeros(8)
 
-    everyone, chosen = search({"bad": "", "good": ""}, ask, lambda name: 1.0, 2.0, PARTS, 0.98, 0.95)
+    everyone, chosen = search({"bad": "", "good": ""}, ask, lambda name: 1.0, lambda: 2.0, PARTS, 0.98, 0.95)
     assert (everyone[0].skipped, everyone[0].state) == ("it cannot", "cannot run")
     assert chosen is not None and chosen.name == "good"
 

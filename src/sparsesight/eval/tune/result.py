@@ -40,6 +40,11 @@ def verdict(found: Found, plan: Plan, promise: Promise) -> str:
     """What was found, in one sentence."""
     chosen = found.chosen
     keep, sure = f"{percent(promise.keep)}", f"{percent(promise.confidence)} confidence"
+    if all(x.skipped or x.cost >= found.dense_cost for x in found.candidates):
+        return (
+            f"no setting takes less {promise.unit} than the dense model here: "
+            "leave the model as it is, or try smaller budgets (--retain)"
+        )
     if chosen is None:
         best = closest(found)
         return (

@@ -129,7 +129,9 @@ def tune(
         SparseSightError: no setting can run.
     """
     asked.losses(DENSE, 0)
-    dense = _dense_cost(asked, plan) if times is None else times[DENSE]
+
+    def dense() -> float:
+        return _dense_cost(asked, plan) if times is None else times[DENSE]
 
     def ask(name: str, chunk: int) -> Array:
         if times is not None and name not in times:
@@ -149,9 +151,7 @@ def tune(
     )
     if all(x.skipped for x in candidates):
         raise SparseSightError(f"no setting can run: {candidates[0].name}: {candidates[0].skipped}")
-    if times is None:
-        dense = _dense_cost(asked, plan)
-    return Found(candidates, chosen, asked.used, dense)
+    return Found(candidates, chosen, asked.used, dense())
 
 
 def _dense_cost(asked: Asked, plan: Plan) -> float:

@@ -89,7 +89,7 @@ def search(
     kinds: Mapping[str, str],
     ask: Ask,
     cost: Callable[[str], float],
-    dense: float,
+    dense: Callable[[], float],
     parts: Parts,
     keep: float,
     confidence: float,
@@ -100,7 +100,7 @@ def search(
         kinds: of the candidates, by their names.
         ask: losses [units of the chunk] in [0, 1]; a :class:`SparseSightError` skips the candidate.
         cost: of a candidate that has been asked.
-        dense: cost of the dense model.
+        dense: cost of the dense model, over the units that were asked; a candidate that costs no less leaves.
         parts: how units are split.
         keep: the share of answers that is to stay, in (0, 1).
         confidence: of the promise, in (0, 1).
@@ -115,10 +115,12 @@ def search(
             alive = [x for x in alive if not x.skipped]
         for x in alive:
             x.cost = cost(x.name)
+            x.state = "costs no less than dense" if x.cost >= dense() else ""
+        alive = [x for x in alive if not x.state]
         if number < len(rounds) - 1:
             alive = _halved(alive, keep)
     chosen = None
-    for x in sequence(alive, parts.held_units, keep, confidence, dense):
+    for x in sequence(alive, parts.held_units, keep, confidence, dense()):
         if not _holds(x, ask, parts, keep, confidence):
             break
         chosen = x
@@ -140,7 +142,7 @@ def sequence(
     by_cost = sorted(alive, key=lambda x: (x.cost, x.name))
     chance = _chances(by_cost, held, keep, confidence)
     aim = max(by_cost, key=lambda x: chance[x.name] * (dense - x.cost))
-    if chance[aim.name] < HOPELESS or aim.cost >= dense:
+    if chance[aim.name] < HOPELESS:
         return []
     order, dearer = [aim], by_cost[by_cost.index(aim) + 1 :]
     for x in dearer:
