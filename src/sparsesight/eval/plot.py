@@ -163,6 +163,7 @@ def name_lines(axis: Any, inside: bool = False) -> None:
     ends.sort()
     for below, above in pairwise(ends):
         above[0] = max(above[0], below[0] + GAP)
+    over = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1} if inside else None
     for y, name, color in ends:
         axis.annotate(
             name,
@@ -171,5 +172,5 @@ def name_lines(axis: Any, inside: bool = False) -> None:
             va="center",
             color=color,
             fontsize=FONT - 1,
-            bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 1} if inside else None,  # over other lines
+            bbox=over,
         )
