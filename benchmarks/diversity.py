@@ -1,6 +1,6 @@
 """Time of the greedy selections by diversity, of several versions of the package.
 
-    git worktree add ../before a8c119c
+    git worktree add ../before bb6a87f
     python benchmarks/diversity.py src ../before/src --turns 3
 
 Each version runs in a process of its own, on one thread; versions take turns, case by case. Tokens are random vectors,
@@ -17,13 +17,15 @@ import sys
 import time
 from statistics import median
 
-SIZES = ((576, 64), (2880, 320), (3840, 427))  # visual tokens, of which so many are kept
+SIZES = ((576, 64), (2880, 64), (2880, 320), (3840, 427))  # visual tokens, of which so many are kept
 WIDTHS = (1024, 4096)
 RULES = ("farthest_point_ranks", "greedy_dpp_map", "greedy_gaussian_map")
 
 
 def serve() -> None:
     """Answer each case on standard input with its seconds, or null if this version lacks the rule."""
+    import inspect
+
     import torch
 
     from sparsesight import ops
@@ -39,15 +41,18 @@ def serve() -> None:
         if smooth:
             x = x[:, torch.arange(tokens) // 12] + 0.6 * torch.randn(x.shape, generator=generator)
         valid = torch.ones(1, tokens, dtype=torch.bool)
+        # As methods ask: places of what is not kept are not needed. Older versions compute them always.
+        some = {"rest": False} if "rest" in inspect.signature(getattr(ops, rule)).parameters else {}
         weight = torch.rand(1, tokens, generator=generator)
         count = torch.tensor([keep])
         start = time.process_time()
         if rule == "farthest_point_ranks":
-            ops.farthest_point_ranks(x, valid, count, keep)
+            ops.farthest_point_ranks(x, valid, count, keep, **some)
         elif rule == "greedy_dpp_map":
-            ops.greedy_dpp_map(x, weight, valid, count, keep)
+            ops.greedy_dpp_map(x, weight, valid, count, keep, **some)
         else:
-            ops.greedy_gaussian_map(x, ops.ranks(weight, valid), count // 2, valid, count, keep)
+            given = ops.ranks(weight, valid)
+            ops.greedy_gaussian_map(x, given, count // 2, valid, count, keep, **some)
         print(time.process_time() - start, flush=True)
 
 

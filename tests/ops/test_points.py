@@ -18,5 +18,6 @@ def test_products_of_fixed_points_are_exact(bits: int) -> None:
     whole = [[int(v) for v in row] for row in points.x[0].tolist()]
     expected = [[sum((p - q) ** 2 for p, q in zip(a, b, strict=True)) for b in whole] for a in whole]
     every = torch.arange(8)
-    assert (points.of(0, every)(every, every) / points.scale).long().tolist() == expected
+    lazy = ops.points.TokenPoints(x[0], bits)
+    assert (lazy.squared(lazy.some(every), lazy.run(0, 8)) / points.scale).long().tolist() == expected
     assert (points.from_tokens(every[None])[0] / points.scale).long().tolist() == expected

@@ -235,10 +235,15 @@ class StageInput:
     @cached_property
     def question_similarity(self) -> Float[Tensor, "b v"]:
         """The mean cosine of each visual token and the text tokens that score it; zero on padding."""
-        visual = ops.unit_vectors(self.features(), self.visual)
         text = ops.unit_vectors(self.text_features(), self.text)
         question = text.sum(1, keepdim=True) / self.text.sum(1).clamp(min=1)[:, None, None]
-        return (visual * question).sum(-1)
+        # A few tokens at a time: what is computed of them stays in a processor's cache.
+        parts = zip(self.column.split(ROW_CHUNK, 1), self.visual.split(ROW_CHUNK, 1), strict=True)
+        alike = [
+            ops.unit_vectors(ops.gather_rows(self.hidden, column), visual).mul_(question).sum(-1)
+            for column, visual in parts
+        ]
+        return torch.cat(alike, 1)
 
     def last_text(self) -> Bool[Tensor, "b r"]:
         """A mask of the last text token of each prompt."""

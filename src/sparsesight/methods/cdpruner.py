@@ -76,7 +76,12 @@ class CDPruner(PreDecoderMethod):
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
         place = ops.greedy_dpp_map(
-            stage.features(), self.relevance(stage), stage.visual, counts.keep, max(counts.tokens_out)
+            stage.features(),
+            self.relevance(stage),
+            stage.visual,
+            counts.keep,
+            max(counts.tokens_out),
+            rest=self.per_frame,
         )
         return -place.float()
 

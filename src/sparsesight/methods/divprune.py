@@ -43,7 +43,9 @@ class DivPrune(PreDecoderMethod):
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
-        place = ops.farthest_point_ranks(stage.features(), stage.visual, counts.keep, max(counts.tokens_out))
+        place = ops.farthest_point_ranks(
+            stage.features(), stage.visual, counts.keep, max(counts.tokens_out), rest=self.per_frame
+        )
         return -place.float()
 
     def overhead(self, sizes: StageSizes) -> int:

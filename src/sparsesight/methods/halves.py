@@ -91,9 +91,9 @@ class Halves(Proportional):
         if self._asks(stage.index):
             held = (counts.keep * self.asked).round().long()
             given = ops.ranks(stage.question_similarity, stage.visual)
-        return -difference_ranks(
-            stage, given, held, counts.keep, max(counts.tokens_out), self.bandwidth
-        ).float()
+        steps = max(counts.tokens_out)
+        place = difference_ranks(stage, given, held, counts.keep, steps, self.bandwidth, rest=self.per_frame)
+        return -place.float()
 
     def select_from_scores(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
         selection = super().select_from_scores(stage, score)

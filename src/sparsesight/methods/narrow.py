@@ -24,9 +24,10 @@ def difference_ranks(
     keep: Int[Tensor, " b"],
     steps: int,
     bandwidth: float = 1.0,
+    rest: bool = True,
 ) -> Int[Tensor, "b v"]:
     """:func:`ops.greedy_gaussian_map` of the stage's hidden states."""
-    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps, bandwidth)
+    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps, bandwidth, rest)
 
 
 def difference_macs(sizes: StageSizes) -> int:
@@ -65,7 +66,8 @@ class Narrow(Method):
         counts = self.counts(stage)
         none = torch.zeros_like(counts.keep)
         given = torch.zeros_like(stage.column)
-        return -difference_ranks(stage, given, none, counts.keep, max(counts.tokens_out)).float()
+        place = difference_ranks(stage, given, none, counts.keep, max(counts.tokens_out), rest=self.per_frame)
+        return -place.float()
 
     def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
         """At half depth, or at the deepest layer at which the budget leaves a quarter of the tokens."""

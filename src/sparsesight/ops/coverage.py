@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .diversity import _one_by_one, _with_rest
 from .greedy import Coverage, added_coverage, select
 from .matching import cosine_similarity
+from .places import one_by_one, with_rest
 from .points import unit_vectors
 from .rows import gather_rows, reads_are_free
 
@@ -67,7 +67,7 @@ def coverage_ranks(
             found = Coverage(own if len(column) == own.shape[1] else own[:, column], weight[sample, column])
             return select(found, count, column[:0]), found.gain
 
-        return _one_by_one(choose, valid, keep)
+        return one_by_one(choose, valid, keep)
     at = torch.arange(valid.shape[1], device=valid.device)
     covered = cover.new_zeros(*cover.shape[:2], 1)
     taken, place = torch.zeros_like(valid), torch.zeros_like(at).expand_as(valid)
@@ -80,4 +80,4 @@ def coverage_ranks(
         more = torch.maximum(covered, gather_rows(cover.transpose(1, 2), pick).transpose(1, 2))
         covered = torch.where(new.any(1)[:, None, None], more, covered)
         gain = weight.double() * added_coverage(cover, covered)
-    return _with_rest(place, taken, gain.masked_fill((keep == 0)[:, None], 0), valid)
+    return with_rest(place, taken, gain.masked_fill((keep == 0)[:, None], 0), valid)

@@ -8,8 +8,11 @@ multiples of a power of two, coarse enough for a matrix product to need no round
 do not depend on the shape of the batch or the device; equal tokens tie exactly, and ties go to the earlier token. No
 matrix of all pairs is ever held.
 
-On a CPU each sample is selected by itself, in blocks (:mod:`.greedy`); other devices take the same steps for the batch,
-one by one, as nothing may be read from them.
+With ``rest=False`` the places of tokens that are not selected say nothing about how good they are, and need not be
+computed: on a CPU most of the time.
+
+On a CPU each sample is selected by itself, lazily and in blocks (:mod:`.greedy`); other devices take the same steps for
+the batch, one by one, as nothing may be read from them.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .greedy import EXHAUSTED, Determinant, FarthestPoint, loneliest, select
-from .points import COARSE, Points, fixed_points, unit_vectors
+from .bounds import DistanceBounds, loneliest
+from .greedy import select
+from .objectives import EXHAUSTED, Determinant, FarthestPoint
+from .places import of_sample, one_by_one, with_rest
+from .points import COARSE, FINE, Points, TokenPoints, fixed_points, mean_squared, unit_vectors
 from .rows import chunks, distances, host_values, ranks, reads_are_free
 
 if TYPE_CHECKING:
@@ -30,7 +36,11 @@ if TYPE_CHECKING:
 
 
 def farthest_point_ranks(
-    x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"], keep: Int[Tensor, " b"], steps: int
+    x: Float[Tensor, "b v c"],
+    valid: Bool[Tensor, "b v"],
+    keep: Int[Tensor, " b"],
+    steps: int,
+    rest: bool = True,
 ) -> Int[Tensor, "b v"]:
     """Greedy max-min diversity: each step selects the token farthest from its nearest selected one, by cosine distance.
 
@@ -42,22 +52,25 @@ def farthest_point_ranks(
         valid: False on padding, which is never selected.
         keep: number of tokens to select per sample; with fewer valid tokens, all are selected.
         steps: the largest of ``keep``, on the host.
+        rest: False: all tokens that are not selected share one place, behind the selected ones.
     """
-    points = fixed_points(x, valid)
     if not reads_are_free(x):
-        return _farthest_points(points, valid, keep, steps)
+        return _farthest_points(fixed_points(x, valid), valid, keep, steps, rest)
 
-    def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
-        squared = points.of(sample, column)
-        near = points.from_next(sample, column)
-        first = loneliest(squared, len(column), near)
-        nearest = FarthestPoint(squared, len(column), first)
-        return select(nearest, count, first), nearest.gain
+    def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor | None]:
+        own = of_sample(x, sample, column)
+        points, bounds = TokenPoints(own), DistanceBounds(own)
+        first = loneliest(points, bounds)
+        nearest = FarthestPoint(points, bounds, count)
+        order = select(nearest, count, first)
+        if rest:
+            nearest.refresh(torch.arange(len(column)))
+        return order, nearest.gain if rest else None
 
-    return _one_by_one(choose, valid, keep)
+    return one_by_one(choose, valid, keep, rest)
 
 
-def _farthest_points(points: Points, valid: Tensor, keep: Tensor, steps: int) -> Tensor:
+def _farthest_points(points: Points, valid: Tensor, keep: Tensor, steps: int, rest: bool) -> Tensor:
     at = torch.arange(valid.shape[1], device=valid.device)
     rows = [at[some].expand(len(valid), -1) for some in chunks(valid.shape[1])]
     apart = [
@@ -75,7 +88,7 @@ def _farthest_points(points: Points, valid: Tensor, keep: Tensor, steps: int) ->
         distance = points.from_tokens(pick)[:, 0]
         closer = distance if step == 0 else torch.minimum(nearest, distance)
         nearest = torch.where(new.any(1, keepdim=True), closer, nearest)
-    return _with_rest(place, taken, nearest, valid)
+    return with_rest(place, taken, nearest if rest else None, valid)
 
 
 def greedy_dpp_map(
@@ -84,6 +97,7 @@ def greedy_dpp_map(
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
+    rest: bool = True,
 ) -> Int[Tensor, "b v"]:
     """Greedy most probable subset of a determinantal point process with kernel ``diag(q) cos(x, x) diag(q)``.
 
@@ -95,18 +109,21 @@ def greedy_dpp_map(
         x: the vectors to compare.
         quality: of every token, not negative.
         valid, keep, steps: as :func:`farthest_point_ranks`.
+        rest: False: tokens that are not selected are ordered by quality.
     """
     quality = quality.double().masked_fill(~valid, 0)
     return _greedy_map(
-        fixed_points(x, valid),
-        lambda squared, a, b: (1 - squared.double() / 2) * a[..., None] * b[..., None, :],
-        quality,
+        x,
+        FINE,
+        lambda squared, a, b: squared.mul_(-0.5).add_(1).mul_(a[..., None]).mul_(b[..., None, :]),
+        lambda points: quality,
         quality.square(),
         torch.zeros_like(valid, dtype=torch.long),
         torch.zeros_like(keep),
         valid,
         keep,
         steps,
+        rest,
     )
 
 
@@ -118,6 +135,7 @@ def greedy_gaussian_map(
     keep: Int[Tensor, " b"],
     steps: int,
     bandwidth: float = 1.0,
+    rest: bool = True,
 ) -> Int[Tensor, "b v"]:
     """Some given tokens, then, one by one, the token that all selected ones say least about.
 
@@ -134,18 +152,22 @@ def greedy_gaussian_map(
         held: number of given tokens per sample, at most ``keep``.
         valid, keep, steps: as :func:`farthest_point_ranks`.
         bandwidth: multiplies ``m``, above 0.
+        rest: False: tokens that are not selected follow in their order.
     """
-    points = fixed_points(x, valid, COARSE)
-    count = valid.sum(1).clamp(min=1)
-    # Whole numbers of at most 2**COARSE: exact in any order, in fp32 as long as the sum is below 2**24.
-    few = x.shape[1] <= 2 ** (24 - COARSE)
-    total = points.x.sum(1) if few else points.x.sum(1, dtype=torch.float64)
-    mean = total.double() / count[:, None]
-    spread = 2 * (points.norm.double().sum(1) / count - mean.square().sum(1)) * points.scale
-    rate = (0.5 / (bandwidth * spread.clamp(min=1e-6))).float()[:, None].expand_as(valid)
+
+    def rate(points: TokenPoints | Points) -> Tensor:
+        if isinstance(points, TokenPoints):
+            spread = points.mean_squared()
+        else:
+            count = valid.sum(1).clamp(min=1).double()
+            total, norm = points.x.sum(1, dtype=torch.float64), points.norm.sum(1, dtype=torch.float64)
+            spread = mean_squared(total, norm, count, points.scale)
+        return (0.5 / (bandwidth * spread.clamp(min=1e-6))).float()[:, None].expand_as(valid)
+
     return _greedy_map(
-        points,
-        lambda squared, a, b: torch.exp(-squared.float() * a[..., None]).double(),
+        x,
+        COARSE,
+        lambda squared, a, b: torch.exp(squared.float().mul_(-a[..., None])).double(),
         rate,
         valid.double(),
         given,
@@ -153,19 +175,22 @@ def greedy_gaussian_map(
         valid,
         keep,
         steps,
+        rest,
     )
 
 
 def _greedy_map(
-    points: Points,
+    x: Float[Tensor, "b v c"],
+    bits: int,
     kernel: Callable[[Tensor, Tensor, Tensor], Tensor],
-    weight: Float[Tensor, "b v"],
+    weigh: Callable[[Points | TokenPoints], Tensor],
     own: Float[Tensor, "b v"],
     given: Int[Tensor, "b v"],
     held: Int[Tensor, " b"],
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
+    rest: bool,
 ) -> Int[Tensor, "b v"]:
     """Greedy inference with the kernel ``kernel(squared distances, weight of the rows, weight of the columns)``."""
     behind = own - own.amax(1, keepdim=True) - 1
@@ -173,19 +198,23 @@ def _greedy_map(
         held_count = [int(i) for i in host_values(held)]
 
         def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
-            squared, mine = points.of(sample, column), weight[sample, column]
+            points = TokenPoints(of_sample(x, sample, column), bits)
+            weight = weigh(points)
+            mine = weight[sample if len(weight) > 1 else 0, column]
             some = min(held_count[sample], count)
             first = given[sample, column].argsort(stable=True)[:some]
-
-            def part(a: Tensor, b: Tensor) -> Tensor:
-                return kernel(squared(a, b), mine[a], mine[b])
-
-            found = Determinant(part, own[sample, column], count)
+            found = Determinant(points, kernel, mine, own[sample, column], count)
             order = select(found, count, first)
-            worth = found.worth(found.gain, torch.arange(len(column)))
+            if not rest:
+                return order, behind[sample, column]
+            every = torch.arange(len(column))
+            found.refresh(every)
+            worth = found.worth(found.gain, every)
             return order, torch.where(worth > -math.inf, found.gain, behind[sample, column])
 
-        return _one_by_one(choose, valid, keep)
+        return one_by_one(choose, valid, keep)
+    points = fixed_points(x, valid, bits)
+    weight = weigh(points)
     at = torch.arange(valid.shape[1], device=valid.device)
     steps = min(steps, valid.shape[1])
     gain = own
@@ -204,29 +233,8 @@ def _greedy_map(
         adds = new.any(1, keepdim=True) & (left > EXHAUSTED * own.gather(1, pick))
         factor[step] = torch.where(adds, row * left.clamp(min=torch.finfo(torch.float64).tiny).rsqrt(), 0)
         gain = gain - factor[step].square()
-    return _with_rest(place, taken, torch.where(gain > EXHAUSTED * own, gain, behind), valid)
-
-
-def _one_by_one(
-    choose: Callable[[int, Tensor, int], tuple[list[int], Tensor]],
-    valid: Bool[Tensor, "b v"],
-    keep: Int[Tensor, " b"],
-) -> Int[Tensor, "b v"]:
-    """The places of each sample by itself: ``choose(sample, its valid columns, count)`` gives selection and score."""
-    place, taken = torch.zeros(valid.shape, dtype=torch.long), torch.zeros_like(valid)
-    score = torch.zeros(valid.shape, dtype=torch.float64)
-    columns = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
-    sizes, counts = host_values(valid.sum(1)), host_values(keep)
-    for sample, (size, count) in enumerate(zip(sizes, counts, strict=True)):
-        column, wanted = columns[sample, : int(size)], int(min(count, size))
-        if not wanted:
-            continue
-        order, gain = choose(sample, column, wanted)
-        selected = column[order]
-        taken[sample, selected] = True
-        place[sample, selected] = torch.arange(len(order))
-        score[sample, column] = gain
-    return _with_rest(place, taken, score, valid)
+    score = torch.where(gain > EXHAUSTED * own, gain, behind) if rest else behind
+    return with_rest(place, taken, score, valid)
 
 
 def least_similar_places(
@@ -264,9 +272,4 @@ def least_similar_places(
         new = valid & ~taken & (rank < share[:, i : i + 1])
         place, taken = torch.where(new, count + rank, place), taken | new
         count = taken.sum(1, keepdim=True)
-    return _with_rest(place, taken, nearest, valid)
-
-
-def _with_rest(place: Tensor, taken: Tensor, score: Tensor, valid: Tensor) -> Tensor:
-    """The places of the selected tokens, followed by the others in order of descending score."""
-    return torch.where(taken, place, taken.sum(1, keepdim=True) + ranks(score, valid & ~taken))
+    return with_rest(place, taken, nearest, valid)

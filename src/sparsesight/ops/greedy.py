@@ -1,8 +1,9 @@
-"""Greedy selection for one sample, exact but in blocks.
+"""Greedy selection for one sample, exact but lazy and in blocks.
 
-A greedy step compares all tokens, but a gain never grows while others are selected. So the steps run within a block of
-the best candidates for as long as its best one beats what every other token had at most; then all tokens are brought up
-to date with one matrix product. The selection is that of the plain loop, token by token, ties included.
+A greedy step compares all tokens, but a gain never grows while others are selected: a gain that was computed earlier is
+an upper bound. So steps run within a block of the best candidates for as long as its best one beats what every other
+token has at most, and gains are computed anew only for tokens that seem good enough. The selection is that of the plain
+loop, token by token, ties included.
 
 Control flow depends on the data: for tensors on a CPU, where reading a number waits for nothing.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from array import array
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,22 +24,28 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 BLOCK = 128  # candidates compared at once
-# A gain below this fraction of a token's own is rounding, not new information.
-EXHAUSTED = 1e-5
 
 
 class Objective(ABC):
     """What is maximised, and the state of a selection."""
 
-    gain: Float[Tensor, " n"]  # of every token, up to date after `commit`; none of it ever grows
+    gain: Float[Tensor, " n"]  # at most so much is gained by a token; never less than what is
 
     @abstractmethod
     def worth(self, gain: Tensor, column: Tensor) -> Float[Tensor, " m"]:
         """What is compared: ``gain`` of the tokens ``column``, -inf if it is no longer worth selecting."""
 
+    def is_current(self, column: Int[Tensor, " m"]) -> bool:
+        """Whether ``gain`` of these tokens is what they add now. Default: :meth:`commit` sees to it."""
+        return True
+
+    def refresh(self, column: Int[Tensor, " m"]) -> None:
+        """Make ``gain`` of these tokens current."""
+        return
+
     @abstractmethod
-    def open(self, column: Int[Tensor, " m"]) -> None:
-        """Begin a block of candidates."""
+    def open(self, column: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """Begin a block of candidates, which are current; their gains."""
 
     @abstractmethod
     def pick(self, at: int) -> Float[Tensor, " m"]:
@@ -50,93 +57,7 @@ class Objective(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Bring the gains of all tokens up to date."""
-
-
-class FarthestPoint(Objective):
-    """The squared distance to the nearest selected token; the first one is given.
-
-    Args:
-        squared: squared distances between two sets of tokens.
-        tokens: their number.
-        first: the first selected token.
-    """
-
-    def __init__(self, squared: Callable[[Tensor, Tensor], Tensor], tokens: int, first: Tensor) -> None:
-        self._squared, self._all = squared, torch.arange(tokens)
-        self.gain = squared(first, self._all)[0]
-
-    def worth(self, gain: Tensor, column: Tensor) -> Tensor:
-        return gain
-
-    def open(self, column: Tensor) -> None:
-        self._column, self._picked = column, list[int]()
-        self._pairs = self._squared(column, column)
-        self._inside = self.gain[column]
-
-    def pick(self, at: int) -> Tensor:
-        self._picked.append(at)
-        self._inside = torch.minimum(self._inside, self._pairs[at])
-        return self._inside
-
-    def commit(self) -> None:
-        picked = self._column[self._picked]
-        self.gain = torch.minimum(self.gain, self._squared(picked, self._all).amin(0))
-
-
-class Determinant(Objective):
-    """The factor by which a token enlarges the determinant of the selected part of a kernel: pivoted Cholesky.
-
-    Args:
-        kernel: its part for two sets of tokens.
-        own: its diagonal.
-        keep: how many tokens are selected at most.
-    """
-
-    def __init__(
-        self, kernel: Callable[[Tensor, Tensor], Tensor], own: Float[Tensor, " n"], keep: int
-    ) -> None:
-        self._kernel, self._own, self._all = kernel, own, torch.arange(len(own))
-        self.gain = own.clone()
-        self._factor = own.new_empty(keep, len(own))
-        self._rows = 0
-
-    def worth(self, gain: Tensor, column: Tensor) -> Tensor:
-        # Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
-        return gain.float().masked_fill_(gain <= EXHAUSTED * self._own[column], -math.inf)
-
-    def open(self, column: Tensor) -> None:
-        self._column, self._picked = column, list[int]()
-        known = self._factor[: self._rows, column]
-        self._rest = self._kernel(column, column) - known.T @ known
-        self._new = known.new_empty(min(len(column), len(self._factor) - self._rows), len(column))
-        self._inside = self.gain[column]
-
-    def pick(self, at: int) -> Tensor:
-        new = self._new[: len(self._picked)]
-        row = (self._rest[at] - new[:, at] @ new) * self._inside[at].rsqrt()
-        self._new[len(new)] = row
-        self._picked.append(at)
-        self._inside = self._inside - row.square()
-        return self._inside
-
-    def pick_all(self) -> bool:
-        lower, failed = torch.linalg.cholesky_ex(self._rest)
-        left, own = lower.diagonal().square(), self._own[self._column]
-        if any(host_values(failed[None])) or not all(host_values(left > EXHAUSTED * own)):
-            return False  # some add nothing, and are left out
-        self._new[: len(lower)], self._picked = lower.T, list(range(len(lower)))
-        return True
-
-    def commit(self) -> None:
-        count = len(self._picked)
-        picked, upper = self._column[self._picked], self._new[:count, self._picked]
-        known = self._factor[: self._rows]
-        rest = self._kernel(picked, self._all) - known[:, picked].T @ known
-        new = torch.linalg.solve_triangular(upper.T.tril(), rest, upper=False)
-        self._factor[self._rows : self._rows + count] = new
-        self._rows += count
-        self.gain = self.gain - new.square().sum(0)
+        """End a block."""
 
 
 class Coverage(Objective):
@@ -155,8 +76,9 @@ class Coverage(Objective):
     def worth(self, gain: Tensor, column: Tensor) -> Tensor:
         return gain.float()
 
-    def open(self, column: Tensor) -> None:
+    def open(self, column: Tensor) -> Tensor:
         self._column, self._block = column, self._cover[:, column]
+        return self.gain[column]
 
     def pick(self, at: int) -> Tensor:
         self._covered = torch.maximum(self._covered, self._block[:, at : at + 1])
@@ -184,8 +106,8 @@ def select(objective: Objective, keep: int, given: Int[Tensor, " g"]) -> list[in
     order = [int(i) for i in host_values(given)]
     for start in range(0, len(order), BLOCK):
         column = given[start : start + BLOCK]
-        objective.open(column)
-        inside, some = objective.gain[column], objective.pick_all()
+        objective.refresh(column)
+        inside, some = objective.open(column), objective.pick_all()
         for at in () if some else range(len(column)):
             if host_values(objective.worth(inside[at : at + 1], column[at : at + 1]))[0] > -math.inf:
                 inside, some = objective.pick(at), True
@@ -193,26 +115,18 @@ def select(objective: Objective, keep: int, given: Int[Tensor, " g"]) -> list[in
             objective.commit()
     gone = torch.zeros(len(objective.gain), dtype=torch.bool)
     gone[given] = True
-    every = torch.arange(len(gone))
+    many = 2 * BLOCK
     while len(order) < keep:
-        worth = objective.worth(objective.gain, every).masked_fill(gone, -math.inf)
-        best = worth.argsort(descending=True, stable=True)[: BLOCK + 1]
-        column = best[:BLOCK].sort().values
-        number = host_values(column)
-        limit, after = -math.inf, math.inf
-        if len(best) > BLOCK:
-            limit, after = host_values(worth[best[BLOCK:]])[0], host_values(best[BLOCK:])[0]
-        objective.open(column)
-        candidate, picked = worth[column].clone(), list[int]()
-        closed = gone[column]
+        column, number, limit, after, many = _candidates(objective, gone, many)
+        candidate, best = objective.worth(objective.open(column), column), _Largest()
+        closed, picked = gone[column], list[int]()
         while len(order) + len(picked) < keep:
-            most, where = candidate.max(0)
-            value, at = host_values(most)[0], int(host_values(where)[0])
+            value, at = best.of(candidate.masked_fill_(closed, -math.inf))
             if value == -math.inf or value < limit or (value == limit and number[at] > after):
                 break
             picked.append(at)
             closed[at] = True
-            candidate = objective.worth(objective.pick(at), column).masked_fill(closed, -math.inf)
+            candidate = objective.worth(objective.pick(at), column)
         if not picked:
             break
         objective.commit()
@@ -221,33 +135,43 @@ def select(objective: Objective, keep: int, given: Int[Tensor, " g"]) -> list[in
     return order
 
 
-def loneliest(
-    squared: Callable[[Tensor, Tensor], Tensor], tokens: int, near: Float[Tensor, " n"]
-) -> Int[Tensor, " 1"]:
-    """The token whose nearest neighbour is farthest, the earlier one of equals.
+def _candidates(
+    objective: Objective, gone: Tensor, many: int
+) -> tuple[Tensor, array[float], float, float, int]:
+    """The best tokens in their order, on the device and on the host; what others are worth at most, the first of these.
 
-    Tokens are compared with all others a block at a time, beginning with those that seem loneliest, until the others
-    have a neighbour that is nearer than the best one's.
-
-    Args:
-        squared: squared distances between two sets of tokens.
-        tokens: their number.
-        near: the squared distance to some other token.
+    All of them are current. Those that only seem good are refreshed, ``many`` of them and more from round to round;
+    the last number is how many to begin with next time.
     """
-    every = torch.arange(tokens)
-    nearest, known = near.clone(), torch.zeros(tokens, dtype=torch.bool)
-    best = -math.inf
+    every = torch.arange(len(gone))
     while True:
-        open_ = nearest.masked_fill(known, -math.inf)
-        column = open_.argsort(descending=True, stable=True)[:BLOCK]
-        values = host_values(open_[column])
-        count = sum(value >= best and value > -math.inf for value in values)
-        if not count:
-            return nearest.masked_fill(~known, -math.inf).argmax(0, keepdim=True)
-        column = column[:count]
-        pairs = squared(column, every)
-        pairs[torch.arange(count), column] = math.inf
-        nearest = torch.minimum(nearest, pairs.amin(0))
-        nearest[column] = pairs.amin(1)
-        known[column] = True
-        best = max(best, max(host_values(nearest[column])))
+        worth = objective.worth(objective.gain, every).masked_fill_(gone, -math.inf)
+        best = worth.argsort(descending=True, stable=True)
+        column = best[:BLOCK]
+        if objective.is_current(column):
+            break
+        objective.refresh(best[:many] if many < len(best) else every)
+        many *= 4
+    limit, after = -math.inf, math.inf
+    if len(best) > BLOCK:
+        limit, after = host_values(worth[best[BLOCK : BLOCK + 1]])[0], host_values(best[BLOCK : BLOCK + 1])[0]
+    column = column.sort().values
+    # Where much had to be refreshed, most of it goes out of date each time: all at once is faster then.
+    again = len(gone) if many > 2 * len(gone) else max(many // 4, 2 * BLOCK)
+    return column, host_values(column), limit, after, again
+
+
+class _Largest:
+    """The largest number of a tensor on a CPU and where it first is, read without an allocation."""
+
+    def __init__(self) -> None:
+        self._value, self._at = array("d", [0.0]), array("q", [0])
+        self._out = {d: torch.empty(1, dtype=d) for d in (torch.float32, torch.float64)}
+        self._where = torch.frombuffer(self._at, dtype=torch.int64)
+        self._into = torch.frombuffer(self._value, dtype=torch.float64)
+
+    def of(self, x: Float[Tensor, " m"]) -> tuple[float, int]:
+        value = self._out[x.dtype]
+        torch.max(x, 0, keepdim=True, out=(value, self._where))
+        self._into.copy_(value)
+        return self._value[0], self._at[0]

@@ -50,21 +50,8 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
     with torch.no_grad():
         # Three passes over the distances, a bounded number of rows at a time: memory stays linear in the tokens.
         # Exact differences, not a matmul: every decision below depends on these, and must not depend on the batch.
-        density, largest = [], x.new_zeros(b)
-        for rows in chunks(m):
-            pair = valid[:, rows, None] & valid[:, None]
-            distance = _distance(x[:, rows], x)
-            nearest = distance.masked_fill(~pair, math.inf).square().sort(dim=-1).values[..., :width]
-            counted = exists[:, None, : nearest.shape[-1]] & nearest.isfinite()
-            density.append(-nearest.masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
-            largest = torch.maximum(largest, distance.masked_fill(~pair, 0).amax((1, 2)))
-        log_density = torch.cat(density, 1)
-        separation = []
-        for rows in chunks(m):
-            denser = valid[:, rows, None] & valid[:, None]
-            denser &= log_density[:, None] > log_density[:, rows, None]
-            separation.append(_distance(x[:, rows], x).masked_fill(~denser, math.inf).amin(-1))
-        delta = torch.cat(separation, 1)
+        log_density, largest = _log_density(x, valid, exists, count)
+        delta = _separation(x, valid, log_density)
         delta = torch.where(delta.isinf(), largest[:, None], delta)
         centre = _peaks(log_density + delta.log(), sizes, clusters, width)
         centres = gather_rows(x, centre)
@@ -81,6 +68,41 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
         weight = ((assign[:, None] == own[:, some, None]) & valid[:, None]).float()
         tokens.append(weight @ x / (weight.sum(-1, keepdim=True) + 1e-6))
     return Merge(torch.cat(tokens, 1), centre, assign, exists)
+
+
+def _log_density(
+    x: Float[Tensor, "b m c"],
+    valid: Bool[Tensor, "b m"],
+    exists: Bool[Tensor, "b q"],
+    count: Int[Tensor, "b 1"],
+) -> tuple[Float[Tensor, "b m"], Float[Tensor, " b"]]:
+    """The logarithm of every token's density, and the largest distance of a sample."""
+    m, width = x.shape[1], exists.shape[1]
+    density, largest = [], x.new_zeros(x.shape[0])
+    for rows in chunks(m):
+        pair = valid[:, rows, None] & valid[:, None]
+        distance = _distance(x[:, rows], x)
+        largest = torch.maximum(largest, distance.masked_fill(~pair, 0).amax((1, 2)))
+        squared = distance.masked_fill_(~pair, math.inf).square_()
+        nearest = squared.topk(min(width, m), dim=-1, largest=False).values
+        counted = exists[:, None, : nearest.shape[-1]] & nearest.isfinite()
+        density.append(-nearest.masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
+    return torch.cat(density, 1), largest
+
+
+def _separation(
+    x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"], log_density: Float[Tensor, "b m"]
+) -> Float[Tensor, "b m"]:
+    """The distance of every token to the nearest denser one, which are among those before it in order of density."""
+    order = log_density.masked_fill(~valid, -math.inf).argsort(dim=1, descending=True, stable=True)
+    x, dense, valid = gather_rows(x, order), log_density.gather(1, order), valid.gather(1, order)
+    separation = []
+    for rows in chunks(x.shape[1]):
+        denser = valid[:, rows, None] & valid[:, None, : rows.stop]
+        denser &= dense[:, None, : rows.stop] > dense[:, rows, None]
+        distance = _distance(x[:, rows], x[:, : rows.stop])
+        separation.append(distance.masked_fill_(~denser, math.inf).amin(-1))
+    return torch.empty_like(dense).scatter_(1, order, torch.cat(separation, 1))
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
