@@ -27,10 +27,11 @@ __all__ = ["drawable"]  # a fixture
 
 SHAPES = ("scenes", "scenes-b", "scenes-c", "scenes-occluded", "scenes-clutter")
 MIXED = ("scenes-mixed", "scenes-mixed-b", "scenes-new-things", "scenes-new-fonts", "scenes-new-words")
+CLIPS = ("clips", "clips-static", "clips-static-b")
 
 
 def test_the_tasks_are_these() -> None:
-    assert tuple(SCENES) == SHAPES + MIXED
+    assert tuple(SCENES) == SHAPES + MIXED + CLIPS
     assert scene_set("scenes-mixed") is SCENES["scenes-mixed"] and scene_set("mme") is None
     less = scene_set("scenes@64")
     assert less is not None and (less.split, less.tokens) == ("test", 64)

@@ -237,8 +237,9 @@ class StageInput:
         """The mean cosine of each visual token and the text tokens that score it; zero on padding."""
         text = ops.unit_vectors(self.text_features(), self.text)
         question = text.sum(1, keepdim=True) / self.text.sum(1).clamp(min=1)[:, None, None]
-        # A few tokens at a time: what is computed of them stays in a processor's cache.
-        parts = zip(self.column.split(ROW_CHUNK, 1), self.visual.split(ROW_CHUNK, 1), strict=True)
+        # On a CPU, a few tokens at a time: what is computed of them stays in the processor's cache.
+        many = ROW_CHUNK if self.hidden.device.type == "cpu" else max(self.column.shape[1], 1)
+        parts = zip(self.column.split(many, 1), self.visual.split(many, 1), strict=True)
         alike = [
             ops.unit_vectors(ops.gather_rows(self.hidden, column), visual).mul_(question).sum(-1)
             for column, visual in parts

@@ -15,6 +15,7 @@ from ..scenes.mixed.answers import score
 from ..scenes.mixed.packages import check_installed
 from ..scenes.objects import GRID
 from .cell_file import CellFile
+from .clip_scenes import clip_items, static_items
 from .image_task import Scorer, exact, pictures_of
 from .mixed_scenes import mixed_items
 from .records import Item
@@ -70,6 +71,9 @@ SCENES = {
     "scenes-new-things": _mixed("new-things"),
     "scenes-new-fonts": _mixed("new-fonts"),
     "scenes-new-words": _mixed("new-words"),
+    "clips": SceneSet("test", clip_items, scorer=score, answer_tokens=SENTENCE_TOKENS),
+    "clips-static": SceneSet("test", static_items),
+    "clips-static-b": SceneSet("test-b", static_items),
 }
 
 

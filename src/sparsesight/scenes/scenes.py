@@ -129,20 +129,25 @@ def _paint(objects: Objects, rng: Rng, recipe: Recipe) -> Image.Image:
         left, top = rng.randint(SIDE - len(scrap) + 1, size=2)
         blend(canvas, left, top, rng.randint(10, 50) + rng.randint(-15, 16, size=3), scrap)
     for item in objects:
-        extent = item.extent
-        color = np.array(COLORS[item.color]) + rng.randint(-14, 15, size=3)
-        slope = rng.randint(-14, 15, size=2)  # a soft shade across the object
-        shade = (np.arange(extent) * slope[0])[None, :] + (np.arange(extent) * slope[1])[:, None]
-        blend(canvas, item.left, item.top, color + (shade // extent)[..., None], stencil(item.shape, extent))
-        if item.letter:
-            ink = letter_stencil(item.letter, 3 * extent // 4)
-            margin = (extent - len(ink)) // 2
-            blend(canvas, item.left + margin, item.top + margin, np.array([15, 15, 15]), ink)
+        paint_object(canvas, item, rng)
     for item in objects:
         if recipe.bars and not item.letter and rng.random_sample() < recipe.bars:
             _hide(canvas, item, rng)
     canvas += rng.randint(-6, 7, size=(SIDE, SIDE, 1))
     return Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+
+
+def paint_object(canvas: np.ndarray, item: SceneObject, rng: Rng) -> None:
+    """Paint an object over `canvas` in place, in a shade of its colour."""
+    extent = item.extent
+    color = np.array(COLORS[item.color]) + rng.randint(-14, 15, size=3)
+    slope = rng.randint(-14, 15, size=2)  # a soft shade across the object
+    shade = (np.arange(extent) * slope[0])[None, :] + (np.arange(extent) * slope[1])[:, None]
+    blend(canvas, item.left, item.top, color + (shade // extent)[..., None], stencil(item.shape, extent))
+    if item.letter:
+        ink = letter_stencil(item.letter, 3 * extent // 4)
+        margin = (extent - len(ink)) // 2
+        blend(canvas, item.left + margin, item.top + margin, np.array([15, 15, 15]), ink)
 
 
 def _hide(canvas: np.ndarray, item: SceneObject, rng: Rng) -> None:
