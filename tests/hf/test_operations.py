@@ -56,7 +56,7 @@ RECORD = {
     "divprune": {
         "layout": LAYOUT,
         "rest": (25, 15, 18338, 4434),
-        "scoring": (1491, 1039, 1758818, 301968),
+        "scoring": (1445, 993, 1700914, 357232),
         "selection": (11, 9, 7000, 1600),
         "gather": (32, 25, 111218, 99578),
         "masks": (13, 3, 17408, 17408),
@@ -92,7 +92,8 @@ def numbers(count: Count) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize("method", RECORD)
-def test_each_part_does_what_is_recorded(method: str) -> None:
+def test_each_part_does_what_is_recorded(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsesight.ops.bounds.rough_dtype", lambda: torch.float32)  # on every processor
     found = {part: numbers(count) for part, count in counted(method).items() if part}
     assert set(found) <= set(PARTS)
     if torch.__version__.startswith(RECORDED_WITH):
