@@ -14,7 +14,7 @@ import psutil
 from sparsesight.vllm.metrics import COUNTERS
 
 from .asking import Outcome
-from .pool import ANSWERED, REFUSED, Case
+from .pool import ANSWERED, Case
 
 GROWTH = 20.0  # kB of resident memory for each request, over the second half of them, above which it counts as a leak
 BLOCK = 32  # tokens of a block of keys
@@ -83,7 +83,7 @@ def report(
         "requests": len(outcomes),
         "seconds": round(seconds, 1),
         "outcomes": {kind: dict(sorted(found.items())) for kind, found in sorted(by_kind.items())},
-        "wrong_answers": sum(bool(x.wrong) for x in outcomes if x.kind not in REFUSED),
+        "wrong_answers": sum(bool(x.wrong) for x in outcomes if x.status == 200),
         "largest_deviation": max((x.deviation for x in outcomes), default=0.0),
         "solo_answers": sum(len(cases[kind]) for kind in ANSWERED),
         "seconds_p50": round(times[len(times) // 2], 3) if times else None,

@@ -120,7 +120,10 @@ def test_preempted_and_aborted_requests_and_prompts_in_parts(opened: Any) -> Non
 
 
 def test_specs_of_different_stages_are_no_group() -> None:
-    from vllm.v1.core.kv_cache_utils import is_kv_cache_spec_uniform
+    try:
+        from vllm.v1.core.kv_cache_utils import is_kv_cache_spec_uniform
+    except ImportError:  # vLLM 0.33
+        from vllm.v1.core.kv_cache_planning import is_kv_cache_spec_uniform
     from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
     from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
