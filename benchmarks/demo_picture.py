@@ -32,7 +32,7 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 1050})
+        page = browser.new_page(viewport={"width": 1280, "height": 1200})
         page.goto(address)
         expect(page.locator("#ss-picture img").first).to_be_visible(timeout=WAIT)
         page.locator("#ss-ask-run").click()
