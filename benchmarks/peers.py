@@ -1,25 +1,17 @@
-"""Times other implementations and ours on identical weights and prompts, taking turns.
+"""Times other implementations and ours on identical random weights and prompts, taking turns.
 
-    python benchmarks/peers.py --model llava-hf/llava-1.5-7b-hf --dtype float16 --device cuda --retain 192 \\
-        --checkout ~/SparseVLMs --python ~/SparseVLMs/.venv/bin/python --checkout-model liuhaotian/llava-v1.5-7b \\
-        --out runs/peers.json
+    python benchmarks/peers.py --peer sparsevlm-v2.0 CHECKOUT PYTHON --peer divprune CHECKOUT PYTHON --out FOLDER
 
-Every contestant is a process in an environment of its own: the checkouts of others pin versions of transformers that
-do not go together with ours, or with each other. All are loaded first and asked in turns, in random order, so that a
-machine that drifts does so for all; with ``--apart`` one is loaded after the other, for a memory that does not hold
-them together. Whether the weights are the same is checked by a hash of every matrix of the decoder; prompts are the
-same token ids and the same pixels. Timed are whole calls of ``generate``.
+Each ``--peer`` names a known one (``benchmarks/peering/contestants.py``), a folder with its code and the interpreter of
+an environment that this code runs in; nothing is downloaded. Every contestant is a process of its own, since the
+checkouts pin versions of transformers that do not go together with ours. A process holds one model and several
+settings of it: dense, and pruned as its own scripts do; ours holds, for each of these, the same counts at the same
+layers. All read the same weights from one file (compared by a hash of every matrix of the decoder) and the same prompt.
 
-With ``--checkout`` alone the contestants are the dense model and SparseVLM's method in both. Others are listed in a
-file, ``--contestants FILE``: a JSON list of objects with
-
-    name         what the table calls it; the first one is what the others are compared with
-    adapter      ours, llava, or the path of a file that defines load(job), as those in benchmarks/peering/ do
-    python       interpreter of its environment; this one if left out
-    checkout     folder that is put before Python's path
-    model        its checkpoint; --model if left out
-    options      for the adapter
-    environment  variables of its process
+Every setting is first looked at without a clock: tokens per layer, bytes of the cache, peak memory of tensors, kept
+tokens. Then all settings of all contestants take turns in random order; the time of a turn is that of the processor,
+from pixels to the first token. Speed-ups are medians over the rounds of dense over pruned within a round, each
+contestant by its own dense model.
 """
 
 from __future__ import annotations
@@ -27,47 +19,21 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from peering.contestants import ADAPTERS, Failed, Worker, read_contestants, usual, working
+from peering.checkpoint import QUESTION, VOCABULARY, write_checkpoint
+from peering.contestants import KNOWN, TILE, Failed, Worker, working
+from peering.presenting import agreement, summary, table
 
-QUESTION = "What is in the picture, and where? Answer in one sentence."
-
-
-def make_prompt(model: str, path: Path, question: str, picture: Path | None) -> dict[str, int]:
-    """Write the ids before and after the picture, and its pixels; returns how many tokens there are.
-
-    Raises:
-        Failed: if the model's processor puts no single picture there.
-    """
-    import torch
-    from PIL import Image
-    from transformers import AutoConfig, AutoProcessor
-
-    from sparsesight.bundled import default_picture
-
-    processor: Any = AutoProcessor.from_pretrained(model)
-    token = AutoConfig.from_pretrained(model).image_token_id
-    image = Image.open(picture or default_picture()).convert("RGB")
-    inputs = processor(text=f"USER: <image>\n{question} ASSISTANT:", images=image, return_tensors="pt")
-    ids = inputs["input_ids"][0]
-    places = (ids == token).nonzero()[:, 0]
-    if not len(places) or places[-1] - places[0] + 1 != len(places) or inputs["pixel_values"].ndim != 4:
-        raise Failed(f"--model {model}: its prompt has no single picture; give a LLaVA-1.5")
-    prompt = {
-        "before": ids[: places[0]].clone(),
-        "after": ids[places[-1] + 1 :].clone(),
-        "pixels": inputs["pixel_values"],
-        "visual": len(places),
-    }
-    torch.save(prompt, path)
-    return {"visual": len(places), "text": len(ids) - len(places)}
+SHAPE = {"layers": 24, "hidden": 1024, "ffn": 2816, "heads": 16, "text": 64}
+# Ours with its own schedule, at budgets that the peers' schedules are named after.
+OWN = {f"sparsevlm+, {n}, own schedule": f"sparsevlm+(retain={n})" for n in (192, 64)}
 
 
 def check_weights(reference: Worker, worker: Worker) -> None:
@@ -84,85 +50,69 @@ def check_weights(reference: Worker, worker: Worker) -> None:
             if wrong
             else "no matrix was recognised"
         )
-        raise Failed(
-            f"{worker.name} does not have the weights of {reference.name}: {what}; give the same checkpoint"
-        )
+        raise Failed(f"{worker.name} does not have the weights of {reference.name}: {what}")
 
 
-def race(
-    contestants: Sequence[dict[str, Any]],
-    jobs: Sequence[dict[str, Any]],
-    repeats: int,
-    steps: int,
-    apart: bool,
-) -> list[dict[str, Any]]:
-    """Every contestant's turns; the first turn of each warms it up and is not counted.
+class Entry:
+    """A setting of a contestant, and all that was found of it."""
+
+    def __init__(self, worker: Worker, name: str, options: dict[str, Any], twin: str | None = None) -> None:
+        self.worker, self.name, self.options, self.twin = worker, name, options, twin
+        self.seen: dict[str, Any] = {}
+        self.turns: list[dict[str, float]] = []
+
+    def ask(self, look: bool) -> dict[str, Any]:
+        said = self.worker.ask({"look": look, "options": self.options})
+        if "failed" in said and not look:
+            raise Failed(f"{self.worker.name}, {self.name}: {said['failed']}")
+        return said
+
+
+def entries(
+    ours: Worker, peers: dict[str, Worker], tiles: int, own: bool, only: Sequence[str]
+) -> list[Entry]:
+    """Every setting of every contestant, or dense and those named; our dense model is the first."""
+    found = [Entry(ours, "dense", {})]
+    if own:
+        found += [Entry(ours, name, {"method": method}) for name, method in OWN.items()]
+    for peer, worker in peers.items():
+        found.append(Entry(worker, "dense", {}))
+        for setting in KNOWN[peer].settings(tiles):
+            if only and setting.name not in only:
+                continue
+            twin = f"as {peer}, {setting.name}"
+            found.append(Entry(ours, twin, {"method": setting.ours}))
+            found.append(Entry(worker, setting.name, setting.options, twin))
+    return found
+
+
+def race(all_of_them: Sequence[Entry], repeats: int) -> Iterator[int]:
+    """Look at every setting, then time those that run, and yield after each round; what one raises is written down."""
+    for entry in all_of_them:
+        entry.seen = entry.ask(look=True)
+        print(f"{entry.worker.name}, {entry.name}: {entry.seen.get('failed', 'runs')}", file=sys.stderr)
+    running = [entry for entry in all_of_them if "failed" not in entry.seen]
+    shuffle = random.Random(0)
+    for count in range(repeats):
+        for entry in shuffle.sample(running, len(running)):
+            entry.turns.append(entry.ask(look=False))
+        print(f"round {count + 1} of {repeats}", file=sys.stderr)
+        yield count + 1
+
+
+def parse_shape(text: str) -> dict[str, int]:
+    """``layers=24,hidden=1024``: what is not named keeps its default.
 
     Raises:
-        Failed: if one cannot be loaded, fails in a turn, or has other weights.
+        Failed: naming the part that is wrong.
     """
-    results: list[dict[str, Any]] = [{"name": x["name"], "turns": []} for x in contestants]
-
-    def take(i: int, worker: Worker, count: bool) -> None:
-        said = worker.ask(str(steps))
-        if count:
-            results[i]["turns"].append(said)
-
-    shuffle = random.Random(0)
-    first: Worker | None = None
-    with ExitStack() as all_loaded:
-        groups = [[i] for i in range(len(contestants))] if apart else [list(range(len(contestants)))]
-        for group in groups:
-            with ExitStack() as loaded:
-                stack = loaded if apart else all_loaded
-                workers = {i: stack.enter_context(working(contestants[i], jobs[i])) for i in group}
-                for i, worker in workers.items():
-                    first = worker if first is None else first
-                    check_weights(first, worker)
-                    results[i]["environment"] = worker.said["ready"]
-                for count in range(repeats + 1):
-                    for i in shuffle.sample(group, len(group)):
-                        take(i, workers[i], bool(count))
-    return results
-
-
-def summary(results: Sequence[dict[str, Any]], apart: bool) -> list[dict[str, Any]]:
-    """Medians with spread, and how often the first one's time each needs; within turns where they took turns."""
-    rows = []
-    for result in results:
-        row: dict[str, Any] = {"name": result["name"], "tokens": result["turns"][-1]["tokens"]}
-        for key in ("first_token_ms", "first_token_cpu_ms", "token_ms", "token_cpu_ms"):
-            mine, reference = (
-                [turn[key] for turn in x["turns"] if key in turn] for x in (result, results[0])
-            )
-            if not mine:
-                continue
-            row[key] = {"min": min(mine), "median": median(mine), "max": max(mine)}
-            if apart:
-                row[key]["speedup"] = median(reference) / median(mine)
-            else:
-                row[key]["speedup"] = median(a / b for a, b in zip(reference, mine, strict=True))
-        rows.append(row)
-    return rows
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown."""
-    lines = [
-        "| contestant | first token ms | speed-up (processor) | per token ms | speed-up |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        first, cpu, token = row["first_token_ms"], row["first_token_cpu_ms"], row.get("token_ms")
-        cells = [
-            row["name"],
-            f"{first['median']:.1f} ({first['min']:.1f} to {first['max']:.1f})",
-            f"{first['speedup']:.2f}x ({cpu['speedup']:.2f}x)",
-            "-" if token is None else f"{token['median']:.2f}",
-            "-" if token is None else f"{token['speedup']:.2f}x",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    sizes = dict(SHAPE)
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in SHAPE or not value.isdigit() or not int(value):
+            raise Failed(f"--shape: {part!r} is not NAME=NUMBER with a name out of {', '.join(SHAPE)}")
+        sizes[name] = int(value)
+    return sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,72 +120,99 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", required=True, help="checkpoint for transformers; its processor makes the prompt"
+        "--peer", nargs=3, action="append", default=[], metavar=("NAME", "CHECKOUT", "PYTHON")
     )
-    parser.add_argument("--contestants", type=Path, help="JSON list")
-    parser.add_argument("--checkout", type=Path, help="of SparseVLM's code, in place of a list")
-    parser.add_argument("--python", help="interpreter of the checkout's environment")
-    parser.add_argument("--checkout-model", help="the same weights in the checkout's format")
-    parser.add_argument("--retain", type=int, default=192)
-    parser.add_argument("--use-version", default="2_0", choices=("1_0", "1_5", "2_0"))
-    parser.add_argument("--question", default=QUESTION)
-    parser.add_argument("--picture", type=Path, help="default: one that ships with SparseSight")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=16, help="further tokens")
-    parser.add_argument("--apart", action="store_true", help="load one contestant after the other")
-    parser.add_argument("--out", type=Path, help="JSON with every turn")
+    parser.add_argument("--shape", default="", help="such as layers=24,hidden=1024,ffn=2816,heads=16,text=64")
+    parser.add_argument("--tiles", type=int, default=1, help="pictures of 576 tokens in the prompt")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--setting", action="append", default=[], help="only dense and this one; may be repeated"
+    )
+    parser.add_argument(
+        "--own", action="store_true", help="also ours with its own schedule, at 192 and 64 tokens"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="folder of the weights; written if it does not exist")
+    parser.add_argument("--out", type=Path, help="folder for results.json and table.md")
     given = parser.parse_args(arguments)
-    if (given.contestants is None) == (given.checkout is None):
-        raise Failed("give --contestants or --checkout, one of them")
-    if given.repeats < 1 or given.steps < 0:
-        raise Failed("--repeats is at least 1, --steps at least 0")
-    if given.checkout is not None:
-        if not given.checkout.is_dir():
-            raise Failed(f"--checkout {given.checkout} is no folder")
-        if given.checkout_model is None:
-            raise Failed("--checkout needs --checkout-model, the same weights in its own format")
-        contestants = usual(
-            given.checkout, given.python, given.checkout_model, given.retain, given.use_version
-        )
-    else:
-        contestants = read_contestants(given.contestants)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prompt.pt"
-        sizes = make_prompt(given.model, path, given.question, given.picture)
-        jobs = [
-            {
-                "adapter": str(ADAPTERS / f"{x['adapter']}.py")
-                if (ADAPTERS / f"{x['adapter']}.py").exists()
-                else str(Path(x["adapter"]).resolve()),
-                "checkout": x.get("checkout"),
-                "model": x.get("model") or given.model,
-                "options": x.get("options") or {},
-                "device": given.device,
-                "dtype": given.dtype,
-                "threads": given.threads,
-                "prompt": str(path),
-            }
-            for x in contestants
-        ]
-        for x, job in zip(contestants, jobs, strict=True):
-            if not Path(job["adapter"]).exists():
-                raise Failed(f"{x['name']}: there is no adapter {x['adapter']!r}")
-        results = race(contestants, jobs, given.repeats, given.steps, given.apart)
-    rows = summary(results, given.apart)
-    print(table(rows))
-    if given.out is not None:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()}
+    sizes = parse_shape(given.shape)
+    if given.tiles < 1 or given.threads < 1 or given.repeats < 1:
+        raise Failed("--tiles, --threads and --repeats are at least 1")
+    for name, checkout, _ in given.peer:
+        if name not in KNOWN:
+            raise Failed(f"--peer {name}: the known ones are {', '.join(KNOWN)}")
+        if not Path(checkout).is_dir():
+            raise Failed(f"--peer {name}: {checkout} is no folder")
+        names = [setting.name for setting in KNOWN[name].settings(given.tiles)]
+        if given.setting and not {*given.setting} & {*names}:
+            raise Failed(f"--setting: {name} has {', '.join(names)}")
+    if len({name for name, _, _ in given.peer}) < len(given.peer):
+        raise Failed("--peer: name each of them once")
+    with ExitStack() as loaded:
+        folder = str(given.checkpoint or loaded.enter_context(tempfile.TemporaryDirectory()))
+        prompt = checkpoint_in(Path(folder), sizes, given.tiles, given.seed)
+        job = {
+            "folder": folder,
+            "threads": given.threads,
+            "vocabulary": VOCABULARY,
+            "question": QUESTION,
+            "checkout": "",
+        }
+        threads = {"OMP_NUM_THREADS": str(given.threads)}
+        ours = loaded.enter_context(working("sparsesight", sys.executable, threads, "ours", job))
+        peers: dict[str, Worker] = {}
+        for name, checkout, python in given.peer:
+            known = KNOWN[name]
+            own_job = {**job, "checkout": str(Path(checkout).resolve())}
+            environment = {**threads, **dict(known.environment), "PYTHONPATH": ""}
+            peers[name] = loaded.enter_context(working(name, python, environment, known.adapter, own_job))
+            check_weights(ours, peers[name])
         about = {
             "date": time.strftime("%Y-%m-%d"),
-            "settings": settings,
-            "prompt": sizes,
-            "contestants": contestants,
+            "shape": sizes,
+            "prompt": prompt,
+            "seed": given.seed,
+            "threads": given.threads,
+            "contestants": {worker.name: described(worker) for worker in (ours, *peers.values())},
         }
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps({**about, "rows": rows, "results": results}, indent=1) + "\n")
+        found = entries(ours, peers, given.tiles, given.own, given.setting)
+        for rounds in race(found, given.repeats):
+            rows, agreed = summary(found), agreement(found)
+            text = table(rows, agreed, prompt)
+            if given.out is not None:
+                given.out.mkdir(parents=True, exist_ok=True)
+                results = {**about, "rounds": rounds, "rows": rows, "agreement": agreed}
+                (given.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+                (given.out / "table.md").write_text(text + "\n")
+    print(text)
+
+
+def checkpoint_in(folder: Path, sizes: dict[str, int], tiles: int, seed: int) -> dict[str, int]:
+    """Write the checkpoint, or take the one that is there; how many visual and text tokens its prompt has.
+
+    Raises:
+        Failed: what is there was written for another shape, prompt or seed.
+    """
+    wanted = {**sizes, "tiles": tiles, "seed": seed}
+    shape = folder / "shape.json"
+    if not shape.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(folder, wanted)
+    elif json.loads(shape.read_text()) != wanted:
+        raise Failed(f"--checkpoint {folder} holds {shape.read_text()}, not {wanted}: name another folder")
+    return {"visual": tiles * TILE, "text": sizes["text"]}
+
+
+def described(worker: Worker) -> dict[str, Any]:
+    """Where its code is from, what it runs in, and what its adapter changes."""
+    known = KNOWN.get(worker.name)
+    return {
+        "repository": known.repository if known else "this one",
+        "variables": dict(known.environment) if known else {},
+        "environment": worker.said["ready"],
+        "changes": worker.said["changes"],
+    }
 
 
 if __name__ == "__main__":

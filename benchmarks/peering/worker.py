@@ -1,4 +1,4 @@
-"""One contestant: loads a model through an adapter, then answers its parent's requests line by line.
+"""One contestant: builds a model through its adapter, then answers its parent's requests line by line.
 
 It runs in the environment of the code that it measures, so it needs torch and nothing of SparseSight. What that code
 prints goes to standard error; the parent reads JSON from the standard output.
@@ -7,6 +7,7 @@ prints goes to standard error; the parent reads JSON from the standard output.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -15,12 +16,13 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).resolve().parent
+MEMORY = HERE.parents[1] / "src" / "sparsesight" / "profiling" / "peak_memory.py"  # it imports only torch
 # Weights of the decoder under the names that all ports of Llama use, whatever stands before.
 OWN = re.compile(r"(?:^|\.)layers\.(\d+\.(?:self_attn|mlp)\..+)$")
-FOREIGN = re.compile(r"vision|visual|image_tower|flash_attn")
 
 
 def main() -> None:
@@ -33,38 +35,46 @@ def main() -> None:
 
     try:
         job = json.loads(sys.stdin.readline())
-        if job.get("checkout"):
-            sys.path.insert(0, job["checkout"])
+        # Not this folder, whose files have names that others have as well; its parent last, for the adapters.
+        sys.path[:] = [*sys.path[1:], str(HERE.parent)]
         import torch
 
-        if job["threads"]:
-            torch.set_num_threads(job["threads"])
-        prompt = torch.load(job["prompt"], map_location=job["device"])
-        module, answer = adapter(job["adapter"]).load(job)
-        say(ready=about(job), weights=fingerprint(module, job["dtype"]))
-        for line in sys.stdin:
-            say(**turn(answer, prompt, job["device"], int(line)))
+        torch.set_num_threads(job["threads"])
+        prompt = torch.load(Path(job["folder"], "prompt.pt"))
+        job.update(visual=prompt["visual"], before=len(prompt["before"]))
+        module = loaded("adapter", Path(job["adapter"]))
+        sys.path[:0] = [str(Path(job["checkout"], part).resolve()) for part in module.PATHS]
+        peer = module.Peer(job)
+        say(ready=about(), changes=module.CHANGES, weights=fingerprint(peer.decoder))
     except Exception as error:
         traceback.print_exc()
         say(failed=f"{type(error).__name__}: {error}")
+        return
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            with torch.inference_mode():
+                peer.choose(request["options"])
+                say(**(look if request["look"] else turn)(peer, prompt))
+        except Exception as error:
+            traceback.print_exc()
+            say(failed=f"{type(error).__name__}: {error}")
 
 
-def adapter(path: str) -> Any:
-    """The module of an adapter's file."""
-    spec = importlib.util.spec_from_file_location("contestant", path)
+def loaded(name: str, path: Path) -> Any:
+    """The module of a file."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def about(job: dict[str, Any]) -> dict[str, Any]:
+def about() -> dict[str, Any]:
     import torch
     import transformers
 
-    cuda = job["device"].startswith("cuda")
     return {
-        "device": torch.cuda.get_device_name(job["device"]) if cuda else platform.processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -72,41 +82,38 @@ def about(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def fingerprint(module: Any, dtype: str) -> dict[str, str]:
-    """A hash of each weight of the decoder's layers, taken in ``dtype``."""
-    import torch
-
+def fingerprint(module: Any) -> dict[str, str]:
+    """A hash of each weight of the decoder's layers."""
     found = {}
     for name, value in module.state_dict().items():
         match = OWN.search(name)
-        if match and not FOREIGN.search(name):
-            flat = value.detach().flatten()
-            ends = torch.cat((flat[:64], flat[-64:])).to(getattr(torch, dtype)).float().cpu()
-            seen = f"{list(value.shape)} {ends.tolist()}"
+        if match and "vision" not in name and "text_tower" not in name:
+            flat = value.detach().float().flatten()
+            seen = f"{list(value.shape)} {flat[:64].tolist()} {flat[-64:].tolist()}"
             found[match.group(1)] = hashlib.sha256(seen.encode()).hexdigest()[:16]
     return found
 
 
-def turn(answer: Callable[[Any, int], list[int]], prompt: Any, device: str, steps: int) -> dict[str, Any]:
-    """Milliseconds of the whole call up to the first token, and of each of ``steps`` further ones."""
-    tokens, wall, cpu = timed(lambda: answer(prompt, 1), device)
-    made: dict[str, Any] = {"tokens": tokens, "first_token_ms": wall, "first_token_cpu_ms": cpu}
-    if steps:
-        made["tokens"], longer, longer_cpu = timed(lambda: answer(prompt, 1 + steps), device)
-        made["token_ms"], made["token_cpu_ms"] = (longer - wall) / steps, (longer_cpu - cpu) / steps
-    return made
+def look(peer: Any, prompt: Any) -> dict[str, Any]:
+    """Once, without a clock: what is kept, the cache, and the peak memory of tensors."""
+    with loaded("peak_memory", MEMORY).Memory() as memory:
+        seen = peer.look(prompt)
+    cache = seen.pop("cache")
+    text = len(prompt["before"]) + len(prompt["after"])
+    return {
+        **seen,
+        "peak_bytes": memory.peak,
+        "cache_bytes": sum(x.numel() * x.element_size() for layer in cache for x in layer),
+        "visual_per_layer": [keys.shape[-2] - text for keys, _ in cache],
+    }
 
 
-def timed(work: Callable[[], list[int]], device: str) -> Any:
-    import torch
-
-    wait = (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else (lambda: None)
-    wait()
+def turn(peer: Any, prompt: Any) -> dict[str, Any]:
+    """Seconds of one call up to the first token, by the wall clock and of the processor."""
     wall, cpu = time.perf_counter(), time.process_time()
-    with torch.no_grad():
-        tokens = [int(x) for x in work()]
-    wait()
-    return tokens, 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+    peer.prefill(prompt)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"cpu_s": cpu, "wall_s": wall}
 
 
 if __name__ == "__main__":
