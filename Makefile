@@ -169,6 +169,12 @@ bench-accuracy-smol: $(STAMP) ## the same of the smol model, into benchmarks/res
 	mkdir -p benchmarks/results/smol/accuracy
 	cp $(addprefix $(ACCURACY)-smol/,table.md table.csv plot.png run.json) benchmarks/results/smol/accuracy/
 
+# VLLM_PYTHON: the interpreter of an environment with vLLM and sparsesight, to measure vLLM as well.
+VLLM_PYTHON ?=
+.PHONY: bench-gpu
+bench-gpu: $(STAMP) ## on a machine with a GPU, fill the GPU tables of README and guide, in under an hour
+	$(BIN)/python -m benchmarks.gpu $(if $(VLLM_PYTHON),--vllm $(VLLM_PYTHON))
+
 .PHONY: dist
 dist: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation

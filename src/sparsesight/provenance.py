@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess  # nosec B404
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,19 @@ def weights_fingerprint(model: Any) -> str:
     """A hash of the first numbers of every weight: another checkpoint has another."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        head = value.detach().flatten()[:8].float().cpu().tolist()
-        digest.update(f"{name} {tuple(value.shape)} {head}".encode())
+        for part in plain_tensors(value):
+            head = part.detach().flatten()[:8].float().cpu().tolist()
+            digest.update(f"{name} {tuple(value.shape)} {head}".encode())
     return digest.hexdigest()[:16]
+
+
+def plain_tensors(value: Any) -> Iterator[Any]:
+    """A weight as plain tensors: one that torchao quantised is a class around several, with few operations."""
+    if hasattr(value, "__tensor_flatten__"):
+        for name in value.__tensor_flatten__()[0]:
+            yield from plain_tensors(getattr(value, name))
+    else:
+        yield value
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

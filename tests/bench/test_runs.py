@@ -180,7 +180,7 @@ class Packed(torch.nn.Linear):
         return torch.nn.functional.linear(input, weight)
 
 
-def test_packed_weights_have_no_products_to_time() -> None:
+def test_products_of_packed_weights_are_those_of_their_layers() -> None:
     model, prompt = random_llava(Shape.parse(SMALL), torch.float32, "cpu")
     for layer in model.get_decoder().layers:
         for part in (layer.self_attn, layer.mlp):
@@ -188,9 +188,7 @@ def test_packed_weights_have_no_products_to_time() -> None:
                 if isinstance(module, torch.nn.Linear):
                     setattr(part, name, Packed(module))
     (row,) = bench(model, prompt, [case("sparsevlm+", 12)], repeats=1, steps=0)
-    assert row["products_limit"] is row["products_limit_cpu"] is None and row["measured_limit"] > 0
-    prefill = tables([row])[0]
-    assert prefill.cells[0][prefill.heads.index("products limit")] == "-"
+    assert row["products_limit"] > 0 and row["products_limit_cpu"] > 0 and row["measured_limit"] > 0
 
 
 def test_no_steps_and_no_time_for_a_token(small: Subject) -> None:

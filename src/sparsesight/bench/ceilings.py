@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hf.linear import is_quantised, linear_sizes
+from ..provenance import plain_tensors
 from .timing import settle
 
 REPEATS = 5
@@ -50,19 +52,18 @@ def ceilings(layer: nn.Module, rows: int) -> Ceilings:
     """Measure the device that a decoder layer is on.
 
     Args:
-        layer: its :func:`matrices` are multiplied with.
+        layer: its :func:`linears` are multiplied with.
         rows: of a prefill; no more are used than make the product faster.
     """
-    weights = matrices(layer)
-    like = weights[0] if weights else next(p for p in layer.parameters() if p.is_floating_point())
-    device, dtype = like.device, like.dtype
+    found = linears(layer)
+    device, dtype = activations(layer)
     rows = min(rows, ROWS[device.type])
     with torch.no_grad():
         spent, macs = 0.0, 0
-        for (out, width), count in Counter((w.shape[0], w.shape[1]) for w in weights).items():
-            weight = next(w for w in weights if tuple(w.shape) == (out, width))
+        for (width, out), count in Counter(sizes for _, sizes in found).items():
+            multiply = product(next(m for m, sizes in found if sizes == (width, out)))
             x = torch.randn(rows, width, device=device, dtype=dtype)
-            spent += count * fastest(device, lambda x=x, w=weight: nn.functional.linear(x, w))  # type: ignore[misc]
+            spent += count * fastest(device, lambda x=x, work=multiply: work(x))  # type: ignore[misc]
             macs += count * rows * out * width
         return Ceilings(
             macs / spent if spent else float("inf"),
@@ -72,14 +73,23 @@ def ceilings(layer: nn.Module, rows: int) -> Ceilings:
         )
 
 
-def matrices(layer: nn.Module) -> list[Tensor]:
-    """Weights that hidden states are multiplied with; not packed ones, nor experts that are no ``nn.Linear``."""
-    found = [m for m in layer.modules() if isinstance(m, nn.Linear)]
-    return [
-        m.weight.detach()
-        for m in found
-        if m.weight.is_floating_point() and m.weight.shape == (m.out_features, m.in_features)
-    ]
+def linears(layer: nn.Module) -> list[tuple[nn.Module, tuple[int, int]]]:
+    """What hidden states are multiplied with, and its sizes, input first; not experts that are no linear layers."""
+    return [(m, sizes) for m in layer.modules() if (sizes := linear_sizes(m)) is not None]
+
+
+def product(linear: nn.Module) -> Callable[[Tensor], Any]:
+    """A linear layer's product alone, or all that a quantised one does."""
+    if is_quantised(linear):
+        return linear.forward
+    weight = linear.weight
+    return lambda x: nn.functional.linear(x, weight)  # type: ignore[arg-type]
+
+
+def activations(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of what a decoder layer computes with."""
+    plain = [p for p in layer.parameters() if type(p) is nn.Parameter and p.is_floating_point()]
+    return plain[0].device, plain[0].dtype
 
 
 def _bandwidth(device: torch.device, dtype: torch.dtype) -> float:
@@ -125,5 +135,6 @@ def fastest(device: torch.device, work: Callable[[], Any], threads: int | None =
 
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters, shared ones once."""
-    seen: dict[int, Tensor] = {p.untyped_storage()._cdata: p for p in module.parameters()}
+    parts = (part for p in module.parameters() for part in plain_tensors(p))
+    seen: dict[int, Tensor] = {p.untyped_storage()._cdata: p for p in parts}
     return sum(p.numel() * p.element_size() for p in seen.values())

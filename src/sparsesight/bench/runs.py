@@ -21,7 +21,7 @@ from ..methods import Method
 from ..profiling.sections import LAYOUT, PARTS
 from ..report import Report
 from .cases import Case
-from .ceilings import Ceilings, ceilings, matrices, parameter_bytes
+from .ceilings import Ceilings, ceilings, linears, parameter_bytes
 from .footprint import Footprint, footprint
 from .roofline import bound, roofline, token_ms
 from .timing import FIRST, PREFILL, TOKEN, Times, milliseconds, spread, timed_decoder
@@ -140,7 +140,7 @@ def bench(
 def _products_limits(parts: ModelParts, reports: Sequence[Report]) -> list[dict[str, float | None]]:
     """Dense over sparse time of the layers' matrix products alone, of each case; None where there are none to time."""
     layers = list(parts.layers)
-    if not all(matrices(layer) for layer in layers):
+    if not all(linears(layer) for layer in layers):
         return [{"products_limit": None, "products_limit_cpu": None} for _ in reports]
     rows = [
         [len(reports[0].samples) * n for n in lengths]

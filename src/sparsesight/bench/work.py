@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..hf.cache import cache_among, cache_name
 from ..hf.layer_inputs import NOT_ROWS, take_rows
-from .ceilings import matrices
+from .ceilings import activations, linears, product
 from .timing import FIRST, TOKEN, Mark, Times, mark, settle
 
 
@@ -41,22 +41,25 @@ def run_once(model: Any, prompt: dict[str, Any], steps: int, times: Times | None
 
 @torch.no_grad()
 def products(layers: Sequence[nn.Module], rows: Sequence[int]) -> tuple[Mark, Mark]:
-    """Multiply with the :func:`matrices` of all layers, ``rows[i]`` rows in layer ``i``, and nothing else; when it was.
+    """Multiply with the :func:`linears` of all layers, ``rows[i]`` rows in layer ``i``, and nothing else; when it was.
 
     The weights are those of the model, layer after layer, so no cache holds them.
     """
-    weights = [matrices(layer) for layer in layers]
-    made: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
-    for weight in (w for layer in weights for w in layer):
-        made.setdefault(
-            (weight.shape[1], weight.dtype, weight.device), weight.new_ones(max(rows), weight.shape[1])
-        )
-    device = next(layers[0].parameters()).device
+    made: dict[tuple[Any, ...], Tensor] = {}
+    work: list[list[tuple[Callable[[Tensor], Any], Tensor]]] = []
+    for layer, n in zip(layers, rows, strict=True):
+        device, dtype = activations(layer)
+        work.append([])
+        for linear, (width, _) in linears(layer):
+            key = width, dtype, device
+            if key not in made:
+                made[key] = torch.ones(max(rows), width, dtype=dtype, device=device)
+            work[-1].append((product(linear), made[key][:n]))
+    device = activations(layers[0])[0]
     settle(device)
     start = mark(device)
-    for layer, n in zip(weights, rows, strict=True):
-        for weight in layer:
-            nn.functional.linear(made[weight.shape[1], weight.dtype, weight.device][:n], weight)
+    for multiply, x in (each for layer in work for each in layer):
+        multiply(x)
     return start, mark(device)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from ..macs import DecoderShape, LayerShape
+from .linear import linear_sizes
 from .model_parts import Layer, ModelParts, attention_of, layer_config
 
 # Names under which configs keep how many experts a token goes to.
@@ -53,8 +54,9 @@ def _layer_shape(module: nn.Module, kind: Layer, config: Any) -> LayerShape:
 
 def _linear(module: nn.Module, config: Any) -> int:
     """Multiply-adds per token of one module's own weights."""
-    if isinstance(module, nn.Linear):
-        return module.in_features * module.out_features
+    sizes = linear_sizes(module)
+    if sizes is not None:
+        return sizes[0] * sizes[1]
     if isinstance(module, CONVOLUTIONS):
         return module.weight.numel()
     experts = [p for p in module.parameters(recurse=False) if p.ndim == 3]
@@ -65,8 +67,9 @@ def _linear(module: nn.Module, config: Any) -> int:
 def _cached(attention: nn.Module | None, config: Any, both: int) -> int:
     """Numbers cached per token, before a cache shows them."""
     projections = [getattr(attention, name, None) for name in ("k_proj", "v_proj")]
-    if all(isinstance(p, nn.Linear) for p in projections):
-        return sum(p.out_features for p in projections if isinstance(p, nn.Linear))
+    sizes = [None if p is None else linear_sizes(p) for p in projections]
+    if all(sizes):
+        return sum(size[1] for size in sizes if size)
     return (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * both
 
 

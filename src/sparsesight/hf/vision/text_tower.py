@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import SparseSightError
 from ..checkpoint import check_attention_of, check_whole
+from ..linear import is_quantised
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -93,9 +94,10 @@ class TextTower:
 
         def patches(rows: Tensor) -> Tensor:
             weight = visual_projection.weight
+            dtype = norm.weight.dtype if is_quantised(visual_projection) else weight.dtype
             with torch.no_grad():
                 embedded: Tensor = visual_projection(
-                    norm(rows.to(weight.device, norm.weight.dtype)).to(weight.dtype)
+                    norm(rows.to(weight.device, norm.weight.dtype)).to(dtype)
                 )
             return embedded.to(rows.device)
 

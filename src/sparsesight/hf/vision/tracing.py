@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..linear import with_gradients
 from .row_hash import find_rows, merged_rows, row_hashes, signature
 
 if TYPE_CHECKING:
@@ -149,4 +150,5 @@ class RowTracer:
             )
             return self._rows(out[0] if isinstance(out, tuple) else out)
 
-        return merged_rows(run, asked)
+        with with_gradients(self.module):
+            return merged_rows(run, asked)
