@@ -41,6 +41,18 @@ torchvision_schemas.install()  # as a .pth file that is read twice
 import torchvision
 print(torchvision.__file__)
 """
+COMMAND = """
+import sys
+sys.meta_path[:] = [x for x in sys.meta_path if type(x).__name__ != "SchemasFirst"]
+sys.path.insert(0, sys.argv.pop(1))
+from sparsesight.commands import cli
+sys.argv.append("--version")
+try:
+    cli.main()
+except SystemExit:
+    import transformers
+print(sys.modules["torchvision"].__file__)
+"""
 
 
 def package(folder: Path, code: str) -> Path:
@@ -59,13 +71,20 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(package(tmp_path, "import math\nmath.no_such_name"))
 
 
-def test_kernels_for_another_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (PLAIN, "operator torchvision::nms does not exist\ntorchvision "),
+        (BY_ITSELF, ""),
+        (COMMAND, "sparsesight 0.1.0\n"),
+    ],
+)
+def test_kernels_for_another_torch(code: str, said: str, tmp_path: Path) -> None:
     folder = package(tmp_path, BUILT_FOR_CUDA)
-    for code, said in ((PLAIN, "operator torchvision::nms does not exist\ntorchvision "), (BY_ITSELF, "")):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
-        )
-        assert done.stdout == f"{said}{folder}/torchvision/__init__.py\n", done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{said}{folder}/torchvision/__init__.py\n", done.stderr
 
 
 @pytest.mark.usefixtures("broken")

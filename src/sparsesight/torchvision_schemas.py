@@ -29,6 +29,21 @@ class SchemasFirst(importlib.abc.MetaPathFinder):
             define()
 
 
+class MendFirst(importlib.abc.MetaPathFinder):
+    """Finds nothing; calls :func:`mend_torchvision` when transformers is looked for."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "transformers":
+            sys.meta_path.remove(self)
+            mend_torchvision()
+
+
+def mend_before_transformers() -> None:
+    """Have :func:`mend_torchvision` called just before transformers is imported; for programs of our own."""
+    if "transformers" not in sys.modules:
+        sys.meta_path.insert(0, MendFirst())
+
+
 def install() -> None:
     """Have :func:`define` called just before torchvision is imported, by whomever."""
     sys.meta_path.insert(0, SchemasFirst())

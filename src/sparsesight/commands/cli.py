@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import SparseSightError
 from ..terminal import one_line
+from ..torchvision_schemas import mend_before_transformers
 from .ask import ask
 from .bench import bench
 from .demo import demo
@@ -161,6 +162,7 @@ def main() -> None:
             stream, io.TextIOWrapper
         ):  # a character that the terminal cannot show must not end the program
             stream.reconfigure(errors="replace")
+    mend_before_transformers()
     app(prog_name="sparsesight")
 
 
