@@ -58,8 +58,8 @@ def check_found(model: str) -> None:
         problem = NOT_THERE
     except HfHubHTTPError:
         return  # loading meets the same and says what it is
-    except Exception:  # nosec B110: no answer came, for one of many reasons
-        pass
+    except Exception:  # nosec B110
+        pass  # no answer came, for one of many reasons
     finally:
         logger.setLevel(level)
     raise SparseSightError(f"model {model!r} {problem}")
