@@ -148,3 +148,12 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "packages_distributions", dict)
     with pytest.raises(SparseSightError, match="broken"):
         serving.installed_version()
+
+
+def test_a_torchvision_that_stops_vllm_is_named_with_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(serving, "command_and_parsers", fails)
+    with pytest.raises(SparseSightError, match=r"nms does not exist; pip install torchvision torch=="):
+        serving.Parser()

@@ -14,6 +14,7 @@ from ..bundled import BUNDLED
 from ..errors import SparseSightError, brief
 from ..methods import Method
 from ..settings import KEY
+from ..torchvision_schemas import OPERATORS, remedy
 from .config import method_of
 from .headers import MIDDLEWARE
 from .server import COMMAND, command_and_parsers
@@ -122,7 +123,8 @@ class Parser:
         try:
             self._command, self._all, self._parser = command_and_parsers()
         except (ImportError, RuntimeError, OSError) as error:
-            raise SparseSightError(f"vLLM is installed but does not load: {error}") from error
+            mend = f"; {remedy()}" if OPERATORS in str(error) else ""
+            raise SparseSightError(f"vLLM is installed but does not load: {error}{mend}") from error
         self._all.error = self._parser.error = _refuse
 
     def read(self, arguments: Sequence[str]) -> Any:
