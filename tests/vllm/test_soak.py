@@ -61,7 +61,9 @@ def judged(case: Case, tokens: list[str] | Exception, numbers: list[float] = [-0
         if isinstance(tokens, Exception):
             raise tokens
         content = [SimpleNamespace(token=t, logprob=x) for t, x in zip(tokens, numbers, strict=True)]
-        return SimpleNamespace(choices=[SimpleNamespace(logprobs=SimpleNamespace(content=content))])
+        choice = SimpleNamespace(logprobs=SimpleNamespace(content=content))
+        usage = SimpleNamespace(prompt_tokens_details=SimpleNamespace(cached_tokens=33))
+        return SimpleNamespace(choices=[choice], usage=usage)
 
     client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
     whole = SimpleNamespace(random=lambda: 1.0)  # not streamed
@@ -105,6 +107,10 @@ class TestJudgement:
         assert not near.wrong and near.deviation == pytest.approx(4e-4)
         refused = judged(REFUSAL, status(400, "cannot identify image file"))
         assert not refused.wrong and refused.status == 400
+
+    def test_an_answer_that_nobody_knows_yet_is_kept(self) -> None:
+        new = judged(Case("new", "fresh picture", {}), ["a", "c"])
+        assert new.found == (["a", "c"], [-0.5, -0.25]) and new.cached == 33 and not new.wrong
 
     def test_wrong_ones_do_not(self) -> None:
         assert "in place of" in judged(CASE, ["a", "c"]).wrong
