@@ -54,7 +54,7 @@ class Family:
             state holds of it, "t" its own token alone.
         stages: where the decoder can be pruned, if that is at fewer than three layers.
         tolerance: of logits, absolute.
-        unrun: why the newest transformers cannot run it at all.
+        unrun: versions of transformers ("5.24") that cannot run it at all, and why.
         broken: names of checks that say nothing as transformers fails them without us, and why.
     """
 
@@ -69,12 +69,13 @@ class Family:
     kinds: str = "ffffff"
     stages: tuple[int, ...] = ()
     tolerance: float = 1e-3
-    unrun: str = ""
+    unrun: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> str:
-        return missing(self.name)
+        version = ".".join(transformers.__version__.split(".")[:2])
+        return missing(self.name) or self.unrun.get(version, "")
 
 
 def missing(name: str) -> str:

@@ -47,8 +47,7 @@ def _row(family: Family) -> str:
     checks = "all"
     if family.broken:
         checks = "all but " + "; ".join(f"{name} ({why})" for name, why in family.broken.items())
-    if family.unrun:
-        checks = f"none, as {family.unrun}; with 5.23 {checks}"
+    checks += "".join(f"; none with {version} ({why})" for version, why in family.unrun.items())
     cells = [f"`{family.name}`", SEEN[family.visual], INPUTS[family.inputs], family.decoder, checks]
     assert family.broken.keys() <= CHECKS.keys()
     return f"| {' | '.join(cells)} |"
