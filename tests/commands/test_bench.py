@@ -217,8 +217,11 @@ def test_a_text_tower(tmp_path: Path) -> None:
         (["--methods", "fastest"], "fastest"),
         (["--methods", "dense"], "at least one method besides dense"),
         (["--shape", "layers=32", "--retain", "1"], "possible are"),
-        (["--shape", SMALL, "--retain", "40"], "keeps all 36 visual tokens"),
-        (["--shape", SMALL, "--retain", "40", "--visual", "64,36"], "keeps all 36 visual tokens"),
+        (["--methods", "sparsevlm+", "--shape", SMALL, "--retain", "40"], "keeps all 36 visual tokens"),
+        (
+            ["--methods", "random", "--shape", SMALL, "--retain", "40", "--visual", "64,36"],
+            "keeps all 36 visual tokens",
+        ),
         (["--shape", SMALL, "--retain", "0.5", "--dtype", "int8"], "int8"),
         (["--shape", SMALL, "--retain", "0.5", "--device", "tpu0"], "tpu0"),
         (["--shape", SMALL, "--retain", "0.5", "--out", "/dev/null/x"], "create it first"),

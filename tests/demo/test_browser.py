@@ -19,6 +19,7 @@ from sparsesight.demo import page as page_module
 from sparsesight.demo import runs
 from sparsesight.demo.asked import Asked
 from sparsesight.demo.engine import Engine
+from sparsesight.demo.tabs import COMPARED
 from sparsesight.demo.uploads import MAX_BYTES
 from sparsesight.hf.loading import load_model
 
@@ -176,14 +177,18 @@ def test_a_mistake_is_a_sentence_in_its_place(page: Any) -> None:
 def test_compare(page: Any) -> None:
     answer = choose(page, 0, "neighbor")
     page.get_by_role("tab", name="Compare", exact=True).click()
-    for name in ("fastv", "divprune"):  # they are chosen at first
+    for name in COMPARED[:2]:  # they are chosen at first
         page.locator("#ss-methods label", has_text=re.compile(f"^ ?{name} ?$")).click()
     page.locator("#ss-compare-run").click()
     pictures = page.locator("#ss-kept .grid-wrap img")
     api.expect(pictures).to_have_count(4, timeout=PATIENCE)
     text(page, "#ss-kept-key", "kept.*dropped")
     text(page, "#ss-grid", "tokens per layer.*KV cache")
-    text(page, "#ss-grid", rf"dense[\s\S]*{answer}[\s\S]*sparsevlm\+[\s\S]*random[\s\S]*(same|differs)")
+    text(
+        page,
+        "#ss-grid",
+        rf"dense[\s\S]*{answer}[\s\S]*{re.escape(COMPARED[2])}[\s\S]*{COMPARED[3]}[\s\S]*(same|differs)",
+    )
     assert len(re.findall("same|differs", page.locator("#ss-grid").inner_text())) == 4
 
 
