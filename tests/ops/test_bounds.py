@@ -78,7 +78,7 @@ def test_the_selection_is_the_same_without_the_rest(kind: str) -> None:
     rules = {
         "farthest": lambda rest: ops.farthest_point_ranks(x, valid, keep, 90, rest=rest),
         "dpp": lambda rest: ops.greedy_dpp_map(x, quality, valid, keep, 90, rest=rest),
-        "gaussian": lambda rest: ops.greedy_gaussian_map(x, given, keep // 2, valid, keep, 90, rest=rest),
+        "gaussian": lambda rest: ops.greedy_gaussian_map(x, given, [45, 10], valid, keep, 90, rest=rest),
     }
     for name, rule in rules.items():
         with pytest.MonkeyPatch.context() as patch:

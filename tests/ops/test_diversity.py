@@ -205,7 +205,7 @@ def test_half_precision_is_compared_in_fp32(dtype: torch.dtype) -> None:
 
 def choose_after_given(x: Tensor, valid: Tensor, keep: Tensor, steps: int) -> Tensor:
     given = ops.ranks(x[..., 1], valid)
-    return ops.greedy_gaussian_map(x, given, keep // 2, valid, keep, steps)
+    return ops.greedy_gaussian_map(x, given, (keep // 2).tolist(), valid, keep, steps)
 
 
 def picture(seed: int, tokens: int, width: int) -> Tensor:
@@ -255,10 +255,10 @@ def test_the_given_ones_come_first_then_what_they_say_least_about() -> None:
     """Squared distances on the circle; m is 2 (1 - |mean|**2)."""
     x = directions(0, 5, 60, 90, 180)
     given = torch.tensor([[0, 1, 2, 3, 4]])
-    place = ops.greedy_gaussian_map(x, given, torch.tensor([1]), alone(x), torch.tensor([3]), 3)
+    place = ops.greedy_gaussian_map(x, given, [1], alone(x), torch.tensor([3]), 3)
     # 180 is farthest from 0 and comes second. Of 0 and 180, 90 is as far as it can be; 60 is near to both 0 and 90.
     assert order(place, 3) == [0, 4, 3]
-    two = ops.greedy_gaussian_map(x, given, torch.tensor([2]), alone(x), torch.tensor([3]), 3)
+    two = ops.greedy_gaussian_map(x, given, [2], alone(x), torch.tensor([3]), 3)
     assert order(two, 3) == [0, 1, 4]
 
 
@@ -266,7 +266,7 @@ def test_the_given_ones_come_first_then_what_they_say_least_about() -> None:
 def test_what_is_left_unsaid_is_the_residual_variance(seed: int) -> None:
     x = normal(seed, 1, 40, 12)
     given = ops.ranks(normal(seed + 5, 1, 40), alone(x))
-    found = order(ops.greedy_gaussian_map(x, given, torch.tensor([6]), alone(x), torch.tensor([16]), 16), 16)
+    found = order(ops.greedy_gaussian_map(x, given, [6], alone(x), torch.tensor([16]), 16), 16)
     unit = torch.nn.functional.normalize(x[0].double(), dim=-1)
     squared = torch.cdist(unit, unit).square()
     kernel = torch.exp(-squared / (2 * squared.mean()))
@@ -283,8 +283,6 @@ def test_what_is_left_unsaid_is_the_residual_variance(seed: int) -> None:
 def test_a_given_duplicate_adds_nothing_and_breaks_nothing() -> None:
     x = normal(0, 1, 12, 8)
     x[0, 1:5] = x[0, 0]
-    place = ops.greedy_gaussian_map(
-        x, torch.arange(12)[None], torch.tensor([5]), alone(x), torch.tensor([9]), 9
-    )
+    place = ops.greedy_gaussian_map(x, torch.arange(12)[None], [5], alone(x), torch.tensor([9]), 9)
     chosen = order(place, 12)
     assert chosen[:5] == [0, 1, 2, 3, 4] and sorted(chosen) == list(range(12))

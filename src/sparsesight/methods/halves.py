@@ -87,9 +87,9 @@ class Halves(Proportional):
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
-        held, given = torch.zeros_like(counts.keep), torch.zeros_like(stage.column)
+        held, given = [0] * len(counts.tokens_out), torch.zeros_like(stage.column)
         if self._asks(stage.index):
-            held = (counts.keep * self.asked).round().long()
+            held = [round(kept * self.asked) for kept in counts.tokens_out]
             given = ops.ranks(stage.question_similarity, stage.visual)
         steps = max(counts.tokens_out)
         place = difference_ranks(stage, given, held, counts.keep, steps, self.bandwidth, rest=self.per_frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def difference_ranks(
     stage: StageInput,
     given: Int[Tensor, "b v"],
-    held: Int[Tensor, " b"],
+    held: Sequence[int],
     keep: Int[Tensor, " b"],
     steps: int,
     bandwidth: float = 1.0,
@@ -64,7 +65,7 @@ class Narrow(Method):
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
-        none = torch.zeros_like(counts.keep)
+        none = [0] * len(counts.tokens_out)
         given = torch.zeros_like(stage.column)
         place = difference_ranks(stage, given, none, counts.keep, max(counts.tokens_out), rest=self.per_frame)
         return -place.float()

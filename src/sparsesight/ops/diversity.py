@@ -6,19 +6,19 @@ Tokens that are not selected take the places after these, best first, and paddin
 Tokens are compared by squared distances of unit vectors, ``2 - 2 cos``, which are exact: the vectors are rounded to
 multiples of a power of two, coarse enough for a matrix product to need no rounding (:func:`fixed_points`). So distances
 do not depend on the shape of the batch or the device; equal tokens tie exactly, and ties go to the earlier token. No
-matrix of all pairs is ever held.
+large matrix of all pairs is ever held.
 
 With ``rest=False`` the places of tokens that are not selected say nothing about how good they are, and need not be
 computed: on a CPU most of the time.
 
 On a CPU each sample is selected by itself, lazily and in blocks (:mod:`.greedy`); other devices take the same steps for
-the batch, one by one, as nothing may be read from them.
+the batch, one by one, as nothing may be read from them (:mod:`.stepwise`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,10 +26,11 @@ from torch import Tensor
 
 from .bounds import DistanceBounds, loneliest
 from .greedy import select
-from .objectives import EXHAUSTED, Determinant, FarthestPoint
+from .objectives import Determinant, FarthestPoint
 from .places import of_sample, one_by_one, with_rest
 from .points import COARSE, FINE, Points, TokenPoints, fixed_points, mean_squared, unit_vectors
-from .rows import chunks, distances, host_values, ranks, reads_are_free
+from .rows import chunks, distances, ranks, reads_are_free
+from .stepwise import StepwiseDeterminant
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -119,7 +120,7 @@ def greedy_dpp_map(
         lambda points: quality,
         quality.square(),
         torch.zeros_like(valid, dtype=torch.long),
-        torch.zeros_like(keep),
+        [0] * len(valid),
         valid,
         keep,
         steps,
@@ -130,7 +131,7 @@ def greedy_dpp_map(
 def greedy_gaussian_map(
     x: Float[Tensor, "b v c"],
     given: Int[Tensor, "b v"],
-    held: Int[Tensor, " b"],
+    held: Sequence[int],
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
@@ -149,7 +150,7 @@ def greedy_gaussian_map(
     Args:
         x: the vectors to compare, at the precision ``COARSE`` of :func:`fixed_points`.
         given: places (see :func:`ranks`) of which the first ``held`` are selected in any case.
-        held: number of given tokens per sample, at most ``keep``.
+        held: number of given tokens per sample, at most ``keep`` and the valid ones; on the host.
         valid, keep, steps: as :func:`farthest_point_ranks`.
         bandwidth: multiplies ``m``, above 0.
         rest: False: tokens that are not selected follow in their order.
@@ -162,12 +163,12 @@ def greedy_gaussian_map(
             count = valid.sum(1).clamp(min=1).double()
             total, norm = points.x.sum(1, dtype=torch.float64), points.norm.sum(1, dtype=torch.float64)
             spread = mean_squared(total, norm, count, points.scale)
-        return (0.5 / (bandwidth * spread.clamp(min=1e-6))).float()[:, None].expand_as(valid)
+        return (-0.5 / (bandwidth * spread.clamp(min=1e-6))).float()[:, None].expand_as(valid)
 
     return _greedy_map(
         x,
         COARSE,
-        lambda squared, a, b: torch.exp(squared.float().mul_(-a[..., None])).double(),
+        lambda squared, a, b: squared.float().mul_(a[..., None]).exp_().double(),
         rate,
         valid.double(),
         given,
@@ -186,7 +187,7 @@ def _greedy_map(
     weigh: Callable[[Points | TokenPoints], Tensor],
     own: Float[Tensor, "b v"],
     given: Int[Tensor, "b v"],
-    held: Int[Tensor, " b"],
+    held: Sequence[int],
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
@@ -194,47 +195,27 @@ def _greedy_map(
 ) -> Int[Tensor, "b v"]:
     """Greedy inference with the kernel ``kernel(squared distances, weight of the rows, weight of the columns)``."""
     behind = own - own.amax(1, keepdim=True) - 1
-    if reads_are_free(valid):
-        held_count = [int(i) for i in host_values(held)]
+    if not reads_are_free(valid):
+        points = fixed_points(x, valid, bits)
+        found = StepwiseDeterminant(points, kernel, weigh(points), own, keep, min(steps, valid.shape[1]))
+        place, taken = found.select(given, held)
+        return with_rest(place, taken, torch.where(found.adds, found.gain, behind) if rest else behind, valid)
 
-        def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
-            points = TokenPoints(of_sample(x, sample, column), bits)
-            weight = weigh(points)
-            mine = weight[sample if len(weight) > 1 else 0, column]
-            some = min(held_count[sample], count)
-            first = given[sample, column].argsort(stable=True)[:some]
-            found = Determinant(points, kernel, mine, own[sample, column], count)
-            order = select(found, count, first)
-            if not rest:
-                return order, behind[sample, column]
-            every = torch.arange(len(column))
-            found.refresh(every)
-            worth = found.worth(found.gain, every)
-            return order, torch.where(worth > -math.inf, found.gain, behind[sample, column])
+    def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
+        points = TokenPoints(of_sample(x, sample, column), bits)
+        weight = weigh(points)
+        mine = weight[sample if len(weight) > 1 else 0, column]
+        first = given[sample, column].argsort(stable=True)[: min(held[sample], count)]
+        found = Determinant(points, kernel, mine, own[sample, column], count)
+        order = select(found, count, first)
+        if not rest:
+            return order, behind[sample, column]
+        every = torch.arange(len(column))
+        found.refresh(every)
+        worth = found.worth(found.gain, every)
+        return order, torch.where(worth > -math.inf, found.gain, behind[sample, column])
 
-        return one_by_one(choose, valid, keep)
-    points = fixed_points(x, valid, bits)
-    weight = weigh(points)
-    at = torch.arange(valid.shape[1], device=valid.device)
-    steps = min(steps, valid.shape[1])
-    gain = own
-    taken, place = torch.zeros_like(valid), torch.zeros_like(at).expand_as(valid)
-    factor = own.new_zeros(steps, *own.shape)
-    for step in range(steps):
-        free = valid & ~taken & (step < keep)[:, None]
-        worth = gain.float().masked_fill(gain <= EXHAUSTED * own, -math.inf)
-        worth = worth.masked_fill((given == step) & (step < held)[:, None], math.inf)
-        pick = worth.masked_fill(~free, -math.inf).argmax(1, keepdim=True)  # of equals, the first
-        new = (at == pick) & free & (worth > -math.inf)
-        place, taken = torch.where(new, step, place), taken | new
-        row = kernel(points.from_tokens(pick), weight.gather(1, pick), weight)[:, 0]
-        row = row - (factor[:step] * factor[:step].gather(2, pick.expand(step, -1, -1))).sum(0)
-        left = gain.gather(1, pick)
-        adds = new.any(1, keepdim=True) & (left > EXHAUSTED * own.gather(1, pick))
-        factor[step] = torch.where(adds, row * left.clamp(min=torch.finfo(torch.float64).tiny).rsqrt(), 0)
-        gain = gain - factor[step].square()
-    score = torch.where(gain > EXHAUSTED * own, gain, behind) if rest else behind
-    return with_rest(place, taken, score, valid)
+    return one_by_one(choose, valid, keep)
 
 
 def least_similar_places(

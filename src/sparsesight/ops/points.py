@@ -30,8 +30,9 @@ class Points(NamedTuple):
 
     def from_tokens(self, pick: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Squared distances of some tokens to all."""
-        product = gather_rows(self.x, pick) @ self.x.transpose(1, 2)
-        return (self.norm.gather(1, pick)[..., None] + self.norm[:, None] - 2 * product) * self.scale
+        rows, columns = gather_rows(self.x, pick), self.x.transpose(1, 2)
+        part = torch.baddbmm(self.norm[:, None], rows, columns, alpha=-2)
+        return part.add_(self.norm.gather(1, pick)[..., None]).mul_(self.scale)
 
 
 def fixed_points(x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"], bits: int = FINE) -> Points:
