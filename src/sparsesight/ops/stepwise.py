@@ -73,12 +73,13 @@ class StepwiseDeterminant:
         picks, worths = [order], [torch.zeros_like(order, dtype=torch.float)]
         if together:
             self._take_all(order)
+        if together < most:
+            late = given.where(given < torch.tensor(held).to(given.device, non_blocking=True)[:, None], -1)
         for step in range(together, self._factor.shape[1]):
             # Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
             worth = self.gain.float().masked_fill_((self.gain <= self._floor) | gone, -math.inf)
-            if step < most:  # some samples have a given one
-                due = torch.tensor([step < own for own in held]).to(given.device, non_blocking=True)
-                worth.masked_fill_((given == step) & due[:, None], math.inf)
+            if step < most:  # some samples have a token that is given
+                worth.masked_fill_(late == step, math.inf)
             best, pick = worth.max(1, keepdim=True)  # of equals, the first
             self._take(step, pick)
             gone.scatter_(1, pick, True)
