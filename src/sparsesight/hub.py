@@ -12,6 +12,7 @@ NOT_REACHED = (
     "is neither a folder here nor in the cache, and the Hugging Face Hub cannot be reached: check the name and the "
     "connection"
 )
+NO_NAME = "does not exist: give a folder with a model, or a Hugging Face Hub id"
 NOT_THERE = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
 
 
@@ -24,9 +25,7 @@ def check_name(model: str) -> None:
     if not os.path.exists(os.path.expanduser(model)) and not re.fullmatch(
         r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", model, re.ASCII
     ):
-        raise SparseSightError(
-            f"model {model!r} does not exist: give a folder with a model, or a Hugging Face Hub id"
-        )
+        raise SparseSightError(f"model {model!r} {NO_NAME}")
 
 
 def check_found(model: str) -> None:
@@ -41,10 +40,13 @@ def check_found(model: str) -> None:
     if os.path.exists(os.path.expanduser(model)):
         return
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-    if isinstance(try_to_load_from_cache(model, "config.json"), str):
-        return
+    try:
+        if isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return
+    except HFValidationError:
+        raise SparseSightError(f"model {model!r} {NO_NAME}") from None
     logger = logging.getLogger("huggingface_hub")
     level, problem = logger.level, NOT_REACHED
     logger.setLevel(logging.CRITICAL)  # its retries would bury the sentence

@@ -126,7 +126,7 @@ def test_other_weights_than_those_measured_are_refused_and_nothing_is_left(small
 
 def test_another_base_is_refused(small: Path) -> None:
     base.base_file().write_bytes(b"another base")
-    with pytest.raises(SparseSightError, match=r"base\.gguf is not the file .* pip install gguf"):
+    with pytest.raises(SparseSightError, match=r"base\.gguf is not the file .* pip install accelerate gguf"):
         bundled.load("smol")
     assert not small.exists()
 

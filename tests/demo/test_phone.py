@@ -34,4 +34,4 @@ def test_ask_compare_and_share(browser: Any, url: str) -> None:  # noqa: F811
         page.locator("#ss-compare-run").click()
         api.expect(page.locator("#ss-kept img").nth(5)).to_be_visible(timeout=PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        assert page.evaluate("document.documentElement.scrollHeight") < 2600
+        assert page.evaluate("document.documentElement.scrollHeight") < 2700

@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -163,6 +164,9 @@ def main() -> None:
         ):  # a character that the terminal cannot show must not end the program
             stream.reconfigure(errors="replace")
     mend_before_transformers()
+    # transformers imports torchao where it is installed, which then warns of kernels that no CPU has.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
     app(prog_name="sparsesight")
 
 
