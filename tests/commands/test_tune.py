@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
 from sparsesight import METHODS
+from sparsesight.commands.tune import duration
 from sparsesight.eval.cell_file import CellFile
 from sparsesight.eval.own.data import OwnData
 from sparsesight.eval.own.read import read_rows
@@ -61,6 +63,21 @@ def tuned(*args: str) -> dict[str, Any]:
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (20, "less than a minute"),
+        (59, "less than a minute"),
+        (70, "about 1 minute"),
+        (95, "about 2 minutes"),
+        (5400, "about 90 minutes"),
+        (36000, "about 10 hours"),
+    ],
+)
+def test_what_a_search_will_take_is_told_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_a_search_and_its_folder(rows: Path) -> None:
@@ -116,6 +133,24 @@ def test_a_stopped_search_goes_on_byte_for_byte(rows: Path, monkeypatch: pytest.
     asked_again.clear()
     tuned(*options, "--resume")
     assert not asked_again
+
+
+def test_what_first_calls_take_is_not_in_the_estimate(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense row takes a minute, a pruned one six seconds, and the first batch ten minutes more."""
+    clock, asked_of = [0.0], list[bool]()
+    answers = OwnRows.answers
+
+    def slow(self: OwnRows, items: Any, method: Any) -> Any:
+        clock[0] += len(items) * (60 if method is None else 6) + 600 * (not asked_of)
+        asked_of.append(method is None)
+        return answers(self, items, method)
+
+    monkeypatch.setattr(OwnRows, "answers", slow)
+    monkeypatch.setattr("sparsesight.eval.tune.run.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    result = run("tune", "my.jsonl", *LEAST, "--methods", "sparsevlm+(layers=(99,)),random")
+    # 16 dense rows; at most 8 of each setting to search, and two settings tested on 8: 48 of six seconds.
+    assert "16 rows, 4 settings: about 21 minutes" in result.stderr
+    assert asked_of[:3] == [True, True, False]
 
 
 def test_times_are_measured_by_the_bench(rows: Path) -> None:

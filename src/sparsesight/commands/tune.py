@@ -164,13 +164,23 @@ def _run(options: EvalOptions, data: OwnData, settings: list[Setting], promise: 
         about = plan.rows + searched * len(settings) + 2 * (plan.rows - searched)
         with progress_bar(about, "dense") as advance:
             asked = Asked(task, plan, settings, folder, options.batch_size, lambda name, n: advance(n, name))
-            seconds = asked.pilot()
-            if seconds is not None:
-                minutes = f"{seconds * about / 60:.0f} minutes"
-                echo(f"{plan.rows} rows, {len(settings)} settings: about {minutes}", err=True)
+            a_row = asked.pilot([] if promise.by == "time" else [x.name for x in settings])
+            if a_row is not None:
+                seconds = plan.rows * a_row[0] + (about - plan.rows) * a_row[1]
+                echo(f"{plan.rows} rows, {len(settings)} settings: {duration(seconds)}", err=True)
             times = known_times(folder, task, settings) if promise.by == "time" else None
             found = tune(asked, settings, plan, promise.keep, promise.confidence, times)
         return write_result(folder, found, plan, settings, promise, fixed, note)
+
+
+def duration(seconds: float) -> str:
+    """What a search will take, roughly."""
+    if seconds < 60:
+        return "less than a minute"
+    minutes = round(seconds / 60)
+    if minutes > 120:
+        return f"about {minutes / 60:.0f} hours"
+    return f"about {minutes} minute{'s' * (minutes > 1)}"
 
 
 def _share(value: float, option: str) -> float:

@@ -67,12 +67,26 @@ class Asked:
         self._known: dict[str, Answers] = {n: file.answered(sizes) or {} for n, file in self._files.items()}
         self.used: dict[str, Answers] = {name: {} for name in self._methods}
 
-    def pilot(self) -> float | None:
-        """Seconds of a row that the dense model answers, from the first chunk; None if that is answered already."""
+    def pilot(self, settings: Sequence[str]) -> tuple[float, float] | None:
+        """Seconds of a row under the dense model, and under the first of the settings that runs; None if the first
+        chunk is answered already, as then a bar tells it better.
+
+        The first chunk takes what only first calls take, so the dense model is timed on the first that is held back.
+        """
         if 0 in self._known[DENSE]:
             return None
+        self._ask(DENSE, 0)
+        dense = self._timed(DENSE, self._plan.parts.search)
+        for name in settings:
+            try:
+                return dense, self._timed(name, 0)
+            except SparseSightError:  # the search says why
+                continue
+        return dense, dense
+
+    def _timed(self, name: str, chunk: int) -> float:
         before = time.perf_counter()
-        count = len(self._ask(DENSE, 0))
+        count = len(self._ask(name, chunk))
         return (time.perf_counter() - before) / count
 
     def losses(self, name: str, chunk: int) -> Array:
