@@ -10,10 +10,10 @@ import gradio as gr
 from .. import bundled
 from . import asked
 from .engine import Engine
-from .results import methods_to_choose
+from .results import ORDER, methods_to_choose
 from .tabs import Choices, Shared, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
-from .wiring import AT_ONCE, PRIVATE, Page, sentences
+from .wiring import AT_ONCE, OLD, PRIVATE, Page, sentences
 
 LIVE = 1.0  # seconds that a run may take to be started at every key stroke
 
@@ -85,7 +85,9 @@ def _inputs(choices: Choices, uploads: Uploads) -> tuple[Any, Any, Any, Any]:
         label="Questions about the example",
         elem_id="ss-suggested",
     )
-    method = gr.Dropdown(methods_to_choose(), value=choices.method, label="Method", elem_id="ss-method")
+    method = gr.Dropdown(
+        methods_to_choose(), value=choices.method, label="Method", info=ORDER, elem_id="ss-method"
+    )
     retain = gr.Slider(
         1,
         choices.visual,
@@ -120,6 +122,8 @@ def _inputs(choices: Choices, uploads: Uploads) -> tuple[Any, Any, Any, Any]:
     suggested.click(lambda sample: sample[0], suggested, question, **{**in_order, "preprocess": True})
     seen = picture.upload(look, picture, None, **AT_ONCE)
     seen.failure(lambda: None, None, picture, **AT_ONCE)
+    for asked_with in (picture, question):
+        asked_with.change(None, None, None, js=OLD, **AT_ONCE)
     return picture, question, method, retain
 
 

@@ -40,7 +40,7 @@ def panels(found: Pruned) -> tuple[list[Panel], str]:
     for i, stage in enumerate(look.stages):
         kept, signs = signed(look, i, size=SIZE)
         caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: kept {stage.counts()}"
-        made.append(Panel(kept, heatmap(look, i, size=SIZE), caption, frozenset(signs)))
+        made.append(Panel(kept, heatmap(look, i, size=SIZE, caption=False), caption, frozenset(signs)))
     return made, ""
 
 

@@ -95,6 +95,10 @@ def costs(report: Report) -> str:
     )
 
 
+ORDER = "In this order: " + ", ".join(name[0].lower() + name[1:] for name in GROUPS) + "."
+SCALE = '<p class="ss-key">score: low <i class="ss-scale"></i> high; kept patches are outlined</p>'
+
+
 def methods_to_choose() -> list[tuple[str, str]]:
     """Methods group by group, each as a label that says when to choose it, and its name."""
     grouped = [kind for group in GROUPS for kind in METHODS.values() if kind.group() == group]

@@ -165,7 +165,9 @@ def watch(engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: 
     line = "" if now is not None else "Type another question."
     if seen is not None and now is not None and now.kept:
         moved = len(now.kept - seen.kept)
-        line = f"{moved} of the {len(now.kept)} patches kept for this question at first are not kept for the page's."
+        line = (
+            f"{moved} of the {len(now.kept)} patches of the first stage are not kept for the page's question."
+        )
     yield view(status(line))
 
 

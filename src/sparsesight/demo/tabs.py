@@ -13,17 +13,17 @@ from typing import Any
 import gradio as gr
 
 from ..method_names import DEFAULT
-from ..methods import METHODS
 from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
 from .engine import Engine
 from .pictures import Panel
-from .results import COMPARISON, EXPLAINED, JUDGED, key
+from .results import COMPARISON, EXPLAINED, JUDGED, SCALE, key, methods_to_choose
 from .uploads import Uploads
 from .wiring import AT_ONCE, Turn, connect, sentences
 
 COMPARED = [DEFAULT, "cdpruner", "sparsevlm+", "random"]
 KEPT, SCORES = "kept", "scores"
+RESULT = "ss-result"  # the class of what a run shows
 # On a phone the answer is far below the question. The page is too short to show it before it is there.
 SHOW = """() => {
     if (innerWidth <= 640) document.getElementById("ss-%s-status").scrollIntoView({behavior: "smooth"});
@@ -77,7 +77,7 @@ def _buttons(shared: Shared, name: str, run: str) -> Any:
 def ask_tab(shared: Shared) -> None:
     begin = _buttons(shared, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
-    with gr.Row(elem_id="ss-answers"):
+    with gr.Row(elem_id="ss-answers", elem_classes=RESULT):
         dense = gr.Textbox(
             label="Dense: all visual tokens", lines=2, interactive=False, elem_id="ss-dense", min_width=150
         )
@@ -86,7 +86,7 @@ def ask_tab(shared: Shared) -> None:
         )
     seen = gr.State([])
     with gr.Row():
-        with gr.Column(visible=False, min_width=300) as kept:
+        with gr.Column(visible=False, min_width=300, elem_classes=RESULT) as kept:
             with gr.Group():
                 stage = gr.Slider(0, 1, value=1, step=1, label="Stage", buttons=[], elem_id="ss-stage")
                 layer = gr.Radio(
@@ -107,7 +107,7 @@ def ask_tab(shared: Shared) -> None:
             share = gr.DownloadButton(
                 "Download question, answers and stages as one figure", visible=False, elem_id="ss-share"
             )
-        with gr.Column(visible=False, min_width=300) as facts:
+        with gr.Column(visible=False, min_width=300, elem_classes=RESULT) as facts:
             words = gr.HighlightedText(
                 label="Words that judged the patches",
                 color_map={JUDGED: "#d97706"},
@@ -176,7 +176,7 @@ def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
         return "", None
     panel = made[number]
     if what == SCORES and panel.scores is not None:
-        return _caption(panel.caption), panel.scores
+        return _caption(panel.caption) + SCALE, panel.scores
     return _caption(panel.caption) + key(panel.signs), panel.kept
 
 
@@ -191,6 +191,7 @@ def _gallery(name: str, columns: int) -> tuple[Any, Any]:
         buttons=["download", "fullscreen"],
         visible=False,
         elem_id=f"ss-{name}",
+        elem_classes=RESULT,
     )
     return gallery, gr.HTML(elem_id=f"ss-{name}-key")
 
@@ -207,7 +208,12 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         "The same question, answered by every method at every budget. At one budget all methods cost the same prefill "
         "arithmetic: as much as SparseVLM+ at that number of visual tokens per layer."
     )
-    methods = gr.CheckboxGroup(list(METHODS), value=COMPARED, label="Methods", elem_id="ss-methods")
+    methods = gr.CheckboxGroup(
+        [name for _, name in methods_to_choose()],
+        value=COMPARED,
+        label="Methods",
+        elem_id="ss-methods",
+    )
     chosen = gr.CheckboxGroup(
         [(str(x), x) for x in budgets],
         value=[x for x in budgets if x in (192, 64)] or budgets[:1],
@@ -224,6 +230,8 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         visible=False,
         buttons=["copy"],
         elem_id="ss-grid",
+        elem_classes=RESULT,
+        column_widths=["16%", "11%", "15%", "12%", "14%", "18%", "14%"],
     )
     gallery, legend = _gallery("kept", columns=4)
 

@@ -28,6 +28,13 @@ MAX_TEXT, MAX_NUMBER, MAX_ITEMS, MAX_DEPTH = 10_000, 1e15, 100, 4
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
 # Events that need no turn. Not queue=False: a page shows no errors of such events.
 AT_ONCE: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
+# What answers another question than the page's, or one about another picture, is dimmed until its tab runs again.
+OLD = """() => {
+    for (const tab of document.querySelectorAll("[role=tabpanel]")) tab.dataset.old = "";
+}"""
+FRESH = """() => {
+    delete document.getElementById("%s").closest("[role=tabpanel]").dataset.old;
+}"""
 
 
 def as_error(error: Exception) -> gr.Error:
@@ -163,6 +170,7 @@ def connect(
         api_name="check",
         **AT_ONCE,
     )
+    checks.success(None, None, None, js=FRESH % status.elem_id, **AT_ONCE)
     checks.success(
         running,
         turn,
