@@ -59,7 +59,8 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
-    small = [{**row, "method": "fastv", "prefill_speedup": 2.349, "macs_limit": 2.5} for row in rows[:2]]
+    measured = {"prefill_speedup": 2.349, "macs_limit": 2.5, "overhead_share": 0.03}
+    small = [{**row, "method": "fastv", **measured} for row in rows[:2]]
     small[1] |= {"retain": 12, "prefill_speedup": 0.91}
     assert headlines(small) == [
         "fastv: prefill 2.3x faster at retain 0.5 (limit 2.50x), 0.91x as fast at 12 (2.50x)"
@@ -68,6 +69,8 @@ def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> No
         f"fastv, batch {n}: prefill 2.3x faster at retain 0.5 (limit 2.50x)" for n in (1, 8)
     ]
     assert headlines([{**small[0], "retain": None}]) == ["fastv: prefill 2.3x faster (limit 2.50x)"]
+    (line,) = headlines([{**small[0], "retain": None, "overhead_share": 0.66}])
+    assert line.endswith("(limit 2.50x); the method's own work is up to 66% of this small prefill")
 
 
 def test_the_summary_has_one_row_each(rows: list[dict[str, Any]]) -> None:
