@@ -16,6 +16,7 @@ ROOMS = (
         "errors",
         "suggestions",
         "terminal",
+        "file_lock",
         "files",
         "families",
         "checkpoint_limits",

@@ -147,14 +147,14 @@ def test_a_process_that_comes_meanwhile_waits_and_takes_what_is_there(
         assert second_waits.wait(60)
         return read_base(file)
 
-    class Announced(cached._Lock):
+    class Announced(cached.ProcessLock):
         def acquire(self, *args: Any, **kwargs: Any) -> Any:
             if first_holds.is_set():
                 second_waits.set()
             return super().acquire(*args, **kwargs)
 
     monkeypatch.setattr(base, "read_base", slow)
-    monkeypatch.setattr(cached, "_Lock", Announced)
+    monkeypatch.setattr(cached, "ProcessLock", Announced)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(bundled.folder, "smol")
         assert first_holds.wait(60)

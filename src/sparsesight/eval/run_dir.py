@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ..errors import SparseSightError
+from ..file_lock import ProcessLock
 from ..files import read_json, replace_file
 from .cell_file import CellFile, check_file, to_json
 from .records import check_fields
@@ -74,10 +75,6 @@ class Config:
                     )
 
 
-class _RunLock(FileLock):
-    """A separate class, since lmms-eval makes ``FileLock`` one shared, reentrant lock per path, which locks nothing."""
-
-
 class RunFolder:
     """An opened run folder; :meth:`close` it, or use it as a context manager.
 
@@ -112,7 +109,7 @@ class RunFolder:
                 config.check_goes_on(known, str(path))
             for name in (CONFIG, RUN, SUMMARY, f"rank{rank}.lock"):
                 check_file(path / name, path)
-            self._lock = _RunLock(path / f"rank{rank}.lock")
+            self._lock = ProcessLock(path / f"rank{rank}.lock")
             self._lock.acquire(timeout=0)
             if rank == 0 and (known != config):
                 replace_file(path / CONFIG, to_json(asdict(config)))

@@ -9,9 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock
-
 from ...errors import SparseSightError
+from ...file_lock import ProcessLock
 from ...files import read_json, replace_file, sha256
 from .. import smol
 
@@ -80,10 +79,6 @@ def _whole(cached: Path, made_of: dict[str, str]) -> bool:
     return all((cached / name).is_file() and sha256(cached / name) == told for name, told in files.items())
 
 
-class _Lock(FileLock):
-    """A separate class, since lmms-eval makes ``FileLock`` one shared, reentrant lock per path, which locks nothing."""
-
-
 def _make(cached: Path, made_of: dict[str, str]) -> None:
     """Assemble the model; a process that comes meanwhile waits, and takes what is there."""
     # Imported here because this takes seconds, and a model that is cached needs none of it.
@@ -98,7 +93,7 @@ def _make(cached: Path, made_of: dict[str, str]) -> None:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _Lock(cached.with_suffix(".lock")),
+            ProcessLock(cached.with_suffix(".lock")),
             tempfile.TemporaryDirectory(dir=cached.parent, prefix=f"{cached.name}.") as folder,
         ):
             if _whole(cached, made_of):
