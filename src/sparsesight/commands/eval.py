@@ -93,8 +93,8 @@ def evaluate(
     ),
     score: str | None = typer.Option(
         None,
-        help="Own data with answers: exact, contains, regex (a pattern as answer), or lmms-eval's anls, exact_match, "
-        "relaxed_accuracy, chrf, bleu.",
+        help="Own data with answers: exact, contains, regex (a pattern as answer), or a metric of lmms-eval "
+        "that judges one answer: anls, exact_match, relaxed_accuracy, bleu, chrf, ter.",
         show_default="exact; without answers, agreement with the dense model",
     ),
     max_new_tokens: int = typer.Option(32, min=1, help="Own data: maximum length of an answer."),

@@ -217,7 +217,7 @@ def test_scorers(folder: Path) -> None:
     assert choose_scorer("exact_match", with_answers)("a", "a") == 1
     relaxed = choose_scorer("relaxed_accuracy", with_answers)
     assert [relaxed(x, "40") for x in ("41.9", " 40 ", "43", "forty")] == [1, 1, 0, 0]
-    for name in ("chrf", "bleu"):
+    for name in ("chrf", "bleu", "ter"):
         score = choose_scorer(name, with_answers)
         said = "a small red star left of a ring"
         near, far = score("a small red star left of the ring", said), score("three blue cars", said)

@@ -11,12 +11,13 @@ from typing import Any
 
 from ...errors import SparseSightError, brief, reason
 from ...suggestions import did_you_mean
+from .lmms_metrics import NAMED as LMMS
+from .lmms_metrics import lmms_metric
 from .rows import Row
 
 Scorer = Callable[[str, Any], float]  # answer and target to 0 ... 1
-# lmms-eval's metrics that judge one text; its others need likelihoods, classes or several answers.
-PER_ANSWER = ("anls", "exact_match", "relaxed_accuracy", "chrf", "bleu")
-SCORERS = ("exact", "contains", "regex", *PER_ANSWER)
+OWN = ("exact", "contains", "regex")
+SCORERS = (*OWN, *LMMS)  # and what else lmms-eval registers that judges one answer
 MAX_PATTERN = 1000  # characters
 MAX_REPEATS = 10_000  # of all its counts, multiplied
 SECONDS = 1.0  # of one search: a pattern may come from anybody
@@ -55,12 +56,13 @@ def matches(answer: str, target: str) -> float:
 
 
 def choose_scorer(name: str, rows: Sequence[Row]) -> Scorer:
-    """The scorer of a name of :data:`SCORERS`, for rows with answers.
+    """The scorer of a name of :data:`SCORERS`, or of another metric of lmms-eval, for rows with answers.
 
     Raises:
-        SparseSightError: an unknown name, lmms-eval missing, rows without answers, or a pattern that is none.
+        SparseSightError: an unknown name, lmms-eval missing, rows without answers, a metric that does not judge single
+            answers, or a pattern that is none.
     """
-    if name not in SCORERS:
+    if name not in SCORERS and find_spec("lmms_eval") is None:
         raise SparseSightError(
             f"--score {brief(name)} is unknown: choose {', '.join(SCORERS)}{did_you_mean(name, SCORERS)}"
         )
@@ -69,9 +71,8 @@ def choose_scorer(name: str, rows: Sequence[Row]) -> Scorer:
     if name == "regex":
         for row in rows:
             _check_pattern(row)
-    if name in PER_ANSWER:
-        return _of_lmms_eval(name)
-    return {"exact": same, "contains": contains, "regex": matches}[name]
+    own = {"exact": same, "contains": contains, "regex": matches}
+    return own[name] if name in own else lmms_metric(name, OWN)
 
 
 def _check_pattern(row: Row) -> None:
@@ -94,21 +95,3 @@ def _check_pattern(row: Row) -> None:
         raise SparseSightError(
             f"{row.where}: {brief(pattern)} is no regular expression ({reason(error)})"
         ) from None
-
-
-def _of_lmms_eval(name: str) -> Scorer:
-    if find_spec("lmms_eval") is None:
-        raise SparseSightError(
-            f"--score {name!r} is lmms-eval's, which is not installed: pip install 'sparsesight[eval]'"
-        )
-    from lmms_eval.api import metrics
-
-    if name == "relaxed_accuracy":
-        from lmms_eval.tasks.chartqa.utils import relaxed_correctness
-
-        return lambda answer, target: float(relaxed_correctness(answer.strip(), str(target).strip()))
-    if name in ("chrf", "bleu"):  # of a corpus, from 0 to 100
-        of_corpus = getattr(metrics, name)
-        return lambda answer, target: min(float(of_corpus([(str(target), answer)])) / 100, 1.0)
-    judge = getattr(metrics, "anls" if name == "anls" else "exact_match_hf_evaluate")
-    return lambda answer, target: float(judge(references=[target], predictions=[answer])[name])
