@@ -21,6 +21,8 @@ from .macs import DecoderShape
 from .methods import Method, SparseVLMPlus
 
 REFERENCE = SparseVLMPlus()
+# What a budget is where methods stand side by side; ``retain`` itself is always a method's own average.
+STANDS_FOR = f"a budget is the cost of {REFERENCE.name} at that retain"
 EQUAL = 0.01  # relative; costs that differ by no more are called equal, wherever methods stand side by side
 
 

@@ -61,7 +61,7 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
 def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
     measured = {"prefill_speedup": 2.349, "macs_limit": 2.5, "overhead_share": 0.03}
     small = [{**row, "method": "fastv", **measured} for row in rows[:2]]
-    small[1] |= {"retain": 12, "prefill_speedup": 0.91}
+    small[1] |= {"retain": 12, "prefill_speedup": 0.91, "settings": {"retain": 12}}
     assert headlines(small) == [
         "fastv: prefill 2.3x faster at retain 0.5 (limit 2.50x), 0.91x as fast at 12 (2.50x)"
     ]
@@ -71,6 +71,18 @@ def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> No
     assert headlines([{**small[0], "retain": None}]) == ["fastv: prefill 2.3x faster (limit 2.50x)"]
     (line,) = headlines([{**small[0], "retain": None, "overhead_share": 0.66}])
     assert line.endswith("(limit 2.50x); the method's own work is up to 66% of this small prefill")
+
+
+def test_a_budget_that_is_not_the_method_s_own_retain_is_told_from_it(rows: list[dict[str, Any]]) -> None:
+    """At equal cost ``retain=64`` of the reference may be 117 of another: ``retain`` has one meaning."""
+    own = {"settings": {"method": "fastv", "retain": 117}, "overhead_share": 0.0, "prefill_speedup": 2.3}
+    fitted = [{**rows[0], "retain": 64, **own}]
+    (line,) = headlines(fitted)
+    assert "2.3x faster at retain 117 (limit" in line and line.endswith("; as costly as sparsevlm+ at 64")
+    for made in (summary(fitted), *tables(fitted)):
+        assert made.heads[:3] == ["method", "budget", "own retain"] and made.cells[0][1:3] == ["64", "117"]
+    composed = [{**fitted[0], "settings": {"method": "compose", "parts": []}}]
+    assert summary(composed).heads[:2] == ["method", "retain"]
 
 
 def test_the_summary_has_one_row_each(rows: list[dict[str, Any]]) -> None:

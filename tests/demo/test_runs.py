@@ -151,9 +151,11 @@ def test_compare(engine: Engine) -> None:
     for row in tables[-1][1:]:
         assert row[3] == ("same" if row[2] == dense else "differs")
     figures = [view.figures for view in seen if view.figures is not None][-1]
-    assert [figure.caption for figure in figures] == [f"{x[0]} at {x[1]}: {x[2]}" for x in tables[-1][1:]]
+    assert [figure.caption for figure in figures] == [
+        f"{x[0]}, retain {x[4]:.0f}: {x[2]}" for x in tables[-1][1:]
+    ]  # its own, as under Ask
     assert len({figure.image.tobytes() for figure in figures}) == 4
-    assert any("2 of 5: sparsevlm+ at 192" in view.status for view in seen)
+    assert any("2 of 5: sparsevlm+, budget 192" in view.status for view in seen)
     assert seen[-1].status == ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sparsesight.equal_cost import STANDS_FOR
 from sparsesight.eval.brief import brief
 from sparsesight.eval.metrics import Mean
 from sparsesight.eval.plot import LEAST_X, LEAST_Y, curves, draw, plot
@@ -152,7 +153,15 @@ def test_points_are_drawn_at_their_true_cost_and_axes_are_wide(both: dict[str, A
 
 def test_a_terminal_gets_the_differences_that_matter(both: dict[str, Any]) -> None:
     heading, (mean, made, second) = brief(both)
-    assert heading.startswith("equal cost") and mean.title == "all tasks" and "second" in second.title
+    assert heading.startswith("equal cost")
+    assert (
+        STANDS_FOR in heading
+        and made.heads[-1] == "own retain"
+        and STANDS_FOR.capitalize() in markdown(both, {}, {})
+    )
+    own = {**both, "costs": {**both["costs"], "solved": False}}  # with --same-retain a budget is that
+    assert STANDS_FOR not in brief(own)[0] and STANDS_FOR.capitalize() not in markdown(own, {}, {})
+    assert mean.title == "all tasks" and "second" in second.title
     assert made.title == "made: 80 questions in 80 units"
     cells = {(x[0], x[1]): x[2:] for x in made.cells}
     assert cells["dense", ""] == ["75.0", "", "100%", ""]

@@ -146,7 +146,14 @@ def test_pictures_of_scores_show_what_is_asked_for() -> None:
     similar = torch.from_numpy(unit[sample.at_visual] @ unit[sample.at_text].mean(0)).float()
     method = Halves((12, 5))
     _, first = build(method, [sample])
-    torch.testing.assert_close(method.select(first).score[0], similar)
+    chosen = method.select(first)
+    torch.testing.assert_close(chosen.score[0], similar)
+    assert chosen.meaning == ("similarity to the question", "half by the question, half for variety")
+    assert (
+        Halves((12, 5), asked=0.25).select(first).meaning.kept == "25% by the question, the rest for variety"
+    )
+    assert Halves((12, 5), asked=1.0).select(first).meaning.kept == ""  # by the score alone
     _, second = build(method, [sample], index=1)
     found = method.select(second)
+    assert found.meaning == Halves((5, 5), asked=0.0).select(first).meaning == method.meaning
     assert set(found.score[0].topk(5).indices.tolist()) == set(found.keep[0].nonzero()[:, 0].tolist())

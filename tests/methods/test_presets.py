@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 
 from sparsesight import METHODS, BudgetError, FastV, PyramidDrop, SparseSightError, SparseVLM, SparseVLMPlus
+from sparsesight.core.facts import UNSAID
 from sparsesight.methods import describe_published, has_budget, is_published, make_method, parse
 
 PUBLISHED = {name: kind for name, kind in METHODS.items() if kind.published_at is not None}
+
+
+def test_every_method_says_what_its_scores_are() -> None:
+    """In few enough words for the title of a panel."""
+    for name, kind in METHODS.items():
+        said = kind().meaning.scores
+        assert said != UNSAID.scores and len(said) <= 64, name
 
 
 def test_whoever_has_a_setting_has_a_name_for_it() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sparsesight import SparseSightError, viz
+from sparsesight.core.facts import Meaning
 from sparsesight.viz.chart import svg
 from sparsesight.viz.colours import LINES
 from tests.viz.made_records import look, report, smooth, stage
@@ -44,11 +46,18 @@ def test_a_figure_says_what_was_asked_answered_and_saved() -> None:
     titles = [axes.get_title() for axes in figure.subfigs[1].axes]
     assert titles == [
         "the picture",
-        "scores after layer 2",
+        "scores after layer 2, yellow: high\nscores",
         "after layer 2\n3 + 1 merged of 16",
         "after layer 4\n1 of 16",
         "visual tokens entering",
     ]
+    asked = replace(MERGING, meaning=Meaning("likeness to what was asked", "half of them for a change"))
+    flat = replace(stage(16, [2]), score=np.ones(16, np.float32))
+    scores, kept = (axes.get_title() for axes in viz.figure(look(smooth(8, 8), asked)).subfigs[1].axes[1:3])
+    assert scores.endswith("\nlikeness to what was asked") and kept.endswith("half of them\nfor a change")
+    assert "scores" not in str(
+        [axes.get_title() for axes in viz.figure(look(smooth(8, 8), flat)).subfigs[1].axes]
+    )
     assert len(viz.figure(look(smooth(8, 8))).subfigs[1].axes) == 2  # ran dense: the picture and the chart
     with pytest.raises(SparseSightError, match="look"):
         viz.figure("look")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
+from sparsesight.core.facts import Meaning
 from sparsesight.viz.legend import SIGNS
 from tests.viz.made_records import look, report, smooth, stage
 
@@ -55,6 +56,22 @@ def test_captions_of_a_stage_before_the_decoder_and_of_a_dense_prefill(
     before = look(smooth(64, 48), stage(16, [0], layer=-1))
     assert written(monkeypatch, lambda: viz.overlay(before)) == ["before layer 0: 1 of 16"]
     assert written(monkeypatch, lambda: viz.overlay(look(smooth(64, 48)))) == ["all 16 visual tokens kept"]
+
+
+def test_pictures_name_what_is_drawn_in_the_method_s_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of two kinds have two names, and tokens that are not kept by the score are explained."""
+    asked = replace(MERGING, meaning=Meaning("likeness", "half of <them> for a change"))
+    of = look(smooth(64, 48), asked, replace(stage(16, [2], layer=4), meaning=Meaning("order")))
+    said = written(monkeypatch, lambda: [viz.heatmap(of, 0), viz.heatmap(of, 1)])
+    assert said[0] == "by-hand, after layer 2: likeness" and "by-hand, after layer 4: order" in said
+    for draw in (viz.overlay, viz.stages, lambda of, **_: viz.side_by_side({"a": of}, stage=0)):
+        kept = written(
+            monkeypatch, lambda draw=draw: draw(of, **({"stage": 0} if draw is viz.overlay else {}))
+        )  # type: ignore[misc]
+        assert "half of <them> for a change" in kept
+    page = viz.page(of)
+    assert "after layer 2: likeness, " in page and "after layer 4: order, " in page
+    assert "3 + 1 merged of 16: half of &lt;them&gt; for a change" in page
 
 
 NAMES = {sign.name for sign in SIGNS}

@@ -19,6 +19,14 @@ def budget(retain: Any) -> str:
     return "" if retain is None else str(retain)
 
 
+def own_retain(row: Row) -> str:
+    """The average tokens per layer that a method has at the budget of a row; the budget where that is unknown."""
+    given = row.get("settings", {}).get("retain")
+    if row["retain"] is None or given == row["retain"] or not isinstance(given, int | float):
+        return budget(row["retain"])
+    return f"{given:.3g}" if isinstance(given, float) else str(given)
+
+
 def label(method: str, retain: Any) -> str:
     """A method with its budget, if it has one."""
     return method if retain is None else f"{method}, retain {retain}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..equal_cost import EQUAL
+from ..equal_cost import EQUAL, STANDS_FOR
 from ..profiling.sections import PARTS
 from .roofline import no_gain
-from .sweep import AXES, Row, budget, label, varying
+from .sweep import AXES, Row, budget, label, own_retain, varying
 
 
 class Column(NamedTuple):
@@ -123,9 +123,15 @@ TABLES = {
 
 
 def identifying(rows: Sequence[Row]) -> list[Column]:
-    """The columns that tell rows apart: method, budget, and each size that varies."""
+    """The columns that tell rows apart: method, budget with what the method's own retain is then, and each size that
+    varies."""
     axes = varying(rows)
-    return [column for column in WHICH if column.title not in AXES or column.title in axes]
+    method, retain, *sizes = WHICH
+    if any(own_retain(row) != budget(row["retain"]) for row in rows):
+        asked = [Column("budget", retain.cell), Column("own retain", own_retain)]
+    else:
+        asked = [retain]
+    return [method, *asked, *(column for column in sizes if column.title in axes)]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -179,8 +185,8 @@ def equality(rows: Sequence[Row]) -> str:
     """Whether methods at one budget cost the same, for a title."""
     most = max(abs(row["cost_deviation"]) for row in rows)
     if most <= EQUAL:
-        return "Methods at the same retain cost the same prefill FLOPs"
-    return f"Methods at the same retain do NOT cost the same: their prefill FLOPs are up to {100 * most:.1f} % off"
+        return f"Methods at one budget cost the same prefill FLOPs: {STANDS_FOR}"
+    return f"Methods at one budget do NOT cost the same: their prefill FLOPs are up to {100 * most:.1f} % off"
 
 
 def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> str:

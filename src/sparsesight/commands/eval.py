@@ -56,7 +56,8 @@ def evaluate(
     ),
     retain: str | None = typer.Option(
         None,
-        help="Budgets for each method: average tokens per layer, ratios, or counts per stage in brackets.",
+        help="Budgets, as costs: 64 is what sparsevlm+ costs at retain 64, or at a ratio; each method gets the tokens "
+        "that cost the same. With --same-retain: each method's own average, or counts per stage in brackets.",
         show_default=BUDGETS,
     ),
     same_retain: SameRetain = False,

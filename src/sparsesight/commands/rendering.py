@@ -61,7 +61,10 @@ def show(result: Comparison, *, picture: str, question: str, model: str) -> None
     console.print()
     ascii_only = not console.encoding.lower().startswith("utf")
     added = "; 66+8: 66 kept, 8 merged" if any(result.merged) else ""
-    console.print(Text(f"kept after each stage{added}\n{legend(ascii_only)}", "dim"))
+    chosen = "".join(
+        f"\n{stage.where}: {stage.meaning.kept}" for stage in result.stages if stage.meaning.kept
+    )
+    console.print(Text(f"kept after each stage{added}{chosen}\n{legend(ascii_only)}", "dim"))
     lines = text(result.look, width=console.width, ascii_only=ascii_only)
     console.print(rich_text(lines), soft_wrap=True)
 

@@ -1,8 +1,9 @@
-"""Facts about a region, the visual tokens that are scored together, without tensors."""
+"""Facts without tensors: about a region, the visual tokens that are scored together, and about a stage's scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 AFTER, BEFORE_PICTURE, NOTHING = "after the picture", "before the picture", "no text"
 
@@ -20,3 +21,18 @@ class RegionFacts:
     turn: int
     text: int
     where: str
+
+
+class Meaning(NamedTuple):
+    """What the scores of a stage are, and which tokens it keeps, in a few words for pictures.
+
+    Attributes:
+        scores: such as ``similarity to the question``.
+        kept: empty for those with the largest scores.
+    """
+
+    scores: str = "scores"
+    kept: str = ""
+
+
+UNSAID = Meaning()

@@ -31,13 +31,13 @@ from .budget import (
     plan,
     pruning_layers,
 )
+from .facts import UNSAID, Meaning
 from .fields import check_plain, plain_value
 from .retain import check_retain
 from .stage import Counts, Selection, StageInput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-
 
 # More visual tokens than any picture has: a budget that cannot be met with these cannot be met at all.
 ANY_PICTURE = 1_000_000
@@ -80,6 +80,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     when: ClassVar[str] = ""  # when to choose it, in a few words
+    meaning: ClassVar[Meaning] = UNSAID  # what its scores are, for pictures
     control: ClassVar[bool] = False  # one that others are compared with, not one to use
     depths: ClassVar[tuple[int, ...]] = (2, 6, 15)  # published pruning layers, of 32
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
@@ -91,8 +92,7 @@ class Method(ABC):
     # holds for a class that says so itself, or has inherited all that reads a stage.
     rows_read: ClassVar[Literal["text", "raters"]] = "text"
     requires_vision: ClassVar[bool] = False  # whether it needs `StageInput.vision`
-    # Whether it needs `StageInput.question_relevance`, for which the user passes a text tower; it needs vision as well.
-    requires_text_tower: ClassVar[bool] = False
+    requires_text_tower: ClassVar[bool] = False  # whether also `StageInput.question_relevance`
     requires_frames: ClassVar[bool] = False  # whether it needs `StageInput.frame`, also without `per_frame`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -242,7 +242,6 @@ class Method(ABC):
 
     def plan(self, visual: int, num_layers: int, layers: tuple[int, ...]) -> Schedule:
         """The schedule for ``visual`` tokens (see :func:`sparsesight.core.budget.plan`)."""
-        table = self.published_budgets if layers == self.depths else {}
         return plan(
             self.retain,
             visual,
@@ -250,7 +249,7 @@ class Method(ABC):
             layers,
             recycle=self.recycled_fraction,
             always_drop=self.always_drop,
-            published=as_published(table),
+            published=as_published(self.published_budgets if layers == self.depths else {}),
         )
 
     def select(self, stage: StageInput) -> Selection:
@@ -272,10 +271,11 @@ class Method(ABC):
                 place = ops.group_ranks(place, stage.frame, stage.frame_tokens, stage.visual)
             keep = (place < counts.keep[:, None]) & stage.visual
             if not any(counts.merged):
-                return Selection(keep, score, counts)
+                return Selection(keep, score, counts, meaning=self.meaning)
             behind = place - counts.keep[:, None]
             recycled, _ = ops.first_ranked(behind, stage.visual & ~keep, counts.recycle, max(counts.recycled))
-        return Selection(keep, score, counts, recycled, self.merge(stage, recycled, counts))
+        merge = self.merge(stage, recycled, counts)
+        return Selection(keep, score, counts, recycled, merge, meaning=self.meaning)
 
     def __str__(self) -> str:
         """The text that :func:`sparsesight.methods.parse` reads: ``sparsevlm+(retain=192)``, without default values."""

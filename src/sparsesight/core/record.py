@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .budget import BEFORE
+from .facts import UNSAID, Meaning
 from .stage import Selection
 from .step import Chosen
 
@@ -31,6 +32,7 @@ class StageRecord:
             others. A merged token has its score at its centre.
         multiplicity: float32, for how many tokens of the prompt each remaining token counts in attention (a merged one
             at its centre), 0 for the others; None if each counts for one.
+        meaning: what the scores are, and which tokens were kept, in words of the method.
     """
 
     layer: int
@@ -38,6 +40,7 @@ class StageRecord:
     into: Int[np.ndarray, " v"]
     score: Float[np.ndarray, " v"]
     multiplicity: Float[np.ndarray, " v"] | None = None
+    meaning: Meaning = UNSAID
 
     @property
     def merged(self) -> Bool[np.ndarray, " v"]:
@@ -50,8 +53,18 @@ class StageRecord:
         return self.into == np.arange(len(self.into))
 
     @property
+    def told_apart(self) -> bool:
+        """Whether the scores differ, so that a picture of them shows something."""
+        return len(np.unique(self.score[np.isfinite(self.score)])) > 1
+
+    @property
     def where(self) -> str:
         return "before layer 0" if self.layer == BEFORE else f"after layer {self.layer}"
+
+    @property
+    def said(self) -> str:
+        """``120 of 576: half by the question, half for variety``."""
+        return f"{self.counts()}: {self.meaning.kept}" if self.meaning.kept else self.counts()
 
     def counts(self, short: bool = False) -> str:
         """``66 + 8 merged of 576``, or short ``66+8 of 576``."""
@@ -69,6 +82,7 @@ class StageTensors:
     into: Int[Tensor, "b v"] | None  # None if nothing has been merged
     score: Float[Tensor, "b v"]
     multiplicity: Float[Tensor, "b v"] | None = None  # None if each token counts for one
+    meaning: Meaning = UNSAID
 
     @classmethod
     def of(
@@ -124,7 +138,10 @@ class StageTensors:
             # Members of an earlier merged token follow it.
             into = into.gather(1, torch.where(earlier >= 0, earlier, torch.arange(most, device=token.device)))
         multiplicity = None if multiplicity is None else multiplicity[:, :-1]
-        return cls(layer, kept[:, :-1], None if into is None else into[:, :most], score[:, :-1], multiplicity)
+        into = None if into is None else into[:, :most]
+        said = (x.selection.meaning for x in chosen)
+        meaning = next((x for x in said if x != UNSAID), UNSAID)  # not of a region without text
+        return cls(layer, kept[:, :-1], into, score[:, :-1], multiplicity, meaning)
 
     def samples(self, visual: Sequence[int]) -> list[StageRecord]:
         """The record of each sample, given its number of visual tokens; waits for the device."""
@@ -138,6 +155,7 @@ class StageTensors:
                 into[i, :v],
                 score[i, :v],
                 None if counts is None else counts[i, :v],
+                self.meaning,
             )
             for i, v in enumerate(visual)
         ]

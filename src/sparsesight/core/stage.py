@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import ops
 from ..ops.rows import ROW_CHUNK
 from .budget import Schedule
+from .facts import UNSAID, Meaning
 from .host_count import HostCount
 
 if TYPE_CHECKING:
@@ -263,6 +264,7 @@ class Selection(NamedTuple):
     # How many tokens of the prompt each one stands for after the stage, merged ones at their cluster centre; None: one
     # each.
     multiplicity: Float[Tensor, "b v"] | None = None
+    meaning: Meaning = UNSAID  # of the scores
 
 
 def planned_counts(

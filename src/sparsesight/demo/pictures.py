@@ -18,10 +18,12 @@ SIZE = 560  # pixels of a panel's longer side
 
 
 class Panel(NamedTuple):
-    """The picture at one stage: what was kept, its scores (None before the first stage), and the legend's entries."""
+    """The picture at one stage: what was kept, its scores and what they are (none before the first stage, or where all
+    are the same), and the legend's entries."""
 
     kept: Image
     scores: Image | None
+    scale: str
     caption: str
     signs: frozenset[Sign]
 
@@ -36,11 +38,12 @@ def panels(found: Pruned) -> tuple[list[Panel], str]:
     whole, signs = signed(look, None, size=SIZE)
     # "Kept" needs no explanation where everything is.
     first = frozenset(signs) if signs & {CUT, PADDED} else frozenset[Sign]()
-    made = [Panel(whole, None, f"Before any stage: all {look.visual:,} visual tokens", first)]
+    made = [Panel(whole, None, "", f"Before any stage: all {look.visual:,} visual tokens", first)]
     for i, stage in enumerate(look.stages):
         kept, signs = signed(look, i, size=SIZE)
-        caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: kept {stage.counts()}"
-        made.append(Panel(kept, heatmap(look, i, size=SIZE, caption=False), caption, frozenset(signs)))
+        caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: kept {stage.said}"
+        scores = heatmap(look, i, size=SIZE, caption=False) if stage.told_apart else None
+        made.append(Panel(kept, scores, stage.meaning.scores, caption, frozenset(signs)))
     return made, ""
 
 

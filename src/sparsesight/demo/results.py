@@ -17,10 +17,10 @@ NOTHING = "—"
 JUDGED = "judged"  # the label of words by which patches were scored
 COMPARISON = (
     "method",
-    "tokens",
+    "costs as SparseVLM+ at",
     "answer",
     "as dense",
-    "tokens per layer",
+    "own retain: tokens per layer",
     "multiply-adds, of dense",
     "KV cache, of dense",
 )
@@ -52,6 +52,11 @@ def key(signs: Collection[Sign]) -> str:
     """HTML that explains how the patches of a picture are painted."""
     entries = "".join(f'<li><i style="{sign.css()}"></i>{sign.name}</li>' for sign in in_order(signs))
     return f'<ul class="ss-key" aria-label="legend">{entries}</ul>' if entries else ""
+
+
+def scale(scores: str) -> str:
+    """HTML that explains the colours of scores, given what they are."""
+    return f'<p class="ss-key">{escape(scores)}: low <i class="ss-scale"></i> high; kept patches are outlined</p>'
 
 
 def said(speech: StreamedAnswer | None) -> str:
@@ -96,7 +101,6 @@ def costs(report: Report) -> str:
 
 
 ORDER = "In this order: " + ", ".join(name[0].lower() + name[1:] for name in GROUPS) + "."
-SCALE = '<p class="ss-key">score: low <i class="ss-scale"></i> high; kept patches are outlined</p>'
 
 
 def methods_to_choose() -> list[tuple[str, str]]:

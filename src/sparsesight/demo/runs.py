@@ -109,14 +109,16 @@ def compare(
             speech = StreamedAnswer()
             for latest, seconds in _timed(engine.ask(picture, asked.question, method, stop, equal_to=budget)):
                 speech = latest or speech
-                which = name if budget is None else f"{name} at {budget}"
+                which = name if budget is None else f"{name}, budget {budget}"
                 line = f"{number + 1} of {len(rows)}: {which}, {seconds:.0f} s"
                 yield CompareView(status(line, number, len(rows)))
             dense = dense if number else speech
             rows[number] = compared(name, budget, speech, dense.text)
             if speech.pruned is not None:
                 image, signs = one_stage(speech.pruned, picture, -1, FIGURE)
-                figures.append(Figure(image, f"{name} at {budget}: {said(speech)}", frozenset(signs)))
+                assert speech.method is not None
+                caption = f"{name}, retain {speech.method.retain}: {said(speech)}"
+                figures.append(Figure(image, caption, frozenset(signs)))
         except SparseSightError as error:
             if budget is None:
                 raise

@@ -17,7 +17,7 @@ from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
 from .engine import Engine
 from .pictures import Panel
-from .results import COMPARISON, EXPLAINED, JUDGED, SCALE, key, methods_to_choose
+from .results import COMPARISON, EXPLAINED, JUDGED, key, methods_to_choose, scale
 from .uploads import Uploads
 from .wiring import AT_ONCE, Turn, connect, sentences
 
@@ -176,7 +176,7 @@ def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
         return "", None
     panel = made[number]
     if what == SCORES and panel.scores is not None:
-        return _caption(panel.caption) + SCALE, panel.scores
+        return _caption(panel.caption) + scale(panel.scale), panel.scores
     return _caption(panel.caption) + key(panel.signs), panel.kept
 
 
@@ -206,7 +206,8 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
     gr.Markdown(
         "The same question, answered by every method at every budget. At one budget all methods cost the same prefill "
-        "arithmetic: as much as SparseVLM+ at that number of visual tokens per layer."
+        "arithmetic: as much as SparseVLM+ at that `retain`. The table has the number of tokens that each method gets "
+        "for it: its own `retain`, as under Ask."
     )
     methods = gr.CheckboxGroup(
         [name for _, name in methods_to_choose()],
@@ -217,7 +218,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     chosen = gr.CheckboxGroup(
         [(str(x), x) for x in budgets],
         value=[x for x in budgets if x in (192, 64)] or budgets[:1],
-        label="Budgets, in visual tokens",
+        label="Budgets: the cost of SparseVLM+ at retain",
         elem_id="ss-budgets",
     )
     begin = _buttons(shared, "compare", "Compare")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..bench.table import Table
 from .sweep import DENSE
-from .tables import FEW, estimate, short, title
+from .tables import FEW, estimate, short, stands_for, title
 
 
 def brief(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
@@ -24,7 +24,9 @@ def brief(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
         ]
         made.append(Table("all tasks", ["method", "% of dense, mean over tasks", "FLOPs"], rows))
     made += [_scores(name, task) for name, task in summary["tasks"].items()]
-    return f"{title(summary)}; ≈: no difference found, as the 95 % interval contains zero", made
+    stands = stands_for(summary)
+    stands = stands and f"{stands}, own retain what each method gets for it; "
+    return f"{title(summary)}; {stands}≈: no difference found, as the 95 % interval contains zero", made
 
 
 def _scores(name: str, task: Mapping[str, Any]) -> Table:
@@ -42,6 +44,6 @@ def _scores(name: str, task: Mapping[str, Any]) -> Table:
             ]
         )
     few = "; too few for reliable intervals" if task["units"] < FEW else ""
-    heads = ["method", "budget", task["metric"], "difference from dense", "FLOPs", "tokens"]
+    heads = ["method", "budget", task["metric"], "difference from dense", "FLOPs", "own retain"]
     units = f"{task['units']} unit{'' if task['units'] == 1 else 's'}"
     return Table(f"{name}: {task['samples']} questions in {units}{few}", heads, rows)

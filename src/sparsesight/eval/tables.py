@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..equal_cost import STANDS_FOR
 from .statistics import Estimate
 from .sweep import DENSE
 
@@ -36,7 +37,7 @@ Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
 "no difference found" mean that the interval contains zero. MACs are multiply-adds of the language model's prefill per
 sample, the method's own overhead included; KV is the cache after it. Equal tokens are visual tokens averaged over the
-layers, those that leave a layer and (entering) those that enter it.
+layers, those that leave a layer (a method's own `retain`) and (entering) those that enter it.{stands}
 """
 
 
@@ -63,6 +64,12 @@ def title(summary: Mapping[str, Any]) -> str:
     return "costs differ: " + ", ".join(f"by {x:.1%} at budget {budget}" for budget, x in beyond.items())
 
 
+def stands_for(summary: Mapping[str, Any]) -> str:
+    """What a budget is, if budgets were solved for equal cost."""
+    cells = (cell for task in summary["tasks"].values() for cell in task["cells"].values())
+    return STANDS_FOR if summary["costs"]["solved"] and any(cell["retain"] for cell in cells) else ""
+
+
 def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: Latencies) -> str:
     """The whole report.
 
@@ -73,7 +80,8 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
     """
     parts = [f"# Sweep: {title(summary)}\n"]
     parts += [f"- {name}: {value}\n" for name, value in about.items()]
-    parts.append("\n" + LEGEND.format(draws=summary["draws"]))
+    stands = stands_for(summary).capitalize()
+    parts.append("\n" + LEGEND.format(draws=summary["draws"], stands=stands and f"\n{stands}."))
     if len(summary["tasks"]) > 1 and summary["overall"]:
         head = ["method", "% of dense, mean over tasks", "FLOPs, % of dense"]
         rows = [

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
 from ..errors import SparseSightError
@@ -53,6 +54,7 @@ class CDPruner(PreDecoderMethod):
 
     name: ClassVar[str] = "cdpruner"
     when: ClassVar[str] = "small budgets: similarity to the question and variety in one kernel"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by relevance and variety")
     published_at: ClassVar[Sequence[Retain]] = (128, 64, 32)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.method import Method
 from ..core.stage import StageInput
 from ..errors import SparseSightError
@@ -51,6 +52,7 @@ class DART(Method):
 
     name: ClassVar[str] = "dart"
     when: ClassVar[str] = "by similarity alone, so with any attention kernel"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by difference")
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     requires_raters: ClassVar[bool] = False
     depths: ClassVar[tuple[int, ...]] = (1,)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import BEFORE, Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
 
@@ -34,6 +35,7 @@ class DivPrune(PreDecoderMethod):
 
     name: ClassVar[str] = "divprune"
     when: ClassVar[str] = "before the question is known, without a vision tower's attention: variety alone"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by variety")
     published_at: ClassVar[Sequence[Retain]] = (0.098,)
 
     @classmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, Schedule, StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import PreDecoderMethod
 from ..core.stage import Counts, StageInput
@@ -63,6 +64,7 @@ class FastVID(PreDecoderMethod):
 
     name: ClassVar[str] = "fastvid"
     when: ClassVar[str] = "clips of few shots: what stays the same in a shot is merged"
+    meaning: ClassVar[Meaning] = Meaning("order by attention in the vision tower, frame by frame")
     published_at: ClassVar[Sequence[Retain]] = (0.25, 0.2, 0.15, 0.1)
     requires_vision: ClassVar[bool] = True
     requires_frames: ClassVar[bool] = True

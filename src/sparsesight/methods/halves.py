@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import BEFORE, Schedule, StageSizes, plan
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.stage import Selection, StageInput
 from ..errors import SparseSightError
@@ -55,6 +56,7 @@ class Halves(Proportional):
 
     name: ClassVar[str] = "halves"
     when: ClassVar[str] = "the default: any budget and model family, in transformers and vLLM"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by variety", "for variety")
     depths: ClassVar[tuple[int, ...]] = (BEFORE, 15)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False
@@ -97,8 +99,17 @@ class Halves(Proportional):
 
     def select_from_scores(self, stage: StageInput, score: Float[Tensor, "b v"]) -> Selection:
         selection = super().select_from_scores(stage, score)
+        if not self._asks(stage.index):
+            return selection
         # Pictures of scores show what is asked for; `score` is the order of selection.
-        return selection._replace(score=stage.question_similarity) if self._asks(stage.index) else selection
+        return selection._replace(score=stage.question_similarity, meaning=self._asked())
+
+    def _asked(self) -> Meaning:
+        """Of a stage that asks."""
+        share = "half" if self.asked == 0.5 else f"{self.asked:.0%}"
+        rest = "half" if self.asked == 0.5 else "the rest"
+        kept = "" if self.asked == 1 else f"{share} by the question, {rest} for variety"
+        return Meaning("similarity to the question", kept)
 
     def _asks(self, index: int) -> bool:
         return index == 0 and self.asked > 0

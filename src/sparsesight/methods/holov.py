@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import ANY_PICTURE, PreDecoderMethod
 from ..core.stage import StageInput
@@ -49,6 +50,7 @@ class HoloV(PreDecoderMethod):
 
     name: ClassVar[str] = "holov"
     when: ClassVar[str] = "crowded pictures: every crop gets a share"
+    meaning: ClassVar[Meaning] = Meaning("order of selection, crop by crop")
     published_at: ClassVar[Sequence[Retain]] = range(1, ANY_PICTURE)
     requires_vision: ClassVar[bool] = True
 

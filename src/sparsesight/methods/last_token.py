@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ..core.budget import StageSizes
+from ..core.facts import Meaning
 from ..core.method import Method
 from ..core.stage import StageInput
 
@@ -25,6 +26,7 @@ class LastToken(Method):
 
     name: ClassVar[str] = "last-token"
     when: ClassVar[str] = "what the last token alone gives, at SparseVLM's layers"
+    meaning: ClassVar[Meaning] = Meaning("attention of the last text token")
     control: ClassVar[bool] = True
     requires_raters: ClassVar[bool] = False
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..core.budget import Schedule, Stage, plan
+from ..core.facts import Meaning
 from ..core.method import Method, PreDecoderMethod
 from ..core.stage import StageInput
 
@@ -50,6 +51,8 @@ def merge_in_order(
 @dataclass(frozen=True)
 class MergesAll(PreDecoderMethod):
     """A method that merges all tokens into as many as the budget allows, and keeps none unchanged."""
+
+    meaning: ClassVar[Meaning] = Meaning("the same for all")
 
     @property
     def recycled_fraction(self) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
@@ -48,6 +49,7 @@ class MMTok(PreDecoderMethod):
 
     name: ClassVar[str] = "mmtok"
     when: ClassVar[str] = "small budgets: coverage of the question and of the picture"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by coverage of question and picture")
 
     def __post_init__(self) -> None:
         super().__post_init__()

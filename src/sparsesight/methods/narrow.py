@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes, pruning_layers
+from ..core.facts import Meaning
 from ..core.method import Method
 from ..core.stage import StageInput
 
@@ -59,6 +60,7 @@ class Narrow(Method):
 
     name: ClassVar[str] = "narrow"
     when: ClassVar[str] = "as the last part of a composition with a method before the decoder"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by variety")
     depths: ClassVar[tuple[int, ...]] = (15,)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.method import Method
 from ..core.stage import StageInput
 
@@ -39,6 +40,7 @@ class PriorTR(Method):
 
     name: ClassVar[str] = "priortr"
     when: ClassVar[str] = "models whose last token attends to the same places whatever the question is"
+    meaning: ClassVar[Meaning] = Meaning("attention that the question adds")
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     depths: ClassVar[tuple[int, ...]] = (2,)
     requires_raters: ClassVar[bool] = False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ..core.budget import StageSizes
+from ..core.facts import Meaning
 from ..core.method import Method
 from ..core.stage import StageInput
 from ..errors import SparseSightError
@@ -32,6 +33,7 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     when: ClassVar[str] = "what chance gives"
+    meaning: ClassVar[Meaning] = Meaning("random numbers")
     control: ClassVar[bool] = True
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
@@ -42,6 +43,7 @@ class SCOPE(PreDecoderMethod):
 
     name: ClassVar[str] = "scope"
     when: ClassVar[str] = "small budgets: coverage of the picture, led by the vision tower"
+    meaning: ClassVar[Meaning] = Meaning("order of selection by coverage of the picture")
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     requires_vision: ClassVar[bool] = True
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, recycled_counts
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.stage import Counts, StageInput
 from ..errors import SparseSightError
@@ -47,6 +48,7 @@ class SparseVLM(Proportional):
 
     name: ClassVar[str] = "sparsevlm"
     when: ClassVar[str] = "to reproduce SparseVLM v1.5, or where dropped tokens should not be lost entirely"
+    meaning: ClassVar[Meaning] = Meaning("attention of the raters")
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

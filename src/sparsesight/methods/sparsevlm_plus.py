@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import Method
 from ..core.stage import StageInput
@@ -42,6 +43,7 @@ class SparseVLMPlus(Method):
 
     name: ClassVar[str] = "sparsevlm+"
     when: ClassVar[str] = "to reproduce SparseVLM v2.0, or where the decoder's attention is trusted"
+    meaning: ClassVar[Meaning] = Meaning("attention of the raters, corrected for distance")
     rows_read: ClassVar[Literal["text", "raters"]] = "raters"
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 96, 64)
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {

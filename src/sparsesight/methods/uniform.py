@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import StageSizes
+from ..core.facts import Meaning
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
 
@@ -28,6 +29,7 @@ class Uniform(PreDecoderMethod):
 
     name: ClassVar[str] = "uniform"
     when: ClassVar[str] = "what evenly spaced tokens give"
+    meaning: ClassVar[Meaning] = Meaning("even spacing")
     control: ClassVar[bool] = True
     requires_frames: ClassVar[bool] = True
 

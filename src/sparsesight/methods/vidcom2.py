@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import PreDecoderMethod
 from ..core.stage import StageInput
@@ -46,6 +47,7 @@ class VidCom2(PreDecoderMethod):
 
     name: ClassVar[str] = "vidcom2"
     when: ClassVar[str] = "clips: frames share the budget by how much they differ"
+    meaning: ClassVar[Meaning] = Meaning("order by difference from clip and frame")
     published_at: ClassVar[Sequence[Retain]] = (0.25, 0.15)
     requires_frames: ClassVar[bool] = True
 

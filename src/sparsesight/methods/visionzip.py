@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, Schedule, StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import PreDecoderMethod
 from ..core.stage import Counts, StageInput
@@ -49,6 +50,7 @@ class VisionZip(PreDecoderMethod, Proportional):
 
     name: ClassVar[str] = "visionzip"
     when: ClassVar[str] = "before the question is known: by the vision tower alone"
+    meaning: ClassVar[Meaning] = Meaning("attention in the vision tower")
     published_at: ClassVar[Sequence[Retain]] = (192, 128, 64)
     requires_vision: ClassVar[bool] = True
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.budget import Retain, StageSizes
+from ..core.facts import Meaning
 from ..core.fields import is_number
 from ..core.method import ANY_PICTURE, PreDecoderMethod
 from ..core.stage import StageInput
@@ -63,6 +64,11 @@ class VisPruner(PreDecoderMethod):
     def published(cls, retain: int = 128) -> VisPruner:
         """As released for LLaVA-1.5: half and half, 8 duplicates per round."""
         return cls(retain, positions="compact", important=0.5, step=8, judged_by="prompt")
+
+    @property
+    def meaning(self) -> Meaning:  # type: ignore[override]
+        attention = "attention in the vision tower"
+        return Meaning(attention if self.important == 1 else f"order by {attention}, then without duplicates")
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         attention = stage.tower.attention

@@ -41,7 +41,7 @@ def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bo
     picture, _ = signed(look, stage, size=size)
     if not caption:
         return picture
-    return arrange([CaptionedPicture(picture, (_said(look, _chosen(look, stage)),))], 1, letters(size))
+    return arrange([CaptionedPicture(picture, _lines(look, _chosen(look, stage)))], 1, letters(size))
 
 
 def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Image.Image, set[Sign]]:
@@ -67,7 +67,7 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
     panels, signs = [], {RATER} if any(x.rates for x in question_words(look.words)) else set()
     for number, chosen in _numbered(shown):
         picture, found = signed(look, number, size=size)
-        panels.append(CaptionedPicture(picture, (_said(look, chosen),)))
+        panels.append(CaptionedPicture(picture, _lines(look, chosen)))
         signs |= found
     sheet = arrange(panels, _across(columns, math.ceil(math.sqrt(len(panels)))), letters(size))
     letter = letters(size)
@@ -79,6 +79,7 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
 def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = True) -> Image.Image:
     """The method's score of each patch at one stage, dark blue to yellow, with the kept ones outlined.
 
+    What the scores are can differ from stage to stage; the caption has the method's own words for it.
     The colours span the scores from the 2nd to the 98th percentile. Patches dropped before the stage are pale.
 
     Raises:
@@ -96,7 +97,9 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
         return picture
     letter = letters(size)
     method = str(look.report.method["method"])
-    sheet = arrange([CaptionedPicture(picture, (f"{method}: scores {chosen.where}",))], 1, letter)
+    sheet = arrange(
+        [CaptionedPicture(picture, (f"{method}, {chosen.where}: {chosen.meaning.scores}",))], 1, letter
+    )
     return stack(sheet, scale(float(low), float(high), sheet.width, letter))
 
 
@@ -115,7 +118,7 @@ def side_by_side(
     looks = by_name(looks)
     panels, signs = [], set[Sign]()
     for name, look in looks.items():
-        lines = (*name.split("\n"), _said(look, _chosen(look, stage)))
+        lines = (*name.split("\n"), *_lines(look, _chosen(look, stage)))
         picture, found = signed(look, stage, size=size)
         panels.append(CaptionedPicture(picture, lines))
         signs |= found
@@ -190,6 +193,12 @@ def _said(look: Look, stage: StageRecord | None) -> str:
     if stage is None:
         return f"{look.visual} visual tokens" if look.stages else f"all {look.visual} visual tokens kept"
     return f"{stage.where}: {stage.counts()}"
+
+
+def _lines(look: Look, stage: StageRecord | None) -> tuple[str, ...]:
+    """What was left, and by what the method chose it, if that is not the score."""
+    kept = "" if stage is None else stage.meaning.kept
+    return (_said(look, stage), kept) if kept else (_said(look, stage),)
 
 
 def _numbered(shown: Sequence[StageRecord | None]) -> list[tuple[int | None, StageRecord | None]]:

@@ -23,13 +23,15 @@ PANEL = 2.6  # inches
 DPI = 150  # of pixels, where a file has any
 PIXELS = 480  # of a panel's longer side
 LINE = 1.25  # height of a line of text, of its font size
+TITLE, ACROSS = 10, 32  # font size of a panel's title, and characters of its lines
 
 
 def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None = None) -> Figure:
     """What a prefill kept of one sample, in a row of panels.
 
     The picture, the scores of the first stage, the patches that each stage kept, and the visual tokens entering each
-    layer; above them the question, the answers and what was saved.
+    layer; above them the question, the answers and what was saved. The method says what its scores are, and which
+    tokens it keeps.
 
     Args:
         look: from :func:`look`.
@@ -44,11 +46,14 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
     """
     report, stages = checked(look).report, look.stages
     panels = [("the picture", overlay(look, None, size=PIXELS, caption=False))]
-    if stages:
-        panels.append((f"scores {stages[0].where}", heatmap(look, 0, size=PIXELS, caption=False)))
+    if stages and stages[0].told_apart:
+        title = f"scores {stages[0].where}, yellow: high\n{fill(stages[0].meaning.scores, ACROSS)}"
+        panels.append((title, heatmap(look, 0, size=PIXELS, caption=False)))
     for number, stage in enumerate(stages):
-        panels.append((f"{stage.where}\n{stage.counts()}", overlay(look, number, size=PIXELS, caption=False)))
+        title = f"{stage.where}\n{fill(stage.said, ACROSS)}"
+        panels.append((title, overlay(look, number, size=PIXELS, caption=False)))
     columns = len(panels) + 1
+    tall = PANEL + 0.5 + max(title.count("\n") + 1 for title, _ in panels) * LINE * TITLE / 72
     wide = 16 * columns  # characters of a line
     said = [(fill(question, wide), 16)] if question else []
     if answers:
@@ -60,14 +65,14 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
         )
     said.append((report.headline, 12))
     head = sum(LINE * size * (text.count("\n") + 1) for text, size in said) / 72 + 0.2
-    drawn = new_figure(PANEL * columns, PANEL + 0.9 + head)
-    top, below = drawn.subfigures(2, 1, height_ratios=[head, PANEL + 0.9], squeeze=False)[:, 0]
+    drawn = new_figure(PANEL * columns, tall + head)
+    top, below = drawn.subfigures(2, 1, height_ratios=[head, tall], squeeze=False)[:, 0]
     _head(top, said, head)
     row = below.subplots(1, columns, width_ratios=[1] * (columns - 1) + [1.15])
     for axes, (title, picture) in zip(row, panels, strict=False):
         axes.imshow(picture)
         axes.set_axis_off()
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=TITLE)
     _layers(row[-1], look)
     return drawn
 
@@ -99,5 +104,5 @@ def _head(top: SubFigure, said: list[tuple[str, int]], height: float) -> None:
 
 def _layers(axes: Axes, look: Look) -> None:
     stairs(axes, {"": look.per_layer}, look.visual)
-    axes.set_title("visual tokens entering", fontsize=10)
+    axes.set_title("visual tokens entering", fontsize=TITLE)
     axes.set_ylabel("")

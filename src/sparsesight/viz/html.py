@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import numpy as np
 from PIL import Image, features
 
 from ..errors import SparseSightError
@@ -95,13 +94,12 @@ def fragment(look: Look) -> str:
 def _body(look: Look, name: str, *, alone: bool) -> str:
     heading = f"<h2>{escape(name.splitlines()[0])}</h2>" if name else ""
     parts = [heading, html_summary(look.report), _stages(look)]
-    scored = [
-        i for i, stage in enumerate(look.stages) if len(np.unique(stage.score[np.isfinite(stage.score)])) > 1
-    ]
+    scored = [i for i, stage in enumerate(look.stages) if stage.told_apart]
     if scored:
         maps = "".join(
             f"<figure>{_image(heatmap(look, i, size=400, caption=False), f'scores of stage {i + 1}')}"
-            f"<figcaption>scores {look.stages[i].where}, blue to yellow</figcaption></figure>"
+            f"<figcaption>{escape(look.stages[i].where)}: {escape(look.stages[i].meaning.scores)}, blue to yellow"
+            "</figcaption></figure>"
             for i in scored
         )
         parts.append(f'<h2>Scores</h2><div class="row">{maps}</div>')
@@ -115,7 +113,7 @@ def _stages(look: Look) -> str:
     own = f"s{uuid.uuid4().hex[:10]}"
     choices: Sequence[int | None] = [None, *range(len(look.stages))]
     names = ["picture", *(stage.where for stage in look.stages)]
-    said = [f"{look.visual} visual tokens", *(stage.counts() for stage in look.stages)]
+    said = [f"{look.visual} visual tokens", *(stage.said for stage in look.stages)]
     buttons, panes, rules, signs = [], [], [], set[Sign]()
     for i, (choice, name, count) in enumerate(zip(choices, names, said, strict=True)):
         checked = " checked" if i == len(choices) - 1 else ""
