@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 Config = Any
 Layout = Literal["tiles", "anyres", "by_size", "by_grid"]
+Alone = Literal["tiles", "pictures", "frames", ""]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Family:
         run_is_frame: whether each run of video ids is one frame, as text or markers stand between frames.
         encoded_by_frame: whether the encoder gives features by the frame, not by the clip.
         frame_tokens: tokens of one frame where a clip's frames follow each other with nothing between them.
+        encoded_alone: what the vision tower encodes without looking at the rest of its input, so that equal ones can be
+            encoded once: ``tiles``, entries of pixels [n, ..., 3, h, w]; ``pictures`` or single ``frames``, of patches
+            that come in one sequence. "": nothing, or it is not known whose its rows are.
         layout: the order of a picture's tokens: ``tiles`` of one size; ``anyres``, LLaVA-NeXT's; ``by_size``,
             Pixtral's; ``by_grid``, Qwen2-VL's. None: not known, so there is no picture of what was kept.
         merge: patches along one side that become one token, for ``tiles``.
@@ -42,6 +46,7 @@ class Family:
     run_is_frame: bool = False
     encoded_by_frame: bool = False
     frame_tokens: Callable[[Config], int] | None = None
+    encoded_alone: Alone = "tiles"
     layout: Layout | None = None
     merge: Callable[[Config], float] = lambda config: 1
     processor_calls: tuple[Mapping[str, Any], ...] = ({},)
@@ -93,16 +98,20 @@ FAMILIES: dict[str, Family] = {
     "cohere2": Family(unrotated="all"),
     "cohere2_moe": Family(unrotated="all"),
     "cohere2_vision": Family(layout="tiles", merge=lambda config: config.downsample_factor),
-    "cohere_compass": Family(run_is_frame=True),
+    "cohere_compass": Family(run_is_frame=True, encoded_alone="frames"),
     "colmodernvbert": Family(unsupported=_RETRIEVAL),
     "colpali": Family(unsupported=_RETRIEVAL),
     "colqwen2": Family(unsupported=_RETRIEVAL),
+    "cosmos3_edge": Family(encoded_alone="frames"),
+    "cosmos3_omni": Family(encoded_alone="frames"),
     "diffusion_gemma": Family(
         unsupported="it refines its whole answer by diffusion, over visual tokens only in an encoder's cache"
     ),
     "embedding_gemma2": Family(unsupported=_RETRIEVAL),
+    "ernie4_5_vl_moe": Family(encoded_alone="frames"),
     "evolla": Family(unsupported="it reads proteins, which enter by cross-attention, and no pictures"),
     "exaone4": Family(unrotated="beside windows"),
+    "exaone4_5": Family(encoded_alone="frames"),
     "exaone_moe": Family(unrotated="beside windows"),
     "florence2": Family(unsupported=_SEQ2SEQ),
     "gemma3": Family(
@@ -116,9 +125,12 @@ FAMILIES: dict[str, Family] = {
     "git": Family(
         unsupported="its decoder itself puts a picture's tokens before the text, and no placeholder ids stand for them"
     ),
-    "glm46v": Family(run_is_frame=True),
-    "glm4v": Family(run_is_frame=True, layout="by_grid"),
-    "glm4v_moe": Family(run_is_frame=True),
+    "glm46v": Family(run_is_frame=True, encoded_alone="frames"),
+    "glm4v": Family(run_is_frame=True, encoded_alone="frames", layout="by_grid"),
+    "glm4v_moe": Family(run_is_frame=True, encoded_alone="frames"),
+    "glm_ocr": Family(encoded_alone="frames"),
+    "glmga": Family(encoded_alone="frames"),
+    "hyperclovax_vision_v2": Family(encoded_alone="frames"),
     "idefics": Family(unsupported=_CROSS),
     "idefics3": Family(layout="tiles", merge=lambda config: config.scale_factor),
     "instructblip": Family(unsupported=_QUERIES),
@@ -133,10 +145,11 @@ FAMILIES: dict[str, Family] = {
             **_served("InternVLForConditionalGeneration", "interns1", "InternS1ForConditionalGeneration"),
         },
     ),
+    "kimi_k25": Family(encoded_alone="pictures"),
     "kosmos-2": Family(unsupported=_MASKED),
     "kosmos-2.5": Family(unsupported=_MASKED),
-    "lfm3_vl": Family(run_is_frame=True),
-    "lighton_ocr": Family(layout="by_size"),
+    "lfm3_vl": Family(run_is_frame=True, encoded_alone="frames"),
+    "lighton_ocr": Family(encoded_alone="", layout="by_size"),
     "llava": Family(layout="tiles", vllm=_served("LlavaForConditionalGeneration", "llava")),
     "llava_next": Family(layout="anyres", vllm=_served("LlavaNextForConditionalGeneration", "llava_next")),
     "llava_next_video": Family(
@@ -154,12 +167,13 @@ FAMILIES: dict[str, Family] = {
     "minicpmv4_6": Family(run_is_frame=True, encoded_by_frame=True),
     "minicpmv4_7": Family(run_is_frame=True, encoded_by_frame=True),
     "minimax_m3_vl": Family(run_is_frame=True),
-    "mistral3": Family(layout="by_size"),
+    "mistral3": Family(encoded_alone="", layout="by_size"),
     "mllama": Family(unsupported=_CROSS),
     "modernvbert": Family(unsupported=_RETRIEVAL),
-    "muse_glimmer": Family(run_is_frame=True),
-    "muse_spark": Family(run_is_frame=True),
+    "muse_glimmer": Family(run_is_frame=True, encoded_alone="frames"),
+    "muse_spark": Family(run_is_frame=True, encoded_alone="frames"),
     "neomme": Family(unsupported=_RETRIEVAL),
+    "paddleocr_vl": Family(encoded_alone="frames"),
     "paligemma": Family(layout="tiles"),
     "perception_lm": Family(
         encoded_by_frame=True,
@@ -173,18 +187,29 @@ FAMILIES: dict[str, Family] = {
     "qianfan_ocr": Family(
         layout="tiles", merge=lambda config: 1 / config.downsample_ratio, processor_calls=_CROPS
     ),
-    "qwen2_5_vl": Family(layout="by_grid", vllm=_served("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl")),
-    "qwen2_vl": Family(layout="by_grid", vllm=_served("Qwen2VLForConditionalGeneration", "qwen2_vl")),
-    "qwen3_5": Family(run_is_frame=True, layout="by_grid"),
-    "qwen3_5_moe": Family(run_is_frame=True, layout="by_grid"),
-    "qwen3_vl": Family(
-        run_is_frame=True, layout="by_grid", vllm=_served("Qwen3VLForConditionalGeneration", "qwen3_vl")
+    "qwen2_5_omni_thinker": Family(encoded_alone="frames"),
+    "qwen2_5_vl": Family(
+        encoded_alone="frames",
+        layout="by_grid",
+        vllm=_served("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl"),
     ),
-    "qwen3_vl_moe": Family(run_is_frame=True, layout="by_grid"),
+    "qwen2_vl": Family(
+        encoded_alone="frames", layout="by_grid", vllm=_served("Qwen2VLForConditionalGeneration", "qwen2_vl")
+    ),
+    "qwen3_5": Family(run_is_frame=True, encoded_alone="frames", layout="by_grid"),
+    "qwen3_5_moe": Family(run_is_frame=True, encoded_alone="frames", layout="by_grid"),
+    "qwen3_omni_moe_thinker": Family(encoded_alone="frames"),
+    "qwen3_vl": Family(
+        run_is_frame=True,
+        encoded_alone="frames",
+        layout="by_grid",
+        vllm=_served("Qwen3VLForConditionalGeneration", "qwen3_vl"),
+    ),
+    "qwen3_vl_moe": Family(run_is_frame=True, encoded_alone="frames", layout="by_grid"),
     "smolvlm": Family(layout="tiles", merge=lambda config: config.scale_factor),
     "t5gemma2": Family(unsupported=_SEQ2SEQ),
     "udop": Family(unsupported=_SEQ2SEQ),
-    "video_llama_3": Family(run_is_frame=True),
+    "video_llama_3": Family(run_is_frame=True, encoded_alone="frames"),
     "video_llava": Family(
         encoded_by_frame=True,
         frame_tokens=lambda config: _side(config) ** 2 + 1,

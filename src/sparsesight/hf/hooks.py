@@ -37,6 +37,7 @@ from .prompt.visual_mask import VisualMask
 from .record import PrefillRecord
 from .router_logits import RouterLogits
 from .state import ForwardState
+from .vision.once import EncodeOnce
 from .vision.reader import VisionReader
 from .vision.text_tower import TextTower, questions_of
 
@@ -57,6 +58,7 @@ class Hooks:
         text_tower: for a method that compares the question with patches.
         turns: how a chat marks its turns; None: not known.
         fast: how to run segments as programs; None: not at all.
+        encode_once: whether equal pictures are encoded once.
 
     Raises:
         SparseSightError: if the decoder already has hooks; nothing is installed then.
@@ -72,6 +74,7 @@ class Hooks:
         text_tower: TextTower | None = None,
         fast: Fast | None = None,
         turns: Turns | None = None,
+        encode_once: bool = False,
     ) -> None:
         if getattr(parts.decoder, MARK, None) is not None:
             raise SparseSightError(
@@ -89,6 +92,7 @@ class Hooks:
         self.vision, self.text_tower = None, text_tower
         if plan.method.requires_vision:
             self.vision = VisionReader(parts, str(plan.method), text_tower)
+        self.once = EncodeOnce(parts) if encode_once else None
         self.how_fast = fast
         self.fast: FastPath | None = None
         try:
@@ -130,6 +134,8 @@ class Hooks:
         self.probe()
         if self.vision is not None:
             self.vision.install(self.added)
+        if self.once is not None:
+            self.once.install(self.added)
         if self.how_fast is not None:
             self.fast = FastPath(parts, self.plan, self.how_fast, lambda: self.forward, self.added)
 

@@ -28,6 +28,7 @@ from .prompt.layout import Plan
 from .prompt.visual_mask import PER_CALL, VisualMask, VisualMaskSpec
 from .record import PrefillRecord, RunHistory, Trace
 from .rope import is_plain
+from .vision.once import Encoded
 from .vision.text_tower import TextTower
 
 
@@ -57,6 +58,7 @@ class Sparsified:
         timing: bool = False,
         trace: bool = False,
         fast: Fast | bool | str = False,
+        encode_once: bool = False,
     ) -> None:
         if method.requires_text_tower != (text_tower is not None):
             raise SparseSightError(
@@ -65,7 +67,8 @@ class Sparsified:
                 if method.requires_text_tower
                 else f"text_tower: method={method} reads none; leave it out, or use CDPruner.published()"
             )
-        for name, value in (("trim_early_layers", trim_early_layers), ("timing", timing), ("trace", trace)):
+        switches = {"trim_early_layers": trim_early_layers, "timing": timing, "trace": trace}
+        for name, value in {**switches, "encode_once": encode_once}.items():
             if not isinstance(value, bool):
                 raise SparseSightError(f"{name}={value!r}: use True or False")
         how_fast = parse_fast(fast)
@@ -104,7 +107,9 @@ class Sparsified:
             keep_trace=trace,
             trim_early=trim_early_layers,
         )
-        self._hooks = Hooks(parts, plan, visual_mask, self._runs.add, timing, text_tower, how_fast, turns)
+        self._hooks = Hooks(
+            parts, plan, visual_mask, self._runs.add, timing, text_tower, how_fast, turns, encode_once
+        )
 
     @property
     def report(self) -> Report:
@@ -178,6 +183,13 @@ class Sparsified:
     def fast(self) -> FastUse | None:
         """How the last prefill used the fast path; None without ``fast=``."""
         return None if self._hooks.fast is None else self._runs.current.fast or self._hooks.fast.use
+
+    @property
+    def encoded(self) -> Encoded | None:
+        """How many tiles, pictures or frames the vision tower was given and how many it encoded since :func:`sparsify`,
+        in all threads; None without ``encode_once=True``. Both are 0 for a tower that encodes none of them alone.
+        """
+        return None if self._hooks.once is None else self._hooks.once.count
 
     def __repr__(self) -> str:
         state = "" if self._hooks.added else ", restored"

@@ -44,6 +44,7 @@ def sparsify(
     timing: bool = False,
     trace: bool = False,
     fast: Fast | bool | str = False,
+    encode_once: bool = False,
     **options: Unpack[MethodOptions],
 ) -> Sparsified:
     """Make a vision-language model drop visual tokens before and between its decoder layers, guided by the question.
@@ -92,6 +93,10 @@ def sparsify(
         fast: run the layers between two stages as one program of a fixed shape if possible, for prompts so short that
             Python takes longer than the device: True, a runner's name, or :class:`Fast`. The first prefill of each
             length is slow; :attr:`Sparsified.fast` reports the result.
+        encode_once: let the vision tower encode equal tiles, pictures and frames of a prompt once, such as white tiles
+            of a document, a picture that several samples of a batch ask about, or a clip that stands still. Exact up to
+            rounding. A tower that does not encode them separately encodes all, as without it.
+            :attr:`Sparsified.encoded` counts.
         **options: further fields of the method, such as ``layers=(2, 6, 15)``.
 
     Returns:
@@ -120,6 +125,7 @@ def sparsify(
         timing=timing,
         trace=trace,
         fast=fast,
+        encode_once=encode_once,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from sparsesight import sparsify
 from sparsesight.method_names import DEFAULT
 
-from . import calls, usage
+from . import calls, encoding, usage
 from .base import SAMPLES
 from .case import INSIDE, MERGING, Case, Run
 from .rotation import rotated_ones
@@ -206,7 +206,11 @@ SLOW: dict[str, Callable[[Case, str], None]] = {
     **usage.SLOW,
 }
 # ... and these every fourth family.
-FOURTH: dict[str, Callable[[Case, str], None]] = {"fast_dense": fast_dense, **usage.FOURTH}
+FOURTH: dict[str, Callable[[Case, str], None]] = {
+    "fast_dense": fast_dense,
+    "encoded_once": encoding.encoded_once,
+    **usage.FOURTH,
+}
 # These pass through the same code whichever attention there is: each family runs them with one of the two.
 ONE: dict[str, Callable[[Case, str], None]] = {
     "identity": identity,

@@ -82,7 +82,8 @@ class VisionReader:
         for number, tower in enumerate(self.sight.towers):
             added.hook(tower.module, "forward_pre", self._enter(number, tower))
             added.hook(tower.layer, "forward", self._leave_layer)
-            added.hook(tower.module, "forward", self._leave, always_call=True)
+            # Before `once.EncodeOnce` repeats rows of which this saw one.
+            added.hook(tower.module, "forward", self._leave, always_call=True, prepend=True)
             self._probe(number, tower)
         self._trace()
 

@@ -43,6 +43,22 @@ def _weights(width: int) -> Tensor:
     return (high << 32) + (low | 1)  # odd: no word is multiplied away
 
 
+def first_equal(*parts: Tensor) -> Int[Tensor, " n"]:
+    """For each of ``n`` entries the first one that equals it bit for bit, possibly itself.
+
+    Args:
+        parts: what belongs to an entry, each [n, ...].
+    """
+    rows = [x.detach().reshape(len(x), -1).contiguous() for x in parts]
+    number = sum(
+        (row_hashes(x) * (2 * i + 1) for i, x in enumerate(rows)), rows[0].new_zeros((), dtype=torch.long)
+    )
+    first = (number[:, None] == number).long().argmax(1)
+    words = [x.view(_WORDS[x.element_size()]) for x in rows]
+    same = torch.stack([(x == x[first]).all(1) for x in words]).all(0)  # other bits may have an equal number
+    return torch.where(same, first, torch.arange(len(first), device=first.device))
+
+
 def find_rows(known: Int[Tensor, " n"], wanted: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
     """Where each of the ``wanted`` numbers is among the ``known``, -1 if nowhere.
 
