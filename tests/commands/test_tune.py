@@ -18,8 +18,8 @@ from sparsesight.eval.own.data import OwnData
 from sparsesight.eval.own.read import read_rows
 from sparsesight.eval.own.task import OwnRows
 from sparsesight.eval.prompts import Prompts, choose_setting
-from sparsesight.eval.tune.run import measured_times
 from sparsesight.eval.tune.settings import make_settings
+from sparsesight.eval.tune.times import measured_times
 from sparsesight.hf.loading import load_model
 from sparsesight.settings import read_settings
 from tests.commands.command_line import asked, plain_surroundings, refused, run  # noqa: F401
@@ -158,7 +158,7 @@ def test_times_are_measured_by_the_bench(rows: Path) -> None:
     prompts = Prompts(loaded.processor, choose_setting("own", loaded.name), frames=1, clips=False)
     task = OwnRows("my", read_rows(rows), loaded, prompts, max_new_tokens=2)
     settings = make_settings(["halves"], [0.1, 1.0])
-    times = measured_times(task, settings, repeats=1)
+    times, _ = measured_times(task, settings, repeats=1)
     assert set(times) == {"dense", "halves(retain=0.1)"} and min(times.values()) > 0
     assert len(OwnData("my", read_rows(rows), None).items()) == COUNT
 
@@ -186,14 +186,17 @@ def test_by_time(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     measured = []
 
-    def times(*_: Any) -> dict[str, float]:
+    def times(*_: Any) -> tuple[dict[str, float], str]:
         measured.append(1)
-        return {"dense": 10.0, "random(retain=0.6)": 4.0}
+        return {"dense": 10.0, "random(retain=0.6)": 4.0}, "a noisy machine"
 
     monkeypatch.setattr(write, "measured_times", times)
     options = ("--methods", "random", "--by", "time")
     found = tuned(*options)
-    assert "2.5x less time to the first token" in found["verdict"]
+    assert "2.5x less time to the first token" in found["verdict"] and found["warnings"] == [
+        "a noisy machine"
+    ]
+    assert "Warning: a noisy machine." in (rows.parent / "tune-run" / "table.md").read_text()
     cheap = next(x for x in found["candidates"] if x["setting"] == "random(retain=0.05)")
     assert "its time cannot be measured" in cheap["state"]
     assert tuned(*options, "--resume") == found and len(measured) == 1
@@ -205,7 +208,7 @@ def test_what_is_slower_than_the_dense_model_is_no_setting(
     from sparsesight.eval.tune import write
 
     times = {"dense": 10.0, "random(retain=0.6)": 14.0, "random(retain=0.05)": 10.0}
-    monkeypatch.setattr(write, "measured_times", lambda *_: times)
+    monkeypatch.setattr(write, "measured_times", lambda *_: (times, ""))
     found = tuned("--methods", "random", "--by", "time")
     assert "no setting takes less time to the first token than the dense model here" in found["verdict"]
     assert {x["state"] for x in found["candidates"]} == {"costs no less than dense"}

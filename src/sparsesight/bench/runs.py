@@ -193,9 +193,11 @@ def _macs_limit(report: Report) -> float:
 
 
 def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, Any]:
+    def ratios(phase: str, to: Times, of: str = "wall") -> list[float]:
+        return [x / y for x, y in zip(getattr(dense, of)[phase], getattr(to, of)[phase], strict=True)]
+
     def ratio(phase: str, to: Times, of: str = "wall") -> float:
-        pairs = zip(getattr(dense, of)[phase], getattr(to, of)[phase], strict=True)
-        return median(x / y for x, y in pairs)
+        return median(ratios(phase, to, of))
 
     row: dict[str, Any] = {}
     spreads: dict[str, dict[str, float]] = {}
@@ -206,6 +208,7 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
             row[f"{name}_{kind}_cpu_ms"] = median(cpu) if cpu else None
             if wall:
                 spreads[f"{name}_{kind}_ms"] = spread(wall)
+    spreads["first_token_speedup"] = spread(ratios(FIRST, sparse))
     speedup, cpu_speedup = ratio(PREFILL, sparse), ratio(PREFILL, sparse, "cpu")
     return {
         **row,

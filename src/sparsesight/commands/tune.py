@@ -79,7 +79,8 @@ def tune(
     No labels are needed: answers are held against the dense model's. A quarter of the
     rows chooses among the settings, the others are held back and confirm the choice, so
     that the promise (--keep, with --confidence) holds over the whole search, for
-    questions and pictures like those given.
+    questions and pictures like those given. Rows about one picture, or of one "group",
+    count as one; pictures that are nearly the same are named.
 
     The folder gets sparsesight.json, which ask, serve and eval take as --settings,
     Python as sparsify(model, settings=...) and vLLM as --additional-config; a table, a
@@ -144,11 +145,17 @@ def _run(options: EvalOptions, data: OwnData, settings: list[Setting], promise: 
     from ..eval.prepare import prepare_tasks, run_settings, session
     from ..eval.run_dir import Config, RunFolder
     from ..eval.task import task_fingerprint
+    from ..eval.tune.alike import find_alike
     from ..eval.tune.plan import make_plan
     from ..eval.tune.run import Asked, tune
     from ..eval.tune.write import known_times, write_result
 
     plan = make_plan(data.items(), options.batch_size, promise.keep, promise.confidence)
+    with progress_bar(len(data.rows), "pictures") as advance:
+        alike = find_alike(data.rows, lambda row: advance(1, row.where))
+    warnings = [] if alike is None else [alike.sentence()]
+    for text in warnings:
+        echo(f"warning: {text}", err=True)
     prepared = prepare_tasks(options, Ranks(), {options.tasks[0]: data})
     note = session(prepared.loaded, Ranks())
     task = cast(OwnRows, prepared.tasks[0])
@@ -168,9 +175,12 @@ def _run(options: EvalOptions, data: OwnData, settings: list[Setting], promise: 
             if a_row is not None:
                 seconds = plan.rows * a_row[0] + (about - plan.rows) * a_row[1]
                 echo(f"{plan.rows} rows, {len(settings)} settings: {duration(seconds)}", err=True)
-            times = known_times(folder, task, settings) if promise.by == "time" else None
+            times, noise = known_times(folder, task, settings) if promise.by == "time" else (None, "")
+            if noise:
+                warnings.append(noise)
+                echo(f"warning: {noise}", err=True)
             found = tune(asked, settings, plan, promise.keep, promise.confidence, times)
-        return write_result(folder, found, plan, settings, promise, fixed, note)
+        return write_result(folder, found, plan, settings, promise, fixed, note, warnings)
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from sparsesight import SparseSightError, bundled, prompt_ends, sparsify
 from sparsesight.compare import prepare
+from sparsesight.eval.own import near_ties
 from sparsesight.eval.own.read import read_rows
 from sparsesight.eval.own.rows import Row
 from sparsesight.eval.own.task import OwnRows
@@ -136,3 +137,45 @@ def test_a_sweep_over_own_rows(data: Path, tmp_path: Path) -> None:
     # What one process of several has answered is gone on with.
     (out / "samples" / "my" / "random@0.1.jsonl").unlink()
     assert run("eval", "--tasks", str(data), *options, "--resume").stdout == result.stdout
+
+
+class OtherLogits:
+    """A model whose logits depend on the batch, as those of bfloat16 do, only more: up to ``most`` in batches."""
+
+    def __init__(self, loaded: Loaded, most: float) -> None:
+        self.alone, generator = 0, torch.Generator().manual_seed(0)
+
+        def change(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            self.alone += len(output) == 1
+            noise = most * torch.rand(output.shape, generator=generator)
+            return output if len(output) == 1 else output + noise
+
+        self.hook = loaded.model.lm_head.register_forward_hook(change)
+
+
+@pytest.mark.parametrize("rule", [True, False])
+def test_near_ties_are_asked_alone(
+    rule: bool, data: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that answers are those of single rows; without the rule, batches give others."""
+    method = make_method("random", retain=12)
+    alone = task(data, loaded)
+    with alone.answering(method) as answer:
+        singles = [answer([item])[0] for item in alone.items]
+    monkeypatch.setattr(near_ties, "LEAST", 6.0 if rule else 0.0)
+    mine, noise = task(data, loaded), OtherLogits(loaded, 6.0)
+    try:
+        with mine.answering(method) as answer:
+            together = answer(mine.items)
+    finally:
+        noise.hook.remove()
+    same_text = [x.text for x in together] == [x.text for x in singles]
+    assert same_text is rule and (noise.alone > 0) is rule
+    if rule:
+        assert [x.figures["same"] for x in together] == [x.figures["same"] for x in singles]
+
+
+def test_what_a_near_tie_is() -> None:
+    logits = torch.tensor([[30.0, 10.0, 0.0], [30.0, 29.7, 0.0]])
+    assert near_ties.near_tie(logits, torch.bfloat16) and not near_ties.near_tie(logits, torch.float32)
+    assert not near_ties.near_tie(logits[:1], torch.bfloat16)

@@ -20,7 +20,7 @@ JSONL, CSV = ".jsonl", ".csv"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 DATASET = ("state.json", "dataset_info.json")  # what `Dataset.save_to_disk` writes
 MAX_LINE = 1 << 20  # bytes of a row
-COLUMNS = ("image", "images", "question", "messages", "answer")
+COLUMNS = ("image", "images", "question", "messages", "answer", "group")
 
 Made = Iterator[tuple[str, Callable[[], Row]]]
 

@@ -1,8 +1,8 @@
 """Own data: rows of pictures and a question, from JSONL, CSV, a folder of pictures, or a dataset on disk.
 
-A row has ``image``, ``images`` or ``video`` (paths relative to the file), ``question`` or chat ``messages``, and, in
-all rows or in none, ``answer``. Files may come from anybody: sizes, counts and paths are bounded, and all that is wrong
-is found before a model is loaded.
+A row has ``image``, ``images`` or ``video`` (paths relative to the file), ``question`` or chat ``messages``, in all
+rows or in none ``answer``, and, where rows come from one source, ``group``. Files may come from anybody: sizes, counts
+and paths are bounded, and all that is wrong is found before a model is loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ MAX_ROWS = 100_000
 MAX_PICTURES = 64  # of a row
 MAX_MESSAGES = 64
 MAX_TEXT = 100_000  # characters of a row's texts together
+MAX_GROUP = 1000  # characters
 NAMED = 5  # bad rows that a message names
 ROLES = ("system", "user", "assistant")
 
@@ -34,7 +35,8 @@ class Row:
         number: of the line, from 1; of a picture in a folder or a row of a dataset, its own.
         turns: roles and contents; a content is texts and sources in their order.
         answer: as given.
-        unit: the same for rows that share pictures, directly or through other rows.
+        group: as given, by its text; "" for none.
+        unit: the same for rows that share pictures or a group, directly or through other rows.
         content: of its pictures, as :meth:`~.sources.File.content`.
     """
 
@@ -42,6 +44,7 @@ class Row:
     number: int
     turns: tuple[tuple[str, tuple[str | Source, ...]], ...]
     answer: str | None = None
+    group: str = ""
     unit: str = ""
     content: tuple[str, ...] = ()
 
@@ -70,7 +73,7 @@ class Row:
 
 
 def make_item(row: Row) -> Item:
-    """A row as an item of a task; rows about the same pictures are one unit."""
+    """A row as an item of a task; rows of one unit stay together."""
     return Item(
         id=f"{row.number:06d}",
         question=row.question,
@@ -109,19 +112,22 @@ def make_row(fields: Mapping[str, Any], where: str, number: int, place: Place) -
     size = sum(len(part) for _, content in turns for part in content if isinstance(part, str))
     if size > MAX_TEXT:
         raise SparseSightError(f"its text has {size:,} characters, more than the limit of {MAX_TEXT:,}")
-    answer = fields.get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
-    if answer is not None and not isinstance(answer, str):
-        raise SparseSightError(f"answer={brief(answer)}: write it as text")
-    for text in (answer or "", *(x for _, content in turns for x in content if isinstance(x, str))):
+    answer, group = (_short(fields, name) for name in ("answer", "group"))
+    if group and len(group) > MAX_GROUP:
+        raise SparseSightError(f"group: {len(group):,} characters are more than the limit of {MAX_GROUP:,}")
+    for text in (
+        answer or "",
+        group or "",
+        *(x for _, content in turns for x in content if isinstance(x, str)),
+    ):
         try:
             text.encode()
         except UnicodeEncodeError:
             raise SparseSightError(
                 f"{brief(text)} holds half of a character (a surrogate): write it whole"
             ) from None
-    return Row(where, number, turns, answer if answer and answer.strip() else None)
+    answer = answer if answer and answer.strip() else None
+    return Row(where, number, turns, answer, (group or "").strip())
 
 
 def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int | None = None) -> list[Row]:
@@ -169,7 +175,7 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
 
 
 def _with_units(rows: Sequence[Row]) -> list[Row]:
-    """Rows that share pictures get one unit, which is named after the first of them."""
+    """Rows that share pictures or a group get one unit, which is named after the pictures of the first of them."""
     parent = list(range(len(rows)))
 
     def first(at: int) -> int:
@@ -179,11 +185,21 @@ def _with_units(rows: Sequence[Row]) -> list[Row]:
 
     seen: dict[str, int] = {}
     for number, row in enumerate(rows):
-        for content in row.content:
-            one, other = first(seen.setdefault(content, number)), first(number)
+        for shared in (*row.content, *((f"group {row.group}",) if row.group else ())):
+            one, other = first(seen.setdefault(shared, number)), first(number)
             parent[max(one, other)] = min(one, other)
     names = ["|".join(sorted({source.name for source in row.sources})) for row in rows]
     return [replace(row, unit=names[first(number)]) for number, row in enumerate(rows)]
+
+
+def _short(fields: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a text, or a number by its digits; None if it is not there."""
+    value = fields.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise SparseSightError(f"{name}={brief(value)}: write it as text")
+    return value
 
 
 def _there(value: Any) -> bool:

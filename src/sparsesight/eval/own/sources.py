@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_CLIP_BYTES = 4 << 30
+END = 1 << 20  # bytes of each end of a clip that are compared
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ class File:
             )
 
     def content(self) -> str:
-        """The same for equal pictures, wherever they lie; a clip is known by its path, as reading it may take long.
+        """The same for equal pictures and clips, wherever they lie; a clip is known by its size and both its ends.
 
         Raises:
             SparseSightError: it cannot be read.
         """
         try:
-            return str(self.path.resolve()) if self.clip else sha256(self.path)
+            return _ends(self.path) if self.clip else sha256(self.path)
         except OSError as error:
             raise SparseSightError(f"{brief(self.name)} cannot be read ({error.strerror or error})") from None
 
@@ -113,6 +114,16 @@ class Cell:
 
 
 Source = File | Cell
+
+
+def _ends(path: Path) -> str:
+    """A hash of a file's size, beginning and end: reading a whole clip may take long."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(f"{size} ".encode() + file.read(END))
+        file.seek(max(size - END, 0))
+        digest.update(file.read(END))
+    return digest.hexdigest()
 
 
 def file_beside(folder: Path, name: Any, clip: bool = False) -> File:

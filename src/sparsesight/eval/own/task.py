@@ -23,6 +23,7 @@ from ..prompts import Prompts
 from ..records import Answer, Item
 from ..task import Answering
 from .batches import Batches
+from .near_ties import near_tie
 from .rows import Row, make_item
 from .scorers import Scorer, same
 from .teacher import DenseAnswer, Forced, forced, forced_logits
@@ -36,7 +37,8 @@ class OwnRows(PictureQuestions):
     """Rows for any model; a :class:`~..task.Task`.
 
     The dense model answers each row once. A method gets one forward over prompt and dense answer, and generates only
-    where that forward says that it would answer with other tokens.
+    where that forward says that it would answer with other tokens. Rows where two tokens are about as likely are asked
+    alone, so that answers do not depend on the batch.
 
     Args:
         name: of the task.
@@ -112,14 +114,8 @@ class OwnRows(PictureQuestions):
         """What the dense model says; each row is asked once."""
         if not all(item.id in self._dense for item in items):
             with out_of_memory(self._model.device), first_run(self._loaded.name):
-                inputs = self._batches.inputs(items)
-                output = self._generate(inputs, output_logits=True, return_dict_in_generate=True)
-            width = inputs["input_ids"].shape[1]
-            for row, item in enumerate(items):
-                tokens = self._until_end(output.sequences[row, width:])
-                logits = [step[row] for step in output.logits[: len(tokens)]]
-                text = self._prompts.processor.decode(tokens, skip_special_tokens=True).strip()
-                self._dense[item.id] = DenseAnswer.of(tokens, _stack(logits), text)
+                said = self._generated(items, self._batches.inputs(items))
+            self._dense.update({item.id: said[item.id] for item in items})
         return [self._dense[item.id] for item in items]
 
     def _say(
@@ -131,7 +127,8 @@ class OwnRows(PictureQuestions):
             nullcontext() if method is None else self._sparse(method) as run,
             out_of_memory(self._model.device),
         ):
-            inputs = self._batches.inputs(items, whole=method is not None and method.requires_vision)
+            whole = method is not None and method.requires_vision
+            inputs = self._batches.inputs(items, whole=whole)
             lengths = inputs["attention_mask"].sum(1).tolist()
             if run is None:
                 if self._latency:
@@ -147,24 +144,44 @@ class OwnRows(PictureQuestions):
             ms = spent()
             costs = self._costs(run, lengths)
             found = [forced(answer, x) for answer, x in zip(dense, logits, strict=True)]
-            other = [item for item, x in zip(items, found, strict=True) if not x.follows]
-            texts = self._generated(other, method)
+            tied = [near_tie(x, self._model.dtype) for x in logits]
+            other = [item for item, x, tie in zip(items, found, tied, strict=True) if not (x.follows or tie)]
+            said = self._generated(other, whole=whole)
+            for item in (item for item, tie in zip(items, tied, strict=True) if tie):
+                said |= self._generated([item], whole=whole)
         share = None if ms is None else ms / len(items)
         answers = []
         for item, answer, x, cost in zip(items, dense, found, costs, strict=True):
-            text = answer.text if x.follows else texts[item.id]
-            kept = 1.0 if x.follows else same(text, answer.text)
+            text = said[item.id].text if item.id in said else answer.text
+            kept = 1.0 if item.id not in said else same(text, answer.text)
             answers.append(Answer(text, cost, share, _figures(x, kept)))
         return answers
 
-    def _generated(self, items: Sequence[Item], method: Method | None) -> dict[str, str]:
-        """What the model, sparsified as it is, says to items, by their ids."""
+    def _generated(
+        self, items: Sequence[Item], inputs: dict[str, Any] | None = None, whole: bool = False
+    ) -> dict[str, DenseAnswer]:
+        """What the model, dense or sparsified as it is, says to items, by their ids; alone to those with near-ties.
+
+        Args:
+            items: the batch; may be empty.
+            inputs: its; default: made.
+            whole: with pixels, as of :meth:`Batches.inputs`.
+        """
         if not items:
             return {}
-        inputs = self._batches.fresh(items, whole=method is not None and method.requires_vision)
-        new = self._generate(inputs)[:, inputs["input_ids"].shape[1] :]
-        texts = self._prompts.processor.batch_decode(new, skip_special_tokens=True)
-        return {item.id: text.strip() for item, text in zip(items, texts, strict=True)}
+        inputs = inputs or self._batches.fresh(items, whole=whole)
+        width = inputs["input_ids"].shape[1]
+        output = self._generate(inputs, output_logits=True, return_dict_in_generate=True)
+        said: dict[str, DenseAnswer] = {}
+        for row, item in enumerate(items):
+            tokens = self._until_end(output.sequences[row, width:])
+            logits = _stack([step[row] for step in output.logits[: len(tokens)]])
+            if len(items) > 1 and near_tie(logits, self._model.dtype):
+                said |= self._generated([item], whole=whole)
+                continue
+            text = self._prompts.processor.decode(tokens, skip_special_tokens=True).strip()
+            said[item.id] = DenseAnswer.of(tokens, logits, text)
+        return said
 
     def _generate(self, inputs: Any, **options: Any) -> Any:
         import torch

@@ -73,12 +73,14 @@ def make_plan(items: Sequence[Item], batch_size: int, keep: float, confidence: f
     least = least_units(keep, confidence)
     if held < least:
         enough = next(n for n in range(least, 3 * least + 99) if n - _searched(n) >= least)
-        what = f"{len(items)} rows" + (f" about {len(order)} pictures" if len(order) < len(items) else "")
+        what = f"{len(items)} rows" + (
+            f" about {len(order)} pictures or groups" if len(order) < len(items) else ""
+        )
         can = most_shown(held, confidence) if held > 0 else 0.0
         shown = f"at most {int(1000 * can) / 10:g} % can be shown" if can >= 0.5 else "nothing can be shown"
         raise SparseSightError(
             f"with {what} {shown} ({max(held, 0)} held back, {100 * confidence:.6g}% confidence): give {enough}, all "
-            f"about other pictures, for --keep {keep:g}, or ask for less"
+            f"about other pictures (or groups), for --keep {keep:g}, or ask for less"
         )
     search = _chunks(order[:count], batch_size)
     chunks = (*search, *_chunks(order[count:], batch_size))

@@ -114,16 +114,19 @@ def table(rows: Sequence[Mapping[str, Any]], found: Found, promise: Promise) -> 
     return Table(f"Answers that stay, and what a prefill costs beside the dense one ({cost})", heads, cells)
 
 
-def markdown(said: str, made: Table, about: Mapping[str, str], plan: Plan) -> str:
-    """The page ``table.md``."""
+def markdown(
+    said: str, made: Table, about: Mapping[str, str], plan: Plan, warnings: Sequence[str] = ()
+) -> str:
+    """The page ``table.md``; ``warnings`` say what weakens the result."""
     lines = [f"# {said}", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    lines += [line for text in warnings for line in (f"**Warning: {text}.**", "")]
     lines += [made.title + ".", "", *markdown_lines(made), ""]
     searched = sum(plan.parts.sizes[: plan.parts.search])
     lines += [
         f"The search part has {searched} units, the held-back part {plan.parts.held_units}; a unit is a row, or all",
-        "rows about the same pictures. The promise is tested on the held-back part alone, in an order that was fixed",
-        "before: it holds over the whole search. The bound in brackets is that of one test by itself. Lost per token:",
-        "mean log-probability that the tokens of the dense answers lose, in nats.",
+        "rows about the same pictures or of one group. The promise is tested on the held-back part alone, in an order",
+        "that was fixed before: it holds over the whole search. The bound in brackets is that of one test by itself.",
+        "Lost per token: mean log-probability that the tokens of the dense answers lose, in nats.",
         "",
     ]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from ...methods import Method
 from ..own.task import SAME, OwnRows
 from ..records import Answer
 from ..run_dir import RunFolder
-from ..sweep import DENSE, LOOKED_AT, batches
+from ..sweep import DENSE, batches
 from .bounds import Array
 from .plan import Plan
 from .search import Candidate, search
@@ -97,9 +97,7 @@ class Asked:
         """
         self._ask(DENSE, chunk)
         changed = np.array([1 - answer.figures[SAME] for answer in self._ask(name, chunk)])
-        lengths = self._plan.chunks[chunk].lengths
-        ends = np.cumsum(lengths)
-        return np.array([changed[end - n : end].mean() for end, n in zip(ends, lengths, strict=True)])
+        return unit_losses(changed, self._plan.chunks[chunk].lengths)
 
     def macs(self, name: str) -> float:
         """Mean multiply-adds of a setting's prefills, over the search part's rows that it was asked."""
@@ -119,6 +117,12 @@ class Asked:
             self.used[name][chunk] = found
             self._progress(name, len(items))
         return self.used[name][chunk]
+
+
+def unit_losses(changed: Array, lengths: Sequence[int]) -> Array:
+    """The mean of each unit's rows, which lie one after the other: float64 [rows] to [units]."""
+    ends = np.cumsum(lengths)
+    return np.array([changed[end - n : end].mean() for end, n in zip(ends, lengths, strict=True)])
 
 
 def tune(
@@ -172,32 +176,3 @@ def _dense_cost(asked: Asked, plan: Plan) -> float:
     """Mean multiply-adds of dense prefills, over the rows of the search part that were asked."""
     costs = [x.cost["macs_dense"] for i in range(plan.parts.search) for x in asked.used[DENSE].get(i, ())]
     return float(np.mean(costs))
-
-
-def measured_times(task: OwnRows, settings: Sequence[Setting], repeats: int = 5) -> dict[str, float]:
-    """Milliseconds to the first token of a prompt of median length among the first rows, by name, with ``"dense"``.
-
-    By :func:`sparsesight.bench.bench`: all take turns in random order. Settings that keep every token of this prompt
-    are left out.
-    """
-    from ...bench import Case, bench
-    from ...hf.model_parts import inspect_model
-
-    loaded, items = task.loaded, task.items[:LOOKED_AT]
-    parts, sizes = inspect_model(loaded.model), task.sizes(items)
-    middle = sorted(range(len(items)), key=lambda i: (sizes[i].visual, sizes[i].text))[len(items) // 2]
-
-    def prunes(method: Method) -> bool:
-        try:
-            layers = method.stage_layers(len(parts.layers), parts.prunable)
-            return bool(method.plan(sizes[middle].visual, len(parts.layers), layers).stages)
-        except SparseSightError:
-            return False
-
-    cases = [Case(x.name, None, x.method) for x in settings if prunes(x.method)]
-    prompt = task.whole_inputs([items[middle]])
-    rows = bench(loaded.model, prompt, cases, repeats=repeats, steps=0, text_tower=loaded.text_tower)
-    if not rows:
-        raise SparseSightError("--by time: no setting drops a token of the prompt that would be timed")
-    dense = float(rows[0]["first_token_dense_ms"])
-    return {DENSE: dense, **{row["method"]: dense / row["first_token_speedup"] for row in rows}}

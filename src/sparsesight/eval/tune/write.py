@@ -17,8 +17,9 @@ from ..run_dir import RunFolder
 from .page import changed_page
 from .plan import Plan
 from .result import Promise, changed, closest, markdown, rows_of, table, verdict
-from .run import Found, measured_times
+from .run import Found
 from .settings import Setting
+from .times import measured_times
 
 SETTINGS, NUMBERS, TIMES = "sparsesight.json", "tune.json", "times.json"
 
@@ -31,6 +32,7 @@ def write_result(
     promise: Promise,
     fixed: Mapping[str, Any],
     note: Mapping[str, Any],
+    warnings: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Table]:
     """Write everything but the answers; the numbers, and the table for a terminal.
 
@@ -40,6 +42,7 @@ def write_result(
         plan, settings, promise: what was searched.
         fixed: settings of the run, for ``about``.
         note: of the session: machine, date and command.
+        warnings: what weakens the result, in sentences.
     """
     said, rows = verdict(found, plan, promise), rows_of(found, promise)
     made = table(rows, found, promise)
@@ -62,6 +65,7 @@ def write_result(
         "search_units": sum(plan.parts.sizes[: plan.parts.search]),
         "held_units": plan.parts.held_units,
         **vars(promise),
+        "warnings": list(warnings),
         "candidates": rows,
     }
     shown = (found.chosen or closest(found)).name
@@ -75,7 +79,7 @@ def write_result(
         "command": f"`{note['command']}`",
     }
     _write(folder, NUMBERS, to_json(numbers))
-    _write(folder, "table.md", markdown(said, made, lines, plan))
+    _write(folder, "table.md", markdown(said, made, lines, plan, warnings))
     _write(folder, "changed.html", changed_page(heading, plan, changed(found, shown)))
     if find_spec("matplotlib") is not None:
         from .plot import plot
@@ -88,14 +92,18 @@ def write_result(
     return numbers, made
 
 
-def known_times(folder: RunFolder, task: OwnRows, settings: Sequence[Setting]) -> dict[str, float]:
-    """Measured times of the settings; once for a folder."""
+def known_times(
+    folder: RunFolder, task: OwnRows, settings: Sequence[Setting]
+) -> tuple[dict[str, float], str]:
+    """What :func:`~.times.measured_times` finds; measured once for a folder."""
     file = _place(folder, TIMES)
     if not file.exists():
-        replace_file(file, to_json(measured_times(task, settings)))
-    times = read_json(file, dict)
-    check_fields(times, dict.fromkeys(times, float), str(file))
-    return times
+        times, note = measured_times(task, settings)
+        replace_file(file, to_json({"note": note, "ms": times}))
+    known = read_json(file, dict)
+    check_fields(known, {"note": str, "ms": dict}, str(file))
+    check_fields(known["ms"], dict.fromkeys(known["ms"], float), str(file))
+    return known["ms"], known["note"]
 
 
 def _place(folder: RunFolder, name: str) -> Path:
