@@ -17,6 +17,7 @@ from tests.hf.families.processors import WITHOUT, processor_of
 
 # Of these the processors need torchvision, and many people use them.
 KNOWN = (
+    "cosmos3_edge",  # its processor has to be told to make token types
     "glm4v",
     "internvl",
     "llava-pixtral",

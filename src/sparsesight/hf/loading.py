@@ -114,6 +114,9 @@ def load_model(
             )
         if not trust_remote_code:
             check_picture_sizes(processor, title)
+        if "mm_token_type_ids" in getattr(processor, "model_input_names", ()):
+            # The processor of Cosmos 3 Edge makes them only on demand, and its model asks for them.
+            processor.return_mm_token_type_ids = True
         both: Any = AutoModelForImageTextToText.from_pretrained(
             where,
             dtype=dtype,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from . import base, llava_tiles
+from . import base, llava_tiles, newer_processors
 from . import own_processors as by
 from .base import Family, Sample
 from .grids import Clips
@@ -73,7 +73,6 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}PICTURE{% else %} {{ part['text'] }} {% endif %}"
     "{% endfor %}{% endfor %}ASSISTANT :"
 )
-_NOT_YET = "no small one has been built here yet"
 # Families without: why.
 WITHOUT = {
     "aria": "how large its pictures become is said in each call",
@@ -83,31 +82,7 @@ WITHOUT = {
     "got_ocr2": "it writes 256 tokens whatever the model makes",
     "pp_chart2table": "it writes 256 tokens whatever the model makes",
     "shieldgemma2": "it classifies; its tiny model is Gemma 3's",
-    **dict.fromkeys(
-        (
-            "apertus1p5",
-            "cohere_compass",
-            "cosmos3_edge",
-            "emu3",
-            "gemma4",
-            "gemma4-moe",
-            "gemma4_unified",
-            "hyperclovax_vision_v2",
-            "kimi_k25",
-            "lfm3_vl",
-            "llama4",
-            "minicpm_ocr",
-            "minicpmv4_6",
-            "minicpmv4_7",
-            "minimax_m3_vl",
-            "molmo2",
-            "muse_glimmer",
-            "muse_spark",
-            "nemotron_h_omni",
-            "step3p7",
-        ),
-        _NOT_YET,
-    ),
+    "apertus1p5": "its processor came with transformers 5.24, as the model did, and has not been tried",
 }
 BY_HAND: dict[str, Callable[[], Any]] = {
     "llava-pixtral": by.pixtral,
@@ -127,4 +102,5 @@ BY_HAND: dict[str, Callable[[], Any]] = {
     "qwen2_vl": lambda: by.qwen_vl("Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
     "qwen2_5_vl": lambda: by.qwen_vl("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
     "qwen3_vl": lambda: by.qwen_vl("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+    **newer_processors.BY_HAND,
 }
