@@ -15,7 +15,7 @@ from PIL import Image
 from sparsesight.equal_cost import STANDS_FOR
 from sparsesight.eval.brief import brief
 from sparsesight.eval.metrics import Mean
-from sparsesight.eval.plot import LEAST_X, LEAST_Y, curves, draw, plot
+from sparsesight.eval.plot import LEAST_X, LEAST_Y, apart, curves, draw, plot
 from sparsesight.eval.records import Sample
 from sparsesight.eval.summary import summarise
 from sparsesight.eval.tables import comma_separated, markdown, title
@@ -149,6 +149,15 @@ def test_points_are_drawn_at_their_true_cost_and_axes_are_wide(both: dict[str, A
     assert shown[0] != shown[1]
     heights = sorted(text.get_position()[1] for text in axis.texts)
     assert len(heights) == 3 and all(b - a > 0.049 for a, b in itertools.pairwise(heights))
+
+
+def test_names_stand_at_their_lines_and_make_way_no_more_than_they_must() -> None:
+    assert apart([0.1, 0.5, 0.9], 0.05) == pytest.approx([0.1, 0.5, 0.9])
+    assert apart([0.2, 0.5, 0.5, 0.9], 0.1) == pytest.approx(
+        [0.2, 0.45, 0.55, 0.9]
+    )  # one that is alone stays
+    assert apart([0.3, 0.99, 1.0], 0.1) == pytest.approx([0.3, 0.9, 1.0])  # within the panel
+    assert apart([0.5] * 41, 0.05) == pytest.approx([i / 40 for i in range(41)])
 
 
 def test_a_terminal_gets_the_differences_that_matter(both: dict[str, Any]) -> None:

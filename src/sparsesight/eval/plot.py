@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SparseSightError
@@ -148,29 +148,46 @@ def _ends(curves: Sequence[Mapping[str, list[float]]]) -> tuple[float, float]:
 
 
 def name_lines(axis: Any, inside: bool = False) -> None:
-    """Write the name of each line at the height of its last point, names apart from each other.
+    """Write the name of each line at the height of its last point, names apart from each other, with its marker.
 
     Args:
         axis: with labelled lines.
         inside: at the left edge of the panel rather than to the right of it, for lines that end on the left.
     """
+    from matplotlib.lines import Line2D
+
     to_panel = axis.transData + axis.transAxes.inverted()
     ends = []
     for line, name in zip(*axis.get_legend_handles_labels(), strict=True):
         drawn = line[0] if isinstance(line, tuple) else line
-        height = to_panel.transform((axis.get_xlim()[1], drawn.get_ydata()[-1]))[1]
-        ends.append([height, name, drawn.get_color()])
-    ends.sort()
-    for below, above in pairwise(ends):
-        above[0] = max(above[0], below[0] + GAP)
+        ends.append((to_panel.transform((axis.get_xlim()[1], drawn.get_ydata()[-1]))[1], name, drawn))
+    ends.sort(key=lambda end: end[0])
+    places = apart([height for height, _, _ in ends], GAP)
     over = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1} if inside else None
-    for y, name, color in ends:
+    right = {"transform": axis.transAxes, "clip_on": False, "linewidth": 0.8}
+    for (height, name, drawn), y in zip(ends, places, strict=True):
+        color = drawn.get_color()
+        if not inside:  # from the line's height to the name, which may have made way
+            axis.add_line(Line2D([1.0, 1.02], [height, y], color=color, alpha=0.6, **right))
+            axis.add_line(Line2D([1.035], [y], color=color, marker=drawn.get_marker(), markersize=5, **right))
+        place = 0.01 if inside else 1.055
         axis.annotate(
-            name,
-            (0.01 if inside else 1.01, y - max(ends[-1][0] - 1, 0)),
-            xycoords="axes fraction",
-            va="center",
-            color=color,
-            fontsize=FONT - 1,
-            bbox=over,
+            name, (place, y), xycoords="axes fraction", va="center", color=color, fontsize=FONT - 1, bbox=over
         )
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights, moved within [0, 1] by as little as they need to be ``gap`` apart; less if they are many.
+
+    With the gaps taken off it is isotonic regression: neighbours that are too near share the mean of their heights.
+    """
+    gap = min(gap, 1 / max(len(heights) - 1, 1))
+    pools: list[list[float]] = []
+    for number, height in enumerate(heights):
+        pools.append([height - number * gap])
+        while len(pools) > 1 and fmean(pools[-2]) >= fmean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    most = 1 - gap * (len(heights) - 1)
+    means = [min(max(fmean(pool), 0), most) for pool in pools for _ in pool]
+    return [mean + number * gap for number, mean in enumerate(means)]
