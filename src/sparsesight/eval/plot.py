@@ -168,8 +168,10 @@ def name_lines(axis: Any, inside: bool = False) -> None:
     for (height, name, drawn), y in zip(ends, places, strict=True):
         color = drawn.get_color()
         if not inside:  # from the line's height to the name, which may have made way
-            axis.add_line(Line2D([1.0, 1.02], [height, y], color=color, alpha=0.6, **right))
-            axis.add_line(Line2D([1.035], [y], color=color, marker=drawn.get_marker(), markersize=5, **right))
+            axis.figure.add_artist(Line2D([1.0, 1.02], [height, y], color=color, alpha=0.6, **right))
+            axis.figure.add_artist(
+                Line2D([1.035], [y], color=color, marker=drawn.get_marker(), markersize=5, **right)
+            )
         place = 0.01 if inside else 1.055
         axis.annotate(
             name, (place, y), xycoords="axes fraction", va="center", color=color, fontsize=FONT - 1, bbox=over
