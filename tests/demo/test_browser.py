@@ -181,7 +181,7 @@ def test_compare(page: Any) -> None:
     pictures = page.locator("#ss-kept .grid-wrap img")
     api.expect(pictures).to_have_count(4, timeout=PATIENCE)
     text(page, "#ss-kept-key", "kept.*dropped")
-    text(page, "#ss-grid", "tokens per layer.*KV cache")
+    text(page, "#ss-grid", "own retain.*KV cache")
     text(
         page,
         "#ss-grid",

@@ -33,5 +33,6 @@ def test_ask_compare_and_share(browser: Any, url: str) -> None:  # noqa: F811
         page.locator("#ss-methods label", has_text="divprune").click()
         page.locator("#ss-compare-run").click()
         api.expect(page.locator("#ss-kept img").nth(5)).to_be_visible(timeout=PATIENCE)
+        api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.5, timeout=PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.evaluate("document.documentElement.scrollHeight") < 2700

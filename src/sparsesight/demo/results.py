@@ -17,10 +17,10 @@ NOTHING = "—"
 JUDGED = "judged"  # the label of words by which patches were scored
 COMPARISON = (
     "method",
-    "costs as SparseVLM+ at",
+    "budget",
     "answer",
     "as dense",
-    "own retain: tokens per layer",
+    "own retain",
     "multiply-adds, of dense",
     "KV cache, of dense",
 )

@@ -117,7 +117,7 @@ def compare(
             if speech.pruned is not None:
                 image, signs = one_stage(speech.pruned, picture, -1, FIGURE)
                 assert speech.method is not None
-                caption = f"{name}, retain {speech.method.retain}: {said(speech)}"
+                caption = f"{name} at {speech.method.retain}: {said(speech)}"
                 figures.append(Figure(image, caption, frozenset(signs)))
         except SparseSightError as error:
             if budget is None:
@@ -129,10 +129,11 @@ def compare(
 
 @dataclass(frozen=True)
 class Looked:
-    """What a question kept at the first stage: later ones need not read it."""
+    """What a question kept at the first stage, and by what if not by score: later ones need not read it."""
 
     asked: Asked
     kept: frozenset[int]
+    kept_by: str
     figure: Figure
 
 
@@ -169,6 +170,7 @@ def watch(engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: 
         moved = len(now.kept - seen.kept)
         line = (
             f"{moved} of the {len(now.kept)} patches of the first stage are not kept for the page's question."
+            + (f" Kept are {now.kept_by}." if now.kept_by else "")
         )
     yield view(status(line))
 
@@ -189,7 +191,8 @@ def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -
     )
     caption = f"{asked.question} {said(speech)}" + (f" ({why_not})" if why_not else "")
     kept = frozenset(found.kept[0]) if found.kept else frozenset[int]()
-    return Looked(asked, kept, Figure(image, caption, frozenset(signs)))
+    kept_by = found.stages[0].meaning.kept if found.stages else ""
+    return Looked(asked, kept, kept_by, Figure(image, caption, frozenset(signs)))
 
 
 def sentence(error: Exception) -> str:

@@ -19,15 +19,11 @@ from .engine import Engine
 from .pictures import Panel
 from .results import COMPARISON, EXPLAINED, JUDGED, key, methods_to_choose, scale
 from .uploads import Uploads
-from .wiring import AT_ONCE, Turn, connect, sentences
+from .wiring import AT_ONCE, FOLLOW, SHOW, Turn, connect, sentences
 
 COMPARED = [DEFAULT, "cdpruner", "sparsevlm+", "random"]
 KEPT, SCORES = "kept", "scores"
 RESULT = "ss-result"  # the class of what a run shows
-# On a phone the answer is far below the question. The page is too short to show it before it is there.
-SHOW = """() => {
-    if (innerWidth <= 640) document.getElementById("ss-%s-status").scrollIntoView({behavior: "smooth"});
-}"""
 
 
 @dataclass(frozen=True)
@@ -206,8 +202,8 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
     gr.Markdown(
         "The same question, answered by every method at every budget. At one budget all methods cost the same prefill "
-        "arithmetic: as much as SparseVLM+ at that `retain`. The table has the number of tokens that each method gets "
-        "for it: its own `retain`, as under Ask."
+        "arithmetic: as much as SparseVLM+ with that many visual tokens per layer. The own retain is how many a method "
+        "gets for it, the number to give it under Ask."
     )
     methods = gr.CheckboxGroup(
         [name for _, name in methods_to_choose()],
@@ -218,7 +214,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     chosen = gr.CheckboxGroup(
         [(str(x), x) for x in budgets],
         value=[x for x in budgets if x in (192, 64)] or budgets[:1],
-        label="Budgets: the cost of SparseVLM+ at retain",
+        label="Budgets: the cost of SparseVLM+ with so many tokens per layer",
         elem_id="ss-budgets",
     )
     begin = _buttons(shared, "compare", "Compare")
@@ -235,6 +231,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         column_widths=["16%", "11%", "15%", "12%", "14%", "18%", "14%"],
     )
     gallery, legend = _gallery("kept", columns=4)
+    table.change(None, None, None, js=FOLLOW % "compare", **AT_ONCE)
 
     def check(upload: Any, question: Any, names: Any, counts: Any) -> tuple[Asked, list[str], list[int]]:
         check_grid(names, counts)

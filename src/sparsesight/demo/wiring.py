@@ -28,6 +28,15 @@ MAX_TEXT, MAX_NUMBER, MAX_ITEMS, MAX_DEPTH = 10_000, 1e15, 100, 4
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "show_progress": "hidden"}
 # Events that need no turn. Not queue=False: a page shows no errors of such events.
 AT_ONCE: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
+# On a phone the answer is far below the question. The page is too short to show it before it is there.
+SHOW = """() => {
+    if (innerWidth <= 640) document.getElementById("ss-%s-status").scrollIntoView({behavior: "smooth"});
+}"""
+# The same for rows that come one by one, unless the reader went elsewhere meanwhile.
+FOLLOW = """() => {
+    const status = document.getElementById("ss-%s-status"), top = status.getBoundingClientRect().top;
+    if (innerWidth <= 640 && innerHeight / 2 < top && top < innerHeight) status.scrollIntoView({behavior: "smooth"});
+}"""
 # What answers another question than the page's, or one about another picture, is dimmed until its tab runs again.
 OLD = """() => {
     for (const tab of document.querySelectorAll("[role=tabpanel]")) tab.dataset.old = "";
