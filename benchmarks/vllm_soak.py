@@ -28,8 +28,9 @@ from typing import Any
 
 import openai
 from soak.asking import Answer, Outcome, answer, compared, outcome
+from soak.journal import Journal
 from soak.pool import ANSWERED, MAX_LENGTH, Case, pool, sequence, with_answers
-from soak.report import BLOCK, environment, markdown, report
+from soak.report import BLOCK, counted, environment, markdown, report
 from soak.server import Server, serve
 
 from sparsesight.methods import METHODS
@@ -39,9 +40,10 @@ FLAGS = (
     *("bundled", "--max-num-seqs", "8", "--max-num-batched-tokens", "1536", "--enable-prompt-tokens-details"),
     *("--max-model-len", str(MAX_LENGTH), "--limit-mm-per-prompt", '{"image": 2}'),
     *("--hf-overrides", '{"text_config": {"max_position_embeddings": 2048}}'),
-    # Few blocks, so that every one is used again and again, and requests wait for each other; small ones, so that an
-    # answer often needs one more, which it then takes from a request that came later.
-    *("--kv-cache-memory-bytes", str(2**25), "--block-size", str(BLOCK)),
+    # Small ones, so that an answer often needs one more, which it then takes from a request that came later.
+    *("--block-size", str(BLOCK)),
+    # Room for about 70 prepared pictures, so that new ones push out others.
+    *("--mm-processor-cache-gb", "0.1"),
 )
 
 
@@ -54,12 +56,17 @@ def main() -> None:
     log = arguments.log or Path(tempfile.mkdtemp()) / "server.log"
     print(f"starting the server; its log is {log}", flush=True)
     flags = [*FLAGS, "--method", arguments.method, "--retain", "64"]
+    flags += ["--kv-cache-memory-bytes", str(int(arguments.kv_mb * 2**20))]
     if arguments.kv_groups:
         flags += ["--additional-config", '{"sparsesight": {"kv_groups": true}}']
     if arguments.eager:
         flags.append("--enforce-eager")
+    sent = {"flags": flags, "requests": arguments.requests, "pool": arguments.pool, "seed": arguments.seed}
+    journal = Journal.opened(arguments.journal, sent)
+    if len(journal.outcomes) >= arguments.requests:
+        sys.exit(f"{arguments.journal} has all of {arguments.requests} requests: give another --journal")
     with serve(log, flags) as (server, command):
-        soaked = asyncio.run(Soak(server, cases, arguments).run())
+        soaked = asyncio.run(Soak(server, cases, arguments, journal).run())
     status = server.process.returncode  # once it was told to end
     if status not in (0, -signal.SIGTERM):
         soaked["failures"].append(f"the server, told to end, ended with status {status}")
@@ -84,10 +91,13 @@ def main() -> None:
 class Soak:
     """One run against one server."""
 
-    def __init__(self, server: Server, cases: dict[str, list[Case]], arguments: argparse.Namespace) -> None:
-        self.server, self.cases, self.arguments = server, cases, arguments
-        self.draw = random.Random(arguments.seed + 1)
-        self.outcomes: list[Outcome] = []
+    def __init__(
+        self, server: Server, cases: dict[str, list[Case]], arguments: argparse.Namespace, journal: Journal
+    ) -> None:
+        self.server, self.cases, self.arguments, self.journal = server, cases, arguments, journal
+        self.draw = random.Random(arguments.seed + 1 + len(journal.rounds))
+        self.outcomes: dict[int, Outcome] = {}  # of the present round, by number of the request
+        self.done = 0  # requests of rounds before it, to this server
         self.samples: list[dict[str, float]] = []
         self.running = True
 
@@ -102,40 +112,52 @@ class Soak:
                     await self._alone(client, with_answers(case, solo), solo)
             self.cases = {kind: [with_answers(x, solo) for x in own] for kind, own in self.cases.items()}
             known = [case for kind in ANSWERED for case in self.cases[kind]]
-            for case in self.cases["two pictures"]:
-                # A client that leaves while vLLM reads a picture that the engine does not have would make vLLM fail the
-                # requests beside it ("cache drift"), with the plugin or without.
-                await answer(client, case)
             print(f"{len(solo)} solo answers", flush=True)
             before = await asyncio.to_thread(self.server.state)
-            todo = sequence(self.cases, self.arguments.requests, self.arguments.seed + 2)
-            start = time.monotonic()
+            todo = dict(enumerate(sequence(self.cases, self.arguments.requests, self.arguments.seed + 2)))
+            begun = time.monotonic()
             sampler = asyncio.create_task(self._sample())
-            await self._send(client, todo, solo, start)
-            seconds = time.monotonic() - start
+            left = [number for number in todo if number not in self.journal.outcomes]
+            late = False
+            while left and not late:
+                own, left = left[: self.arguments.round], left[self.arguments.round :]
+                for case in self.cases["two pictures"]:
+                    # A client that leaves while vLLM reads a picture that the engine does not have would make vLLM fail
+                    # the requests beside it ("cache drift"), with the plugin or without.
+                    await answer(client, case)
+                start = time.monotonic()
+                await self._send(client, {i: todo[i] for i in own}, solo, begun)
+                seconds = time.monotonic() - start
+                late = len(self.outcomes) < len(own)
+                self.done += len(self.outcomes)
+                ended = await self._drained()
+                numbers = counted(await asyncio.to_thread(self.server.metrics))
+                await self._judge(client, todo)
+                self.journal.add(begun, seconds, numbers, self.outcomes)
+                wrong = sum(bool(x.wrong) for x in self.outcomes.values())
+                print(f"{self.done} sent to this server, {wrong} wrong in this round", flush=True)
+                self.outcomes = {}
             self.running = False
             await sampler
-            ended = await self._drained()
-            numbers = await asyncio.to_thread(self.server.metrics)
             again = [
                 case.name for case in known if compared((await answer(client, case))[0], solo[case.name])[0]
             ]
-            await self._judge(client, {case.name: case for case in todo})
             after = await asyncio.to_thread(self.server.state)
         minutes = self.arguments.minutes
-        return report(
-            self.outcomes,
+        found = report(
+            list(self.journal.outcomes.values()),
             self.samples,
             self.cases,
             len(todo),
-            seconds,
+            self.journal.seconds,
             minutes,
             before=before,
             after=after,
             ended=ended,
             again=again,
-            numbers=numbers,
+            numbers=self.journal.numbers,
         )
+        return {"servers": self.journal.servers, **found}
 
     async def _alone(self, client: Any, case: Case, solo: dict[str, Answer]) -> None:
         """Ask one case on empty caches."""
@@ -144,29 +166,25 @@ class Soak:
         if cached:
             raise RuntimeError(f"{case.name}: {cached} tokens were cached, though the cache was emptied")
 
-    async def _judge(self, client: Any, sent: dict[str, Case]) -> None:
+    async def _judge(self, client: Any, sent: dict[int, Case]) -> None:
         """Ask alone what nobody knew the answer of."""
-        for i, one in enumerate(self.outcomes):
+        for i, one in self.outcomes.items():
             if one.found is not None:
                 right: dict[str, Answer] = {}
-                await self._alone(client, sent[one.name], right)
+                await self._alone(client, sent[i], right)
                 wrong, deviation = compared(one.found, right[one.name])
                 wrong = f"{one.name}: {wrong}" if wrong else ""
                 self.outcomes[i] = replace(one, wrong=wrong, deviation=deviation, found=None)
 
-    async def _send(self, client: Any, todo: list[Case], solo: dict[str, Answer], start: float) -> None:
-        waiting = iter(todo)
+    async def _send(self, client: Any, todo: dict[int, Case], solo: dict[str, Answer], begun: float) -> None:
+        waiting = iter(todo.items())
 
         async def worker() -> None:
-            for case in waiting:
-                late = time.monotonic() - start > 60 * self.arguments.minutes
+            for number, case in waiting:
+                late = time.monotonic() - begun > 60 * self.arguments.minutes
                 if late or self.server.process.poll() is not None:
                     return
-                self.outcomes.append(await outcome(client, case, solo, self.draw))
-                if len(self.outcomes) % 100 == 0:
-                    print(
-                        f"{len(self.outcomes)} of {len(todo)}, {time.monotonic() - start:.0f} s", flush=True
-                    )
+                self.outcomes[number] = await outcome(client, case, solo, self.draw)
 
         await asyncio.gather(*(worker() for _ in range(self.arguments.concurrency)))
 
@@ -176,7 +194,7 @@ class Soak:
             memory = await asyncio.to_thread(self.server.memory)
             self.samples.append(
                 {
-                    "done": len(self.outcomes),
+                    "done": self.done + len(self.outcomes),
                     "rss_mb": round(memory, 1),
                     "running": metrics["vllm:num_requests_running"],
                     "waiting": metrics["vllm:num_requests_waiting"],
@@ -206,6 +224,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=60, help="different questions about one picture")
     parser.add_argument("--concurrency", type=int, default=12)
     parser.add_argument("--minutes", type=float, default=60, help="send nothing more after this time")
+    parser.add_argument("--round", type=int, default=500, help="requests until new pictures are judged")
+    parser.add_argument("--journal", type=Path, help="a file of rounds, JSON lines, to go on with")
+    parser.add_argument("--kv-mb", type=float, default=32, help="of the KV cache; few, so that requests wait")
     parser.add_argument("--method", default="sparsevlm+", help="of the server, at 64 tokens")
     parser.add_argument("--kv-groups", action="store_true", help="with blocks for each stage")
     parser.add_argument("--eager", action="store_true", help="without compilation")

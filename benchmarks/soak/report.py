@@ -18,7 +18,9 @@ from .pool import ANSWERED, Case
 
 GROWTH = 20.0  # kB of resident memory for each request, over the second half of them, above which it counts as a leak
 BLOCK = 32  # tokens of a block of keys
+PREEMPTIONS = "vllm:num_preemptions_total"
 NUMBERS = (  # of /metrics, in the result
+    PREEMPTIONS,
     "vllm:prefix_cache_queries_total",
     "vllm:prefix_cache_hits_total",
     *(f"sparsesight:{name}_total" for name in COUNTERS),
@@ -50,9 +52,9 @@ def report(
         before, after: the worker's state.
         ended: the server's numbers when nothing ran any more.
         again: cases that were answered differently at the end.
-        numbers: of /metrics.
+        numbers: of /metrics, see :func:`counted`.
     """
-    preemptions = int(numbers["vllm:num_preemptions_total"])
+    preemptions = int(numbers[PREEMPTIONS])
     partial = sum(x.cached % BLOCK > 0 for x in outcomes)
     by_kind: dict[str, Counter[str]] = {}
     for x in outcomes:
@@ -95,13 +97,18 @@ def report(
         "preemptions": preemptions,
         "answers_with_cached_tokens": sum(x.cached > 0 for x in outcomes),
         "answers_with_a_partial_block": partial,
-        "numbers": {k: v for k, v in numbers.items() if k in NUMBERS},
+        "numbers": numbers,
         "at_the_end": ended,
         "plugin_before": before,
         "plugin_after": after,
         "failures": failures,
         "samples": samples,
     }
+
+
+def counted(numbers: dict[str, float]) -> dict[str, float]:
+    """The counters of /metrics that a result has."""
+    return {name: value for name, value in numbers.items() if name in NUMBERS}
 
 
 def _middle(samples: list[dict[str, float]]) -> dict[str, float]:

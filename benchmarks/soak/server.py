@@ -96,6 +96,7 @@ def serve(log: Path, arguments: Sequence[str]) -> Iterator[tuple[Server, list[st
         "PYTHONPATH": path,
         "VLLM_SERVER_DEV_MODE": "1",
     }  # the mode has /collective_rpc and /reset_prefix_cache
+    environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would go before --kv-cache-memory-bytes
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
