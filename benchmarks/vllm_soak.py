@@ -36,8 +36,8 @@ from soak.server import Server, serve
 from sparsesight.methods import METHODS
 
 FLAGS = (
-    # Steps have room for the longest prompt and little more: most prompts come in parts, or wait for each other.
-    *("bundled", "--max-num-seqs", "8", "--max-num-batched-tokens", "1536", "--enable-prompt-tokens-details"),
+    # Steps have room for two of the longest prompts, and many are asked at once: prompts come in parts, or wait.
+    *("bundled", "--max-num-seqs", "16", "--max-num-batched-tokens", "3072", "--enable-prompt-tokens-details"),
     *("--max-model-len", str(MAX_LENGTH), "--limit-mm-per-prompt", '{"image": 2}'),
     *("--hf-overrides", '{"text_config": {"max_position_embeddings": 2048}}'),
     # Small ones, so that an answer often needs one more, which it then takes from a request that came later.
@@ -221,12 +221,12 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--pool", type=int, default=60, help="different questions about one picture")
-    parser.add_argument("--concurrency", type=int, default=12)
+    parser.add_argument("--pool", type=int, default=40, help="different questions about one picture")
+    parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=60, help="send nothing more after this time")
     parser.add_argument("--round", type=int, default=500, help="requests until new pictures are judged")
     parser.add_argument("--journal", type=Path, help="a file of rounds, JSON lines, to go on with")
-    parser.add_argument("--kv-mb", type=float, default=32, help="of the KV cache; few, so that requests wait")
+    parser.add_argument("--kv-mb", type=float, default=24, help="of the KV cache; few, so that requests wait")
     parser.add_argument("--method", default="sparsevlm+", help="of the server, at 64 tokens")
     parser.add_argument("--kv-groups", action="store_true", help="with blocks for each stage")
     parser.add_argument("--eager", action="store_true", help="without compilation")

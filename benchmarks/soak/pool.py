@@ -15,7 +15,7 @@ from PIL import Image
 from sparsesight import bundled
 
 MAX_LENGTH = 1400  # two pictures and a chat about them
-SHORT, LONG = 8, 64  # output tokens; long answers need blocks that they did not have at first
+SHORT, LONG = 8, 40  # output tokens; long answers need blocks that they did not have at first
 TURNS = 3  # of a chat
 # How often each kind is sent; a fresh picture comes with a refused request and a good one.
 SHARES = {
