@@ -37,7 +37,14 @@ from sparsesight.methods import METHODS
 
 FLAGS = (
     # Steps have room for two of the longest prompts, and many are asked at once: prompts come in parts, or wait.
-    *("bundled", "--max-num-seqs", "16", "--max-num-batched-tokens", "3072", "--enable-prompt-tokens-details"),
+    *(
+        "bundled",
+        "--max-num-seqs",
+        "16",
+        "--max-num-batched-tokens",
+        "3072",
+        "--enable-prompt-tokens-details",
+    ),
     *("--max-model-len", str(MAX_LENGTH), "--limit-mm-per-prompt", '{"image": 2}'),
     *("--hf-overrides", '{"text_config": {"max_position_embeddings": 2048}}'),
     # Small ones, so that an answer often needs one more, which it then takes from a request that came later.

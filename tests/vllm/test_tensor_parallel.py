@@ -12,7 +12,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
 ]
 
-from sparsesight import FastV, SparseVLMPlus  # noqa: E402
+from sparsesight import SCOPE, FastV, SparseVLMPlus  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
 
 from .engines import answers, prompt, pruner, questions, same, sampling  # noqa: E402
@@ -35,7 +35,11 @@ def keep_trace(worker: Any) -> None:
 @pytest.mark.parametrize(
     "method",
     # Both add up scores of the ranks' heads; the first also chooses among all heads.
-    [SparseVLMPlus(64), pytest.param(FastV(0.25), marks=pytest.mark.slow)],
+    [
+        SparseVLMPlus(64),
+        pytest.param(FastV(0.25), marks=pytest.mark.slow),
+        pytest.param(SCOPE(64), marks=pytest.mark.slow),  # the tower's heads are divided as well
+    ],
     ids=str,
 )
 def test_two_ranks_answer_as_one(opened: Any, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sparsesight import (
+    CDPruner,
     FastV,
     Halves,
     SparseSightError,
@@ -25,6 +26,7 @@ from sparsesight.vllm.validation import (
     check_kv_groups,
     check_method,
     check_scheduler,
+    check_tower,
     check_version,
 )
 
@@ -173,7 +175,7 @@ def test_methods_that_work_and_their_layers() -> None:
     ("method", "words"),
     [
         (SparseVLM(adaptive=True), "must know it in advance"),
-        (VisionZip(64), "vision tower"),
+        (CDPruner(64, guide="text-tower"), "text tower"),
         (SparseVLMPlus(64, positions="compact"), "positions='original'"),
         (Halves(64, proportional=True), "proportional=True weights single keys"),
     ],
@@ -184,6 +186,33 @@ def test_methods_that_do_not(method: Method, words: str) -> None:
     assert words in str(error.value) and repr(str(method)) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"model_config__architectures": ["LlavaOnevisionForConditionalGeneration"]},
+            "interpolates large pictures",
+        ),
+        (
+            {
+                "parallel_config__tensor_parallel_size": 2,
+                "model_config__multimodal_config__mm_encoder_tp_mode": "data",
+            },
+            "--mm-encoder-tp-mode",
+        ),
+        ({"model_config__multimodal_config__enable_mm_embeds": True}, "--enable-mm-embeds"),
+        ({"compilation_config__compile_mm_encoder": True}, "compile_mm_encoder"),
+        ({"compilation_config__cudagraph_mm_encoder": True}, "cudagraph_mm_encoder"),
+    ],
+)
+def test_where_the_vision_tower_cannot_be_read(changes: dict[str, Any], words: str) -> None:
+    check_tower(config(), VisionZip(64))
+    check_tower(config(**changes), Halves(64))
+    with pytest.raises(SparseSightError, match=r"method 'visionzip.*reads the vision tower") as error:
+        check_tower(config(**changes), VisionZip(64))
+    assert words in str(error.value)
+
+
 def test_every_method_is_served_or_refused_in_words() -> None:
     served = set()
     for name, kind in METHODS.items():
@@ -192,8 +221,7 @@ def test_every_method_is_served_or_refused_in_words() -> None:
         except SparseSightError:
             continue
         served.add(name)
-    refused = {name for name, kind in METHODS.items() if kind().requires_vision}
-    assert served == METHODS.keys() - refused and len(refused) < len(served)
+    assert served == METHODS.keys()
 
 
 def test_nobody_imports_vllm_by_importing_sparsesight() -> None:

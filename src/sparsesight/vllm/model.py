@@ -25,6 +25,7 @@ class Sparse:
     """
 
     pruner: Any = None
+    tower: Any = None  # what reads the vision tower, if the method asks for it
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         method = method_of(vllm_config.additional_config)
@@ -47,6 +48,11 @@ class Sparse:
             )
             self.pruner.install(backends.give)
             runner.install(self, vllm_config)
+            if method.requires_vision:
+                from .tower import TowerReader
+
+                self.tower = TowerReader(self, str(method))
+                self.pruner.read_width = self.tower.width
             rehearsal.install(self, self.pruner)  # type: ignore[arg-type]  # a module by its other base
             logger.info(
                 "sparsesight prunes visual tokens by %s: retain=%r after layers %s of %d",
@@ -56,12 +62,24 @@ class Sparse:
                 self.pruner.num_layers,
             )
 
+    def embed_multimodal(self, **kwargs: object) -> Any:
+        """As vLLM's; what is read of the vision tower stands in further columns, which nobody but us sees."""
+        if self.tower is None:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        return self.tower.read(lambda: super(Sparse, self).embed_multimodal(**kwargs))  # type: ignore[misc]
+
     def embed_input_ids(
         self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
     ) -> Tensor:
         """As vLLM's; notes that a step comes."""
         if self.pruner is not None:
             self.pruner.note()
+        if self.tower is not None:
+            self.pruner.read = None
+            if multimodal_embeddings is not None and len(multimodal_embeddings):
+                multimodal_embeddings, self.pruner.read = self.tower.split(
+                    multimodal_embeddings, is_multimodal
+                )
         embedded: Tensor = super().embed_input_ids(  # type: ignore[misc]
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
         )

@@ -138,7 +138,18 @@ NAMES: dict[str, tuple[str, ...]] = {
         "KVCacheSpecRegistry.register",
     ),
     # -- worker
-    "vllm.distributed": ("tensor_model_parallel_all_gather",),
+    "vllm.distributed": (
+        "get_tensor_model_parallel_world_size",
+        "tensor_model_parallel_all_gather",
+        "tensor_model_parallel_all_reduce",
+    ),
+    "vllm.model_executor.layers.attention.mm_encoder_attention": (
+        "MMEncoderAttention",
+        "MMEncoderAttention.attn_backend",
+        "MMEncoderAttention.head_size",
+        "MMEncoderAttention.scale",
+    ),
+    "vllm.model_executor.models.interfaces": ("SupportsMultiModal.embed_multimodal",),
     "vllm.forward_context": (
         "ForwardContext.attn_metadata",
         "ForwardContext.cudagraph_runtime_mode",

@@ -14,12 +14,13 @@ from ..core.budget import Schedule
 from ..core.host_count import HostCount
 from ..core.record import StageRecord, StageTensors
 from ..core.rows import RegionSizes, Rows
-from ..core.stage import Counts, planned_counts
+from ..core.stage import Counts, Vision, planned_counts
 from ..core.step import StageFacts, TextRows, choose_raters, run_stage
 from ..hf.prompt.frames import FrameRule, Frames
 from ..methods import Method
 from .layer_attention import Seen
 from .step_plan import Prompt
+from .tower import vision_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -74,6 +75,7 @@ class Prefill:
     clips: FrameRule = field(default_factory=FrameRule)  # how they are divided into frames
     video: Tensor | None = None  # boolean [b, n]: rows of clips
     frames: tuple[Tensor, Tensor] | None = None  # frame of each row, and its number of tokens, [b, n]
+    vision: Vision | None = None  # what the method is shown of the vision tower, [b, n]
     token: Tensor | None = (
         None  # int64 [b, n]: index among the prompt's visual tokens, if stages are recorded
     )
@@ -155,8 +157,18 @@ class Prefill:
             list(stages) for stages in zip(*(stage.samples(visual) for stage in self.stages), strict=True)
         ]
 
-    def rate(self, hidden: Float[Tensor, "n c"], position: Int[Tensor, "... n"]) -> None:
-        """Choose the raters and find the frames, from what enters the first layer and from rotary positions."""
+    def rate(
+        self,
+        hidden: Float[Tensor, "n c"],
+        position: Int[Tensor, "... n"],
+        read: Float[Tensor, "n k"] | None = None,
+    ) -> None:
+        """Choose the raters and find the frames, from what enters the first layer and from rotary positions.
+
+        ``read`` is what was read of the vision tower, if the method asks for it.
+        """
+        if read is not None:
+            self.vision = vision_of(read, self.row, self.rows.visual)
         if self.method.per_frame or self.method.requires_frames:
             assert self.video is not None
             found = Frames.of(self.rows.visual, self.video, self.clips, {})
@@ -202,6 +214,7 @@ class Prefill:
             planned=[counts[index] for counts in self.counts],
             prunable=self.prunable,
             attention=_nothing if seen is None else seen.attention(row, rows.valid, position),
+            vision=self.vision,
             frames=self.frames,
             rater_counts=self.rater_counts,
             in_front=self.in_front,

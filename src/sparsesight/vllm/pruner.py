@@ -35,6 +35,7 @@ class Active:
     prefills: list[Prefill]
     tables: list[Tensor | None]  # block table that the pruning layer of each stage reads, [r, width]
     done: int = 0  # stages passed
+    read: Tensor | None = None  # of the vision tower, for each row of the input
     rows: Tensor | None = None  # row of the input of every row that is left, [n]
     positions: Tensor | None = None  # [n], or [axes, n]
     length: int = 0  # rows of the input, padding included
@@ -51,6 +52,8 @@ class Pruner:
     compare_ranks: bool = False  # whether tensor-parallel ranks compare the rows that they keep
     tally: Tally = field(default_factory=Tally)
     trace: list[Prefill] = field(default_factory=list)  # of all prompts, with ``keep_trace``
+    read: Tensor | None = None  # of the vision tower, for each row of the coming step [n, read_width]
+    read_width: int = 0  # 0: the method reads none
     told: bool = True  # whether the model runner has told of the step before
     active: Active | None = None
     hooks: list[tuple[nn.Module, Hook]] = field(default_factory=list)
@@ -169,17 +172,24 @@ class Pruner:
         self.told = True
         plan = plan_step(step, len(self.stages), self.planner.block_size)
         nothing = torch.zeros(len(step.query), 0, dtype=torch.int64)
+        if self.read_width:
+            self.read = torch.zeros(int(step.query.sum()), self.read_width, device=self._device)
         self._activate(plan, [nothing] * len(self.stages))
 
     def _activate(self, plan: StepPlan, tables: list[Tensor | None]) -> None:
         """Let the coming forward prune; ``tables`` as :class:`Active` has them."""
-        device, clips = next(self.decoder.parameters()).device, self.planner.frames
+        device, clips = self._device, self.planner.frames
         groups = [
             Prefill.of(own, self.stages, device, clips, self.keep_trace) for own in together(plan.prompts)
         ]
-        self.active = Active(plan, groups, tables)
+        self.active, self.read = Active(plan, groups, tables, read=self.read), None
         self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
         self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.decoder.parameters()).device
+        return device
 
     def end(self) -> None:
         """Forget the step, also one that failed."""
@@ -195,7 +205,7 @@ class Pruner:
         positions, hidden = args[0], args[1]
         self.active.positions, self.active.length = positions, hidden.shape[0]
         for prefill in self.active.prefills:
-            prefill.rate(hidden, positions)
+            prefill.rate(hidden, positions, self.active.read)
 
     def _observe(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         assert self.active is not None

@@ -15,7 +15,7 @@ from ..methods import Method
 from ..settings import KEY
 from .config import REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
 from .planner import Planner, RequestPlan, schedule_of, visual_mask
-from .validation import check_method
+from .validation import check_method, check_tower
 
 # Why a request with visual tokens is not pruned.
 BY_REQUEST, BY_SERVER = "the request keeps every token", "the server keeps every token by default"
@@ -99,6 +99,7 @@ def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
     Raises:
         SparseSightError: the method cannot be served, or the model has too few layers to prune after.
     """
+    check_tower(config, method)
     model = config.model_config
     num_layers = model.hf_text_config.num_hidden_layers
     allowed = prunable(model.hf_config, layer_kinds(model.hf_text_config, num_layers))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import SparseSightError, UnsupportedModelError
+from ..method_names import DEFAULT
 from ..methods import Method
 from .families import MODELS
 from .names import VERSIONS
@@ -97,6 +98,34 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     ),
 )
 
+# What is refused of it besides where the method reads the vision tower.
+_UNREAD: tuple[tuple[Callable[[Any], Any], str], ...] = (
+    (
+        lambda c: "LlavaOnevisionForConditionalGeneration" in (c.model_config.architectures or ()),
+        "LLaVA-OneVision interpolates large pictures and pools clips after its projector, so that a visual token is of "
+        f"no patch of the tower: use a method that reads no vision tower, such as {DEFAULT!r}",
+    ),
+    (
+        lambda c: (
+            c.parallel_config.tensor_parallel_size > 1
+            and getattr(c.model_config.multimodal_config, "mm_encoder_tp_mode", "") == "data"
+        ),
+        "every rank would encode other pictures: leave out --mm-encoder-tp-mode",
+    ),
+    (
+        lambda c: getattr(c.model_config.multimodal_config, "enable_mm_embeds", False),
+        "a picture given by its embeddings never passes the tower: leave out --enable-mm-embeds",
+    ),
+    (
+        lambda c: getattr(c.compilation_config, "compile_mm_encoder", False),
+        "a compiled tower shows no attention: leave out compile_mm_encoder of --compilation-config",
+    ),
+    (
+        lambda c: getattr(c.compilation_config, "cudagraph_mm_encoder", False),
+        "a recorded tower shows no attention: leave out cudagraph_mm_encoder of --compilation-config",
+    ),
+)
+
 
 def check_version(version: str) -> None:
     """Refuse a vLLM that the plugin was not tested with.
@@ -128,6 +157,17 @@ def check_config(config: Any) -> None:
     for refused, sentence in _REFUSED:
         if refused(config):
             raise SparseSightError(f"sparsesight in vLLM: {sentence}")
+
+
+def check_tower(config: Any, method: Method) -> None:
+    """Refuse what keeps a method from reading the vision tower, if it does.
+
+    Raises:
+        SparseSightError: naming the method and the fix.
+    """
+    for refused, sentence in _UNREAD if method.requires_vision else ():
+        if refused(config):
+            raise SparseSightError(f"method {str(method)!r} reads the vision tower: {sentence}")
 
 
 def check_scheduler(config: Any) -> None:
@@ -173,10 +213,10 @@ def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | Non
             f"{name} chooses the number of tokens from the data, but vLLM's scheduler must know it in advance: "
             'use fixed counts, such as {"method": "sparsevlm", "retain": 64}'
         )
-    if method.requires_vision:
+    if method.requires_text_tower:
         raise SparseSightError(
-            f"{name} reads the vision tower, which vLLM's models do not show: use one that goes by the language "
-            "model's attention, such as 'sparsevlm+', or by the visual tokens alone, such as 'cdpruner' or 'divprune'"
+            f"{name} compares patches with the question in the space of a text tower, which vLLM does not load: use "
+            "one that goes by the vision tower alone, such as 'scope', or by the visual tokens, such as 'cdpruner'"
         )
     if method.weights_keys:
         raise SparseSightError(
