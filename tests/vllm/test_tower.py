@@ -60,7 +60,7 @@ def test_stages_inside_the_decoder_read_it_too(opened: Any) -> None:
 
 ROTATION = {
     "llava_next": VisionZip((9,)),
-    "qwen2_vl": SCOPE((9,)),
+    "qwen2_vl": METHODS["fastvid"]((9,)),
     "qwen2_5_vl": FasterVLM((9,)),
     "internvl": VisionZip((9,)),
     "internvl_chat": SCOPE((9,)),
