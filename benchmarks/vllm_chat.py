@@ -5,8 +5,8 @@
 in the environment of `make test-vllm`. Vanilla vLLM and the plugin hold the same random LLaVA (576 visual tokens a
 picture), all with prefix caching and chunked prefill on, vLLM's own step size and the same size of blocks; every budget
 has its engine. They lead the same chats, turn by turn, in an order that changes from round to round. Every chat begins
-with an empty cache, and its prompts hold the answers of the turns before. Writes chat-MODEL-questionN.json (every
-turn) and the same as .md; a run that was stopped goes on, and further --rounds are added.
+with an empty cache, and its prompts hold the answers of the turns before. Writes chat-METHOD-MODEL-questionN.json
+(every turn) and the same as .md; a run that was stopped goes on, and further --rounds are added.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from serving import chats, engines, figures, presenting
 from serving.chats import Kind
 from serving.store import Store
 
-from sparsesight.methods import SparseVLMPlus
+from sparsesight.method_names import DEFAULT
+from sparsesight.methods import METHODS
 from sparsesight.random_models import Shape
 
 BLOCK = 32  # tokens of a block of keys, the fewest that vLLM's kernels for CPUs take
@@ -34,6 +35,7 @@ def main() -> None:
     arguments = parse()
     shape = Shape.parse(f"{arguments.shape},visual=576,text={arguments.question + 6}")
     settings = {
+        "method": arguments.method,
         "model": str(shape),
         "visual tokens of a picture": shape.visual,
         "system prompt": arguments.system,
@@ -42,7 +44,8 @@ def main() -> None:
         "block": BLOCK,
         "threads": arguments.threads,
     }
-    name = f"chat-{shape.layers}x{shape.hidden}-question{arguments.question}"
+    kind_of = METHODS[arguments.method]
+    name = f"chat-{arguments.method.replace('+', '-plus')}-{shape.layers}x{shape.hidden}-question{arguments.question}"
     store = Store(arguments.out / f"{name}.json", settings)
     kinds = [kind for kind in chats.kinds(arguments.system) if kind.name in arguments.chats]
     missing = [
@@ -55,7 +58,7 @@ def main() -> None:
         engines.prepare(arguments.threads, 1)
         measure(arguments, shape, store, missing)
     rows = figures.chats(store.runs, chats.kinds(arguments.system))
-    limits = {r: figures.block_limit(shape, SparseVLMPlus(r), BLOCK) for r in arguments.retain}
+    limits = {r: figures.block_limit(shape, kind_of(r), BLOCK) for r in arguments.retain}
     page = presenting.chats(settings, store.data["made_with"], rows, limits)
     (arguments.out / f"{name}.md").write_text(page, encoding="utf-8")
     print(page)
@@ -77,7 +80,7 @@ def measure(
     budgets = [None, *arguments.retain]
     with tempfile.TemporaryDirectory() as folder:
         engines.save_random(shape, Path(folder), torch.float32)
-        methods = [None if retain is None else SparseVLMPlus(retain) for retain in budgets]
+        methods = [None if retain is None else METHODS[arguments.method](retain) for retain in budgets]
         opened = [engines.open_engine(Path(folder), x, torch.float32, **defaults) for x in methods]
     params = engines.sampling(arguments.answer)
     params.allowed_token_ids = list(range(*chats.WORDS))  # no answer may mark a turn
@@ -137,6 +140,7 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for the results")
+    add("--method", choices=sorted(METHODS), default=DEFAULT, help=f"of the plugin (default: {DEFAULT})")
     add("--retain", type=int, nargs="+", default=[192, 64], help="budgets (default: 192 64)")
     names = [kind.name for kind in chats.kinds(1)]
     add("--chats", nargs="+", choices=names, default=names, help="which of them (default: all)")
