@@ -68,12 +68,13 @@ def main() -> None:
         flags += ["--additional-config", '{"sparsesight": {"kv_groups": true}}']
     if arguments.eager:
         flags.append("--enforce-eager")
-    sent = {"flags": flags, "requests": arguments.requests, "pool": arguments.pool, "seed": arguments.seed}
+    names = ("method", "requests", "pool", "seed")
+    sent = {name: getattr(arguments, name) for name in names}
     journal = Journal.opened(arguments.journal, sent)
     if len(journal.outcomes) >= arguments.requests:
         sys.exit(f"{arguments.journal} has all of {arguments.requests} requests: give another --journal")
     with serve(log, flags) as (server, command):
-        soaked = asyncio.run(Soak(server, cases, arguments, journal).run())
+        soaked = asyncio.run(Soak(server, cases, arguments, journal, shlex.join(flags)).run())
     status = server.process.returncode  # once it was told to end
     if status not in (0, -signal.SIGTERM):
         soaked["failures"].append(f"the server, told to end, ended with status {status}")
@@ -99,9 +100,15 @@ class Soak:
     """One run against one server."""
 
     def __init__(
-        self, server: Server, cases: dict[str, list[Case]], arguments: argparse.Namespace, journal: Journal
+        self,
+        server: Server,
+        cases: dict[str, list[Case]],
+        arguments: argparse.Namespace,
+        journal: Journal,
+        flags: str,
     ) -> None:
         self.server, self.cases, self.arguments, self.journal = server, cases, arguments, journal
+        self.name = f"{time.strftime('%H:%M:%S')} {flags}"
         self.draw = random.Random(arguments.seed + 1 + len(journal.rounds))
         self.outcomes: dict[int, Outcome] = {}  # of the present round, by number of the request
         self.done = 0  # requests of rounds before it, to this server
@@ -113,10 +120,12 @@ class Soak:
         async with openai.AsyncOpenAI(
             base_url=f"{self.server.address}/v1", api_key="none", max_retries=0, timeout=600
         ) as client:
-            solo: dict[str, Answer] = {}
-            for kind in ANSWERED:
-                for case in self.cases[kind]:
-                    await self._alone(client, with_answers(case, solo), solo)
+            solo = dict(self.journal.solo)
+            if not solo:
+                for kind in ANSWERED:
+                    for case in self.cases[kind]:
+                        await self._alone(client, with_answers(case, solo), solo)
+                self.journal.know(solo)
             self.cases = {kind: [with_answers(x, solo) for x in own] for kind, own in self.cases.items()}
             known = [case for kind in ANSWERED for case in self.cases[kind]]
             print(f"{len(solo)} solo answers", flush=True)
@@ -140,7 +149,7 @@ class Soak:
                 ended = await self._drained()
                 numbers = counted(await asyncio.to_thread(self.server.metrics))
                 await self._judge(client, todo)
-                self.journal.add(begun, seconds, numbers, self.outcomes)
+                self.journal.add(self.name, seconds, numbers, self.outcomes)
                 wrong = sum(bool(x.wrong) for x in self.outcomes.values())
                 print(f"{self.done} sent to this server, {wrong} wrong in this round", flush=True)
                 self.outcomes = {}

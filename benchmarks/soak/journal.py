@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .asking import Outcome
+from .asking import Answer, Outcome
 
 
 @dataclass
@@ -16,14 +16,16 @@ class Journal:
 
     Attributes:
         path: of the file, one line a round; None: nothing is written.
-        soak: what is sent to what; lines of another soak are refused.
-        rounds: ``server`` (when it was started), ``seconds``, ``numbers`` (of that server, so far) and ``outcomes`` by
-            number of the request in the sequence.
+        soak: what is sent; lines of another soak are refused.
+        rounds: ``server`` (its options, and when it was started), ``seconds``, ``numbers`` (of that server, so far) and
+            ``outcomes`` by number of the request in the sequence.
+        solo: the answers alone, on empty caches; a server that comes later must give the same.
     """
 
     path: Path | None
     soak: dict[str, Any]
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    solo: dict[str, Answer] = field(default_factory=dict)
 
     @classmethod
     def opened(cls, path: Path | None, soak: dict[str, Any]) -> Journal:
@@ -40,13 +42,21 @@ class Journal:
             found = json.loads(line)
             if found["soak"] != soak:
                 raise ValueError(f"{path} is of another soak, {found['soak']}: give another --journal")
-            journal.rounds.append(found)
+            if "solo" in found:
+                journal.solo = {name: (tokens, numbers) for name, (tokens, numbers) in found["solo"].items()}
+            else:
+                journal.rounds.append(found)
         if path is not None and text and not text.endswith("\n"):
             path.write_text(text[: text.rfind("\n") + 1])
         return journal
 
+    def know(self, solo: dict[str, Answer]) -> None:
+        """Append the answers alone."""
+        self.solo = solo
+        self._append({"soak": self.soak, "solo": solo})
+
     def add(
-        self, server: float, seconds: float, numbers: dict[str, float], outcomes: dict[int, Outcome]
+        self, server: str, seconds: float, numbers: dict[str, float], outcomes: dict[int, Outcome]
     ) -> None:
         """Append a round all of whose answers have been judged."""
         line = {
@@ -57,6 +67,9 @@ class Journal:
             "outcomes": {str(i): asdict(x) for i, x in outcomes.items()},
         }
         self.rounds.append(line)
+        self._append(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
@@ -73,9 +86,12 @@ class Journal:
         return float(sum(line["seconds"] for line in self.rounds))
 
     @property
-    def servers(self) -> int:
-        """To how many the rounds were sent."""
-        return len({line["server"] for line in self.rounds})
+    def servers(self) -> dict[str, int]:
+        """To which servers how many requests were sent."""
+        sent: dict[str, int] = {}
+        for line in self.rounds:
+            sent[line["server"]] = sent.get(line["server"], 0) + len(line["outcomes"])
+        return sent
 
     @property
     def numbers(self) -> dict[str, float]:

@@ -107,15 +107,17 @@ def test_rounds_add_up_over_servers(tmp_path: Path) -> None:
     path, soak = tmp_path / "rounds.jsonl", {"requests": 4}
     one = Outcome("what", "text", 200, 0.5)
     first = Journal.opened(path, soak)
-    first.add(1.0, 3.0, {"n": 2.0}, {0: one})
-    first.add(1.0, 4.0, {"n": 5.0}, {2: one})
+    first.know(SOLO)
+    first.add("a", 3.0, {"n": 2.0}, {0: one})
+    first.add("a", 4.0, {"n": 5.0}, {2: one})
     with path.open("a") as file:
         file.write('{"soak": {"requ')  # ended while it wrote
     again = Journal.opened(path, soak)
-    again.add(9.0, 1.5, {"n": 1.0}, {1: Outcome("no", "malformed", 400, 0.1)})
+    again.add("b", 1.5, {"n": 1.0}, {1: Outcome("no", "malformed", 400, 0.1)})
     again = Journal.opened(path, soak)
     assert again.outcomes.keys() == {0, 1, 2} and again.outcomes[2] == one
-    assert (again.servers, again.seconds, again.numbers) == (2, 8.5, {"n": 6.0})
+    assert (again.servers, again.seconds, again.numbers) == ({"a": 2, "b": 1}, 8.5, {"n": 6.0})
+    assert again.solo == SOLO
     with pytest.raises(ValueError, match="another soak"):
         Journal.opened(path, {"requests": 5})
 
