@@ -57,9 +57,8 @@ class TowerReader:
         self.class_token = any(CLASS_TOKEN.search(name) for name, _ in tower.named_parameters())
         # Whether the features of several layers lie side by side in a row, of which one is known.
         self.several = isinstance(getattr(model.config, "vision_feature_layer", None), list | tuple)
-        self.width = 1 + int(
-            self.attention.head_size
-        )  # numbers that are read of a token: its attention and its key
+        # Numbers that are read of a token: its attention and its key.
+        self.width = 1 + int(self.attention.head_size)
         self.running = False
         self.observed: Tensor | None = None  # of the layer that attends now: attention and key of each row
         self.patches: TracedRows | None = None
@@ -95,13 +94,11 @@ class TowerReader:
         if newline is not None:
             nothing = number == row_hashes(newline.detach().to(flat)[None])
         place = torch.full_like(number, -1) if seen is None else find_rows(seen.number, number)
-        lost = ~nothing & (place < 0)
-        if seen is not None:
-            lost |= ~nothing & ~seen.known[place]
-        if seen is None or bool(lost.any()):
+        known = nothing | (place >= 0 if seen is None else (place >= 0) & seen.known[place])
+        if seen is None or not bool(known.all()):
             raise UnsupportedModelError(
                 f"{self.blame}makes other rows of what its projector gives: it is not known which patches "
-                f"{int(lost.sum())} of {len(lost)} visual tokens are made of; {INSTEAD}"
+                f"{int((~known).sum())} of {len(known)} visual tokens are made of; {INSTEAD}"
             )
         attention = seen.attention[place].masked_fill(nothing, float("-inf"))
         key = seen.key[place].masked_fill((nothing | attention.isinf())[:, None], 0)
@@ -164,7 +161,7 @@ class TowerReader:
         """
         alone, read = zip(*(without_columns(x, self.width) for x in embeddings), strict=True)
         rows = read[0].new_zeros(len(is_visual), self.width)
-        rows.masked_scatter_(is_visual.to(rows.device)[:, None], torch.cat(read))
+        rows.masked_scatter_(is_visual.to(rows.device, non_blocking=True)[:, None], torch.cat(read))
         return [*alone], rows
 
     # -- parts of the model -----------------------------------------------------------------------------------
