@@ -9,6 +9,7 @@ from .errors import BudgetError, SparseSightError, UnsupportedModelError
 if TYPE_CHECKING:
     from .core.turns import Turns
     from .hf.install import restore
+    from .hf.predicted import drop_predicted
     from .hf.sparsified import Sparsified
     from .hf.sparsify import prompt_ends, questions, sparsify, visual_tokens
     from .hf.vision.text_tower import TextTower
@@ -77,6 +78,7 @@ __all__ = [
     "VidCom2",
     "VisPruner",
     "VisionZip",
+    "drop_predicted",
     "import_torchvision",
     "prompt_ends",
     "questions",
@@ -96,6 +98,7 @@ def __getattr__(name: str) -> Any:
         "Sparsified": ".hf.sparsified",
         "TextTower": ".hf.vision.text_tower",
         "Turns": ".core.turns",
+        "drop_predicted": ".hf.predicted",
         "import_torchvision": ".torchvision_schemas",
         "prompt_ends": ".hf.sparsify",
         "questions": ".hf.sparsify",

@@ -103,6 +103,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     "group_ranks": lambda: ops.group_ranks(ROW, torch.zeros_like(ROW), torch.full_like(ROW, 5), FLAG),
     "first_ranked": lambda: ops.first_ranked(ROW, FLAG, torch.tensor([2, 1]), 3),
     "attention_rank": lambda: ops.attention_rank(normal(0, 2, 5, 5), FLAG, FLAG),
+    "predicted_units": lambda: ops.predicted_units(normal(0, 2, 3, 4, 5), 0.1),
     "rank_rule": lambda: ops.rank_rule(torch.tensor([3, 4]), torch.tensor([9, 4]), 1.5, 0.0),
     "density_peaks_merge": lambda: ops.density_peaks_merge(normal(0, 3, 12, 4), [12, 9, 3], [2, 3, 1]),
     "nearest_kept": lambda: ops.nearest_kept(FEATURES, true(2, 5), FLAG, 4),

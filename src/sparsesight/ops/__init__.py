@@ -30,6 +30,7 @@ from .diversity import (
 from .matching import bipartite_merge, even_target_merge, likeness_variance, nearest_kept, thinned_places
 from .merging import Merge, density_peaks_merge
 from .points import unit_vectors
+from .prediction import predicted_units
 from .rows import causal_rows, compact, first_ranked, gather_rows, group_ranks, ranks
 from .segments import anchor_merge, frame_segments
 from .spacing import apportion, even_runs, evenly_spaced, grid_pool, group_seats
@@ -63,6 +64,7 @@ __all__ = [
     "least_similar_places",
     "likeness_variance",
     "nearest_kept",
+    "predicted_units",
     "rank_rule",
     "ranks",
     "rope_weight",
