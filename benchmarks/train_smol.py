@@ -54,6 +54,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=2, help="processes that render scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--only",
+        metavar="STAGE",
+        help="train this stage alone, or the eyes, which a second process may do beside the stage before them",
+    )
     parser.add_argument("--export", action="store_true", help="write the newest checkpoint as it is, and end")
     parser.add_argument(
         "--release", action="store_true", help="at the end, put what was trained into the package"
@@ -65,7 +70,17 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     file = base_file()
     base, run = read_base(file), Run(arguments.out, arguments.every)
-    training = Training(PLANS[arguments.plan], run, base, arguments.workers, arguments.seed, arguments.start)
+    training = Training(
+        PLANS[arguments.plan],
+        run,
+        base,
+        arguments.workers,
+        arguments.seed,
+        arguments.start,
+        text=arguments.only != "eyes",
+    )
+    if arguments.only:
+        return training.only(arguments.only)
     if arguments.export:
         print(training.restore())
         training.export()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from sparsesight import bundled
 from sparsesight.errors import SparseSightError
@@ -33,6 +33,9 @@ def prompts(course: Any) -> Any:
     return script("training.smol.prompts").Prompts(small_language_model.tokenizer())
 
 
+SHARES = {"shapes": 1, "mixed": 2, "pairs": 2}
+
+
 @pytest.fixture(scope="module")
 def run(course: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run on mixed scenes that went through."""
@@ -50,10 +53,15 @@ def run(course: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         replayed=2,
         mixed=10,
         eyes_steps=1,
-        eyes_pictures=2,
+        eyes_pictures=(1, 2, 1),
+        eyes_shapes=2,
+        eyes_inner=640,
+        collages=3,
+        collage_lines=50,
         stages=(
-            course.Stage("few", 3, 2, 12, 32, 1e-2, 0.5, shares={"shapes": 1, "mixed": 2, "pairs": 2}),
-            course.Stage("whole", 1, 1, 4, 576, 1e-3, 1.0, shares={"pairs": 1}),
+            course.Stage("told", 2, 2, 12, 32, 1e-2, 0.5, shares=SHARES, ideal=True),
+            course.Stage("few", 2, 2, 12, 32, 1e-2, 0.5, shares=SHARES),
+            course.Stage("whole", 1, 1, 4, 576, 1e-3, 1.0, shares={"mixed": 1, "pairs": 1}),
         ),
     )
     base = course.Base(**small_language_model.parts())
@@ -101,7 +109,9 @@ def test_its_own_tower_is_shipped_and_assembled(run: Any) -> None:
     weights = load_file(run.run.folder / "model" / "model.safetensors")
     trained = run.reader.eyes.tower.state_dict()
     before = bundled.load()[0].model.vision_tower.state_dict()
-    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    assert any(trained[name].shape != before[name].shape for name in before)  # it was widened
+    inner = AutoConfig.from_pretrained(run.run.folder / "model").vision_config.intermediate_size
+    assert inner == run.plan.eyes_inner
     for name, weight in trained.items():
         assert torch.equal(told[f"tower.{name}"], weight.bfloat16())
         (found,) = (kept for key, kept in weights.items() if key.endswith(f"vision_tower.{name}"))
@@ -144,3 +154,43 @@ def test_patches_say_what_is_written_and_where(course: Any) -> None:
     bar = Element("bar", "pool", (60, 100, 90, 292), color="red", value=35)
     place = {"left": 0.5, "bottom": 0.5, "first": 0.7, "one": 0.7}
     assert dict(course.mixed.spoken(bar)) == {"35": 1.0, "bar": 0.5, "red": 1.0, **place}
+
+
+def test_a_widened_tower_sees_what_it_saw(course: Any) -> None:
+    tower = bundled.load()[0].model.vision_tower
+    pixels = torch.randn(1, 3, 336, 336)
+    with torch.no_grad():
+        seen, wider = (
+            one(pixel_values=pixels).last_hidden_state for one in (tower, course.eyes.widened(tower, 640))
+        )
+    assert torch.allclose(seen, wider, atol=1e-4)
+
+
+def test_patches_of_collages_are_labelled_with_what_they_show(course: Any, run: Any) -> None:
+    collage = course.collage
+    pixels, told = collage.stored(run.run.folder, 3, 50, 1)
+    assert pixels.shape == (3, 3, 336, 336) and told.shape == (3, 576, len(collage.FIELDS))
+    for column, classes in enumerate(collage.FIELDS.values()):
+        known = told[..., column][told[..., column] != collage.UNKNOWN]
+        assert ((known >= 0) & (known < classes)).all()
+    element = Element("number", "47", (200, 20, 230, 40), cell=(2, 1), text="47", value=47)
+    spelled = collage.classes(element)[-collage.SPELLED :]
+    ended = [len(collage.SIGNS)] * 5
+    assert spelled == [collage.SIGNS.index("4"), collage.SIGNS.index("7"), *ended]
+
+
+def test_ideal_patches_say_the_words_of_their_element(course: Any, run: Any) -> None:
+    own = course.projector.own_part(run.reader.table.float())
+    data = course.mixed.ideal(run.stored("mixed", "val"), run.prompts, 1, own)
+    torch.manual_seed(0)
+    visible = np.arange(576)[None]
+    shown = data.seen(np.array([0]), visible, None)[0]
+    right = data.ideal[0].float()[torch.from_numpy(data.owner[0].astype(int))]
+    assert torch.nn.functional.cosine_similarity(shown, right).min() > 0.8
+
+
+def test_factors_in_8_bits_are_near_what_was_trained(course: Any) -> None:
+    weight = torch.randn(4, 96)
+    told, scale = course.export.in_8_bits(weight, 1)
+    again = course.export.factor({"x": told, "x.scale": scale}, "x", 1)
+    assert told.dtype == torch.int8 and (again - weight).abs().max() < weight.abs().max() / 127

@@ -32,7 +32,8 @@ def data(smol: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("pictures")
     prompts = script("training.smol.prompts").Prompts(small_language_model.tokenizer())
     tower = bundled.load()[0].model.vision_tower
-    return smol.pictures.load_or_make(folder / "scenes.pt", prompts, 41, 3, 40, 1, tower)
+    made = smol.pictures.made(folder / "scenes.pt", 41, 3, 40, 1)
+    return smol.pictures.shown(folder / "scenes-features.pt", made, prompts, tower)
 
 
 def test_attention_is_the_fused_kernels(smol: Any) -> None:

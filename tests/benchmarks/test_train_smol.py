@@ -97,8 +97,9 @@ def test_a_run_goes_on_from_what_another_one_wrote(course: Any, whole: Path, tmp
     for name in one:
         if name.startswith("projector."):
             assert torch.equal(one[name], two[name]), name
-    for name in {name.rpartition(".")[0] for name in one if not name.startswith("projector.")}:
-        ours, theirs = (told[f"{name}.b"].float() @ told[f"{name}.a"].float() for told in (one, two))
+    factor = course.export.factor
+    for name in {name.removesuffix(".a") for name in one if name.endswith(".a")}:
+        ours, theirs = (factor(told, f"{name}.b", 0) @ factor(told, f"{name}.a", 1) for told in (one, two))
         torch.testing.assert_close(ours, theirs, atol=2e-2 * ours.abs().max().item(), rtol=0)
     started.all()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text("utf-8").splitlines()]
@@ -107,6 +108,7 @@ def test_a_run_goes_on_from_what_another_one_wrote(course: Any, whole: Path, tmp
 
 def test_kinds_are_asked_as_often_as_a_stage_says(course: Any, whole: Path) -> None:
     run = training(course, whole)
+    run.load(run.plan.stages[0])
     data, rows = run.train["shapes"], np.arange(3)
     for kind in ("count", "compare"):
         stage = replace(plan(course).stages[0], questions=3, likelier={kind: 1e9})
@@ -126,6 +128,7 @@ def test_the_folder_is_a_stock_llava_that_sees_what_training_saw(course: Any, wh
     run = training(course, whole)
     for part in run.plan.stages:
         run.train_stage(1, part)  # finished: this only loads
+    run.load(run.plan.stages[-1])
     rows, slots = np.array([1]), np.arange(6)[None]
     packed, _, _ = course.batch.questions(run.val["shapes"], rows, slots, np.arange(576)[None], course.DTYPE)
     with torch.no_grad():

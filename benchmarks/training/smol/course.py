@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from sparsesight.bundled.smol.assemble import assemble
 from sparsesight.bundled.smol.base import Base
@@ -14,9 +16,10 @@ from sparsesight.errors import SparseSightError
 from sparsesight.scenes.dataset import SPLITS
 from sparsesight.scenes.scenes import KINDS, SINGLE_OBJECT
 
+from .. import optim
 from ..decoder import choose
 from ..run import Run
-from . import batch, export, eyes, lowrank, mixed, pictures, projector, replay
+from . import batch, collage, export, eyes, lowrank, mixed, pictures, projector, replay
 from .pictures import KIND_NAMES, Pictures
 from .plan import Optimizer, Plan, Stage
 from .reader import DTYPE, Reader
@@ -26,9 +29,18 @@ class Training:
     """The model, the data and the stages of one run."""
 
     def __init__(
-        self, plan: Plan, run: Run, base: Base, workers: int, seed: int, start: Path | None = None
+        self,
+        plan: Plan,
+        run: Run,
+        base: Base,
+        workers: int,
+        seed: int,
+        start: Path | None = None,
+        text: bool = True,
     ) -> None:
         """`start` is a file of deltas and a projector to go on from; without it the base model is all there is.
+
+        Without `text` only the eyes can be trained.
 
         Raises:
             SparseSightError: the plan trains a tower, which has to keep what a model makes of shapes, without a start.
@@ -41,43 +53,101 @@ class Training:
         self.reader = Reader(base, plan.rank, seed, start)
         self.prompts = self.reader.prompts
         # The base model's own answers, so before there are deltas
-        self.replay = replay.load_or_make(run.folder / "replay.pt", self.reader.language_model, self.prompts)
+        if text:
+            self.replay = replay.load_or_make(
+                run.folder / "replay.pt", self.reader.language_model, self.prompts
+            )
         self.parts, self.deltas = self.reader.attach(), self.reader.deltas
         self.started = start is not None
-        self.train_eyes()
-        self.train, self.val = (
-            {name: self.load(name, split) for name in self.sources()} for split in ("train", "val")
-        )
+        self.losses: dict[str, float] = {}
+        self.train: dict[str, Pictures] = {}
+        self.val: dict[str, Pictures] = {}
 
-    def sources(self) -> list[str]:
-        """What the stages ask about: of shapes, mixed, pairs."""
-        return list(dict.fromkeys(name for stage in self.plan.stages for name in stage.shares))
+    def stored(self, source: str, split: str) -> dict[str, Any]:
+        """What is rendered of "shapes" or "mixed", from the run's folder if it is there."""
+        plan, folder = self.plan, self.run.folder
+        n = plan.val_scenes if split == "val" else plan.scenes if source == "shapes" else plan.mixed
+        if source == "mixed":
+            return mixed.stored(folder, split, n, plan.questions, self.workers)
+        first = SPLITS[split].first_seed + (plan.first_scene if split == "train" else 0)
+        return pictures.made(folder / f"{split}.pt", first, n, plan.questions, self.workers)
 
-    def load(self, source: str, split: str) -> Pictures:
-        plan, folder, tower = self.plan, self.run.folder, self.reader.eyes.tower
-        n = plan.scenes if split == "train" else plan.val_scenes
-        if source == "shapes":
-            first = SPLITS[split].first_seed + (plan.first_scene if split == "train" else 0)
-            file = folder / f"{split}.pt"
-            return pictures.load_or_make(file, self.prompts, first, n, plan.questions, self.workers, tower)
-        images = 2 if source == "pairs" else 1
-        n = plan.mixed if split == "train" else plan.val_scenes
-        return mixed.load_or_make(folder, self.prompts, split, images, n, plan.questions, self.workers, tower)
+    def load(self, stage: Stage) -> None:
+        """What a stage asks about: scenes of shapes as the tower sees them, mixed ones too or as they should look."""
+        folder, eyes = self.run.folder, "before" if stage.ideal else "features"
+        tower, own = self.reader.eyes.tower, projector.own_part(self.reader.table.float())
+        for split, data in (("train", self.train), ("val", self.val)):
+            data.clear()
+            for source in stage.shares:
+                if source == "shapes":
+                    made = self.stored(source, split)
+                    data[source] = pictures.shown(folder / f"{split}-{eyes}.pt", made, self.prompts, tower)
+                    continue
+                made, images = self.stored("mixed", split), 2 if source == "pairs" else 1
+                if stage.ideal:
+                    data[source] = mixed.ideal(made, self.prompts, images, own)
+                else:
+                    file, few = folder / f"{split}-mixed-features.pt", mixed.first(made, self.plan.seen)
+                    data[source] = mixed.shown(file, few, self.prompts, images, tower)
 
     def train_eyes(self) -> None:
         """The stage of the tower and the projector, if the plan has one."""
-        if not self.plan.eyes_steps:
+        if not self.plan.eyes_steps or self.reader.own_tower:
             return
-        seen, plan = self.reader.eyes, self.plan
-        teacher = eyes.Teacher(seen, self.prompts, self.reader.table.float(), SPLITS["train"].first_seed)
-        seen.requires_grad_(True)
-        optimizer = Optimizer([(list(seen.parameters()), plan.eyes_rate)], plan.eyes_steps, 0.4)
-        loss = eyes.loss_of(seen, teacher, plan.eyes_pictures, self.seed)
-        self.run.train("eyes", seen, optimizer, loss, lambda: eyes.scores(seen, teacher, self.seed))
-        seen.requires_grad_(False)
+        seen, plan, folder = self.reader.eyes, self.plan, self.run.folder
+        before = eyes.Eyes(seen.tower, deepcopy(seen.projector))
+        seen.tower = eyes.widened(seen.tower, plan.eyes_inner)
         self.reader.own_tower = True
+        outs = eyes.ReadOuts(seen.tower.config.hidden_size)
+        parts = nn.ModuleDict({"eyes": seen, "outs": outs})
+        if self.run.finished("eyes"):  # no lesson is needed
+            parts.load_state_dict(torch.load(folder / "eyes.pt", map_location="cpu")["modules"])
+            return
+        crowd = collage.stored(folder, plan.collages, plan.collage_lines, self.workers)
+        known, unknown = (
+            eyes.Lesson(
+                before,
+                self.prompts,
+                self.reader.table.float(),
+                self.stored("shapes", split),
+                self.stored("mixed", split),
+                crowd,
+                shapes,
+            )
+            for split, shapes in (("train", plan.eyes_shapes), ("val", plan.scored))
+        )
+        seen.requires_grad_(True)
+        optimizer = optim.Optimizer(
+            parts.named_parameters(), plan.eyes_steps, plan.eyes_rate, 0.5, plan.eyes_matrix_rate
+        )
+        self.losses = {}
+        self.run.train(
+            "eyes",
+            parts,
+            optimizer,
+            eyes.loss_of(parts, known, plan.eyes_pictures, self.seed, plan.eyes_steps, self.note),
+            lambda: {**self.noted(), "val": eyes.scores(parts, unknown, plan.scored)},
+        )
+        seen.requires_grad_(False)
+
+    def noted(self) -> dict[str, float]:
+        """The running means of the parts of the loss."""
+        return {f"{name} loss": round(loss, 4) for name, loss in self.losses.items()}
 
     def all(self) -> None:
+        for stage in self.plan.stages:
+            self.only(stage.name)
+        self.export()
+
+    def only(self, name: str) -> None:
+        """A stage, or "eyes"; those before it have to be finished."""
+        if name == "eyes":
+            return self.train_eyes()
+        number, stage = next(pair for pair in enumerate(self.plan.stages, 1) if pair[1].name == name)
+        if not stage.ideal:
+            self.train_eyes()
+        if not self.run.finished(name):
+            self.load(stage)
         first = self.run.folder / f"{self.plan.stages[0].name}.pt"
         if not first.exists() and (self.plan.refit or not self.started):
             left = projector.fit(
@@ -91,9 +161,7 @@ class Training:
                 anew=not self.started,
             )
             self.run.log({"stage": "projector", "unexplained": round(left, 4)})
-        for number, stage in enumerate(self.plan.stages, 1):
-            self.train_stage(number, stage)
-        self.export()
+        self.train_stage(number, stage)
 
     def restore(self) -> dict[str, Any]:
         """Take the newest checkpoint as it is; returns its stage and how many steps of it are done.
@@ -104,6 +172,8 @@ class Training:
         for stage in reversed(self.plan.stages):
             checkpoint = self.run.folder / f"{stage.name}.pt"
             if checkpoint.exists():
+                if not stage.ideal:
+                    self.train_eyes()
                 saved = torch.load(checkpoint, map_location="cpu")
                 self.parts.load_state_dict(saved["modules"])
                 return {"stage": stage.name, "step": saved["step"], "processor": round(saved["processor"], 1)}
@@ -134,10 +204,9 @@ class Training:
 
         def evaluate() -> dict[str, Any]:
             lowrank.merge_all(self.deltas)
-            parts = {f"{name} loss": round(loss, 4) for name, loss in self.losses.items()}
-            return {**parts, **self.scores(stage)}
+            return {**self.noted(), **self.scores(stage)}
 
-        self.losses: dict[str, float] = {}
+        self.losses = {}
         self.run.train(stage.name, self.parts, optimizer, loss, evaluate)
         lowrank.merge_all(self.deltas)
 
@@ -182,9 +251,10 @@ class Training:
         asked = np.minimum((kinds >= 0).sum(1), stage.questions)
         return [order[:n].tolist() for order, n in zip(np.argsort(late, axis=1), asked, strict=True)]
 
-    def note(self, name: str, loss: torch.Tensor) -> None:
+    def note(self, name: str, loss: torch.Tensor | float) -> None:
         """Keep a running mean of a part of the loss for the log."""
-        self.losses[name] = 0.95 * self.losses.get(name, loss.item()) + 0.05 * loss.item()
+        value = loss.item() if isinstance(loss, torch.Tensor) else loss
+        self.losses[name] = 0.95 * self.losses.get(name, value) + 0.05 * value
 
     def replayed(self, rng: np.random.Generator) -> torch.Tensor:
         """The loss of a few plain instructions."""

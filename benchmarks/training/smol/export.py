@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsesight.bundled import smol
-from sparsesight.bundled.smol.assemble import weights_digest
+from sparsesight.bundled.smol.assemble import factor, weights_digest
 from sparsesight.files import replace_file, sha256
 
 from .eyes import Eyes
@@ -24,7 +24,7 @@ def release(base: Path, delta: Path, model: Path) -> None:
 
 
 def save(file: Path, eyes: Eyes, deltas: dict[str, LowRank], rank: int, own_tower: bool = False) -> None:
-    """Write bfloat16 tensors: `projector.NAME`, and `LAYER.a` [rank, in], `LAYER.b` [out, rank] with delta = b @ a.
+    """Write `LAYER.a` [rank, in], `LAYER.b` [out, rank] of deltas b @ a in 8 bits, and `projector.NAME` in bfloat16.
 
     With a tower that is not the bundled model's, also `tower.NAME`.
     """
@@ -32,11 +32,19 @@ def save(file: Path, eyes: Eyes, deltas: dict[str, LowRank], rank: int, own_towe
     tensors = {
         f"{of}.{name}": weight for of, part in parts.items() for name, weight in part.state_dict().items()
     }
+    told = {name: weight.to(torch.bfloat16) for name, weight in tensors.items()}
     for name, delta in deltas.items():
-        tensors[f"{name}.a"], tensors[f"{name}.b"] = truncated(delta, rank)
+        for part, across, weight in zip("ab", (1, 0), truncated(delta, rank), strict=True):
+            told[f"{name}.{part}"], told[f"{name}.{part}.scale"] = in_8_bits(weight, across)
     fresh = file.with_suffix(".new")
-    save_file({name: weight.to(torch.bfloat16).contiguous() for name, weight in tensors.items()}, fresh)
+    save_file({name: weight.contiguous() for name, weight in told.items()}, fresh)
     fresh.replace(file)
+
+
+def in_8_bits(weight: torch.Tensor, across: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A factor as int8 and a bfloat16 scale for each rank; `across` is the dimension that a rank lies along."""
+    scale = (weight.abs().amax(across) / 127).clamp(min=1e-12).to(torch.bfloat16)
+    return (weight / scale.float().unsqueeze(across)).round().clamp(-127, 127).to(torch.int8), scale
 
 
 def load(file: Path, eyes: Eyes, deltas: dict[str, LowRank]) -> bool:
@@ -46,6 +54,6 @@ def load(file: Path, eyes: Eyes, deltas: dict[str, LowRank]) -> bool:
     for of, part in {"projector": eyes.projector, **({"tower": eyes.tower} if own_tower else {})}.items():
         part.load_state_dict({name: told[f"{of}.{name}"].float() for name in part.state_dict()})
     for name, delta in deltas.items():
-        delta.start(told[f"{name}.a"].float(), told[f"{name}.b"].float())
+        delta.start(factor(told, f"{name}.a", 1).float(), factor(told, f"{name}.b", 0).float())
         delta.merge()
     return own_tower

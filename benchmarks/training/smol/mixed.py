@@ -17,8 +17,9 @@ from sparsesight.scenes.mixed.dataset import SPLITS, picture_of, questions
 from sparsesight.scenes.mixed.picture import Element, Picture
 from sparsesight.scenes.scenes import GRID, PATCH, SIDE
 
-from .pictures import PATCHES, Pictures, as_seen, stored
-from .projector import CARDINALS, ORDINALS
+from . import pictures
+from .pictures import PATCHES, Pictures, as_seen
+from .projector import CARDINALS, GROUND, ORDINALS, SCALE
 from .prompts import Prompts
 
 BETWEEN = PATCHES  # the place of the line break in a row of two pictures
@@ -76,26 +77,55 @@ def places(rows: np.ndarray, between: Any) -> np.ndarray:
     return np.concatenate([rows[0], gap, rows[1]])
 
 
-def load_or_make(
-    folder: Path, prompts: Prompts, split: str, images: int, n: int, per_scene: int, workers: int, tower: Any
-) -> Pictures:
-    """The prompts with so many images among the first `n` pictures of a split, as `tower` sees them.
+def stored(folder: Path, split: str, n: int, per_scene: int, workers: int) -> dict[str, Any]:
+    """The first `n` pictures of a split with up to `per_scene` questions each; `folder` keeps them."""
+    make = partial(_make_some, split)
+    return pictures.stored(folder / f"{split}-mixed.pt", make, 0, n, per_scene, workers)
 
-    `folder` keeps what is rendered, up to `per_scene` questions a picture, and what the tower makes of it.
-    """
-    made = stored(folder / f"{split}-mixed.pt", partial(_make_some, split), 0, n, per_scene, workers)
-    seen = as_seen(folder / f"{split}-mixed-features.pt", made["pixels"], tower).numpy()
+
+def first(made: dict[str, Any], n: int) -> dict[str, Any]:
+    """The first `n` pictures of what is `made`."""
+    images = int(made["images"][:n].sum())
+    return {
+        key: value[: images if key in ("pixels", "owner", "central") else n] for key, value in made.items()
+    }
+
+
+def shown(file: Path, made: dict[str, Any], prompts: Prompts, images: int, tower: Any) -> Pictures:
+    """The prompts with so many images of what is `made`, as `tower` sees them; `file` keeps that."""
+    seen = as_seen(file, made["pixels"], tower).numpy()
+    data, chosen = _prompts(made, prompts, images)
+    data.features = torch.from_numpy(np.stack([places(seen[own], 0) for _, own in chosen]))
+    return data
+
+
+def ideal(made: dict[str, Any], prompts: Prompts, images: int, own: torch.Tensor) -> Pictures:
+    """The prompts with so many images of what is `made`, as their patches should look."""
+    data, chosen = _prompts(made, prompts, images)
+    data.ideal = [looks(made["elements"][row], prompts, own).half() for row, _ in chosen]
+    return data
+
+
+def looks(elements: Any, prompts: Prompts, own: torch.Tensor) -> torch.Tensor:
+    """How the patches of every element should look, and those of none: [elements + 1, width]."""
+    told = [*(spoken(element) for element in elements), [(GROUND, 1.0)]]
+    return SCALE * torch.stack([summed(pieces(words, prompts), own) for words in told])
+
+
+def _prompts(made: dict[str, Any], prompts: Prompts, images: int) -> tuple[Pictures, list[tuple[int, slice]]]:
+    """The prompts without their features; and of each the picture and its images."""
     many = made["images"]
     first = np.cumsum(many) - many  # image of each picture
-    chosen = [(row, slice(first[row], first[row] + images)) for row in np.flatnonzero(many == images)]
-    return Pictures(
-        features=torch.from_numpy(np.stack([places(seen[own], 0) for _, own in chosen])),
+    chosen = [(int(row), slice(first[row], first[row] + images)) for row in np.flatnonzero(many == images)]
+    data = Pictures(
+        features=torch.empty(0),
         owner=np.stack([places(made["owner"][own], -1) for _, own in chosen]),
         central=np.stack([places(made["central"][own], True) for _, own in chosen]),
         objects=[() for _ in chosen],
         questions=[made["questions"][row] for row, _ in chosen],
         prompts=prompts,
     )
+    return data, chosen
 
 
 def _make_some(split: str, job: tuple[int, int, int]) -> dict[str, Any]:
@@ -108,6 +138,7 @@ def _make_some(split: str, job: tuple[int, int, int]) -> dict[str, Any]:
         "owner": np.concatenate([picture.owner.reshape(-1, PATCHES) for picture in pictures]).astype(np.int8),
         "central": np.concatenate([middles(picture) for picture in pictures]),
         "images": np.array([len(picture.images) for picture in pictures]),
+        "elements": [picture.elements for picture in pictures],
         "questions": [
             [
                 replace(one, kind=f"{picture.kind} {one.kind}")

@@ -47,6 +47,7 @@ ATTRIBUTES = {
     "letter": len(LETTERS) + 1,
     "number": 6,
 }
+BLUR = 0.4  # of ideal visual tokens: the length of the noise in theirs
 UNKNOWN = -100  # what cross_entropy leaves out
 NAME, MARK, END = (
     0,
@@ -99,6 +100,8 @@ class Pictures:
     questions: list[list[Question]]
     prompts: Prompts
     known: dict[tuple[int, int], Asked] = field(default_factory=dict)
+    # per prompt, how the patches of each object should look, then those of none: float16 [objects + 1, width]
+    ideal: list[torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -107,6 +110,19 @@ class Pictures:
     def span(self) -> int:
         """Places of a prompt."""
         return self.owner.shape[1]
+
+    def seen(self, rows: np.ndarray, visible: np.ndarray, projector: Any) -> torch.Tensor:
+        """Visual tokens [pictures, n, width] of the places `visible` [pictures, n]; ideal ones come with some noise."""
+        if self.ideal is None:
+            shown = self.features[torch.from_numpy(rows)[:, None], torch.from_numpy(visible)].float()
+            made: torch.Tensor = projector(shown)
+            return made
+        owner = np.take_along_axis(self.owner[rows], visible, axis=1).astype(np.int64)
+        tokens = torch.stack(
+            [self.ideal[row][torch.from_numpy(who)] for row, who in zip(rows.tolist(), owner, strict=True)]
+        ).float()
+        length = tokens.norm(dim=-1, keepdim=True) / tokens.shape[-1] ** 0.5
+        return tokens * (0.7 + 0.3 * torch.rand_like(length)) + BLUR * length * torch.randn_like(tokens)
 
     @cached_property
     def kinds(self) -> np.ndarray:
@@ -144,12 +160,14 @@ def tokens(question: Question, prompts: Prompts) -> Asked:
     )
 
 
-def load_or_make(
-    file: Path, prompts: Prompts, first_seed: int, n: int, per_scene: int, workers: int, tower: Any
-) -> Pictures:
-    """The scenes of consecutive seeds as `tower` sees them, from `file` if a run has written it."""
-    made = stored(file, _make_some, first_seed, n, per_scene, workers)
-    seen = as_seen(file.with_name(f"{file.stem}-features.pt"), made.pop("pixels"), tower)
+def made(file: Path, first_seed: int, n: int, per_scene: int, workers: int) -> dict[str, Any]:
+    """The scenes of consecutive seeds, from `file` if a run has written it."""
+    return stored(file, _make_some, first_seed, n, per_scene, workers)
+
+
+def shown(file: Path, made: dict[str, Any], prompts: Prompts, tower: Any) -> Pictures:
+    """What is `made` as `tower` sees it; `file` keeps that."""
+    seen = as_seen(file, made.pop("pixels"), tower)
     return Pictures(prompts=prompts, features=seen, **made)
 
 

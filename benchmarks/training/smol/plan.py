@@ -38,6 +38,9 @@ class Stage:
     # what pictures show -> its share of the steps: shapes, mixed, pairs
     shares: Mapping[str, float] = field(default_factory=lambda: {"shapes": 1.0})
 
+    # whether patches of mixed scenes are shown as they should look, whatever the tower makes of them
+    ideal: bool = False
+
     def source(self, rng: np.random.Generator) -> str:
         """What the pictures of a step show."""
         if len(self.shares) == 1:
@@ -68,16 +71,22 @@ class Plan:
     middle: float = 0.0  # weight of the word "middle" on the patch in an object's middle
     replayed: int = 4  # instructions at a time
     mixed: int = 0  # mixed scenes that are gone through
+    seen: int = 600  # how many of those are shown as the tower sees them
     eyes_steps: int = 0  # of the tower and the projector on them
-    eyes_pictures: int = 8  # a step
-    eyes_rate: float = 1e-3
+    eyes_pictures: tuple[int, int, int] = (2, 2, 5)  # a step: of shapes, of mixed scenes, collages
+    eyes_shapes: int = 200  # scenes of shapes that they see
+    eyes_inner: int = 1024  # hidden units of the tower's layers
+    eyes_rate: float = 2e-3
+    eyes_matrix_rate: float = 0.015  # Muon's
+    collages: int = 8000
+    collage_lines: int = 2000  # lines of text of either sort that collages are made from
     stages: tuple[Stage, ...] = (
         Stage("few", 1200, 4, 16, 32, 1.5e-3, 0.3, thoughts=1.0, search=0.3, search_until=0.4),
         Stage("whole", 220, 1, 32, PATCHES, 5e-4, 1.0),
     )
 
 
-BOTH = {"shapes": 0.5, "mixed": 0.4, "pairs": 0.1}
+BOTH = {"shapes": 0.3, "mixed": 0.6, "pairs": 0.1}
 COUNTING = {"count": 6.0, "letter": 2.0, "neighbor": 1.5}
 # Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out.
 PLANS = {
@@ -97,15 +106,18 @@ PLANS = {
     ),
     "mixed": Plan(
         about="a tower and deltas for mixed scenes too, from a model that knows shapes",
-        rank=32,
-        shipped_rank=14,
+        rank=24,
+        shipped_rank=24,
         first_scene=3200,
         scenes=600,
-        mixed=3000,
-        eyes_steps=1500,
+        val_scenes=100,
+        scored=8,
+        mixed=2400,
+        eyes_steps=1700,
         stages=(
-            Stage("few", 900, 4, 16, 48, 1e-3, 0.4, likelier={"count": 4.0}, shares=BOTH),
-            Stage("whole", 280, 1, 32, PATCHES, 5e-4, 1.0, likelier={"count": 4.0}, shares=BOTH),
+            Stage("told", 700, 2, 10, 40, 1e-3, 0.1, likelier={"count": 3.0}, shares=BOTH, ideal=True),
+            Stage("few", 160, 2, 12, 48, 1e-3, 0.6, likelier={"count": 3.0}, shares=BOTH),
+            Stage("whole", 60, 1, 16, PATCHES, 5e-4, 1.0, likelier={"count": 3.0}, shares=BOTH),
         ),
     ),
 }

@@ -74,9 +74,8 @@ class Reader:
         search: kernels.Search | None = None,
     ) -> Any:
         """The decoder's output over pictures and texts."""
-        shown = data.features[torch.from_numpy(rows)[:, None], torch.from_numpy(visible)].float()
         opening = F.embedding(torch.tensor(self.prompts.opening), self.table).expand(len(rows), -1, -1)
-        seen = self.projector(shown).to(DTYPE)
+        seen = data.seen(rows, visible, self.projector).to(DTYPE)
         seen[torch.from_numpy(visible == BETWEEN)] = self.table[self.prompts.ids("\n")[0]]
         return self.decoder(
             inputs_embeds=torch.cat([opening, seen, F.embedding(packed.ids, self.table)], dim=1),

@@ -35,8 +35,9 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
 
     Args:
         base: the language model.
-        delta: bfloat16 tensors: `projector.NAME`, and `LAYER.a` [rank, in], `LAYER.b` [out, rank] of what is added to
-            LAYER's weight; `tower.NAME` of the vision tower, unless it is the bundled model's.
+        delta: bfloat16 tensors: `projector.NAME`, and `tower.NAME` of the vision tower, unless it is the bundled
+            model's; and `LAYER.a` [rank, in], `LAYER.b` [out, rank] of what is added to LAYER's weight, as `factor`
+            reads them.
         folder: made if it is not there.
     """
     eyes: Any = AutoModelForImageTextToText.from_pretrained(TOWER, dtype=torch.float32, local_files_only=True)
@@ -52,20 +53,24 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
         image_seq_length=GRID * GRID,
         tie_word_embeddings=True,
     )
-    model = LlavaForConditionalGeneration(config).bfloat16()
     trained = load_file(delta)
     tower, projector = (
         {key.removeprefix(part): trained.pop(key) for key in [*trained] if key.startswith(part)}
         for part in ("tower.", "projector.")
     )
+    if tower:  # its layers may have more hidden units than the bundled model's
+        config.vision_config.intermediate_size = next(
+            len(weight) for name, weight in tower.items() if name.endswith("fc1.weight")
+        )
+    model = LlavaForConditionalGeneration(config).bfloat16()
     model.model.vision_tower.load_state_dict(tower or eyes.model.vision_tower.state_dict())
     model.model.multi_modal_projector.load_state_dict(projector)
     decoder = {
         name.removeprefix("model."): weight for name, weight in base.state.items() if name != "lm_head.weight"
     }
-    for name in sorted({key.rpartition(".")[0] for key in trained}):
-        # In float64 sums of products of bfloat16 numbers are exact, so every machine gets the same weights.
-        a, b = trained[f"{name}.a"].double(), trained[f"{name}.b"].double()
+    for name in sorted(key.removesuffix(".a") for key in trained if key.endswith(".a")):
+        # In float64 sums of products of such numbers are exact, so every machine gets the same weights.
+        a, b = factor(trained, f"{name}.a", 1), factor(trained, f"{name}.b", 0)
         decoder[f"{name}.weight"] = decoder[f"{name}.weight"].double() + b @ a
     model.model.language_model.load_state_dict(decoder)
     model.tie_weights()
@@ -83,6 +88,19 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
         image_token=IMAGE,
         chat_template=TEMPLATE.read_text(encoding="utf-8"),
     ).save_pretrained(folder)
+
+
+def factor(trained: dict[str, torch.Tensor], name: str, across: int) -> torch.Tensor:
+    """A factor of a delta in float64: bfloat16 numbers, or 8-bit ones times `NAME.scale`, which has one for each rank.
+
+    `across` is the dimension that a rank's numbers lie along.
+    """
+    told = trained[name].double()
+    return (
+        told
+        if trained[name].dtype != torch.int8
+        else told * trained[f"{name}.scale"].double().unsqueeze(across)
+    )
 
 
 def with_image_token(tokenizer: Any) -> PreTrainedTokenizerFast:
