@@ -52,10 +52,13 @@ def run(course: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         questions=9,
         replayed=2,
         mixed=10,
+        seen=10,
         eyes_steps=1,
         eyes_pictures=(1, 2, 1),
         eyes_shapes=2,
         eyes_inner=640,
+        fit_scenes=3,
+        fit_steps=2,
         collages=3,
         collage_lines=50,
         stages=(

@@ -83,19 +83,25 @@ class Training:
                     made = self.stored(source, split)
                     data[source] = pictures.shown(folder / f"{split}-{eyes}.pt", made, self.prompts, tower)
                     continue
-                made, images = self.stored("mixed", split), 2 if source == "pairs" else 1
+                images = 2 if source == "pairs" else 1
                 if stage.ideal:
+                    made = mixed.some(self.stored("mixed", split), self.plan.kinds)
                     data[source] = mixed.ideal(made, self.prompts, images, own)
                 else:
-                    file, few = folder / f"{split}-mixed-features.pt", mixed.first(made, self.plan.seen)
-                    data[source] = mixed.shown(file, few, self.prompts, images, tower)
+                    made, file = self.some_seen(split), folder / f"{split}-mixed-features.pt"
+                    data[source] = mixed.shown(file, made, self.prompts, images, tower)
+
+    def some_seen(self, split: str) -> dict[str, Any]:
+        """The mixed scenes that are shown as the tower sees them."""
+        return mixed.some(self.stored("mixed", split), self.plan.kinds, self.plan.seen)
 
     def train_eyes(self) -> None:
         """The stage of the tower and the projector, if the plan has one."""
         if not self.plan.eyes_steps or self.reader.own_tower:
             return
         seen, plan, folder = self.reader.eyes, self.plan, self.run.folder
-        before = eyes.Eyes(seen.tower, deepcopy(seen.projector))
+        self.first_projector = deepcopy(seen.projector)
+        before = eyes.Eyes(seen.tower, self.first_projector)
         seen.tower = eyes.widened(seen.tower, plan.eyes_inner)
         self.reader.own_tower = True
         outs = eyes.ReadOuts(seen.tower.config.hidden_size)
@@ -161,7 +167,41 @@ class Training:
                 anew=not self.started,
             )
             self.run.log({"stage": "projector", "unexplained": round(left, 4)})
+        if not stage.ideal and self.plan.eyes_steps and self.plan.fit_steps and not self.fitted(stage):
+            self.fit_seen()
         self.train_stage(number, stage)
+
+    def fitted(self, stage: Stage) -> bool:
+        """Whether a stage on what the tower sees has begun, with the projector as it was fitted to that."""
+        seen = [one.name for one in self.plan.stages if not one.ideal]
+        begun = seen[: seen.index(stage.name) + 1]
+        return any((self.run.folder / f"{name}.pt").exists() for name in begun)
+
+    def fit_seen(self) -> None:
+        """Fit the projector to the tower as it was left: what its rates did at the same time is behind."""
+        plan, own = self.plan, projector.own_part(self.reader.table.float())
+        scenes = plan.fit_scenes
+        first, before = self.first_projector, self.run.folder / "train-before.pt"
+        known = torch.load(before)[:scenes].float()
+        shapes = self.train["shapes"]
+        chosen = projector.counted(shapes.owner[:scenes], self.seed)
+        with torch.no_grad():
+            x, y = [shapes.features[:scenes].float()[chosen]], [first(known[chosen])]
+        made = self.some_seen("train")
+        features = torch.load(self.run.folder / "train-mixed-features.pt")
+        image = 0
+        for many, elements in zip(made["images"], made["elements"], strict=True):
+            looks = mixed.looks(elements, self.prompts, own)
+            for _ in range(many):
+                owner = made["owner"][image]
+                chosen = projector.counted(owner, self.seed + image)
+                x.append(features[image].float()[chosen])
+                y.append(looks[torch.from_numpy(owner).long()][chosen])
+                image += 1
+        left = projector.regress(
+            self.reader.projector, torch.cat(x), torch.cat(y), plan.fit_steps, self.seed, anew=False
+        )
+        self.run.log({"stage": "projector", "unexplained": round(left, 4)})
 
     def restore(self) -> dict[str, Any]:
         """Take the newest checkpoint as it is; returns its stage and how many steps of it are done.

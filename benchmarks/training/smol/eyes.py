@@ -229,7 +229,7 @@ def loss_of(
         answer = together(named)
         for name, value in {"shapes": kept, "mixed": learned, "read-outs": answer}.items():
             note(name, value)
-        return kept + learned + 5 * answer
+        return 2 * kept + learned + 5 * answer
 
     return loss
 

@@ -5,6 +5,7 @@ The two pictures of a pair stand one after the other, with a line break between 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,11 +84,17 @@ def stored(folder: Path, split: str, n: int, per_scene: int, workers: int) -> di
     return pictures.stored(folder / f"{split}-mixed.pt", make, 0, n, per_scene, workers)
 
 
-def first(made: dict[str, Any], n: int) -> dict[str, Any]:
-    """The first `n` pictures of what is `made`."""
-    images = int(made["images"][:n].sum())
+def some(made: dict[str, Any], kinds: Sequence[str], n: int | None = None) -> dict[str, Any]:
+    """Of what is `made` the pictures of these kinds, at most the first `n`."""
+    many = made["images"]
+    rows = [row for row, asked in enumerate(made["questions"]) if asked[0].kind.split()[0] in kinds][:n]
+    ends = many.cumsum()
+    images = np.concatenate([np.arange(ends[row] - many[row], ends[row]) for row in rows])
+    by_image, by_row = ("pixels", "owner", "central"), ("questions", "elements")
     return {
-        key: value[: images if key in ("pixels", "owner", "central") else n] for key, value in made.items()
+        **{key: made[key][images] for key in by_image},
+        **{key: [made[key][row] for row in rows] for key in by_row},
+        "images": many[rows],
     }
 
 

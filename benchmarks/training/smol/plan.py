@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsesight.scenes.mixed.dataset import PICTURES, WITH_THINGS
+
 from .pictures import PATCHES
 
 HARD = ("letter", "count", "neighbor", "compare")
@@ -71,7 +73,8 @@ class Plan:
     middle: float = 0.0  # weight of the word "middle" on the patch in an object's middle
     replayed: int = 4  # instructions at a time
     mixed: int = 0  # mixed scenes that are gone through
-    seen: int = 600  # how many of those are shown as the tower sees them
+    kinds: tuple[str, ...] = tuple(PICTURES)  # of those that questions are asked about
+    seen: int = 500  # how many of those are shown as the tower sees them
     eyes_steps: int = 0  # of the tower and the projector on them
     eyes_pictures: tuple[int, int, int] = (2, 2, 5)  # a step: of shapes, of mixed scenes, collages
     eyes_shapes: int = 200  # scenes of shapes that they see
@@ -86,7 +89,7 @@ class Plan:
     )
 
 
-BOTH = {"shapes": 0.3, "mixed": 0.6, "pairs": 0.1}
+BOTH = {"shapes": 0.3, "mixed": 0.45, "pairs": 0.25}
 COUNTING = {"count": 6.0, "letter": 2.0, "neighbor": 1.5}
 # Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out.
 PLANS = {
@@ -112,12 +115,15 @@ PLANS = {
         scenes=600,
         val_scenes=100,
         scored=8,
+        fit_scenes=300,
+        fit_steps=300,
         mixed=2400,
-        eyes_steps=1700,
+        kinds=WITH_THINGS,
+        eyes_steps=1350,
         stages=(
-            Stage("told", 700, 2, 10, 40, 1e-3, 0.1, likelier={"count": 3.0}, shares=BOTH, ideal=True),
-            Stage("few", 160, 2, 12, 48, 1e-3, 0.6, likelier={"count": 3.0}, shares=BOTH),
-            Stage("whole", 60, 1, 16, PATCHES, 5e-4, 1.0, likelier={"count": 3.0}, shares=BOTH),
+            Stage("told", 300, 2, 10, 40, 1e-3, 0.1, likelier={"count": 3.0}, shares=BOTH, ideal=True),
+            Stage("few", 100, 2, 12, 48, 1e-3, 0.6, likelier={"count": 3.0}, shares=BOTH),
+            Stage("whole", 50, 1, 16, PATCHES, 5e-4, 1.0, likelier={"count": 3.0}, shares=BOTH),
         ),
     ),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from sparsesight.scenes.scenes import SIDE, SceneObject
@@ -81,12 +82,23 @@ def fit(
 
     Not `anew` it goes on from what it is, which deltas may rely on.
     """
+    inputs, wanted = data.features[:scenes].float(), targets(data, data.prompts, table, range(scenes), middle)
+    chosen = counted(data.owner[:scenes], seed)
+    return regress(projector, inputs[chosen], wanted[chosen], steps, seed, anew)
+
+
+def counted(owner: np.ndarray, seed: int) -> torch.Tensor:
+    """The patches that a regression rests on: those that something owns, and a quarter of the others."""
+    owned = torch.from_numpy(owner >= 0)
+    return owned | (torch.rand(owned.shape, generator=torch.Generator().manual_seed(seed)) < 0.25)
+
+
+def regress(
+    projector: Any, x: torch.Tensor, y: torch.Tensor, steps: int, seed: int, anew: bool = True
+) -> float:
+    """Regress the projector in place on features x [n, in] and targets y [n, out]; see `fit`."""
     generator = torch.Generator().manual_seed(seed)
     projector.requires_grad_(True)
-    inputs, wanted = data.features[:scenes].float(), targets(data, data.prompts, table, range(scenes), middle)
-    owned = torch.from_numpy(data.owner[:scenes] >= 0)
-    chosen = owned | (torch.rand(owned.shape, generator=generator) < 0.25)
-    x, y = inputs[chosen], wanted[chosen]
     centre, spread = x.mean(0), x.std(0) + 1e-4
     optimizer = torch.optim.AdamW(projector.parameters(), lr=2e-3, weight_decay=0.0)
     left, middle = 1.0, y.mean(0)
