@@ -15,8 +15,8 @@ Two aids belong to the first part of "few" alone: read-outs of what tokens bring
 leaves open which heads of which layers find what is asked for. The last third of the run has neither.
 
 `--start` goes on from the deltas of a run, or of a release, with `--plan counting` or `--plan mixed`; neither has aids.
-"mixed" trains the tower and the projector too, on mixed scenes (`pip install 'sparsesight[scenes]'`). Its first stage, "told",
-shows patches as they should look and needs no tower: a second process may train the "eyes" meanwhile (`--only`).
+"mixed" trains the tower and the projector too, on mixed scenes (`pip install 'sparsesight[scenes]'`). Its first stage,
+"told", shows patches as they should look and needs no tower: a second process may train the eyes meanwhile (`--only`).
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_patches_of_collages_are_labelled_with_what_they_show(course: Any, run: 
 
 def test_ideal_patches_say_the_words_of_their_element(course: Any, run: Any) -> None:
     own = course.projector.own_part(run.reader.table.float())
-    data = course.mixed.ideal(run.stored("mixed", "val"), run.prompts, 1, own)
+    data = course.mixed.ideal(run.album.stored("mixed", "val"), run.prompts, 1, own)
     torch.manual_seed(0)
     visible = np.arange(576)[None]
     shown = data.seen(np.array([0]), visible, None)[0]

@@ -13,13 +13,13 @@ from torch import nn
 from sparsesight.bundled.smol.assemble import assemble
 from sparsesight.bundled.smol.base import Base
 from sparsesight.errors import SparseSightError
-from sparsesight.scenes.dataset import SPLITS
 from sparsesight.scenes.scenes import KINDS, SINGLE_OBJECT
 
 from .. import optim
 from ..decoder import choose
 from ..run import Run
-from . import batch, collage, export, eyes, lowrank, mixed, pictures, projector, replay
+from . import batch, collage, export, eyes, lowrank, mixed, projector, replay
+from .album import Album
 from .pictures import KIND_NAMES, Pictures
 from .plan import Optimizer, Plan, Stage
 from .reader import DTYPE, Reader
@@ -59,41 +59,14 @@ class Training:
             )
         self.parts, self.deltas = self.reader.attach(), self.reader.deltas
         self.started = start is not None
+        self.album = Album(plan, run.folder, workers, self.reader)
         self.losses: dict[str, float] = {}
-        self.train: dict[str, Pictures] = {}
-        self.val: dict[str, Pictures] = {}
-
-    def stored(self, source: str, split: str) -> dict[str, Any]:
-        """What is rendered of "shapes" or "mixed", from the run's folder if it is there."""
-        plan, folder = self.plan, self.run.folder
-        n = plan.val_scenes if split == "val" else plan.scenes if source == "shapes" else plan.mixed
-        if source == "mixed":
-            return mixed.stored(folder, split, n, plan.questions, self.workers)
-        first = SPLITS[split].first_seed + (plan.first_scene if split == "train" else 0)
-        return pictures.made(folder / f"{split}.pt", first, n, plan.questions, self.workers)
+        self.train: dict[str, Pictures]
+        self.val: dict[str, Pictures]
 
     def load(self, stage: Stage) -> None:
-        """What a stage asks about: scenes of shapes as the tower sees them, mixed ones too or as they should look."""
-        folder, eyes = self.run.folder, "before" if stage.ideal else "features"
-        tower, own = self.reader.eyes.tower, projector.own_part(self.reader.table.float())
-        for split, data in (("train", self.train), ("val", self.val)):
-            data.clear()
-            for source in stage.shares:
-                if source == "shapes":
-                    made = self.stored(source, split)
-                    data[source] = pictures.shown(folder / f"{split}-{eyes}.pt", made, self.prompts, tower)
-                    continue
-                images = 2 if source == "pairs" else 1
-                if stage.ideal:
-                    made = mixed.some(self.stored("mixed", split), self.plan.kinds)
-                    data[source] = mixed.ideal(made, self.prompts, images, own)
-                else:
-                    made, file = self.some_seen(split), folder / f"{split}-mixed-features.pt"
-                    data[source] = mixed.shown(file, made, self.prompts, images, tower)
-
-    def some_seen(self, split: str) -> dict[str, Any]:
-        """The mixed scenes that are shown as the tower sees them."""
-        return mixed.some(self.stored("mixed", split), self.plan.kinds, self.plan.seen)
+        """What a stage asks about."""
+        self.train, self.val = (self.album.shown(stage, split) for split in ("train", "val"))
 
     def train_eyes(self) -> None:
         """The stage of the tower and the projector, if the plan has one."""
@@ -115,8 +88,8 @@ class Training:
                 before,
                 self.prompts,
                 self.reader.table.float(),
-                self.stored("shapes", split),
-                self.stored("mixed", split),
+                self.album.stored("shapes", split),
+                self.album.stored("mixed", split),
                 crowd,
                 shapes,
             )
@@ -187,7 +160,7 @@ class Training:
         chosen = projector.counted(shapes.owner[:scenes], self.seed)
         with torch.no_grad():
             x, y = [shapes.features[:scenes].float()[chosen]], [first(known[chosen])]
-        made = self.some_seen("train")
+        made = self.album.some_seen("train")
         features = torch.load(self.run.folder / "train-mixed-features.pt")
         image = 0
         for many, elements in zip(made["images"], made["elements"], strict=True):

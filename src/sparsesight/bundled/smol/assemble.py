@@ -43,8 +43,18 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
     eyes: Any = AutoModelForImageTextToText.from_pretrained(TOWER, dtype=torch.float32, local_files_only=True)
     processor = AutoProcessor.from_pretrained(TOWER, local_files_only=True)
     image_token = base.tokenizer.convert_tokens_to_ids(SPARE)
+    trained = load_file(delta)
+    tower, projector = (
+        {key.removeprefix(part): trained.pop(key) for key in [*trained] if key.startswith(part)}
+        for part in ("tower.", "projector.")
+    )
+    sight = deepcopy(eyes.config.vision_config)
+    if tower:  # its layers may have more hidden units than the bundled model's
+        sight.intermediate_size = next(
+            len(weight) for name, weight in tower.items() if name.endswith("fc1.weight")
+        )
     config = LlavaConfig(
-        vision_config=deepcopy(eyes.config.vision_config),
+        vision_config=sight,
         text_config=deepcopy(base.config),
         image_token_index=image_token,
         projector_hidden_act="gelu",
@@ -53,15 +63,6 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
         image_seq_length=GRID * GRID,
         tie_word_embeddings=True,
     )
-    trained = load_file(delta)
-    tower, projector = (
-        {key.removeprefix(part): trained.pop(key) for key in [*trained] if key.startswith(part)}
-        for part in ("tower.", "projector.")
-    )
-    if tower:  # its layers may have more hidden units than the bundled model's
-        config.vision_config.intermediate_size = next(
-            len(weight) for name, weight in tower.items() if name.endswith("fc1.weight")
-        )
     model = LlavaForConditionalGeneration(config).bfloat16()
     model.model.vision_tower.load_state_dict(tower or eyes.model.vision_tower.state_dict())
     model.model.multi_modal_projector.load_state_dict(projector)
