@@ -41,8 +41,9 @@ def verdict(found: Found, plan: Plan, promise: Promise) -> str:
     chosen = found.chosen
     keep, sure = f"{percent(promise.keep)}", f"{percent(promise.confidence)} confidence"
     if all(x.skipped or x.cost >= found.dense_cost for x in found.candidates):
+        measured = " in every turn that was measured" if promise.by == "time" else ""
         return (
-            f"no setting takes less {promise.unit} than the dense model here: "
+            f"no setting takes less {promise.unit} than the dense model here{measured}: "
             "leave the model as it is, or try smaller budgets (--retain)"
         )
     if chosen is None:
