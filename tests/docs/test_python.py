@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sparsesight import bundled
 from tests.docs.blocks import Block, fenced, indented, pages, python_blocks
-from tests.hf.families.base import CLIPS
+from tests.hf.families.base import CLIPS, Sample
 from tests.hf.families.qwen_like import FAMILIES
 
 PICTURES = bundled.pictures()[:1]
@@ -41,7 +42,18 @@ def video() -> dict[str, Any]:
     return {"model": family.build("sdpa"), "inputs": family.prompts(CLIPS[:1])}
 
 
-STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {"docs/howto/video.md": video}
+def page() -> dict[str, Any]:
+    family = next(f for f in FAMILIES if f.name == "qwen2_vl")
+    image = Image.new("RGB", (96, 96), "white")
+    image.paste("black", (14, 14, 40, 20))
+    sample = Sample("what is the <image> red star ?", (image,))
+    return {"model": family.build("sdpa"), "inputs": family.prompts([sample])}
+
+
+STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {
+    "docs/howto/video.md": video,
+    "docs/howto/documents.md": page,
+}
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if python_blocks(p) and p not in OWN_TESTS])
