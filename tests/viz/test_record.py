@@ -83,6 +83,13 @@ def test_the_template_is_told_by_the_turns_and_by_special_tokens() -> None:
         assert [x.text.strip() for x in words if x.template and x.text.strip()] == template
         asked = "".join(x.text for x in question_words(words)).split()
         assert asked == ["what", "is", "red", "?", "ASSISTANT", ":"][: 4 if turns else None]
+    # A run that was given no processor does not know the template; what draws it does.
+    processor.chat_template = (
+        "{% for m in messages %}{{ (m.role | upper) + ' : ' + m.content + ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+    )
+    words = prompt_words(run, processor, prompt, 0)
+    assert "".join(x.text for x in question_words(words)).split() == ["what", "is", "red", "?"]
 
 
 def test_words_are_the_prompts_and_those_that_judged() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PANEL = 2.6  # inches
 DPI = 150  # of pixels, where a file has any
 PIXELS = 480  # of a panel's longer side
+EDGE = 0.08  # inches above the question
 LINE = 1.25  # height of a line of text, of its font size
 TITLE, ACROSS = 10, 32  # font size of a panel's title, and characters of its lines
 
@@ -64,7 +65,7 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
             )
         )
     said.append((report.headline, 12))
-    head = sum(LINE * size * (text.count("\n") + 1) for text, size in said) / 72 + 0.2
+    head = sum(LINE * size * (text.count("\n") + 1) for text, size in said) / 72 + 0.2 + EDGE
     drawn = new_figure(PANEL * columns, tall + head)
     top, below = drawn.subfigures(2, 1, height_ratios=[head, tall], squeeze=False)[:, 0]
     _head(top, said, head)
@@ -95,7 +96,7 @@ def figure_file(look: Look, question: str, answers: Mapping[str, str], kind: str
 
 
 def _head(top: SubFigure, said: list[tuple[str, int]], height: float) -> None:
-    y = 1.0
+    y = 1.0 - EDGE / height
     for text, size in said:
         y -= 0.1 / height / len(said)
         top.text(0.01, y, text, fontsize=size, va="top", color=web(QUIET) if size == said[-1][1] else "black")

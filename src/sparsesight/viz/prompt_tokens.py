@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..core.turns import of_template
 from ..errors import SparseSightError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sam
         raise SparseSightError(
             f"processor={type(processor).__name__}: it has no tokenizer to read inputs with"
         )
-    template = _template(run, tokenizer, ids)
+    template = _template(run, processor, ids)
     words: list[Word] = []
     at = np.flatnonzero(real)
     for is_visual, group in groupby(at, key=lambda i: bool(visual[i])):
@@ -97,10 +98,13 @@ def prompt_words(run: Sparsified, processor: Any, inputs: Mapping[str, Any], sam
     return tuple(words)
 
 
-def _template(run: Sparsified, tokenizer: Any, ids: np.ndarray) -> np.ndarray:
-    """Which tokens [n] the chat template wrote; without known turns, special tokens alone."""
+def _template(run: Sparsified, processor: Any, ids: np.ndarray) -> np.ndarray:
+    """Which tokens [n] the chat template wrote, by the turns that the run knows, else by the processor's template;
+    without one, special tokens alone."""
+    tokenizer = getattr(processor, "tokenizer", processor)
     found = np.isin(ids, getattr(tokenizer, "all_special_ids", None) or [-1])
-    marks = None if run.turns is None else run.turns.marks(torch.from_numpy(ids)[None]).template
+    turns = of_template(processor) if run.turns is None else run.turns
+    marks = None if turns is None else turns.marks(torch.from_numpy(ids)[None]).template
     return found if marks is None else found | np.asarray(marks[0])
 
 
