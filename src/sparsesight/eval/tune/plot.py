@@ -62,7 +62,12 @@ def draw(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], promise: P
     axis.set_xlim(low - FREE * (high - low), high)
     place = (1, 100 * promise.keep)
     axis.annotate(
-        f"--keep {promise.keep:g}", place, xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        f"--keep {promise.keep:g}",
+        place,
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},  # bars may pass behind it
     )
     for row in shown:
         if row["chosen"]:
