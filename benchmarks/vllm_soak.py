@@ -133,7 +133,8 @@ class Soak:
             todo = dict(enumerate(sequence(self.cases, self.arguments.requests, self.arguments.seed + 2)))
             begun = time.monotonic()
             sampler = asyncio.create_task(self._sample())
-            left = [number for number in todo if number not in self.journal.outcomes]
+            done = self.journal.outcomes
+            left = [number for number in todo if number not in done]
             late = False
             while left and not late:
                 own, left = left[: self.arguments.round], left[self.arguments.round :]
