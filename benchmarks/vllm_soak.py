@@ -138,10 +138,9 @@ class Soak:
             late = False
             while left and not late:
                 own, left = left[: self.arguments.round], left[self.arguments.round :]
-                for case in self.cases["two pictures"]:
-                    # A client that leaves while vLLM reads a picture that the engine does not have would make vLLM fail
-                    # the requests beside it ("cache drift"), with the plugin or without.
-                    await answer(client, case)
+                # A client that leaves while vLLM reads a picture that the engine does not have would make vLLM fail
+                # the requests beside it ("cache drift"), with the plugin or without.
+                await asyncio.gather(*(answer(client, case) for case in self.cases["two pictures"]))
                 start = time.monotonic()
                 await self._send(client, {i: todo[i] for i in own}, solo, begun)
                 seconds = time.monotonic() - start
@@ -176,19 +175,21 @@ class Soak:
         )
         return {"servers": self.journal.servers, **found}
 
-    async def _alone(self, client: Any, case: Case, solo: dict[str, Answer]) -> None:
+    async def _alone(self, client: Any, case: Case, solo: dict[str, Answer], forget: bool = True) -> None:
         """Ask one case on empty caches."""
-        await asyncio.to_thread(self.server.forget)
+        if forget:
+            await asyncio.to_thread(self.server.forget)
         solo[case.name], cached = await answer(client, case)
         if cached:
             raise RuntimeError(f"{case.name}: {cached} tokens were cached, though the cache was emptied")
 
     async def _judge(self, client: Any, sent: dict[int, Case]) -> None:
-        """Ask alone what nobody knew the answer of."""
+        """Ask alone what nobody knew the answer of: new pictures, of which caches hold nothing once they are emptied."""
+        await asyncio.to_thread(self.server.forget)
         for i, one in self.outcomes.items():
             if one.found is not None:
                 right: dict[str, Answer] = {}
-                await self._alone(client, sent[i], right)
+                await self._alone(client, sent[i], right, forget=False)
                 wrong, deviation = compared(one.found, right[one.name])
                 wrong = f"{one.name}: {wrong}" if wrong else ""
                 self.outcomes[i] = replace(one, wrong=wrong, deviation=deviation, found=None)
@@ -241,7 +242,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=40, help="different questions about one picture")
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=60, help="send nothing more after this time")
-    parser.add_argument("--round", type=int, default=500, help="requests until new pictures are judged")
+    parser.add_argument("--round", type=int, default=1000, help="requests until new pictures are judged")
     parser.add_argument("--journal", type=Path, help="a file of rounds, JSON lines, to go on with")
     parser.add_argument("--kv-mb", type=float, default=24, help="of the KV cache; few, so that requests wait")
     parser.add_argument("--method", default="sparsevlm+", help="of the server, at 64 tokens")
