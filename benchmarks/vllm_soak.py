@@ -184,7 +184,7 @@ class Soak:
             raise RuntimeError(f"{case.name}: {cached} tokens were cached, though the cache was emptied")
 
     async def _judge(self, client: Any, sent: dict[int, Case]) -> None:
-        """Ask alone what nobody knew the answer of: new pictures, of which caches hold nothing once they are emptied."""
+        """Ask alone what nobody knew the answer of: new pictures, of which emptied caches hold nothing."""
         await asyncio.to_thread(self.server.forget)
         for i, one in self.outcomes.items():
             if one.found is not None:
