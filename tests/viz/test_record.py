@@ -92,6 +92,17 @@ def test_the_template_is_told_by_the_turns_and_by_special_tokens() -> None:
     assert "".join(x.text for x in question_words(words)).split() == ["what", "is", "red", "?"]
 
 
+def test_a_run_draws_its_own_figure() -> None:
+    pytest.importorskip("matplotlib")
+    image, prompt = ground(64, 80), tiny.inputs(tiny.processor(), [(TEXT, [ground(64, 80)])])
+    with torch.no_grad(), sparsify(model(), retain=20) as run:
+        model()(**prompt)
+    figure = run.figure(image, tiny.processor(), prompt, question="What?", answers={"sparse": "a"})
+    assert [x.get_text() for x in figure.subfigs[0].texts][:2] == ["What?", "sparse: a"]
+    with pytest.raises(SparseSightError, match="sample=1"):
+        run.figure(image, tiny.processor(), prompt, sample=1)
+
+
 def test_words_are_the_prompts_and_those_that_judged() -> None:
     look, run = looked(SparseVLMPlus(retain=0.4), [ground(64, 80)], [TEXT])
     assert sum(word.visual for word in look.words) == VISUAL

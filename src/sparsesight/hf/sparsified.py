@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +32,9 @@ from .record import PrefillRecord, RunHistory, Trace
 from .rope import is_plain
 from .vision.once import Encoded
 from .vision.text_tower import TextTower
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Sparsified:
@@ -165,6 +170,36 @@ class Sparsified:
         if last.raters is None:
             return torch.zeros(last.width, dtype=torch.bool)
         return last.raters[sample].cpu()
+
+    def figure(
+        self,
+        image: Any,
+        processor: Any,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        question: str = "",
+        answers: Mapping[str, str] | None = None,
+        sample: int = 0,
+    ) -> Figure:
+        """One figure of the last prefill of a sample: question, answers, savings, scores, kept patches, staircase.
+
+        Args:
+            image, processor, inputs: as for :func:`sparsesight.viz.look`.
+            question, answers: as for :func:`sparsesight.viz.figure`.
+            sample: index in the batch.
+
+        Returns:
+            A matplotlib figure: ``run.figure(picture, processor, inputs).savefig("kept.svg")``.
+
+        Raises:
+            SparseSightError: what these two functions refuse.
+        """
+        viz = import_module(
+            "sparsesight.viz"
+        )  # it stands above the hosts, and is loaded only if a picture is asked for
+        look = viz.look(self, image, processor, inputs, sample=sample)
+        drawn: Figure = viz.figure(look, question=question, answers=answers)
+        return drawn
 
     def _ran(self, what: str, sample: int) -> PrefillRecord:
         last, _ = self._runs.last(what)
