@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .rows import chunks, distances, gather_rows
+from .rows import ROW_CHUNK, chunks, distances, gather_rows, reads_are_free
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+
+NEAREST = 16  # neighbours that are kept in mind
+
+
+class Near(NamedTuple):
+    """The nearest neighbours of every token, itself included."""
+
+    distance: Float[Tensor, "b m n"]  # ascending; infinite for padding
+    place: Int[Tensor, "b m n"]
 
 
 class Merge(NamedTuple):
@@ -50,8 +60,8 @@ def density_peaks_merge(x: Float[Tensor, "b m c"], sizes: Sequence[int], cluster
     with torch.no_grad():
         # Three passes over the distances, a bounded number of rows at a time: memory stays linear in the tokens.
         # Exact differences, not a matmul: every decision below depends on these, and must not depend on the batch.
-        log_density, largest = _log_density(x, valid, exists, count)
-        delta = _separation(x, valid, log_density)
+        log_density, largest, near = _log_density(x, valid, exists, count)
+        delta = _separation(x, valid, log_density, near)
         delta = torch.where(delta.isinf(), largest[:, None], delta)
         centre = _peaks(log_density + delta.log(), sizes, clusters, width)
         centres = gather_rows(x, centre)
@@ -75,25 +85,43 @@ def _log_density(
     valid: Bool[Tensor, "b m"],
     exists: Bool[Tensor, "b q"],
     count: Int[Tensor, "b 1"],
-) -> tuple[Float[Tensor, "b m"], Float[Tensor, " b"]]:
-    """The logarithm of every token's density, and the largest distance of a sample."""
+) -> tuple[Float[Tensor, "b m"], Float[Tensor, " b"], Near]:
+    """The logarithm of every token's density, the largest distance of a sample, and neighbours."""
     m, width = x.shape[1], exists.shape[1]
     density, largest = [], x.new_zeros(x.shape[0])
+    shape = (x.shape[0], m, min(width, m, NEAREST))
+    near = Near(x.new_empty(shape), torch.empty(shape, dtype=torch.int32, device=x.device))
     for rows in chunks(m):
         pair = valid[:, rows, None] & valid[:, None]
         distance = _distance(x[:, rows], x)
         largest = torch.maximum(largest, distance.masked_fill(~pair, 0).amax((1, 2)))
-        squared = distance.masked_fill_(~pair, math.inf).square_()
-        nearest = squared.topk(min(width, m), dim=-1, largest=False).values
+        nearest, index = distance.masked_fill_(~pair, math.inf).topk(min(width, m), dim=-1, largest=False)
         counted = exists[:, None, : nearest.shape[-1]] & nearest.isfinite()
-        density.append(-nearest.masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
-    return torch.cat(density, 1), largest
+        density.append(-nearest.square().masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
+        near.distance[:, rows], near.place[:, rows] = nearest[..., :NEAREST], index[..., :NEAREST].int()
+    return torch.cat(density, 1), largest, near
 
 
 def _separation(
-    x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"], log_density: Float[Tensor, "b m"]
+    x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"], log_density: Float[Tensor, "b m"], near: Near
 ) -> Float[Tensor, "b m"]:
-    """The distance of every token to the nearest denser one, which are among those before it in order of density."""
+    """The distance of every token to the nearest denser one; infinite if there is none.
+
+    Most tokens have a denser one among their nearest neighbours; where looking costs nothing, distances to others are
+    only computed for the rest. Elsewhere it is searched among those before it in order of density.
+    """
+    if reads_are_free(x):
+        found = torch.empty_like(log_density)
+        for rows in chunks(x.shape[1]):
+            other = log_density.gather(1, near.place[:, rows].long().flatten(1)).view_as(near.place[:, rows])
+            denser = other > log_density[:, rows, None]
+            found[:, rows] = near.distance[:, rows].masked_fill(~denser, math.inf).amin(-1)
+        for i, missing in enumerate((found.isinf() & valid).unbind()):
+            for some in missing.nonzero()[:, 0].split(ROW_CHUNK):
+                denser = valid[i] & (log_density[i] > log_density[i, some, None])
+                distance = _distance(x[i : i + 1, some], x[i : i + 1])[0]
+                found[i, some] = distance.masked_fill_(~denser, math.inf).amin(-1)
+        return found
     order = log_density.masked_fill(~valid, -math.inf).argsort(dim=1, descending=True, stable=True)
     x, dense, valid = gather_rows(x, order), log_density.gather(1, order), valid.gather(1, order)
     separation = []
