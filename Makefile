@@ -154,7 +154,10 @@ families: $(STAMP) ## write the guide's table of model families
 # Every method at equal cost on the rendered scenes, by two processes of one thread; a run that was stopped goes on.
 ACCURACY := outputs/accuracy
 .PHONY: bench-accuracy
-bench-accuracy: $(STAMP) ## measure what every method costs in accuracy, into benchmarks/results/accuracy
+bench-accuracy: bench-accuracy-bundled bench-accuracy-smol ## measure what every method costs in accuracy on both models of ours
+
+.PHONY: bench-accuracy-bundled
+bench-accuracy-bundled: $(STAMP) ## the same of the bundled model alone, into benchmarks/results/accuracy
 	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --tasks scenes --limit 600 --batch-size 27 \
 		--methods sparsevlm,sparsevlm+,fastv,pyramiddrop,dart,priortr,visionzip,vispruner,fastervlm,divprune,cdpruner,scope,mmtok,vidcom2,halves,narrow,holov,tome,pooling,uniform,last-token,random \
 		--retain 288,192,128,64,32 --out $(ACCURACY) $(if $(wildcard $(ACCURACY)/run.json),--resume)
@@ -162,7 +165,7 @@ bench-accuracy: $(STAMP) ## measure what every method costs in accuracy, into be
 	cp $(addprefix $(ACCURACY)/,table.md table.csv plot.png run.json) benchmarks/results/accuracy/
 
 .PHONY: bench-accuracy-smol
-bench-accuracy-smol: $(STAMP) ## the same of the smol model, into benchmarks/results/smol/accuracy
+bench-accuracy-smol: $(STAMP) ## the same of the smol model alone, into benchmarks/results/smol/accuracy
 	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --model smol --dtype bfloat16 --tasks scenes --limit 180 --batch-size 9 \
 		--methods cdpruner,halves,divprune,uniform,sparsevlm,sparsevlm+,dart,fastv,pyramiddrop,priortr,mmtok,scope,tome,pooling,last-token,random \
 		--retain 192,64,32 --out $(ACCURACY)-smol $(if $(wildcard $(ACCURACY)-smol/run.json),--resume)
