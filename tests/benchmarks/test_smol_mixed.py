@@ -197,3 +197,11 @@ def test_factors_in_8_bits_are_near_what_was_trained(course: Any) -> None:
     told, scale = course.export.in_8_bits(weight, 1)
     again = course.export.factor({"x": told, "x.scale": scale}, "x", 1)
     assert told.dtype == torch.int8 and (again - weight).abs().max() < weight.abs().max() / 127
+
+
+def test_a_run_goes_on_from_a_tower_of_its_own(course: Any, run: Any, tmp_path: Path) -> None:
+    start, base = run.run.folder / "delta.safetensors", course.Base(**small_language_model.parts())
+    again = course.Training(run.plan, course.Run(tmp_path, every=1), base, workers=1, seed=0, start=start)
+    assert again.reader.own_tower and not again.eyes_ready  # the tower of this plan is still to be trained
+    for name, weight in run.reader.eyes.tower.state_dict().items():
+        assert torch.equal(again.reader.eyes.tower.state_dict()[name], weight.bfloat16().float())

@@ -58,7 +58,7 @@ class Training:
                 run.folder / "replay.pt", self.reader.language_model, self.prompts
             )
         self.parts, self.deltas = self.reader.attach(), self.reader.deltas
-        self.started = start is not None
+        self.started, self.eyes_ready = start is not None, False
         self.album = Album(plan, run.folder, workers, self.reader)
         self.losses: dict[str, float] = {}
         self.train: dict[str, Pictures]
@@ -70,8 +70,9 @@ class Training:
 
     def train_eyes(self) -> None:
         """The stage of the tower and the projector, if the plan has one."""
-        if not self.plan.eyes_steps or self.reader.own_tower:
+        if not self.plan.eyes_steps or self.eyes_ready:
             return
+        self.eyes_ready = True
         seen, plan, folder = self.reader.eyes, self.plan, self.run.folder
         self.first_projector = deepcopy(seen.projector)
         before = eyes.Eyes(seen.tower, self.first_projector)
@@ -152,14 +153,12 @@ class Training:
 
     def fit_seen(self) -> None:
         """Fit the projector to the tower as it was left: what its rates did at the same time is behind."""
-        plan, own = self.plan, projector.own_part(self.reader.table.float())
-        scenes = plan.fit_scenes
-        first, before = self.first_projector, self.run.folder / "train-before.pt"
-        known = torch.load(before)[:scenes].float()
+        own, plan, scenes = projector.own_part(self.reader.table.float()), self.plan, self.plan.fit_scenes
+        known = torch.load(self.run.folder / "train-before.pt")[:scenes].float()
         shapes = self.train["shapes"]
         chosen = projector.counted(shapes.owner[:scenes], self.seed)
         with torch.no_grad():
-            x, y = [shapes.features[:scenes].float()[chosen]], [first(known[chosen])]
+            x, y = [shapes.features[:scenes].float()[chosen]], [self.first_projector(known[chosen])]
         made = self.album.some_seen("train")
         features = torch.load(self.run.folder / "train-mixed-features.pt")
         image = 0

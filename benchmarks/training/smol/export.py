@@ -12,7 +12,7 @@ from sparsesight.bundled import smol
 from sparsesight.bundled.smol.assemble import factor, weights_digest
 from sparsesight.files import replace_file, sha256
 
-from .eyes import Eyes
+from .eyes import Eyes, widened
 from .lowrank import LowRank, truncated
 
 
@@ -51,6 +51,9 @@ def load(file: Path, eyes: Eyes, deltas: dict[str, LowRank]) -> bool:
     """What `save` wrote, put into eyes and into deltas of at least its rank; whether it has a tower of its own."""
     told = load_file(file)
     own_tower = any(name.startswith("tower.") for name in told)
+    if own_tower:  # its layers may have more hidden units
+        inner = next(len(weight) for name, weight in told.items() if name.endswith("fc1.weight"))
+        eyes.tower = widened(eyes.tower, inner).requires_grad_(False)
     for of, part in {"projector": eyes.projector, **({"tower": eyes.tower} if own_tower else {})}.items():
         part.load_state_dict({name: told[f"{of}.{name}"].float() for name in part.state_dict()})
     for name, delta in deltas.items():
