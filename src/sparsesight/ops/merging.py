@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 
+MANY = 512  # tokens from which on fewer distances save more than looking at neighbours costs
 NEAREST = 16  # neighbours that are kept in mind
 
 
@@ -85,32 +86,38 @@ def _log_density(
     valid: Bool[Tensor, "b m"],
     exists: Bool[Tensor, "b q"],
     count: Int[Tensor, "b 1"],
-) -> tuple[Float[Tensor, "b m"], Float[Tensor, " b"], Near]:
-    """The logarithm of every token's density, the largest distance of a sample, and neighbours."""
+) -> tuple[Float[Tensor, "b m"], Float[Tensor, " b"], Near | None]:
+    """The logarithm of every token's density, the largest distance of a sample, and neighbours if they save work."""
     m, width = x.shape[1], exists.shape[1]
     density, largest = [], x.new_zeros(x.shape[0])
-    shape = (x.shape[0], m, min(width, m, NEAREST))
-    near = Near(x.new_empty(shape), torch.empty(shape, dtype=torch.int32, device=x.device))
+    near = None
+    if m >= MANY and reads_are_free(x):
+        shape = (x.shape[0], m, min(width, m, NEAREST))
+        near = Near(x.new_empty(shape), torch.empty(shape, dtype=torch.int32, device=x.device))
     for rows in chunks(m):
         pair = valid[:, rows, None] & valid[:, None]
         distance = _distance(x[:, rows], x)
         largest = torch.maximum(largest, distance.masked_fill(~pair, 0).amax((1, 2)))
         nearest, index = distance.masked_fill_(~pair, math.inf).topk(min(width, m), dim=-1, largest=False)
-        counted = exists[:, None, : nearest.shape[-1]] & nearest.isfinite()
-        density.append(-nearest.square().masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
-        near.distance[:, rows], near.place[:, rows] = nearest[..., :NEAREST], index[..., :NEAREST].int()
+        if near is not None:
+            near.distance[:, rows], near.place[:, rows] = nearest[..., :NEAREST], index[..., :NEAREST].int()
+        counted = exists[:, None, : nearest.shape[-1]] & nearest.square_().isfinite()
+        density.append(-nearest.masked_fill(~counted, 0).sum(-1) / count.clamp(min=1))
     return torch.cat(density, 1), largest, near
 
 
 def _separation(
-    x: Float[Tensor, "b m c"], valid: Bool[Tensor, "b m"], log_density: Float[Tensor, "b m"], near: Near
+    x: Float[Tensor, "b m c"],
+    valid: Bool[Tensor, "b m"],
+    log_density: Float[Tensor, "b m"],
+    near: Near | None,
 ) -> Float[Tensor, "b m"]:
     """The distance of every token to the nearest denser one; infinite if there is none.
 
     Most tokens have a denser one among their nearest neighbours; where looking costs nothing, distances to others are
     only computed for the rest. Elsewhere it is searched among those before it in order of density.
     """
-    if reads_are_free(x):
+    if near is not None:
         found = torch.empty_like(log_density)
         for rows in chunks(x.shape[1]):
             other = log_density.gather(1, near.place[:, rows].long().flatten(1)).view_as(near.place[:, rows])
