@@ -118,7 +118,8 @@ def _tower(parts: ModelParts) -> Any:
         )
     if "mm_encoder_outputs" not in inspect.signature(parts.model.forward).parameters:
         raise UnsupportedModelError(
-            f"model={name}: in this version of transformers it takes no mm_encoder_outputs; install a later one (5.23 has it)"
+            f"model={name}: in this version of transformers it takes no mm_encoder_outputs; install a later one, "
+            "such as 5.23"
         )
     return tower
 
