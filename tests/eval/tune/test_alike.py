@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparsesight import SparseSightError
 from sparsesight.eval.own.read import read_rows
 from sparsesight.eval.records import Item
 from sparsesight.eval.tune.alike import BLOCK, find_alike, near_pairs
@@ -45,6 +46,16 @@ def test_copies_and_frames_are_named(pictures: Path) -> None:
     assert found.pairs == (("line 1", "line 3"), ("line 4", "line 6"))
     assert "4 rows show pictures that are nearly the same" in found.sentence()
     assert 'the same "group"' in found.sentence()
+
+
+def test_damaged_pictures_are_named_before_a_model_is_loaded(pictures: Path) -> None:
+    data = (pictures / "scene3.png").read_bytes()
+    (pictures / "cut.png").write_bytes(data[: len(data) // 2])  # its header is whole
+    rows = read_rows(
+        written(pictures, *({"image": x} for x in ("scene0.png", "cut.png", "scene1.png", "cut.png")))
+    )
+    with pytest.raises(SparseSightError, match=r"2 of 4 rows cannot be asked: line 2: .*damaged.*; line 4: "):
+        find_alike(rows)
 
 
 def test_rows_of_one_group_are_one_unit(pictures: Path) -> None:

@@ -159,10 +159,7 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
         except SparseSightError as error:
             wrong.append(f"{where}: {error}")
     if wrong:
-        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise SparseSightError(
-            f"{what}: {len(wrong)} of {len(rows) + len(wrong)} rows cannot be asked: {'; '.join(wrong[:NAMED])}{more}"
-        )
+        raise SparseSightError(f"{what}: {cannot_be_asked(wrong, len(rows) + len(wrong))}")
     if not rows:
         raise SparseSightError(f"{what} has no rows: write one JSON object per line, with image and question")
     without = [row for row in rows if row.answer is None]
@@ -172,6 +169,12 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
             "answer, or none"
         )
     return _with_units(rows)
+
+
+def cannot_be_asked(wrong: Sequence[str], count: int) -> str:
+    """What is wrong with which of ``count`` rows; each begins with the row's place."""
+    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    return f"{len(wrong)} of {count} rows cannot be asked: {'; '.join(wrong[:NAMED])}{more}"
 
 
 def _with_units(rows: Sequence[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import SparseSightError
-from ..own.rows import Row
+from ..own.rows import Row, cannot_be_asked
 from ..own.sources import Source
 
 EDGE = 16  # of the small pictures that are compared
@@ -53,26 +53,36 @@ class Alike:
 def find_alike(rows: Sequence[Row], progress: Callable[[Row], None] = lambda row: None) -> Alike | None:
     """Which rows show nearly the same as rows of other units; None if none do.
 
-    Pictures are compared at 16 x 16 pixels. Clips are not opened, and damaged pictures are left to the task that asks.
+    Pictures are compared at 16 x 16 pixels. Clips are not opened.
 
     Args:
         rows: of one data set.
         progress: called with each row whose pictures were read.
+
+    Raises:
+        SparseSightError: pictures that are damaged behind their headers; naming the rows.
     """
     units: list[str] = []
     found: list[Small] = []
     where: list[str] = []
     seen: set[str] = set()
+    wrong: list[str] = []
     for row in rows:
         for source, content in zip(row.sources, row.content, strict=True):
-            if content not in seen and not source.clip:
-                seen.add(content)
+            if content in seen or source.clip:
+                continue
+            try:
                 small = _small(source)
-                if small is not None:
-                    found.append(small)
-                    units.append(row.unit)
-                    where.append(row.where)
+            except SparseSightError as error:
+                wrong.append(f"{row.where}: {error}")
+                break
+            seen.add(content)
+            found.append(small)
+            units.append(row.unit)
+            where.append(row.where)
         progress(row)
+    if wrong:
+        raise SparseSightError(cannot_be_asked(wrong, len(rows)))
     if len(found) < 2:
         return None
     pairs = near_pairs(np.stack(found))
@@ -127,10 +137,6 @@ def near_pairs(pictures: Small) -> list[tuple[int, int]]:
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 
-def _small(source: Source) -> Small | None:
-    try:
-        image = source.image()
-    except SparseSightError:
-        return None
-    small = image.resize((EDGE, EDGE), resample=4)  # box: the mean of what a pixel covers
+def _small(source: Source) -> Small:
+    small = source.image().resize((EDGE, EDGE), resample=4)  # box: the mean of what a pixel covers
     return np.asarray(small, dtype=np.float32).ravel()
