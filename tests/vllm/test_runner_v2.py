@@ -269,7 +269,7 @@ ON_V2 = [
     pytest.param("test_families.py", "qwen2_vl", marks=pytest.mark.slow),
     pytest.param("test_before.py", "no_blocks or halves or qwen2_vl", marks=pytest.mark.slow),
     pytest.param("test_prefix_caching.py", "fills_no_block", marks=pytest.mark.slow),
-    pytest.param("test_tower.py", "kept_with or qwen2_5_vl", marks=pytest.mark.slow),
+    pytest.param("test_tower.py", "inside", marks=pytest.mark.slow),
 ]
 
 
