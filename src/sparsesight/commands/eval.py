@@ -123,7 +123,7 @@ def evaluate(
     wanted = ["dense"] if chosen is not None and methods is None else choose_methods(methods)
     from ..eval.distributed import Ranks
     from ..eval.options import EvalOptions
-    from ..eval.own.data import read_own
+    from ..eval.own.data import check_pictures, read_own
     from ..eval.run_dir import check_usable
     from ..hf.loading import check_text_tower
 
@@ -156,6 +156,8 @@ def evaluate(
 
     check_tasks(names, model, difficult)
     own = read_own(names, question, score, limit)
+    if ranks.rank == 0:
+        check_pictures(own)
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
     with redirect_stdout(sys.stderr):
         from ..hf.loading import quiet

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sparsesight import SparseSightError
 from sparsesight.eval.own import rows as bounds
-from sparsesight.eval.own.data import read_own
+from sparsesight.eval.own.data import check_pictures, read_own
 from sparsesight.eval.own.read import read_rows
 from sparsesight.eval.own.scorers import choose_scorer, contains, matches, normalised, same
 
@@ -60,6 +60,27 @@ def test_rows_of_every_kind(folder: Path) -> None:
     assert [isinstance(x, str) for x in both.turns[0][1]] == [False, False, True]
     assert clip.messages()[0]["content"][0] == {"type": "video", "url": str(folder / "clip.mp4")}
     assert len(read_rows(file, limit=2)) == 2
+
+
+def test_every_bad_row_is_named(folder: Path) -> None:
+    bad = written(folder, *({"image": f"{n}.png", "question": "?"} for n in range(1, 9)))
+    with pytest.raises(SparseSightError) as said:
+        read_rows(bad)
+    assert "8 of 8 rows" in str(said.value) and str(said.value).endswith(
+        "; as well as line 6, line 7, line 8"
+    )
+
+
+def test_pictures_that_are_damaged_behind_their_headers(folder: Path) -> None:
+    Image.effect_noise((64, 64), 90).save(folder / "whole.png")
+    data = (folder / "whole.png").read_bytes()
+    (folder / "cut.png").write_bytes(data[: len(data) // 2])
+    rows = [{"image": x, "question": "?"} for x in ("a.png", "cut.png", "b.png")]
+    own = read_own([str(written(folder, *rows, {"images": ["b.png", "cut.png"], "question": "?"}))])
+    with pytest.raises(
+        SparseSightError, match=r"my.jsonl: 2 of 4 rows .* line 2: .*damaged.*; line 4: .*damaged"
+    ):
+        check_pictures(own)
 
 
 def test_csv_folder_and_dataset(folder: Path) -> None:

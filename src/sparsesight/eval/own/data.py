@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import SparseSightError
 from ..records import Item
 from .read import is_own, read_rows
-from .rows import Row, make_item
+from .rows import Row, decoded, make_item
 from .scorers import Scorer, choose_scorer
 
 
@@ -54,3 +54,17 @@ def read_own(
             raise SparseSightError(f"--tasks: two of them are called {name!r}: rename one")
         found[task] = OwnData(name, rows, scorer)
     return found
+
+
+def check_pictures(own: Mapping[str, OwnData]) -> None:
+    """Decode every picture once.
+
+    Raises:
+        SparseSightError: pictures that are damaged behind their headers; naming the task and the rows.
+    """
+    for task, data in own.items():
+        try:
+            for _ in decoded(data.rows):
+                pass
+        except SparseSightError as error:
+            raise SparseSightError(f"{task}: {error}") from error

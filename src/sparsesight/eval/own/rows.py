@@ -7,20 +7,24 @@ and paths are bounded, and all that is wrong is found before a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import SparseSightError, brief
 from ..records import Item
 from .sources import Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_ROWS = 100_000
 MAX_PICTURES = 64  # of a row
 MAX_MESSAGES = 64
 MAX_TEXT = 100_000  # characters of a row's texts together
 MAX_GROUP = 1000  # characters
-NAMED = 5  # bad rows that a message names
+NAMED = 5  # bad rows of which a message says what is wrong
+PLACES = 100  # further ones that it names
 ROLES = ("system", "user", "assistant")
 
 Place = Callable[[str, Any], list[Source]]  # the sources of a field's value
@@ -142,7 +146,7 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
         SparseSightError: naming the bad rows; no rows at all, too many, or answers in some of them only.
     """
     rows: list[Row] = []
-    wrong: list[str] = []
+    wrong: list[tuple[str, str]] = []
     checked: dict[str, str] = {}
     for where, make in made:
         if limit is not None and len(rows) + len(wrong) >= limit:
@@ -157,9 +161,9 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
                     checked[source.name] = source.content()
             rows.append(replace(row, content=tuple(checked[source.name] for source in row.sources)))
         except SparseSightError as error:
-            wrong.append(f"{where}: {error}")
+            wrong.append((where, str(error)))
     if wrong:
-        raise SparseSightError(f"{what}: {cannot_be_asked(wrong, len(rows) + len(wrong))}")
+        raise SparseSightError(f"{what}: {_cannot_be_asked(wrong, len(rows) + len(wrong))}")
     if not rows:
         raise SparseSightError(f"{what} has no rows: write one JSON object per line, with image and question")
     without = [row for row in rows if row.answer is None]
@@ -171,10 +175,48 @@ def collect(made: Iterable[tuple[str, Callable[[], Row]]], what: str, limit: int
     return _with_units(rows)
 
 
-def cannot_be_asked(wrong: Sequence[str], count: int) -> str:
-    """What is wrong with which of ``count`` rows; each begins with the row's place."""
-    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-    return f"{len(wrong)} of {count} rows cannot be asked: {'; '.join(wrong[:NAMED])}{more}"
+def decoded(
+    rows: Sequence[Row], progress: Callable[[Row], None] = lambda row: None
+) -> Iterator[tuple[Row, Image]]:
+    """Every picture of the rows once, decoded, with the first row that shows it; clips are not opened.
+
+    Args:
+        rows: of one data set.
+        progress: called with each row whose pictures were read.
+
+    Raises:
+        SparseSightError: after the last one, if pictures are damaged behind their headers; naming the rows.
+    """
+    seen: set[str] = set()
+    damaged: dict[str, str] = {}
+    wrong: list[tuple[str, str]] = []
+    for row in rows:
+        for source, content in zip(row.sources, row.content, strict=True):
+            if content in seen or source.clip:
+                continue
+            seen.add(content)
+            try:
+                picture = source.image()
+            except SparseSightError as error:
+                damaged[content] = str(error)
+            else:
+                yield row, picture
+        why = next((damaged[content] for content in row.content if content in damaged), None)
+        if why is not None:
+            wrong.append((row.where, why))
+        progress(row)
+    if wrong:
+        raise SparseSightError(_cannot_be_asked(wrong, len(rows)))
+
+
+def _cannot_be_asked(wrong: Sequence[tuple[str, str]], count: int) -> str:
+    """What is wrong with the first of ``count`` rows, and where the others are."""
+    told = "; ".join(f"{where}: {why}" for where, why in wrong[:NAMED])
+    others = [where for where, _ in wrong[NAMED:]]
+    if others:
+        more = f" and {len(others) - PLACES:,} more" if len(others) > PLACES else ""
+        told += f"; as well as {', '.join(others[:PLACES])}{more}"
+    return f"{len(wrong)} of {count} rows cannot be asked: {told}"
 
 
 def _with_units(rows: Sequence[Row]) -> list[Row]:

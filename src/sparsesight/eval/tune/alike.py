@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import SparseSightError
-from ..own.rows import Row, cannot_be_asked
-from ..own.sources import Source
+from ..own.rows import Row, decoded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 EDGE = 16  # of the small pictures that are compared
 # Root mean square difference of two small pictures, as a share of their contrast. Frames of a rendered clip, in which
@@ -65,24 +67,10 @@ def find_alike(rows: Sequence[Row], progress: Callable[[Row], None] = lambda row
     units: list[str] = []
     found: list[Small] = []
     where: list[str] = []
-    seen: set[str] = set()
-    wrong: list[str] = []
-    for row in rows:
-        for source, content in zip(row.sources, row.content, strict=True):
-            if content in seen or source.clip:
-                continue
-            try:
-                small = _small(source)
-            except SparseSightError as error:
-                wrong.append(f"{row.where}: {error}")
-                break
-            seen.add(content)
-            found.append(small)
-            units.append(row.unit)
-            where.append(row.where)
-        progress(row)
-    if wrong:
-        raise SparseSightError(cannot_be_asked(wrong, len(rows)))
+    for row, picture in decoded(rows, progress):
+        found.append(_small(picture))
+        units.append(row.unit)
+        where.append(row.where)
     if len(found) < 2:
         return None
     pairs = near_pairs(np.stack(found))
@@ -137,6 +125,6 @@ def near_pairs(pictures: Small) -> list[tuple[int, int]]:
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 
-def _small(source: Source) -> Small:
-    small = source.image().resize((EDGE, EDGE), resample=4)  # box: the mean of what a pixel covers
+def _small(picture: Image) -> Small:
+    small = picture.resize((EDGE, EDGE), resample=4)  # box: the mean of what a pixel covers
     return np.asarray(small, dtype=np.float32).ravel()

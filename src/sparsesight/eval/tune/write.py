@@ -53,6 +53,7 @@ def write_result(
         "held_back_units": plan.parts.held_units,
         "keep": promise.keep,
         "confidence": promise.confidence,
+        "max_new_tokens": fixed["max_new_tokens"],
         "verdict": said,
         "versions": fixed["versions"],
     }
