@@ -26,9 +26,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
 
 
 def answers(loaded: tuple[Any, Any], method: str | None, **options: Any) -> list[str]:
-    """The answers to questions of every kind about the first held-out scene."""
+    """The answers to every second question about the first held-out scene."""
     model, processor = loaded
-    asked = list(examples("test", 1))
+    asked = list(examples("test", 1))[::2]
     prompts = []
     for example in asked:
         content = [{"type": "image"}, {"type": "text", "text": example.question.text}]
@@ -51,11 +51,11 @@ def answers(loaded: tuple[Any, Any], method: str | None, **options: Any) -> list
 
 
 def test_it_answers_questions_about_a_held_out_scene(loaded: tuple[Any, Any]) -> None:
-    right = [example.question.answer for example in examples("test", 1)]
+    right = [example.question.answer for example in list(examples("test", 1))[::2]]
     dense = answers(loaded, None)
-    assert sum(one == two for one, two in zip(dense, right, strict=True)) >= len(right) - 2
+    assert sum(one == two for one, two in zip(dense, right, strict=True)) >= len(right) - 1
     sparse = answers(loaded, "cdpruner", retain=128)
-    assert sum(one == two for one, two in zip(sparse, dense, strict=True)) >= len(right) - 3
+    assert sum(one == two for one, two in zip(sparse, dense, strict=True)) >= len(right) - 1
 
 
 def test_it_can_still_be_talked_to(loaded: tuple[Any, Any]) -> None:
