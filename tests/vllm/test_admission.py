@@ -210,6 +210,7 @@ def test_beams_are_asked_at_the_budget_of_the_request() -> None:
 
     class Serving:
         engine_client = SimpleNamespace(generate=lambda *x: asked.append(x[1].extra_args), processor=1)
+        renderer = SimpleNamespace(sparsesight=None)
 
         def beam_search(self, prompt: Any, request_id: str, params: Any) -> None:
             assert self.engine_client.processor == 1

@@ -186,3 +186,7 @@ def test_beam_search_takes_the_budget_of_the_request(address: str, client: Any) 
 
     assert pruned("none")[0] == 0 < pruned("none")[1]
     assert pruned(None)[1] == 0 < pruned(None)[0]
+    asked = request(QUESTION, [PICTURE], 64, None, n=2, max_tokens=2, logprobs=False, stream=True)
+    asked["extra_body"]["use_beam_search"] = True
+    streamed = client.chat.completions.with_raw_response.create(**asked)
+    assert "visual=576" in streamed.headers["x-sparsesight"] and list(streamed.parse())

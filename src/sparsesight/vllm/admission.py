@@ -195,6 +195,14 @@ def _beam_search(
     inner: Callable[..., Any], self: Any, prompt: Any, request_id: str, params: Any, *args: Any, **kwargs: Any
 ) -> Any:
     own = getattr(params, "sparsesight", None)
+    front_end = front_end_of(self.renderer)
+    if front_end is not None and isinstance(prompt, Mapping):
+        from vllm import SamplingParams
+
+        # Beams begin when a stream is read, after its status and headers are sent.
+        outcome = front_end.admit(self.renderer, prompt, SamplingParams(extra_args=own))
+        if outcome is not None:
+            headers.note(outcome)
     if own:  # the beams are requests of their own, made with parameters that vLLM writes
         self = copy(self)
         self.engine_client = _WithArguments(self.engine_client, own)

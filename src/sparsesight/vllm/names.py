@@ -11,7 +11,7 @@ VERSIONS = ("0.32", "0.33")
 
 # module -> names in it; "Class.member" is a method, field or attribute of a class. A module alone is only imported.
 NAMES: dict[str, tuple[str, ...]] = {
-    "vllm": ("AsyncEngineArgs", "ModelRegistry", "__version__"),
+    "vllm": ("AsyncEngineArgs", "ModelRegistry", "SamplingParams", "__version__"),
     # -- front end
     "vllm.engine.arg_utils": (
         "EngineArgs.create_engine_config",
@@ -29,7 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ServeSubcommand.subparser_init",
         "ServeSubcommand.validate",
     ),
-    "vllm.entrypoints.generate.beam_search.online": ("BeamSearchOnlineMixin.beam_search",),
+    "vllm.entrypoints.generate.beam_search.online": ("BeamSearchOnlineMixin.beam_search", "BeamSearchOnlineMixin.renderer"),
     "vllm.entrypoints.openai.chat_completion.protocol": (
         "ChatCompletionRequest.to_beam_search_params",
         "ChatCompletionRequest.vllm_xargs",
