@@ -29,7 +29,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ServeSubcommand.subparser_init",
         "ServeSubcommand.validate",
     ),
-    "vllm.entrypoints.generate.beam_search.online": ("BeamSearchOnlineMixin.beam_search", "BeamSearchOnlineMixin.renderer"),
+    "vllm.entrypoints.generate.beam_search.online": (
+        "BeamSearchOnlineMixin.beam_search",
+        "BeamSearchOnlineMixin.renderer",
+    ),
     "vllm.entrypoints.openai.chat_completion.protocol": (
         "ChatCompletionRequest.to_beam_search_params",
         "ChatCompletionRequest.vllm_xargs",
