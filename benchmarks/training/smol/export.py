@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparsesight.bundled import smol
-from sparsesight.bundled.smol.assemble import factor, weights_digest
+from sparsesight.bundled.smol.assemble import factor, hidden_units, weights_digest
 from sparsesight.files import replace_file, sha256
 
 from .eyes import Eyes, widened
@@ -52,8 +52,7 @@ def load(file: Path, eyes: Eyes, deltas: dict[str, LowRank]) -> bool:
     told = load_file(file)
     own_tower = any(name.startswith("tower.") for name in told)
     if own_tower:  # its layers may have more hidden units
-        inner = next(len(weight) for name, weight in told.items() if name.endswith("fc1.weight"))
-        eyes.tower = widened(eyes.tower, inner).requires_grad_(False)
+        eyes.tower = widened(eyes.tower, hidden_units(told)).requires_grad_(False)
     for of, part in {"projector": eyes.projector, **({"tower": eyes.tower} if own_tower else {})}.items():
         part.load_state_dict({name: told[f"{of}.{name}"].float() for name in part.state_dict()})
     for name, delta in deltas.items():

@@ -194,9 +194,8 @@ class Sparsified:
         Raises:
             SparseSightError: what these two functions refuse.
         """
-        viz = import_module(
-            "sparsesight.viz"
-        )  # it stands above the hosts, and is loaded only if a picture is asked for
+        # It stands above the hosts, and is loaded only if a picture is asked for.
+        viz = import_module("sparsesight.viz")
         look = viz.look(self, image, processor, inputs, sample=sample)
         drawn: Figure = viz.figure(look, question=question, answers=answers)
         return drawn

@@ -138,14 +138,8 @@ class TowerReader:
         number, patches = row_hashes(rows), x.numel() // self.patch_width
         if x.shape[-1] % self.patch_width or patches % len(rows):
             return
-        # A token that is made of several patches gets their mean.
-        place = find_rows(seen.number, row_hashes(x.reshape(patches, self.patch_width))).view(len(rows), -1)
-        there = place >= 0
-        count = there.sum(1).clamp(min=1)
-        attention = torch.where(there, seen.attention[place], 0).sum(1) / count
-        key = torch.where(there[..., None], seen.key[place], 0).sum(1) / count[:, None]
-        known = there.any(1) if self.several else there.all(1)
-        self.tokens.append(TracedRows(number, attention, key, key[:, :0], known))
+        place = find_rows(seen.number, row_hashes(x.reshape(patches, self.patch_width)))
+        self.tokens.append(seen.means(number, place.view(len(rows), -1), self.several))
 
     def _clear(self) -> None:
         self.running, self.observed, self.patches, self.tokens = False, None, None, []

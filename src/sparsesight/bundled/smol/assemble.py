@@ -50,9 +50,7 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
     )
     sight = deepcopy(eyes.config.vision_config)
     if tower:  # its layers may have more hidden units than the bundled model's
-        sight.intermediate_size = next(
-            len(weight) for name, weight in tower.items() if name.endswith("fc1.weight")
-        )
+        sight.intermediate_size = hidden_units(tower)
     config = LlavaConfig(
         vision_config=sight,
         text_config=deepcopy(base.config),
@@ -91,17 +89,20 @@ def assemble(base: Base, delta: Path, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def hidden_units(weights: dict[str, torch.Tensor]) -> int:
+    """In each layer of the vision tower that is among these weights."""
+    return next(len(weight) for name, weight in weights.items() if name.endswith("fc1.weight"))
+
+
 def factor(trained: dict[str, torch.Tensor], name: str, across: int) -> torch.Tensor:
     """A factor of a delta in float64: bfloat16 numbers, or 8-bit ones times `NAME.scale`, which has one for each rank.
 
     `across` is the dimension that a rank's numbers lie along.
     """
-    told = trained[name].double()
-    return (
-        told
-        if trained[name].dtype != torch.int8
-        else told * trained[f"{name}.scale"].double().unsqueeze(across)
-    )
+    told = trained[name]
+    if told.dtype != torch.int8:
+        return told.double()
+    return told.double() * trained[f"{name}.scale"].double().unsqueeze(across)
 
 
 def with_image_token(tokenizer: Any) -> PreTrainedTokenizerFast:

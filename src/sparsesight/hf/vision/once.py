@@ -70,9 +70,8 @@ class Repeats:
             return self.repeated(x) if x.ndim else x
         if isinstance(x, list | tuple):
             return type(x)(map(self.output, x))
-        if isinstance(
-            x, dict
-        ):  # transformers' outputs as well; made for this call, so that they may be changed
+        if isinstance(x, dict):  # transformers' outputs as well
+            # They are made for this call, so that they may be changed.
             for name, value in x.items():
                 x[name] = self.output(value)
         return x
@@ -107,7 +106,8 @@ class EncodeOnce:
         if module.training:  # dropout makes equal pictures unequal
             return None
         given = {id(x): x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)}
-        found = (tile_repeats if self.alone == "tiles" else grid_repeats)(list(given.values()), self.alone)
+        tensors = list(given.values())
+        found = tile_repeats(tensors) if self.alone == "tiles" else grid_repeats(tensors, self.alone)
         if found is None:
             return None
         repeats, fewer = found
@@ -127,7 +127,7 @@ class EncodeOnce:
 Found = tuple[Repeats, list[Tensor]] | None
 
 
-def tile_repeats(given: list[Tensor], alone: Alone = "tiles") -> Found:
+def tile_repeats(given: list[Tensor]) -> Found:
     """Equal entries of pixels [n, ..., 3, h, w] and of all that comes with them [n, ...], and the arguments without
     repeats; None if these are no such pixels.
     """

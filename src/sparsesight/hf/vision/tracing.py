@@ -34,6 +34,23 @@ class TracedRows:
         columns = zip(*((x.number, x.attention, x.key, x.embedding, x.known) for x in parts), strict=True)
         return TracedRows(*(torch.cat([x.to(device or x.device) for x in column]) for column in columns))
 
+    def means(self, number: Int[Tensor, " m"], place: Int[Tensor, "m k"], several: bool) -> TracedRows:
+        """New rows, each with the mean of those that it is made of.
+
+        Args:
+            number: of the new rows.
+            place: of the rows here that each is made of, -1 where it is not known which.
+            several: whether one known row is enough.
+        """
+        there = (place >= 0) & self.known[place]
+        count = there.sum(1).clamp(min=1)
+        attention = torch.where(there, self.attention[place], 0).sum(1) / count
+        key, embedding = (
+            torch.where(there[..., None], x[place], 0).sum(1) / count[:, None]
+            for x in (self.key, self.embedding)
+        )
+        return TracedRows(number, attention, key, embedding, there.any(1) if several else there.all(1))
+
 
 class RowTracer:
     """A module that makes new rows of rows.
@@ -82,15 +99,7 @@ class RowTracer:
             return TracedRows(number, nothing, key, embedding, nothing.bool()), rows.shape[-1]
         place = find_rows(seen.number, row_hashes(x.reshape(-1, width)))
         place = place.view(-1, x.shape[-1] // width)[groups].flatten(1)
-        there = (place >= 0) & seen.known[place]
-        count = there.sum(1).clamp(min=1)
-        attention = torch.where(there, seen.attention[place], 0).sum(1) / count
-        key, embedding = (
-            torch.where(there[..., None], x[place], 0).sum(1) / count[:, None]
-            for x in (seen.key, seen.embedding)
-        )
-        known = there.any(1) if self.several else there.all(1)
-        return TracedRows(number, attention, key, embedding, known), rows.shape[-1]
+        return seen.means(number, place, self.several), rows.shape[-1]
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.movedim(1, -1) if isinstance(self.module, nn.Conv2d) else x
