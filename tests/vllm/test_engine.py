@@ -65,7 +65,7 @@ def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(o
     same(dense, by_transformers(None, asked), 1e-3)
     llm = opened(SparseVLMPlus(64))
     full = answers(llm, prompts, sampling(extra_args={"sparsesight_retain": [576, 576, 576]}))
-    assert pruner(llm).tally.pruned == len(prompts)  # gather and scatter ran
+    assert not pruner(llm).tally.pruned
     same(full, dense, 1e-5)
     # A request may ask for a dense answer, or for another budget, in one batch with others.
     kinds = [None, "none", 1.0, [200, 100, 50]]
@@ -85,7 +85,7 @@ def test_a_server_that_keeps_everything_is_vanilla(opened: Any) -> None:
     asked = questions()
     llm = opened(SparseVLMPlus((576, 576, 576)))
     same(answers(llm, [prompt(*x) for x in asked], sampling()), by_transformers(None, asked), 1e-3)
-    assert pruner(llm).tally.pruned == len(asked)
+    assert not pruner(llm).tally.pruned
 
 
 def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]]]:

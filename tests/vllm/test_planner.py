@@ -99,9 +99,11 @@ def test_a_region_that_is_longer_than_a_step_is_kept() -> None:
     assert not long.regions and long.too_long == 1
 
 
-def test_a_full_budget_in_counts_runs_all_stages() -> None:
-    found = plan_step(step((60, 0, planned(5, 50, 5, SparseVLMPlus((50, 50, 50), STAGES)))), 3, SIZE)
-    assert len(found.prompts) == 1 and (found.query == 60).all()
+def test_a_region_of_which_blocks_keep_all_is_as_nobody_prunes_it() -> None:
+    for counts, rounded in (((50, 50, 50), 0), ((49, 48, 47), 1)):
+        plan = planned(5, 50, 5, SparseVLMPlus(counts, STAGES), longest=9)
+        assert not plan.regions and (plan.rounded, plan.too_long) == (rounded, 0)
+    assert planned(5, 50, 5, SparseVLMPlus((49, 48, 46), STAGES)).regions[0].removed == (0, 0, 4)
 
 
 @pytest.mark.parametrize("size", [1, 4, 16, 32])

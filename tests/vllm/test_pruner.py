@@ -51,7 +51,7 @@ def test_a_pruning_step_never_waits_for_the_device(
     method: type[Method],
     forbid_reads_in_layers: Any,
 ) -> None:
-    pruner, decoder = installed(method((4,), (0,)))
+    pruner, decoder = installed(method((3,), (0,)))
     begin(pruner, context([LENGTH, 1], [LENGTH, 6]), (LENGTH, 0, planned(pruner)), (1, 5, NOTHING))
     forbid_reads_in_layers(decoder.layers[0], decoder.norm)
     decoder(torch.tensor([*range(LENGTH), 5]), torch.randn(LENGTH + 1, WIDTH))

@@ -12,6 +12,7 @@ from sparsesight.vllm.requests import (
     BY_REQUEST,
     BY_SERVER,
     NO_TEXT,
+    ROUNDED,
     SMALL,
     UNMET,
     Outcome,
@@ -145,6 +146,8 @@ def test_what_is_kept_is_known_before_the_engine() -> None:
         ({"retain": "none"}, chat(5, -576, 9), None, BY_SERVER),
         (SERVER, chat(5, -576), None, NO_TEXT),
         (SERVER, chat(5, -64, 9), None, SMALL),
+        (SERVER, chat(5, -576, 9), {"sparsesight_retain": [576, 576, 576]}, SMALL),
+        (SERVER, chat(5, -576, 9), {"sparsesight_retain": 575}, ROUNDED),
         (
             {
                 "method": "compose",

@@ -50,6 +50,7 @@ class RequestPlan:
         unmet: why the prompt is kept, as it cannot meet its budget.
         refused: why it is kept, as what it asks for cannot be.
         too_long: number of regions that are kept, as they are longer than a step.
+        rounded: number of regions that are kept, as what they have too much fills no block.
     """
 
     method: Method | None = None
@@ -62,6 +63,7 @@ class RequestPlan:
     unmet: str = ""
     refused: str = ""
     too_long: int = 0
+    rounded: int = 0
 
 
 NOTHING = RequestPlan()
@@ -134,7 +136,7 @@ class Planner:
             return NOTHING
         text, number, in_front = self._regions(method, visual, ids)
         regions: list[Region] = []
-        lifted, too_long = "", 0
+        lifted, too_long, rounded = "", 0, 0
         of_region = np.full(len(visual), -1, np.int64)
         for i, before in enumerate(in_front):
             rows, judges = np.flatnonzero(visual & (number == i)), np.flatnonzero(text & (number == i))
@@ -142,12 +144,15 @@ class Planner:
             if choice.schedule is None:
                 continue
             own = rows if not len(judges) else np.concatenate((rows, judges))
+            schedule = in_whole_blocks(choice.schedule, self.block_size, method.recycled_fraction)
+            removed = tuple(schedule.visual - stage.tokens_out for stage in schedule.stages)
+            if not any(removed):  # its blocks are those of a prompt that nobody prunes
+                rounded += choice.schedule.stages[-1].tokens_out < len(rows)
+                continue
             begin, end = int(own.min()), int(own.max()) + 1
             if end - begin > self.longest:
                 too_long += 1
                 continue
-            schedule = in_whole_blocks(choice.schedule, self.block_size, method.recycled_fraction)
-            removed = tuple(schedule.visual - stage.tokens_out for stage in schedule.stages)
             digest = blake2b(
                 json.dumps([method.to_dict(), self.stages, removed, before]).encode(), digest_size=16
             )
@@ -178,6 +183,7 @@ class Planner:
             self._video(ids, len(visual)),
             lifted,
             too_long=too_long,
+            rounded=rounded,
         )
 
     def _video(self, ids: Numbers | None, length: int) -> Flags:

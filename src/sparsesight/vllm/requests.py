@@ -22,7 +22,8 @@ BY_REQUEST, BY_SERVER = "the request keeps every token", "the server keeps every
 NO_TEXT, SMALL = "no text scores the visual tokens", "no more visual tokens than the budget"
 UNMET = "the visual tokens cannot meet the server's budget"
 TOO_LONG = "pictures and their question are longer than a step"
-REASONS = (BY_REQUEST, BY_SERVER, NO_TEXT, SMALL, UNMET, TOO_LONG)
+ROUNDED = "what is beyond the budget fills no block of keys"
+REASONS = (BY_REQUEST, BY_SERVER, NO_TEXT, SMALL, UNMET, TOO_LONG, ROUNDED)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def outcome_of(rule: Rule, prompt: Any, params: Any) -> Outcome | None:
             raise
         return Outcome(visual, first, reason=UNMET)
     if not plan.regions:
-        return Outcome(visual, first, reason=TOO_LONG if plan.too_long else _reason(rule, asked, visual))
+        return Outcome(visual, first, reason=_reason(rule, asked, visual, plan))
     if getattr(params, "prompt_logprobs", None) is not None:
         raise SparseSightError(
             f"prompt_logprobs={params.prompt_logprobs}: dropped visual tokens have none; leave it out, or "
@@ -166,9 +167,12 @@ def outcome_of(rule: Rule, prompt: Any, params: Any) -> Outcome | None:
     return Outcome.of(visual, first, plan)
 
 
-def _reason(rule: Rule, asked: RequestBudget, visual: int) -> str:
+def _reason(rule: Rule, asked: RequestBudget, visual: int, plan: RequestPlan) -> str:
     """Why a request with visual tokens is not pruned."""
+    if plan.too_long or plan.rounded:
+        return TOO_LONG if plan.too_long else ROUNDED
     method = asked.method
     if method is None or (isinstance(method.retain, float) and method.retain == 1.0):
         return BY_REQUEST if asked.named else BY_SERVER
-    return NO_TEXT if schedule_of(asked, visual, 1, rule.num_layers, rule.stages).schedule else SMALL
+    schedule = schedule_of(asked, visual, 1, rule.num_layers, rule.stages).schedule
+    return NO_TEXT if schedule and schedule.stages[-1].tokens_out < visual else SMALL
