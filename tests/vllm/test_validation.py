@@ -50,7 +50,7 @@ def config(**changes: Any) -> Any:
             is_moe=False,
             multimodal_config=SimpleNamespace(video_pruning_rate=None),
         ),
-        cache_config=SimpleNamespace(cache_dtype="auto", kv_sharing_fast_prefill=False),
+        cache_config=SimpleNamespace(cache_dtype="auto", kv_sharing_fast_prefill=False, block_size=16),
         parallel_config=SimpleNamespace(
             pipeline_parallel_size=1,
             tensor_parallel_size=1,
@@ -85,6 +85,9 @@ def test_an_ordinary_config_is_fine() -> None:
     check_config(config(speculative_config=SimpleNamespace(method="ngram"), lora_config=object()))
     check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
+    check_config(config(model_config__model_impl="vllm", cache_config__prefix_match_unit=16))
+    check_config(config(model_config__model_class_overrides={"MyModel": "my:Model"}))
+    check_config(config(ec_transfer_config=object(), model_config__multimodal_config__skip_mm_profiling=True))
     for mode in (Graphs.FULL_DECODE_ONLY, Graphs.FULL_AND_PIECEWISE):
         check_config(config(compilation_config__cudagraph_mode=mode))
         check_config(config(compilation_config__cudagraph_mode=mode, use_v2_model_runner=True))
@@ -106,6 +109,18 @@ def test_an_ordinary_config_is_fine() -> None:
         ({"parallel_config__prefill_context_parallel_size": 2}, "--prefill-context-parallel-size 1"),
         ({"parallel_config__use_ubatching": True}, "--enable-dbo"),
         ({"kv_transfer_config": object()}, "--kv-transfer-config"),
+        ({"model_config__multimodal_config__mm_encoder_only": True}, "the server that takes the embeddings"),
+        ({"model_config__model_impl": "transformers"}, "--model-impl"),
+        (
+            {"model_config__model_class_overrides": {"LlavaForConditionalGeneration": "a:B"}},
+            "--model-class-overrides",
+        ),
+        (
+            {"aux_output_config": SimpleNamespace(enable_return_routed_experts=True)},
+            "--enable-return-routed-experts",
+        ),
+        ({"cache_config__prefix_match_unit": 8}, "--prefix-match-unit"),
+        ({"compilation_config__mode": SimpleNamespace(name="STOCK_TORCH_COMPILE")}, "leave out mode"),
         ({"speculative_config": SimpleNamespace(method="eagle3")}, "ngram"),
         ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
@@ -200,6 +215,9 @@ def test_methods_that_do_not(method: Method, words: str) -> None:
             },
             "--mm-encoder-tp-mode",
         ),
+        ({"ec_transfer_config": object()}, "--ec-transfer-config"),
+        ({"model_config__multimodal_config__skip_mm_profiling": True}, "--skip-mm-profiling"),
+        ({"model_config__multimodal_config__language_model_only": True}, "--language-model-only"),
         ({"model_config__multimodal_config__enable_mm_embeds": True}, "--enable-mm-embeds"),
         ({"compilation_config__compile_mm_encoder": True}, "compile_mm_encoder"),
         ({"compilation_config__cudagraph_mm_encoder": True}, "cudagraph_mm_encoder"),

@@ -54,7 +54,33 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
     ),
     (
         lambda c: c.kv_transfer_config is not None,
-        "KV connectors move blocks as if every layer held every token: leave out --kv-transfer-config",
+        "KV connectors move blocks as if every layer held every token: leave out --kv-transfer-config and "
+        "--kv-offloading-size",
+    ),
+    (
+        lambda c: getattr(getattr(c.model_config, "multimodal_config", None), "mm_encoder_only", False),
+        "a server that only encodes pictures has no language model to prune in: leave sparsesight out of its "
+        "--additional-config and give it to the server that takes the embeddings",
+    ),
+    (
+        lambda c: str(getattr(c.model_config, "model_impl", "auto")) not in ("auto", "vllm"),
+        "only vLLM's own models are pruned: leave out --model-impl",
+    ),
+    (
+        lambda c: set(getattr(c.model_config, "model_class_overrides", None) or ()) & set(MODELS),
+        "another class would stand in the place of the one that prunes: leave out --model-class-overrides",
+    ),
+    (
+        lambda c: getattr(getattr(c, "aux_output_config", None), "enable_return_routed_experts", False),
+        "dropped tokens pass no expert: leave out --enable-return-routed-experts",
+    ),
+    (
+        lambda c: getattr(c.cache_config, "prefix_match_unit", None) not in (None, c.cache_config.block_size),
+        "cached prefixes of pruned prompts end with blocks: leave out --prefix-match-unit",
+    ),
+    (
+        lambda c: getattr(getattr(c.compilation_config, "mode", None), "name", "") == "STOCK_TORCH_COMPILE",
+        "stock torch.compile runs a recorded model also where a step prunes: leave out mode of --compilation-config",
     ),
     (
         lambda c: getattr(c.speculative_config, "method", "ngram") != "ngram",
@@ -100,6 +126,19 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
 
 # What is refused of it besides where the method reads the vision tower.
 _UNREAD: tuple[tuple[Callable[[Any], Any], str], ...] = (
+    (
+        lambda c: getattr(c, "ec_transfer_config", None) is not None,
+        "embeddings that another server has encoded hold nothing of it: leave out --ec-transfer-config",
+    ),
+    (
+        lambda c: getattr(c.model_config.multimodal_config, "skip_mm_profiling", False),
+        "whether it can be read is seen when vLLM encodes its largest pictures at the start: leave out "
+        "--skip-mm-profiling",
+    ),
+    (
+        lambda c: getattr(c.model_config.multimodal_config, "language_model_only", False),
+        "none is loaded: leave out --language-model-only",
+    ),
     (
         lambda c: "LlavaOnevisionForConditionalGeneration" in (c.model_config.architectures or ()),
         "LLaVA-OneVision interpolates large pictures and pools clips after its projector, so that a visual token is of "
