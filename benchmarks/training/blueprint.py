@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -202,6 +202,15 @@ def build_processor() -> LlavaProcessor:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", WORD_ID["<s>"])]
+    )
+    # Text as it was written: a blank before each word, none before a sign, at the start, or of a line.
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(Regex(r"^(?=[\w<])"), " "),
+            decoders.Fuse(),
+            decoders.Replace("\n ", "\n"),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

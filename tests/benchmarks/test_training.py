@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
+from sparsesight.bundled import MODEL_PATH
 from sparsesight.scenes.scenes import questions, render
 
 
@@ -100,6 +102,8 @@ def test_questions_packed_together_are_answered_as_each_alone(train_bundled: Any
 def test_training_sees_the_tokens_that_the_processor_makes(train_bundled: Any) -> None:
     blueprint = train_bundled.blueprint
     processor, data = blueprint.build_processor(), train_bundled.make(11, 1, 3, 1)
+    bundled = Tokenizer.from_file(str(MODEL_PATH / "tokenizer.json"))
+    assert processor.tokenizer.backend_tokenizer.to_str() == bundled.to_str()
 
     scene = render(11)
     for slot, question in enumerate(questions(scene, 3)):

@@ -103,6 +103,14 @@ def test_a_question_becomes_the_prompt_of_training(loaded: tuple[Any, Any]) -> N
     assert chat(processor, "Where is the red ring?") == "USER: <image>\nWhere is the red ring? ASSISTANT:"
 
 
+def test_a_prompt_is_decoded_as_it_was_written(loaded: tuple[Any, Any]) -> None:
+    tokenizer = loaded[1].tokenizer
+    for question in {x["question"] for scene in CATALOGUE.values() for x in scene["questions"]}:
+        prompt = chat(loaded[1], question)
+        assert tokenizer.decode(tokenizer(prompt).input_ids) == f"<s> {prompt}"
+        assert tokenizer.decode(tokenizer(question).input_ids, skip_special_tokens=True) == question
+
+
 def test_images_come_first_whatever_their_place(loaded: tuple[Any, Any]) -> None:
     _, processor = loaded
     content = [{"type": "text", "text": "Where is the red ring?"}, {"type": "image"}, {"type": "image"}]

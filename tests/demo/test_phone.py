@@ -14,7 +14,7 @@ from tests.demo.browser import PATIENCE, PHONE, answered, api, ask, choose, open
 from tests.demo.test_browser import browser, engine, pytestmark, url  # noqa: F401
 
 
-def test_ask_compare_and_share(browser: Any, url: str) -> None:  # noqa: F811
+def test_every_tab_and_the_figure(browser: Any, url: str) -> None:  # noqa: F811
     with opened(browser, url, PHONE) as page:
         api.expect(page.locator("#ss-ask-run")).to_be_in_viewport(ratio=1)
         answer = choose(page, 1, "letter")
@@ -36,3 +36,7 @@ def test_ask_compare_and_share(browser: Any, url: str) -> None:  # noqa: F811
         api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.5, timeout=PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.evaluate("document.documentElement.scrollHeight") < 2700
+        page.get_by_role("tab", name="Change the question", exact=True).click()
+        page.locator("#ss-watch textarea").fill("Where is the green ring?")
+        api.expect(page.locator("#ss-pair img").nth(1)).to_be_in_viewport(ratio=1, timeout=PATIENCE)
+        api.expect(page.locator("#ss-watch textarea")).to_be_in_viewport(ratio=1)

@@ -42,7 +42,7 @@ def test_the_title_says_whether_costs_are_equal() -> None:
     assert title(summary()) == "equal cost (mean prefill FLOPs at one budget differ by at most 1.0%)"
     assert title(summary(random_64=priced(marked(RIGHT), 110))) == "costs differ: by 8.9% at budget 64"
     retain = summarise({"made": (Mean(), runs())}, CELLS)
-    assert title(retain) == "same retain (mean prefill FLOPs at one budget differ by up to 1.0%)"
+    assert title(retain) == "same retain (mean prefill FLOPs at one retain differ by up to 1.0%)"
     dense = summarise({"made": (Mean(), {"dense": marked(RIGHT)})}, CELLS[:1])
     assert title(dense) == "dense only"
 
@@ -94,13 +94,13 @@ def test_csv_has_full_digits(both: dict[str, Any]) -> None:
     rows = list(csv.DictReader(io.StringIO(comma_separated(both, {("made", "random@64"): 12.34}))))
     assert len(rows) == 4 * (1 + 2) + 4
     (one,) = [
-        r for r in rows if (r["task"], r["method"], r["retain"], r["group"]) == ("made", "random", "64", "")
+        r for r in rows if (r["task"], r["method"], r["budget"], r["group"]) == ("made", "random", "64", "")
     ]
     found = both["tasks"]["made"]["cells"]["random@64"]
     assert float(one["difference"]) == -37.5 and float(one["macs"]) == 100 and one["prefill_ms"] == "12.34"
     assert float(one["difference_low"]) == found["against_dense"]["difference"]["low"]
     assert (one["only_method_right"], one["only_dense_right"]) == ("0", "30")
-    (early,) = [r for r in rows if r["method"] == "random" and r["retain"] == "64" and r["group"] == "early"]
+    (early,) = [r for r in rows if r["method"] == "random" and r["budget"] == "64" and r["group"] == "early"]
     assert float(early["score"]) == 25 and early["macs"] == ""
 
 
@@ -195,7 +195,7 @@ def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:
     assert "groups of questions: difference from uniform" not in text
 
     rows = list(csv.DictReader(io.StringIO(comma_separated(both, {}))))
-    (early,) = [r for r in rows if (r["method"], r["retain"], r["group"]) == ("sparsevlm+", "64", "early")]
+    (early,) = [r for r in rows if (r["method"], r["budget"], r["group"]) == ("sparsevlm+", "64", "early")]
     assert float(early["over_random"]) == 75 and early["over_uniform"] == ""
     assert (float(early["over_random_low"]), float(early["over_random_high"])) == (
         -found["high"],
@@ -204,7 +204,7 @@ def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:
     (whole,) = [
         r
         for r in rows
-        if (r["task"], r["method"], r["retain"], r["group"]) == ("made", "sparsevlm+", "64", "")
+        if (r["task"], r["method"], r["budget"], r["group"]) == ("made", "sparsevlm+", "64", "")
     ]
     assert float(whole["over_random"]) == 50
     assert all(r["over_random"] == "" for r in rows if r["method"] in ("dense", "random"))

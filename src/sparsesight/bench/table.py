@@ -59,8 +59,8 @@ TOKENS = (
     Column("dense", _number("token_dense_ms", 2)),
 )
 SIZES = (
-    Column("equal tokens", _number("equal_tokens")),
-    Column("entering", _number("equal_tokens_entering")),
+    Column("tokens per layer", _number("equal_tokens")),
+    Column("entering a layer", _number("equal_tokens_entering")),
     Column("GMACs", _number("macs_sparse", 2, 1e9)),
     Column("dense", _number("macs_dense", 2, 1e9)),
     Column("KV MB", _number("kv_sparse_bytes", 2, 1e6)),
@@ -151,7 +151,9 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         which = f"{label(row['method'], row['retain'])}, {_sizes(row)}"
         if abs(row["cost_deviation"]) > EQUAL:
-            said.append(f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what retain stands for")
+            said.append(
+                f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what the budget stands for"
+            )
         fast = row.get("fast")
         if fast and fast["why_not"]:
             ordinary = fast["segments"] - fast["programs"]
@@ -182,11 +184,20 @@ def _sizes(row: Row) -> str:
 
 
 def equality(rows: Sequence[Row]) -> str:
-    """Whether methods at one budget cost the same, for a title."""
+    """Whether methods at one budget, or at one retain of their own, cost the same, for a title."""
     most = max(abs(row["cost_deviation"]) for row in rows)
+    own = all(own_retain(row) == budget(row["retain"]) for row in rows)
     if most <= EQUAL:
-        return f"Methods at one budget cost the same prefill FLOPs: {STANDS_FOR}"
-    return f"Methods at one budget do NOT cost the same: their prefill FLOPs are up to {100 * most:.1f} % off"
+        which = (
+            "retain cost the same prefill FLOPs"
+            if own
+            else f"budget cost the same prefill FLOPs: {STANDS_FOR}"
+        )
+        return f"Methods at one {which}"
+    return (
+        f"Methods at one {'retain' if own else 'budget'} do NOT cost the same: their prefill FLOPs are up to "
+        f"{100 * most:.1f} % off"
+    )
 
 
 def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> str:

@@ -48,8 +48,8 @@ def bench(
     ),
     retain: str | None = typer.Option(
         None,
-        help="Budgets, as costs: 64 is what sparsevlm+ costs at retain 64, or at a ratio; each method gets the tokens "
-        "that cost the same, except :published ones. With --same-retain: each method's own average.",
+        help="Budgets, which are costs: at 64 (or at a ratio) each method costs what sparsevlm+ does at retain 64, but "
+        ":published ones. With --same-retain: each method's own average.",
         show_default=BUDGETS,
     ),
     same_retain: SameRetain = False,

@@ -56,8 +56,8 @@ def evaluate(
     ),
     retain: str | None = typer.Option(
         None,
-        help="Budgets, as costs: 64 is what sparsevlm+ costs at retain 64, or at a ratio; each method gets the tokens "
-        "that cost the same. With --same-retain: each method's own average, or counts per stage in brackets.",
+        help="Budgets, which are costs: at 64 (or at a ratio) each method costs what sparsevlm+ does at retain 64. "
+        "With --same-retain: each method's own average, or counts per stage in brackets.",
         show_default=BUDGETS,
     ),
     same_retain: SameRetain = False,
@@ -157,7 +157,9 @@ def evaluate(
     check_tasks(names, model, difficult)
     own = read_own(names, question, score, limit)
     if ranks.rank == 0:
-        check_pictures(own)
+        rows = sum(len(data.rows) for data in own.values())
+        with progress_bar(rows, "pictures", shown=bool(own)) as advance:
+            check_pictures(own, lambda row: advance(1, row.where))
     # Code that prints, such as a checkpoint's own or a scorer, must not mix with the report.
     with redirect_stdout(sys.stderr):
         from ..hf.loading import quiet

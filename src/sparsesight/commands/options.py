@@ -74,7 +74,7 @@ SameRetain = Annotated[
     bool,
     typer.Option(
         "--same-retain",
-        help="Give every method the same average number of tokens instead of the same prefill FLOPs.",
+        help="--retain is each method's own average number of tokens, not a cost.",
     ),
 ]
 TextTower = Annotated[

@@ -86,7 +86,8 @@ class Method(ABC):
     published_budgets: ClassVar[Mapping[int, tuple[int, ...]]] = {}
     # Budgets of `published()`; a range if the release accepts any number, () if it is one setting without a budget.
     published_at: ClassVar[Sequence[Retain] | None] = None  # None: no setting is published
-    requires_attention: ClassVar[bool] = True  # False: it can also prune before the first layer
+    # False: it reads none of the decoder's, so that none is shown, and it can also prune before the first layer.
+    requires_attention: ClassVar[bool] = True
     requires_raters: ClassVar[bool] = True  # False: `select_raters` is not called, and there are no raters
     # The text rows that the method reads. "raters" lets a host show these alone, and save the queries of the others; it
     # holds for a class that says so itself, or has inherited all that reads a stage.
@@ -177,6 +178,10 @@ class Method(ABC):
     def rows_read_at(self, index: int) -> Literal["text", "raters"]:
         """See :attr:`rows_read`, of stage ``index``."""
         return self.rows_read
+
+    def requires_attention_at(self, index: int) -> bool:
+        """See :attr:`requires_attention`, of stage ``index``."""
+        return self.requires_attention
 
     @property
     def weights_keys(self) -> bool:

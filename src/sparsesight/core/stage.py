@@ -191,7 +191,7 @@ class StageInput:
     text: Bool[Tensor, "b r"]  # False on padding
     text_column: Int[Tensor, "b r"]  # row of `hidden` of each text token
     rater: Bool[Tensor, "b r"]  # which text tokens are raters; none before the first layer
-    at: Attention | None  # of layer `layer`
+    at: Attention | None  # of layer `layer`; only if the method requires it
     vision: Vision | None = None  # only if the method requires it
     frame: Int[Tensor, "b v"] | None = (
         None  # frame number of each visual token; only if the method requires it
@@ -205,8 +205,10 @@ class StageInput:
 
     @property
     def attention(self) -> Attention:
-        """The pruning layer's attention; not available before the first layer."""
-        assert self.at is not None, "there is no attention before the first layer"
+        """The pruning layer's attention; only after a layer, and for methods with ``requires_attention``."""
+        assert self.at is not None, (
+            "there is no attention before the first layer, or without requires_attention"
+        )
         return self.at
 
     def rater_attention(self) -> tuple[Attention, Bool[Tensor, "b m"]]:

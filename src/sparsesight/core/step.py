@@ -85,7 +85,8 @@ class StageFacts:
         planned: counts of the schedules; empty if counts depend on the data.
         prunable: boolean [b] each, whether a sample has such a region with text to score it.
         attention: ``attention(i, text, column)`` is the pruning layer's attention, with the queries of the text rows of
-            region number ``i`` and the visual tokens in the rows ``column``; None before the first layer.
+            region number ``i`` and the visual tokens in the rows ``column``; None before the first layer, and where the
+            method reads none.
         vision: the vision tower's data for each row of the input, if the method requires it.
         frames: the frame of each row of the input, and that frame's number of tokens, if the method requires it.
         in_front: boolean [b] each, whether the scoring text comes before the picture; empty if none does.

@@ -31,7 +31,7 @@ def build(engine: Engine, choices: Choices, uploads: Uploads) -> gr.Blocks:
                     ask_tab(shared)
                 with gr.Tab("Compare", id="compare"):
                     compare_tab(shared, choices)
-                with gr.Tab("Change the question", id="watch"):
+                with gr.Tab("Change the question", id="watch", elem_id="ss-watch-tab"):
                     watch_tab(shared, live=choices.seconds <= LIVE)
     return page
 

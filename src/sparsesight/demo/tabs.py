@@ -55,8 +55,12 @@ class Shared:
     turn: Any
 
 
-def _buttons(shared: Shared, name: str, run: str) -> Any:
-    """A button that starts a run, beside one that stops it."""
+def _buttons(shared: Shared, name: str, run: str, scroll: bool = True) -> Any:
+    """A button that starts a run, beside one that stops it.
+
+    Args:
+        scroll: whether a phone scrolls to the status line.
+    """
 
     def stop(turn: Turn | None) -> None:
         if turn is not None:
@@ -66,7 +70,8 @@ def _buttons(shared: Shared, name: str, run: str) -> Any:
         begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
         end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
     end.click(stop, shared.turn, None, **AT_ONCE)
-    begin.click(None, None, None, js=SHOW % name, **AT_ONCE)
+    if scroll:
+        begin.click(None, None, None, js=SHOW % f"ss-{name}-status", **AT_ONCE)
     return begin
 
 
@@ -157,7 +162,7 @@ def ask_tab(shared: Shared) -> None:
         status,
         shared.turn,
     )
-    costs.change(None, None, None, js=SHOW % "ask", **AT_ONCE)
+    costs.change(None, None, None, js=SHOW % "ss-ask-status", **AT_ONCE)
     for moved in (stage.input, layer.input):
         moved(show, [seen, stage, layer], [caption, overlay], trigger_mode="always_last", **AT_ONCE)
 
@@ -266,7 +271,7 @@ def watch_tab(shared: Shared, live: bool) -> None:
         max_length=MAX_QUESTION,
         elem_id="ss-watch",
     )
-    begin = _buttons(shared, "watch", "Look")
+    begin = _buttons(shared, "watch", "Look", scroll=False)
     status = gr.HTML(elem_id="ss-watch-status")
     gallery, legend = _gallery("pair", columns=2)
     memory = gr.State(None)
@@ -283,8 +288,11 @@ def watch_tab(shared: Shared, live: bool) -> None:
         for view in runs.watch(shared.engine, main, other, seen, stop):
             yield {status: view.status, memory: view.seen, **_figures(gallery, legend, view.figures)}
 
+    triggers = [begin.click, box.submit, *([box.input] if live else [])]
+    # With the box at the upper edge of a phone, the patches below it are in view while one types.
+    gr.on(triggers, None, None, None, js=SHOW % "ss-watch", **AT_ONCE)
     connect(
-        [begin.click, box.submit, *([box.input] if live else [])],
+        triggers,
         check,
         run,
         [shared.picture, shared.question, box, shared.method, shared.retain, memory],

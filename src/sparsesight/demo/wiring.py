@@ -30,7 +30,7 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "sh
 AT_ONCE: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 # On a phone the answer is far below the question. The page is too short to show it before it is there.
 SHOW = """() => {
-    if (innerWidth <= 640) document.getElementById("ss-%s-status").scrollIntoView({behavior: "smooth"});
+    if (innerWidth <= 640) document.getElementById("%s").scrollIntoView({behavior: "smooth"});
 }"""
 # The same for rows that come one by one, unless the reader went elsewhere meanwhile.
 FOLLOW = """() => {

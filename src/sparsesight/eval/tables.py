@@ -18,7 +18,7 @@ FEW = 20  # units, below which the bootstrap's intervals are known to be too nar
 
 # Of the CSV file, before those that compare with the controls.
 COLUMNS = """
-task group method retain metric samples units score score_low score_high difference difference_low difference_high
+task group method budget metric samples units score score_low score_high difference difference_low difference_high
 only_method_right only_dense_right mcnemar_p of_dense of_dense_low of_dense_high macs macs_dense macs_overhead
 equal_tokens equal_tokens_entering kv_bytes kv_bytes_dense ran_dense prefill_ms
 """
@@ -36,8 +36,8 @@ LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
 "no difference found" mean that the interval contains zero. MACs are multiply-adds of the language model's prefill per
-sample, the method's own overhead included; KV is the cache after it. Equal tokens are visual tokens averaged over the
-layers, those that leave a layer (a method's own `retain`) and (entering) those that enter it.{stands}
+sample, the method's own overhead included; KV is the cache after it. A method's own retain, the number to give
+`sparsify` and `ask`, is the visual tokens that leave a layer, averaged over the layers.{stands}
 """
 
 
@@ -57,7 +57,7 @@ def title(summary: Mapping[str, Any]) -> str:
     if not costs["spread"]:
         return f"{'' if costs['solved'] else 'same retain, '}one method at each budget, no costs to compare"
     if not costs["solved"]:
-        return f"same retain (mean prefill FLOPs at one budget differ by up to {max(costs['spread'].values()):.1%})"
+        return f"same retain (mean prefill FLOPs at one retain differ by up to {max(costs['spread'].values()):.1%})"
     if costs["equal"]:
         return f"equal cost (mean prefill FLOPs at one budget differ by at most {max(costs['spread'].values()):.1%})"
     beyond = {k: v for k, v in costs["spread"].items() if v > costs["allowed"]}
@@ -119,7 +119,7 @@ def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
             common = {
                 "task": name,
                 "method": cell["name"],
-                "retain": cell["retain"] or "",
+                "budget": cell["retain"] or "",
                 "metric": task["metric"],
             }
             cost = {column: cell["cost"][field] for column, field in COSTS.items()}
@@ -143,7 +143,7 @@ def _budgets(task: Mapping[str, Any]) -> list[str]:
 
 def _scores(name: str, task: Mapping[str, Any], latencies: Latencies) -> str:
     head = ["method", "budget", f"score ({task['metric']})", "difference from dense", "p", "% of dense"]
-    head += ["MACs", "overhead", "equal tokens", "entering", "KV"]
+    head += ["MACs", "overhead", "own retain", "tokens entering a layer", "KV"]
     timed = any((name, label) in latencies for label in task["cells"])
     rows = []
     for label, cell in task["cells"].items():

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.budget import BEFORE
 from ..core.rows import Rows
 from ..core.turns import Turns
 from ..errors import SparseSightError
@@ -146,9 +145,9 @@ class Hooks:
         self.call = self.reader.call = Call()
 
     def probe(self) -> None:
-        """Listen to the attention of pruning layers; adapters may bring other copies of it at any time."""
-        for i in self.plan.stages:
-            for attention in copies_of(self.parts.attention(i)) if i != BEFORE else ():
+        """Listen to the attention that is read; adapters may bring other copies of it at any time."""
+        for i in self.plan.read:
+            for attention in copies_of(self.parts.attention(i)):
                 if not probed(attention):
                     self.probes.append(Probe(attention, i, self.observe, self.added))
 

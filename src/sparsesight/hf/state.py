@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.budget import BEFORE, Schedule, Stage
+from ..core.budget import Schedule, Stage
 from ..core.host_count import HostCount
 from ..core.record import StageTensors
 from ..core.rows import RegionSizes, Rows
@@ -211,7 +211,7 @@ class ForwardState(SegmentInputs):
         plan, rows = self.plan, self.rows
         assert rows is not None and self.layout is not None and self.token is not None
         layer = plan.stages[self.done]
-        if not self.seen and layer != BEFORE:
+        if not self.seen and layer in plan.read:
             raise SparseSightError(f"decoder layer {layer} did not call its attention as expected")
         seen, self.seen = self.seen, ()
         shaped, hidden = hidden, fold(hidden).to(self.device)

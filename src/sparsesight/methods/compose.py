@@ -82,6 +82,10 @@ class Compose(Method):
         part, index = self._part(index)
         return part.rows_read_at(index)
 
+    def requires_attention_at(self, index: int) -> bool:
+        part, index = self._part(index)
+        return part.requires_attention_at(index)
+
     @property
     def one_budget(self) -> bool:
         return False

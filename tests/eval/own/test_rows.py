@@ -15,6 +15,7 @@ from sparsesight import SparseSightError
 from sparsesight.eval.own import rows as bounds
 from sparsesight.eval.own.data import check_pictures, read_own
 from sparsesight.eval.own.read import read_rows
+from sparsesight.eval.own.rows import Row
 from sparsesight.eval.own.scorers import choose_scorer, contains, matches, normalised, same
 
 
@@ -77,10 +78,12 @@ def test_pictures_that_are_damaged_behind_their_headers(folder: Path) -> None:
     (folder / "cut.png").write_bytes(data[: len(data) // 2])
     rows = [{"image": x, "question": "?"} for x in ("a.png", "cut.png", "b.png")]
     own = read_own([str(written(folder, *rows, {"images": ["b.png", "cut.png"], "question": "?"}))])
+    seen: list[Row] = []
     with pytest.raises(
         SparseSightError, match=r"my.jsonl: 2 of 4 rows .* line 2: .*damaged.*; line 4: .*damaged"
     ):
-        check_pictures(own)
+        check_pictures(own, seen.append)
+    assert [row.number for row in seen] == [1, 2, 3, 4]
 
 
 def test_csv_folder_and_dataset(folder: Path) -> None:

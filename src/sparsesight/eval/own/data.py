@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +56,19 @@ def read_own(
     return found
 
 
-def check_pictures(own: Mapping[str, OwnData]) -> None:
+def check_pictures(own: Mapping[str, OwnData], progress: Callable[[Row], None] = lambda row: None) -> None:
     """Decode every picture once.
+
+    Args:
+        own: of :func:`read_own`.
+        progress: called with each row whose pictures were read.
 
     Raises:
         SparseSightError: pictures that are damaged behind their headers; naming the task and the rows.
     """
     for task, data in own.items():
         try:
-            for _ in decoded(data.rows):
+            for _ in decoded(data.rows, progress):
                 pass
         except SparseSightError as error:
             raise SparseSightError(f"{task}: {error}") from error

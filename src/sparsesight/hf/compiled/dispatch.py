@@ -127,7 +127,7 @@ class FastPath:
             self.local.last = []
         flight = Flight(index, last, None, hidden, kwargs)
         why = self.never or self._not_now(index, last, state, hidden, args, kwargs)
-        if not why and self.runner == "compile" and index in self.plan.stages:
+        if not why and self.runner == "compile" and index in self.plan.read:
             why = "the compiler cannot follow the probe of a pruning layer"
         if not why and (index, last, state.active) not in self.chained:
             why = "the first forward shows whether its layers hand on what they return"
@@ -147,7 +147,7 @@ class FastPath:
         """The last layer of the segment that begins with ``first``."""
         ends = self.plan.stages if active else ()
         if self.runner == "compile":  # a probed layer is a segment of its own
-            ends = tuple(p if p == first else p - 1 for p in self.plan.stages)
+            ends += tuple(p if p == first else p - 1 for p in self.plan.read)
         return min((p for p in ends if p >= first), default=len(self.parts.layers) - 1)
 
     def _hand_on(
@@ -209,7 +209,7 @@ class FastPath:
             return programs[key]
         if self.runner == "graph" and self.local.pool is None:
             self.local.pool = torch.cuda.graph_pool_handle()
-        probed = {p - first for p in self.plan.stages if first <= p <= last}
+        probed = {p - first for p in self.plan.read if first <= p <= last}
         function = function_of(self.plain[first : last + 1], constants, probed, cache_name(kwargs))
         made: Program | str
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...core.budget import BEFORE
 from ...core.facts import RegionFacts
 from ...core.method import Method
 from ...core.regions import Marks, assign
@@ -101,6 +102,15 @@ class Plan:
     def filled_by(self) -> FilledBy:
         """What it writes on caches."""
         return FilledBy(str(self.method), self.stages, self.method.positions, self.trim_early)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """Pruning layers whose attention is read, by the method or for a trace."""
+        return tuple(
+            layer
+            for i, layer in enumerate(self.stages)
+            if layer != BEFORE and (self.keep_trace or self.method.requires_attention_at(i))
+        )
 
     @property
     def num_layers(self) -> int:
