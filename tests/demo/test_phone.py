@@ -37,6 +37,6 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:  # noqa: F811
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.evaluate("document.documentElement.scrollHeight") < 2700
         page.get_by_role("tab", name="Change the question", exact=True).click()
-        page.locator("#ss-watch textarea").fill("Where is the green ring?")
+        page.locator("#ss-watch textarea").press_sequentially("Where is the red ring?")
         api.expect(page.locator("#ss-pair img").nth(1)).to_be_in_viewport(ratio=1, timeout=PATIENCE)
         api.expect(page.locator("#ss-watch textarea")).to_be_in_viewport(ratio=1)
