@@ -62,9 +62,12 @@ ask: $(STAMP) ## ask the bundled model about a bundled picture
 # What pytest counted, in files, so that one line at the very end can say it for both environments.
 RESULTS := .pytest_cache/results
 
-# One file's tests stay in one process, as they share models and engines. Each process computes with one thread.
-PYTEST = -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+# One file's tests stay in one process, as they share models and engines (tests/conftest.py). Each process computes with
+# one thread.
+PYTEST = -m pytest -n $(WORKERS) --no-loadscope-reorder $(PYTEST_ARGS)
 pytest test-vllm: export OMP_NUM_THREADS = 1
+# Compiled test files are kept, also where the user's environment keeps none: there are 400 of them in each process.
+pytest test-vllm: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: $(STAMP) ## lint, the documentation, the test suite, then the vLLM plugin's in its own environment
@@ -133,7 +136,7 @@ $(VLLM_STAMP): pyproject.toml $(VLLM_NEEDS)
 .PHONY: test-vllm
 ifeq ($(shell $(PYTHON) -c "import sys; print(sys.platform == 'linux' and sys.version_info >= (3, 11))"),True)
 test-vllm: $(VLLM_STAMP) ## the vLLM plugin's tests, in .venv-vllm
-	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python $(PYTEST) tests/vllm --junit-xml=$(RESULTS)/vllm.xml
+	HF_HUB_OFFLINE=1 $(VLLM_BIN)/python $(subst -m pytest,-m pytest -m "vllm and not slow",$(PYTEST)) tests/vllm --junit-xml=$(RESULTS)/vllm.xml
 else
 test-vllm: ## the vLLM plugin's tests, in .venv-vllm
 	@echo "==> the tests with vLLM are left out: it has no CPU build for this system and $$($(PYTHON) --version)"

@@ -36,7 +36,11 @@ LONG = (
     "test_compile",
     "test_trl",
     "test_bundled",
+    "test_smol_answers",
+    "test_smol_mixed",
     "test_bench",
+    "test_browser",
+    "test_tune",
     "test_server",
     "test_runner_v2",
     "test_engine",
@@ -124,29 +128,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a file share a process and what it builds; the matrix, by far the longest, is split by family.
+    """Where several processes run, the longest groups go first, so that the processes end together.
+
+    These are the files in `LONG`, then those with many tests.
+    """
+    if hasattr(config, "workerinput"):
+        sizes = Counter(group_of(item.nodeid) for item in items)
+        items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[group_of(item.nodeid)]))
+
+
+def group_of(test: str) -> str:
+    """What shares a process, and what it builds: the tests of a file; the matrix, by far the longest, by family.
 
     Files that import lmms-eval, which takes ten seconds, share one process, and so do those that ask one server.
-    Where several processes run, the longest files go first, so that the processes end together: those in `LONG`, then
-    by how many tests they have.
     """
-    groups: dict[pytest.Item, str] = {}
-    for item in items:
-        group = f"{item.path.parent.name}-{item.path.stem}"
-        if item.path.stem == "test_families":
-            group += _family_of(item)
-        elif item.path.parent.name == "lmms" or item.path.stem in ("test_judges", "test_scorers"):
-            group = "lmms"
-        elif group.startswith("vllm-test_server") and item.path.stem != "test_server_processes":
-            group = "vllm-test_server"
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups[item] = group
-    if hasattr(config, "workerinput"):
-        sizes = Counter(groups.values())
-        items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[groups[item]]))
+    file, _, name = test.partition("::")
+    if file.endswith("hf/test_families.py"):
+        return f"{file} {name.partition('[')[2].rsplit('-', 2)[0]}"
+    if "/lmms/" in file or file.endswith(("test_judges.py", "test_scorers.py")):
+        return "lmms"
+    if "vllm/test_server" in file and not file.endswith("test_server_processes.py"):
+        return "server of vLLM"
+    return file
 
 
-def _family_of(item: pytest.Item) -> str:
-    """One of eight parts of the matrix."""
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return str(parameters["number"] % 8) if "number" in parameters else ""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """pytest-xdist's own way to name groups, a marker, does nothing with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Grouped(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Grouped(config, log)

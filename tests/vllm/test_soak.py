@@ -78,6 +78,7 @@ def status(code: int, message: str) -> Exception:
     return openai.APIStatusError(message, response=response, body=None)
 
 
+@pytest.mark.vllm
 @pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 @pytest.mark.skipif(find_spec("psutil") is None, reason="psutil is not installed")
 def test_a_leak_is_seen_in_the_second_half_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +100,7 @@ def test_a_leak_is_seen_in_the_second_half_alone(monkeypatch: pytest.MonkeyPatch
     assert memory_growth([{"done": 7, "rss_mb": 3000.0}] * 9) is None  # nothing was answered any more
 
 
+@pytest.mark.vllm
 @pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 def test_rounds_add_up_over_servers(tmp_path: Path) -> None:
     from benchmarks.soak.asking import Outcome
@@ -122,6 +124,7 @@ def test_rounds_add_up_over_servers(tmp_path: Path) -> None:
         Journal.opened(path, {"requests": 5})
 
 
+@pytest.mark.vllm
 @pytest.mark.skipif(find_spec("openai") is None, reason="openai is not installed")
 class TestJudgement:
     def test_right_ones_pass(self) -> None:
