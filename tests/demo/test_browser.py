@@ -119,7 +119,7 @@ def test_ask_about_an_example_and_move_the_slider(page: Any) -> None:
     kept = overlay.get_attribute("src")
     page.locator("#ss-layer label", has_text="Scores").click()
     api.expect(overlay).not_to_have_attribute("src", kept, timeout=PATIENCE)
-    text(page, "#ss-caption .ss-key", "attention of the raters.*: low.*high; kept patches are outlined")
+    text(page, "#ss-caption .ss-key", "attention of the raters.*: low.*high.*kept patches are outlined")
     slider.focus()
     slider.press("ArrowLeft")
     text(page, "#ss-caption", "Before any stage: all 576")

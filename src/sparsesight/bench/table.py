@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..equal_cost import EQUAL, STANDS_FOR
+from ..equal_cost import EQUAL, REFERENCE, STANDS_FOR
 from ..profiling.sections import PARTS
 from .roofline import no_gain
 from .sweep import AXES, Row, budget, label, own_retain, varying
@@ -151,9 +151,9 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         which = f"{label(row['method'], row['retain'])}, {_sizes(row)}"
         if abs(row["cost_deviation"]) > EQUAL:
-            said.append(
-                f"{which}: {100 * row['cost_deviation']:+.1f} % FLOPs beside what the budget stands for"
-            )
+            off = 100 * row["cost_deviation"]
+            than = f"{'more' if off > 0 else 'fewer'} FLOPs than {REFERENCE.name} at that retain"
+            said.append(f"{which}: {abs(off):.1f} % {than}")
         fast = row.get("fast")
         if fast and fast["why_not"]:
             ordinary = fast["segments"] - fast["programs"]

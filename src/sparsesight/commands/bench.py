@@ -199,7 +199,7 @@ def bench(
     if as_json:
         typer.echo(json.dumps({"config": config, "rows": rows}))
     else:
-        _show(config, rows, fits(rows, memory), details)
+        _show(config, rows, fits(rows, memory), details, same_retain)
 
 
 def _at_layers(name: str, layers: tuple[int, ...] | None) -> Method:
@@ -252,7 +252,7 @@ def _subject(
 
 
 def _show(
-    config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table], details: bool = False
+    config: dict[str, Any], rows: list[dict[str, Any]], more: list[Table], details: bool, same_retain: bool
 ) -> None:
     from rich.console import Console
 
@@ -264,7 +264,8 @@ def _show(
     console = Console(highlight=False)
     for text in headlines(rows):
         console.print(rich_text(text, "bold"), soft_wrap=True)
-    if len({row["method"] for row in rows}) > 1 or any(abs(row["cost_deviation"]) > EQUAL for row in rows):
+    unequal = any(abs(row["cost_deviation"]) > EQUAL for row in rows)
+    if len({row["method"] for row in rows}) > 1 or (unequal and not same_retain):
         console.print(rich_text(equality(rows)))
     for made in (summary(rows), *(tables(rows) if details else ()), *more):
         print_table(console, made)

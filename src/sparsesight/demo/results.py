@@ -56,7 +56,8 @@ def key(signs: Collection[Sign]) -> str:
 
 def scale(scores: str) -> str:
     """HTML that explains the colours of scores, given what they are."""
-    return f'<p class="ss-key">{escape(scores)}: low <i class="ss-scale"></i> high; kept patches are outlined</p>'
+    colours = f'<span>{escape(scores)}: low <i class="ss-scale"></i> high</span>'
+    return f'<p class="ss-key">{colours}<span>kept patches are outlined</span></p>'
 
 
 def said(speech: StreamedAnswer | None) -> str:
