@@ -68,7 +68,8 @@ def test_the_words_that_judged_are_marked() -> None:
         Word(" color", rates=True),
         Word(" is it?"),
     ]
-    assert results.words(prompt) == [("\nWhat", None), (" color", results.JUDGED), (" is it?", None)]
+    blank = ("\N{NO-BREAK SPACE}", None)
+    assert results.words(prompt) == [("\nWhat", None), blank, ("color", results.JUDGED), (" is it?", None)]
     assert results.words(prompt[:3]) == []  # nothing judged
 
 

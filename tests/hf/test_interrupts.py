@@ -149,7 +149,7 @@ def test_a_dropped_handle_says_so_and_the_model_can_be_restored() -> None:
     built, prompt = tiny.model("llava", num_hidden_layers=3), batch("llava", (0,))
     with torch.no_grad():
         dense = built(**prompt).logits
-    handle = sparsify(built, retain=0.6, layers=(0, 1))
+    handle = sparsify(built, "sparsevlm+", retain=0.6, layers=(0, 1))
     with torch.no_grad():
         sparse = built(**prompt).logits
     gone = weakref.ref(handle)
@@ -165,7 +165,7 @@ def test_a_dropped_handle_says_so_and_the_model_can_be_restored() -> None:
     with torch.no_grad():
         assert torch.equal(built(**prompt).logits, sparse)  # it goes on
     with pytest.raises(SparseSightError, match=r"already sparsified.*sparsesight.restore\(model\)"):
-        sparsify(built, retain=0.6, layers=(0, 1))
+        sparsify(built, "sparsevlm+", retain=0.6, layers=(0, 1))
     restore(built)
     restore(built)  # harmless
     with torch.no_grad():
@@ -176,12 +176,12 @@ def test_a_restored_handle_says_nothing() -> None:
     built = tiny.model("llava", num_hidden_layers=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with sparsify(built, retain=0.6, layers=(0,)):
+        with sparsify(built, "sparsevlm+", retain=0.6, layers=(0,)):
             pass
-        sparsify(built, retain=0.6, layers=(0,)).restore()
+        sparsify(built, "sparsevlm+", retain=0.6, layers=(0,)).restore()
         with pytest.raises(SparseSightError):
-            sparsify(built, retain=0.6, layers=(7,))
-        handle = sparsify(built, retain=0.6, layers=(0,))
+            sparsify(built, "sparsevlm+", retain=0.6, layers=(7,))
+        handle = sparsify(built, "sparsevlm+", retain=0.6, layers=(0,))
         sparsesight.restore(built)
         handle.restore()
         del handle
@@ -192,7 +192,7 @@ def test_restore_through_what_contains_the_decoder() -> None:
     wrappers = torch.nn.ModuleDict({"module": built}), torch.compile(built, backend="eager")
     before = Snapshot(built)
     for given in (built, built.model, built.get_decoder(), *wrappers):
-        handle = sparsify(built, retain=0.6, layers=(0,))
+        handle = sparsify(built, "sparsevlm+", retain=0.6, layers=(0,))
         restore(given)
         assert Snapshot(built).differences(before) == []
         handle.restore()
@@ -203,9 +203,9 @@ def test_restore_through_what_contains_the_decoder() -> None:
 
 def test_an_old_handle_does_not_take_a_new_one_away() -> None:
     built = tiny.model("llava", num_hidden_layers=3)
-    old = sparsify(built, retain=0.6, layers=(0,))
+    old = sparsify(built, "sparsevlm+", retain=0.6, layers=(0,))
     restore(built)
-    with sparsify(built, retain=0.6, layers=(1,)):
+    with sparsify(built, "sparsevlm+", retain=0.6, layers=(1,)):
         during = Snapshot(built)
         old.restore()
         assert Snapshot(built) == during
@@ -223,7 +223,7 @@ def test_names_in_the_registry_go_with_their_handles() -> None:
     """Also those that came with an attention implementation that was set meanwhile."""
     a, b = (tiny.model("llava", num_hidden_layers=3) for _ in range(2))
     before = Snapshot(a)
-    first, second = (sparsify(x, retain=0.6, layers=(0, 1)) for x in (a, b))
+    first, second = (sparsify(x, "sparsevlm+", retain=0.6, layers=(0, 1)) for x in (a, b))
     during = len(Snapshot(a).found["attention functions"])
     assert during > len(before.found["attention functions"])
     first.restore()
@@ -239,7 +239,7 @@ def test_threads_that_install_and_restore_models_of_their_own() -> None:
     prompt, before = batch("llava", (0,)), Snapshot(models[0])
 
     def works(i: int) -> bool:
-        with sparsify(models[i], retain=0.6, layers=(0, 1)) as run, torch.no_grad():
+        with sparsify(models[i], "sparsevlm+", retain=0.6, layers=(0, 1)) as run, torch.no_grad():
             models[i](**prompt)
         return bool(run.kept)
 

@@ -56,8 +56,8 @@ def key(signs: Collection[Sign]) -> str:
 
 def scale(scores: str) -> str:
     """HTML that explains the colours of scores, given what they are."""
-    colours = f'<span>{escape(scores)}: low <i class="ss-scale"></i> high</span>'
-    return f'<p class="ss-key">{colours}<span>kept patches are outlined</span></p>'
+    parts = (f"{escape(scores)}:", 'low <i class="ss-scale"></i> high', "kept patches are outlined")
+    return f'<p class="ss-key">{" ".join(f"<span>{part}</span>" for part in parts)}</p>'
 
 
 def said(speech: StreamedAnswer | None) -> str:
@@ -140,7 +140,16 @@ def words(prompt: Sequence[Word]) -> list[tuple[str, str | None]]:
     asked = question_words(prompt)
     if not any(word.rates for word in asked):
         return []
-    return [(word.text, JUDGED if word.rates and word.text.strip() else None) for word in asked]
+    parts: list[tuple[str, str | None]] = []
+    for word in asked:
+        inner = word.text.lstrip(" ")
+        judged = word.rates and bool(inner.strip())
+        if (
+            judged and inner != word.text
+        ):  # the blank is not marked; an ordinary one would get no width of its own
+            parts.append(("\N{NO-BREAK SPACE}", None))
+        parts.append((inner, JUDGED) if judged else (word.text, None))
+    return parts
 
 
 def share(before: float | None, after: float | None) -> str:
