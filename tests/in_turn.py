@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 # A case takes seconds, not tenths: each RARE-th of its turns is its own, the others go to another value of the axis.
-SLOW_VALUES, RARE = ("flex_attention",), 8
+SLOW_VALUES, RARE = ("flex_attention",), 16
 
 
 def in_turn(*axes: Sequence[Any]) -> list[Any]:

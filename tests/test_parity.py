@@ -15,6 +15,7 @@ import torch
 from sparsesight import ops, sparsify
 from sparsesight.hf.pruned_layer import PrunedDynamicLayer
 from tests import parity_cases
+from tests.in_turn import in_turn
 
 CASES = [p for p in parity_cases.files("case_") if "_dense_" not in p.name]
 DENSE = parity_cases.files("case_dense_")
@@ -74,12 +75,11 @@ def generate(model: Any, embeds: torch.Tensor) -> Any:
     )
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    ("path", "attention"), in_turn(CASES, ["sdpa", "eager"]), ids=lambda x: getattr(x, "stem", x)
+)
 def test_case(path: Path, attention: str) -> None:
     config, case = parity_cases.load(path)
-    if attention == "eager" and config["num_visual"] > 1000:
-        pytest.skip("the long clip runs on one implementation")
     model = parity_cases.llama(config, attention)
     embeds = torch.from_numpy(case["inputs_embeds"].astype(np.float32))[None]
     start, end = case["visual_range"]

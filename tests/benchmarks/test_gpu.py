@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from benchmarks import gpu
 from benchmarks.on_gpu import checks, pages
 from benchmarks.on_gpu.plan import REHEARSAL, Device, Run, runs, vllm_command
+from sparsesight.commands.cli import app
 from sparsesight.random_models import Shape
 
 ROOT = Path(__file__).parents[2]
@@ -31,10 +34,21 @@ def test_without_a_gpu_one_sentence(capfd: pytest.CaptureFixture[str], tmp_path:
     assert not said.out and not (tmp_path / "out").exists() and stands() == before
 
 
+def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """The program's result in this process."""
+    python, *module = command[:3]
+    assert python == sys.executable and module == ["-m", "sparsesight"]
+    result = CliRunner().invoke(app, command[3:])
+    return subprocess.CompletedProcess(command, result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_rehearsal_runs_all_of_it_and_leaves_the_pages_alone(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    processes: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the commands that a GPU gets, at a tiny shape: measure, write the pages, go on where it was."""
+    if not processes:
+        monkeypatch.setattr(subprocess, "run", here)
     before = stands()
     assert gpu.main(["--rehearse", str(tmp_path)]) == 0, capfd.readouterr().out
     assert stands() == before and not (ROOT / "benchmarks/results/gpu").exists()

@@ -25,10 +25,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]
         yield bundled.load("smol", dtype=torch.bfloat16)
 
 
-def answers(loaded: tuple[Any, Any], method: str | None, **options: Any) -> list[str]:
-    """The answers to every second question about the first held-out scene."""
+def answers(loaded: tuple[Any, Any], asked: list[Any], method: str | None, **options: Any) -> list[str]:
+    """The answers to questions about a scene."""
     model, processor = loaded
-    asked = list(examples("test", 1))[::2]
     prompts = []
     for example in asked:
         content = [{"type": "image"}, {"type": "text", "text": example.question.text}]
@@ -50,12 +49,15 @@ def answers(loaded: tuple[Any, Any], method: str | None, **options: Any) -> list
         return generate()
 
 
-def test_it_answers_questions_about_a_held_out_scene(loaded: tuple[Any, Any]) -> None:
-    right = [example.question.answer for example in list(examples("test", 1))[::2]]
-    dense = answers(loaded, None)
-    assert sum(one == two for one, two in zip(dense, right, strict=True)) >= len(right) - 1
-    sparse = answers(loaded, "cdpruner", retain=128)
-    assert sum(one == two for one, two in zip(sparse, dense, strict=True)) >= len(right) - 1
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_it_answers_questions_about_a_held_out_scene(loaded: tuple[Any, Any], every: int) -> None:
+    asked = list(examples("test", 1))[::every]
+    wrong = 0 if every > 1 else 2
+    right = [example.question.answer for example in asked]
+    dense = answers(loaded, asked, None)
+    assert sum(one != two for one, two in zip(dense, right, strict=True)) <= wrong
+    sparse = answers(loaded, asked, "cdpruner", retain=128)
+    assert sum(one != two for one, two in zip(sparse, dense, strict=True)) <= wrong + (every == 1)
 
 
 def test_it_can_still_be_talked_to(loaded: tuple[Any, Any]) -> None:

@@ -143,13 +143,6 @@ def test_costs_that_cannot_be_equal_are_said() -> None:
     assert "do NOT cost the same" in " ".join(result.stdout.split())
 
 
-def test_the_bundled_model() -> None:
-    result = run("bench", "--retain", "0.5", "--repeats", "1", "--steps", "1", "--threads", "1", "--json")
-    assert result.exit_code == 0, result.stderr
-    data = json.loads(result.stdout)
-    assert data["config"]["subject"] == "bundled" and data["rows"][0]["visual"] == 576
-
-
 def test_the_version_in_the_environment() -> None:
     """It is the published setting at the budget, whatever that costs; layers are a part of it."""
     how = ("--shape", LLAVA_LIKE, "--retain", "192", "--repeats", "1", "--steps", "0", "--json")
@@ -174,7 +167,7 @@ def test_the_same_average_for_all() -> None:
     assert row["settings"]["retain"] == 0.5
 
 
-def test_a_text_tower(tmp_path: Path) -> None:
+def test_the_bundled_model_with_a_text_tower(tmp_path: Path) -> None:
     """CDPruner as published, with a CLIP whose vision tower is the bundled model's."""
     from tests.hf.vision.text_towers import clip_of, text_tokenizer
 
@@ -188,13 +181,17 @@ def test_a_text_tower(tmp_path: Path) -> None:
         "--repeats",
         "1",
         "--steps",
-        "0",
+        "1",
+        "--threads",
+        "1",
         "--json",
     )
     tower = ("--text-tower", str(tmp_path / "clip"))
     result = run("bench", *how, *tower)
     assert result.exit_code == 0, result.stderr
-    first, _ = json.loads(result.stdout)["rows"]
+    data = json.loads(result.stdout)
+    first, _ = data["rows"]
+    assert data["config"]["subject"] == "bundled" and first["visual"] == 576
     assert first["settings"] == json.loads(json.dumps(CDPruner.published(64).to_dict()))
     assert "reads a text tower: give the CLIP" in refused(run("bench", *how))
     assert "has no CLIP" in refused(run("bench", *how, *tower, "--shape", SMALL))

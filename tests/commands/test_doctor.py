@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.commands.command_line import plain_surroundings, run  # noqa: F401
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
 FOR_DEVELOPERS = {"dev", "docs", "harness"}
+BUILDS = cache(metadata.packages_distributions)  # it reads all of them, which takes a second
 
 
 @pytest.fixture
@@ -32,6 +34,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
             name, _, marker = text.partition(";")  # some have a marker of their own
             stated.append(f'{name}; {f"({marker}) and " if marker else ""}extra == "{extra}"')
     monkeypatch.setattr(metadata, "requires", lambda name: stated)
+    monkeypatch.setattr(metadata, "packages_distributions", BUILDS)
 
 
 def trial(*_: Any) -> environment.Trial:
@@ -164,7 +167,7 @@ def test_what_is_said_of_torchvision(kernels: bool, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_package_of_another_name() -> None:
-    builds = metadata.packages_distributions()
+    builds = BUILDS()
     assert environment._version("PIL") == metadata.version(builds["PIL"][0])
     assert environment._version("no-such-package") is None
 

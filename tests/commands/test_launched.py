@@ -29,18 +29,13 @@ LAUNCHERS = {
 }
 
 
-def launched(folder: Path, *launcher: str) -> None:
-    """Runs the sweep in two processes."""
+def surroundings(**more: str) -> dict[str, str]:
+    """The variables of this process without a numbering, and more."""
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])
     numbering = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    environment = {k: v for k, v in os.environ.items() if k not in numbering}
-    environment |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *launcher, *SWEEP, *HOW]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    kept = {k: v for k, v in os.environ.items() if k not in numbering}
+    return {**kept, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
 
 
 def left(folder: Path, processes: int) -> dict[str, bytes]:
@@ -62,16 +57,44 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return left(folder, 1)
 
 
-# Both number their processes by the same variables, which is all that is read of them.
-@pytest.mark.parametrize("launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
-def test_two_processes_leave_what_one_does(launcher: str, single: dict[str, bytes], tmp_path: Path) -> None:
+def check_two(folder: Path, single: dict[str, bytes]) -> None:
+    """Two processes left what one does."""
+    found = left(folder, 2)
+    assert "run/summary.json" in found and "run/samples/scenes/random@64.jsonl" in found
+    assert found == single
+
+
+def test_two_processes_leave_what_one_does(
+    single: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbered as launchers do; this process is the first."""
+    monkeypatch.chdir(tmp_path)
+    ranks = [{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": "2"} for i in (0, 1)]
+    command = [sys.executable, "-m", "sparsesight", *SWEEP, *HOW]
+    with subprocess.Popen(command, env=surroundings(**ranks[1]), stderr=subprocess.PIPE, text=True) as second:
+        result = CliRunner().invoke(app, [*SWEEP, *HOW], env=ranks[0])
+        assert result.exit_code == 0, result.stderr
+        assert second.communicate(timeout=300)[1] == "" and second.returncode == 0
+    check_two(tmp_path, single)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_number_their_processes(launcher: str, single: dict[str, bytes], tmp_path: Path) -> None:
     if importlib.util.find_spec(launcher.split(".")[0]) is None:
         pytest.skip(f"needs {launcher}")
-    launched(tmp_path, launcher, *LAUNCHERS[launcher], "-m", "sparsesight")
-    found = left(tmp_path, 2)
-    assert "run/summary.json" in found and "run/samples/scenes/random@64.jsonl" in found
-    assert set(found) == set(single)
-    assert all(found[name] == single[name] for name in single)
+    command = [sys.executable, "-m", launcher, *LAUNCHERS[launcher], "-m", "sparsesight", *SWEEP, *HOW]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    check_two(tmp_path, single)
 
 
 @pytest.fixture

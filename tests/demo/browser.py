@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ import pytest
 from sparsesight import bundled
 
 api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+marks = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's: apt install chromium"),
+]
 PATIENCE = 90_000  # milliseconds, for machines that do much else
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -74,4 +80,9 @@ def upload(page: Any, path: Path) -> None:
     page.locator(
         "#ss-picture button[aria-label='Remove Image'], #ss-picture button[aria-label='Clear']"
     ).first.click()
+    put_in(page, path)
+
+
+def put_in(page: Any, path: Path) -> None:
+    """Give a file where no picture is."""
     page.locator("#ss-picture input[type=file]").set_input_files(str(path))

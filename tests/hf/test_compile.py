@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.hf.test_invariants import batch
 from tests.hf.test_sparsify import small_llama
 
 HOW: dict[str, Any] = {
-    "max_new_tokens": 4,
+    "max_new_tokens": 3,
     "do_sample": False,
     "output_logits": True,
     "return_dict_in_generate": True,
@@ -63,13 +64,13 @@ def check(what: str, when: str) -> None:
     assert torch.equal(logits(built, 0), dense[0])
 
 
-def test_compiled_layers_that_ran_before() -> None:
-    check("layers", "run before")
+def cases(whats: Sequence[str], *often: tuple[str, str]) -> list[Any]:
+    """Each takes up to ten seconds."""
+    every = [(what, when) for what in whats for when in ("run before", "inside")]
+    return [pytest.param(*x, marks=() if x in often else pytest.mark.slow) for x in every]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["layers", "forward", "model"])
-@pytest.mark.parametrize("when", ["run before", "inside"])
+@pytest.mark.parametrize(("what", "when"), cases(("layers", "forward", "model"), ("layers", "run before")))
 def test_compiled(what: str, when: str) -> None:
     check(what, when)
 
@@ -79,6 +80,10 @@ def test_compiled(what: str, when: str) -> None:
 EMBEDS = torch.randn(1, 30, 32, generator=torch.Generator().manual_seed(1))
 VISUAL = torch.zeros(30, dtype=torch.bool)
 VISUAL[2:22] = True
+
+
+def llama() -> Any:
+    return small_llama(num_hidden_layers=3, initializer_range=0.3)
 
 
 def llama_logits(call: Any) -> torch.Tensor:
@@ -113,16 +118,10 @@ WAYS = (
 )
 
 
-CASES = [(way, when) for way in WAYS for when in ("run before", "inside")]
-OFTEN = {("decoder", "run before")}  # each takes up to ten seconds
-
-
-@pytest.mark.parametrize(
-    ("way", "when"), [pytest.param(*x, marks=[] if x in OFTEN else pytest.mark.slow) for x in CASES]
-)
+@pytest.mark.parametrize(("way", "when"), cases(WAYS, ("decoder", "inside")))
 def test_compiled_whole(way: str, when: str) -> None:
     """Sparse inside, by a method that acts before the decoder and one that does not; dense behind each."""
-    plain, built = small_llama(initializer_range=0.3), small_llama(initializer_range=0.3)
+    plain, built = llama(), llama()
     dense, call, call_before = llama_logits(plain), built, when == "run before"
     if call_before:
         call = compile_in(way, built)
@@ -143,7 +142,7 @@ def test_compiled_whole(way: str, when: str) -> None:
 @pytest.mark.slow
 def test_every_method_on_a_compiled_model() -> None:
     """One after the other on the same model, more of them than a compiler keeps versions of."""
-    plain, built = small_llama(initializer_range=0.3), small_llama(initializer_range=0.3)
+    plain, built = llama(), llama()
     built.model.compile(backend="eager")
     dense, tried = llama_logits(plain), 0
     assert torch.equal(llama_logits(built), dense)
@@ -162,7 +161,7 @@ def test_every_method_on_a_compiled_model() -> None:
 @pytest.mark.slow
 def test_two_models_that_share_what_was_compiled() -> None:
     """One sparse, one not: compiled code is kept per class, and told apart by what each has of its own."""
-    one, other, plain = (small_llama(initializer_range=0.3) for _ in range(3))
+    one, other, plain = (llama() for _ in range(3))
     dense = llama_logits(plain)
     for built in (one, other):
         built.compile(backend="eager")

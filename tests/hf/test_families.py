@@ -1,7 +1,8 @@
 """The matrix: every family against the invariants (design section 4), on eager and sdpa attention.
 
 Checks whose code is the same for both attention implementations run on one, in turn; of those that run on both, the
-second attention is marked slow, as are checks with every sample.
+second attention is marked slow, as are checks with every sample. Checks of less than the invariants fall to every
+second or fourth family in turn; for the others they are marked slow.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import transformers
 
 from tests.hf.families import ALL
 from tests.hf.families.case import ATTENTION, Case
-from tests.hf.families.matrix import BOTH, CHECKS, DENSE, FOURTH, ONE, SLOW, dense_runs
+from tests.hf.families.matrix import BOTH, CHECKS, DENSE, FOURTH, HALF, ONE, SLOW, dense_runs
 
 # Builders are written for this version or later; some families did not do in older ones what they were made for.
 NEWEST = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
@@ -27,8 +28,12 @@ def runs() -> list[Any]:
         checks = [
             # On one attention they share runs.
             *((check, turn, turn > 0) for check in BOTH for turn in (0, 1)),
-            *((check, i, False) for i, check in enumerate(ONE)),
-            *((check, i, number % 4 != i) for i, check in enumerate(FOURTH)),
+            *(
+                # Of two neighbours, which have different attention, a check falls to both.
+                (check, i, (number // 2 + i) % share > 0)
+                for share, some in ((1, ONE), (2, HALF), (4, FOURTH))
+                for i, check in enumerate(some)
+            ),
             *((check, turn, True) for check in SLOW for turn in ((0, 1) if check[:5] in BOTH else (0,))),
         ]
         for check, turn, slow in checks:

@@ -19,7 +19,7 @@ from tests.hf.threads import wrong_in_threads
 def small_llama(**settings: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50, **settings)).eval()
+    return LlamaForCausalLM(LlamaConfig(**{**sizes, "vocab_size": 50, **settings})).eval()
 
 
 def test_handle_without_context() -> None:

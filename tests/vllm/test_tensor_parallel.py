@@ -43,7 +43,7 @@ def keep_trace(worker: Any) -> None:
     ids=str,
 )
 def test_two_ranks_answer_as_one(opened: Any, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "fork")
     monkeypatch.setenv("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")  # to ask the ranks by a function of ours
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     prompts = [prompt(*x) for x in questions()[:3]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -107,6 +106,3 @@ def _gone(case: Case, ids: Tensor, kept: list[Any], stages: tuple[int, ...]) -> 
             gone[i, visual[i].nonzero()[stay, 0]] = False
         found.append(gone)
     return found
-
-
-CHECKS: dict[str, Callable[[Case, str], None]] = {"answers": answers, "routers": routers}
