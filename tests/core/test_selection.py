@@ -14,6 +14,7 @@ from sparsesight import METHODS, Method, SparseVLM, SparseVLMPlus
 from sparsesight.core.budget import Schedule
 from sparsesight.core.stage import StageInput, planned_counts
 
+from ..in_turn import in_turn
 from ..methods.stages import NUM_LAYERS, Sample, build, normal
 
 
@@ -126,9 +127,9 @@ METHODS_IN_BATCHES: list[Method] = [
 ]
 
 
-@pytest.mark.parametrize("index", [0, 2])
-@pytest.mark.parametrize("poison", [math.nan, 1e30])
-@pytest.mark.parametrize("method", METHODS_IN_BATCHES, ids=repr)
+@pytest.mark.parametrize(
+    ("method", "poison", "index"), in_turn(METHODS_IN_BATCHES, [math.nan, 1e30], [0, 2]), ids=repr
+)
 def test_a_batch_keeps_what_each_sample_keeps_alone(method: Method, poison: float, index: int) -> None:
     """Different sizes, one sample without text to judge and one without a picture; those two keep what they have."""
     samples = [Sample.random(10 + i, *sizes) for i, sizes in enumerate(BATCH)]

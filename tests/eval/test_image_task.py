@@ -34,7 +34,7 @@ def loaded() -> Loaded:
     return load_model()
 
 
-def items(count: int = 8) -> list[Item]:
+def items(count: int = 5) -> list[Item]:
     """Questions about the bundled pictures, of several lengths, so that a batch is padded."""
     found = [
         Item(

@@ -56,7 +56,9 @@ def counted(model: Any) -> Iterator[list[int]]:
         hook.remove()
 
 
-@pytest.mark.parametrize("name", [None, "sparsevlm", "visionzip", "divprune"])
+@pytest.mark.parametrize(
+    "name", [None, pytest.param("sparsevlm", marks=pytest.mark.slow), "visionzip", "divprune"]
+)
 def test_answers_are_those_of_whole_prompts(loaded: Loaded, items: list[Item], name: str | None) -> None:
     method = None if name is None else make_method(name, retain=64)
     prompts = prompts_of(loaded)

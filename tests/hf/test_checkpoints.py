@@ -49,7 +49,7 @@ def method_of(family: Family, number: int) -> str:
 
 
 def cases() -> list[Any]:
-    rare = [n for n, family in enumerate(EVERY) if family.name not in KNOWN and n % 5]
+    rare = [n for n, family in enumerate(EVERY) if family.name not in KNOWN and n % 10]
     return [
         pytest.param(
             family, method_of(family, n), id=family.name, marks=[pytest.mark.slow] if n in rare else []

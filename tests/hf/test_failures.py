@@ -12,6 +12,7 @@ from sparsesight.hf.pruned_layer import PrunedLayer
 from tests.hf import tiny
 from tests.hf.test_installed import plain_state
 from tests.hf.test_invariants import Broken, batch, fingerprint
+from tests.in_turn import in_turn
 
 
 def our_hooks(built: Any) -> list[tuple[str, dict[int, Any], int]]:
@@ -46,8 +47,8 @@ def two_steps(built: Any, inputs: Any, **how: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("error", "after"),
-    [(Broken, 0), (Broken, 1), (KeyboardInterrupt, 0)],
-    ids=["prefill", "decoding", "interrupt"],
+    in_turn([Broken, KeyboardInterrupt], [0, 1]),
+    ids=["prefill", "decoding", "interrupted prefill", "interrupted decoding"],
 )
 def test_a_failure_in_any_hook(error: type[BaseException], after: int) -> None:
     """In each in turn; the handle goes on at once, and the model is what it was once the handle is gone."""

@@ -15,6 +15,7 @@ from tests.hf import tiny
 from tests.hf.families import ALL
 from tests.hf.families.base import SAMPLES, Sample
 from tests.hf.test_invariants import NEW, batch, processor
+from tests.in_turn import in_turn
 
 FILLED = {"method": "sparsevlm+", "retain": 20}
 SENTENCE = r"this cache was filled by sparsevlm\+\(retain=20\) pruning after layers \(0, 1, 3\)"
@@ -52,8 +53,9 @@ def turn(built: Any, ids: torch.Tensor, cache: DynamicCache, way: str) -> Any:
         return built(input_ids=ids[:, past:], past_key_values=cache)
 
 
-@pytest.mark.parametrize("way", ["generate", "forward"])
-@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize(
+    ("attention", "way"), in_turn(["eager", "sdpa", "flex_attention"], ["generate", "forward"])
+)
 def test_the_plain_model_says_what_filled_it(attention: str, way: str) -> None:
     built = tiny.model("llava", attention)
     cache, ids, ran = filled(built)
@@ -66,8 +68,7 @@ def test_the_plain_model_says_what_filled_it(attention: str, way: str) -> None:
         assert turn(built, ids, cache, way) is not None
 
 
-@pytest.mark.parametrize("way", ["generate", "forward"])
-@pytest.mark.parametrize("other", OTHERS, ids=str)
+@pytest.mark.parametrize(("other", "way"), in_turn(OTHERS, ["generate", "forward"]), ids=str)
 def test_another_handle_says_what_filled_it(other: dict[str, Any], way: str) -> None:
     built = tiny.model("llava")
     cache, ids, ran = filled(built)

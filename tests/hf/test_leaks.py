@@ -74,7 +74,7 @@ def call_often(times: int) -> None:
 
 
 def test_many_calls_leave_nothing() -> None:
-    call_often(32)  # each prompt in each way twice
+    call_often(16)  # each prompt in each way
 
 
 @pytest.mark.slow

@@ -87,17 +87,13 @@ def spliced(built: Any, times: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]
     return embeds, visual, position
 
 
-@pytest.mark.parametrize("attention", BACKENDS)
-@pytest.mark.parametrize(
-    ("method", "times", "options"),
-    [("halves", TIMES, {"asked": 0.0}), ("tome", (1, 2, 1, 2, 1, 2), {})],  # pairs are matched at once
-    ids=["halves", "tome"],
-)
-def test_a_picture_of_equal_tokens_is_the_picture_without_them(
-    attention: str, method: Any, times: tuple[int, ...], options: dict[str, Any]
-) -> None:
+EQUAL = {"halves": (TIMES, {"asked": 0.0}), "tome": ((1, 2, 1, 2, 1, 2), {})}  # pairs are matched at once
+
+
+@pytest.mark.parametrize(("attention", "method"), in_turn(BACKENDS, list(EQUAL)))
+def test_a_picture_of_equal_tokens_is_the_picture_without_them(attention: str, method: str) -> None:
     """In one layer, where text alone asks, the prompt, a later turn and its tokens get the dense model's logits."""
-    built = decoder(attention)
+    built, (times, options) = decoder(attention), EQUAL[method]
     embeds, visual, position = spliced(built, times)
     later = torch.tensor([[7, 8, 9]])
 

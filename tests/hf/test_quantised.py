@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -34,10 +35,23 @@ CASES = [
     ("torchao int4", "qwen3_5", "halves"),
     ("torchao int4", "mistral3", "dart"),
 ]
-needs = pytest.mark.parametrize(
-    "form",
-    [pytest.param(n, marks=pytest.mark.skipif(bool(missing(n)), reason=missing(n))) for n in FORMATS],
-)
+
+
+def forms(*often: int) -> Any:
+    """Every format; those at other places than `often` are slow."""
+    return pytest.mark.parametrize(
+        "form",
+        [
+            pytest.param(
+                name,
+                marks=[
+                    pytest.mark.skipif(bool(missing(name)), reason=missing(name)),
+                    *([] if i in often else [pytest.mark.slow]),
+                ],
+            )
+            for i, name in enumerate(FORMATS)
+        ],
+    )
 
 
 class Quantised(Case):
@@ -100,25 +114,30 @@ def test_oracle(form: str, family: str, method: str) -> None:
     assert effect > own.tolerance(), "pruning changes less than rounding: this says nothing"
 
 
+Folders = Callable[[str], Path]
+PLAIN: dict[str, Any] = {}  # method -> what it keeps of the bundled model as it is, and the report
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """The bundled model in every format, with its processor."""
-    made = {}
-    for form in FORMATS:
-        if not missing(form):
-            folder = tmp_path_factory.mktemp("quantised")
-            quantised(form, bundled.load()[0]).save_pretrained(folder)
-            for file in bundled.MODEL_PATH.iterdir():
-                if not (folder / file.name).exists():
-                    shutil.copy(file, folder)
-            made[form] = folder
+
+    @cache
+    def made(form: str) -> Path:
+        folder = tmp_path_factory.mktemp("quantised")
+        quantised(form, bundled.load()[0]).save_pretrained(folder)
+        for file in bundled.MODEL_PATH.iterdir():
+            if not (folder / file.name).exists():
+                shutil.copy(file, folder)
+        return folder
+
     return made
 
 
-@needs
-def test_a_trained_model(form: str, folders: dict[str, Path]) -> None:
+@forms(0, 1, 2, 3, 4)
+def test_a_trained_model(form: str, folders: Folders) -> None:
     """Loaded as commands load it: it answers as before, costs as much, keeps nearly the same, by its tower as well."""
-    plain, loaded = load_model(None, "cpu"), load_model(str(folders[form]), "cpu")
+    plain, loaded = load_model(None, "cpu"), load_model(str(folders(form)), "cpu")
     assert any(is_quantised(linear) for linear, _ in linears(loaded.model.get_decoder()))
     assert weights_fingerprint(loaded.model) != weights_fingerprint(plain.model)
     picture = bundled.default_picture()
@@ -129,18 +148,20 @@ def test_a_trained_model(form: str, folders: dict[str, Path]) -> None:
         padding=True,
         return_tensors="pt",
     )
-    runs = {}
     for method in ("sparsevlm+", "visionzip"):
-        for name, model in (("plain", plain.model), ("quantised", loaded.model)):
-            with sparsify(model, method, retain=192) as run:
-                tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
-                runs[method, name] = run.kept, run.report, tokens
-    said = loaded.processor.batch_decode(
-        runs["sparsevlm+", "quantised"][2][:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-    )
-    assert [text.strip() for text in said] == [entry["answer"] for entry in entries]
-    for method in ("sparsevlm+", "visionzip"):
-        (kept, report, _), (other, exact, _) = runs[method, "quantised"], runs[method, "plain"]
+        with sparsify(loaded.model, method, retain=192) as run:
+            tokens = loaded.model.generate(**inputs, max_new_tokens=3, do_sample=False)
+            kept, report = run.kept, run.report
+        if method == "sparsevlm+":
+            said = loaded.processor.batch_decode(
+                tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            assert [text.strip() for text in said] == [entry["answer"] for entry in entries]
+        if method not in PLAIN:
+            with sparsify(plain.model, method, retain=192) as run, torch.no_grad():
+                plain.model(**inputs)
+                PLAIN[method] = run.kept, run.report
+        other, exact = PLAIN[method]
         assert (report.macs_dense, report.macs_sparse) == (exact.macs_dense, exact.macs_sparse)
         for stage, same in zip(kept, other, strict=True):
             shared = [
@@ -149,10 +170,10 @@ def test_a_trained_model(form: str, folders: dict[str, Path]) -> None:
             assert min(shared) > 0.7
 
 
-@needs
-def test_what_is_timed(form: str, folders: dict[str, Path]) -> None:
+@forms(0, 2, 4)
+def test_what_is_timed(form: str, folders: Folders) -> None:
     """Products of quantised layers are those of the layers themselves, and their bytes are counted as they are held."""
-    decoder: Any = load_model(str(folders[form]), "cpu").model.get_decoder()
+    decoder: Any = load_model(str(folders(form)), "cpu").model.get_decoder()
     exact: Any = load_model(None, "cpu").model.get_decoder()
     layer = decoder.layers[0]
     assert len(linears(layer)) == 7 and ceilings(layer, 16).macs < float("inf")
@@ -160,10 +181,10 @@ def test_what_is_timed(form: str, folders: dict[str, Path]) -> None:
     assert parameter_bytes(layer) < 0.6 * parameter_bytes(exact.layers[0])
 
 
-@needs
-def test_rows_are_traced_without_gradients_of_the_format(form: str, folders: dict[str, Path]) -> None:
+@forms(1, 3)
+def test_rows_are_traced_without_gradients_of_the_format(form: str, folders: Folders) -> None:
     """The stand-in has a gradient, is seen by the asking thread alone, and leaves nothing behind."""
-    model = load_model(str(folders[form]), "cpu").model
+    model = load_model(str(folders(form)), "cpu").model
     linear = next(m for m, _ in linears(model.model.multi_modal_projector) if is_quantised(m))
     x = torch.randn(4, linear.in_features)
     with torch.no_grad():

@@ -46,11 +46,16 @@ CASES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+TRIED_BELOW = "text that grows"
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(x, marks=pytest.mark.slow if x == TRIED_BELOW else ()) for x in CASES]
+)
 def test_a_tokenizer_that_does_harm(
     folder: Path, case: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tokenizer_trial, "SECONDS", 3)
+    monkeypatch.setattr(tokenizer_trial, "SECONDS", 2)
     CASES[case](folder)
     start = time.monotonic()
     with pytest.raises(SparseSightError, match="cannot read a page of plain text") as caught:
@@ -65,7 +70,7 @@ def test_more_special_tokens_than_can_be_added(folder: Path) -> None:
         load_model(str(folder), "cpu")
 
 
-@pytest.mark.parametrize("found", ["text that grows", "special tokens"])
+@pytest.mark.parametrize("found", [TRIED_BELOW, "special tokens"])
 def test_a_model_of_the_hub_is_tried_as_well(
     folder: Path, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +79,7 @@ def test_a_model_of_the_hub_is_tried_as_well(
     def cached(model: str, file: str, **options: Any) -> str | None:
         return str(folder / file) if (folder / file).exists() else None
 
-    monkeypatch.setattr(tokenizer_trial, "SECONDS", 3)
+    monkeypatch.setattr(tokenizer_trial, "SECONDS", 2)
     monkeypatch.setattr(hub, "cached_file", cached)
     checkpoint.check_hub("owner/name", "it")
     if found == "special tokens":

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from sparsesight import viz
+from tests.in_turn import in_turn
 from tests.viz.marked_pictures import CASES, Case, Eye, ground, inner, marked, places
 
 SIZES = [(97, 150), (200, 90)]
@@ -18,8 +19,7 @@ def eye(name: str) -> Eye:
     return Eye(case)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "size"), in_turn(CASES, SIZES), ids=lambda x: getattr(x, "name", str(x)))
 def test_a_marked_patch_is_the_token_that_is_drawn_there(case: Case, size: tuple[int, int]) -> None:
     if eye(case.name).family.missing:
         pytest.skip(eye(case.name).family.missing)

@@ -57,7 +57,7 @@ def test_what_cannot_work_is_refused(arguments: dict[str, Any], method: Method, 
 
 
 def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(opened: Any) -> None:
-    asked = questions()
+    asked = questions()[:4]
     prompts = [prompt(*x) for x in asked]
     llm = opened(None)
     assert pruner(llm) is None
@@ -110,7 +110,9 @@ def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]
     return found
 
 
-@pytest.mark.parametrize("count", [3, 6])  # test_runner_v2.py runs the first
+@pytest.mark.parametrize(
+    "count", [3, pytest.param(6, marks=pytest.mark.slow)]
+)  # test_runner_v2.py runs the first
 def test_staggered_arrivals_with_texts_between(opened: Any, count: int) -> None:
     llm = opened(SparseVLMPlus(64))
     prompts = [prompt(*x) for x in questions()[:count]]
@@ -121,7 +123,7 @@ def test_staggered_arrivals_with_texts_between(opened: Any, count: int) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_answers_are_those_of_transformers_alone_and_in_a_batch(opened: Any, method: Method) -> None:
-    asked = questions()
+    asked = questions()[:4]
     prompts = [prompt(*x) for x in asked]
     llm = opened(method)
     batched = answers(llm, prompts, sampling())
@@ -257,7 +259,7 @@ def test_compiled_steps_beside_pruning_ones(
     opened: Any, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and, in the slow case, generated code: which step is compiled is decided before either."""
-    asked = questions()
+    asked = questions()[:4]
     prompts: list[Any] = [prompt(*x) for x in asked]
     text = {"prompt": "USER: what color is it? ASSISTANT:"}
     model, processor = loaded()

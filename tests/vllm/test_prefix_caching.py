@@ -140,8 +140,9 @@ def test_a_later_turn_finds_everything_of_the_turns_before_it(opened: Callable[.
 def test_a_turn_that_fills_no_block_is_found_as_well(
     opened: Callable[..., Any], method: Method, kv_groups: bool
 ) -> None:
-    entry = {"sparsesight": {**method.to_dict(), "kv_groups": kv_groups}}
-    llm, expected = opened(method, **DEFAULTS, additional_config=entry), Expected(method)
+    entry = {"sparsesight": {**method.to_dict(), "kv_groups": True}}
+    more = {"additional_config": entry} if kv_groups else {}  # else the engine of the other tests
+    llm, expected = opened(method, **DEFAULTS, **more), Expected(method)
     first = Chat(SYSTEM).ask("Color?", 0)
     (found,) = llm.generate([first.prompt], first.params_of(4), use_tqdm=False)
     length = len(found.prompt_token_ids)

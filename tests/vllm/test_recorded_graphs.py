@@ -92,12 +92,14 @@ def test_answers_are_those_of_steps_that_are_not_recorded(
 
 @pytest.mark.parametrize("retain", [64, pytest.param("none", marks=pytest.mark.slow)])
 def test_memory_is_measured_of_a_step_that_prunes(retain: Any) -> None:
-    llm = engine(SparseVLMPlus(64), additional_config={"sparsesight": {"retain": retain}})
+    step = 2048
+    entry = {"sparsesight": {"retain": retain}}
+    llm = engine(SparseVLMPlus(64), additional_config=entry, max_num_batched_tokens=step)
     try:
         pruner(llm).keep_trace = True
         runner_of(llm).profile_run()  # vLLM's, which a CPU does without in these tests
         (rehearsed,) = pruner(llm).trace
-        assert rehearsed.prompts[0].length == 8192
+        assert rehearsed.prompts[0].length == step
         runner_of(llm).profile_run()
         assert len(pruner(llm).trace) == 1
         answers(llm, [prompt(*questions()[0])], sampling(extra_args={"sparsesight_retain": 64}))

@@ -65,7 +65,7 @@ ROTATION = {
     "internvl": VisionZip((9,)),
     "internvl_chat": SCOPE((9,)),
 }
-OFTEN = ("llava_next", "qwen2_5_vl")  # with rows between tiles; with windows, and several patches to a token
+OFTEN = ("qwen2_5_vl",)  # with windows, and several patches to a token
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,15 @@ def test_arguments_may_be_strings() -> None:
     assert model.method == make_method("sparsevlm+", retain=96)
 
 
-@pytest.mark.parametrize("method", [None, "sparsevlm+", "sparsevlm", "divprune", "pooling"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        None,
+        "sparsevlm",
+        "divprune",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("sparsevlm+", "pooling")),
+    ],
+)
 def test_a_batch_gives_each_sample_what_it_gets_alone(
     method: str | None, alone: SparseSightModel, three: SparseSightModel
 ) -> None:

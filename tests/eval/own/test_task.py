@@ -22,7 +22,7 @@ from sparsesight.images import open_image
 from sparsesight.methods import make_method
 from tests.commands.command_line import plain_surroundings, run  # noqa: F401
 
-COUNT = 6
+COUNT = 4
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def pair(loaded: Loaded, row: Row, method: Any) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("name", ["sparsevlm+", "visionzip", "divprune"])
+@pytest.mark.parametrize(
+    "name", ["sparsevlm+", pytest.param("visionzip", marks=pytest.mark.slow), "divprune"]
+)
 def test_figures_are_those_of_a_plain_pair_of_forwards(name: str, data: Path, loaded: Loaded) -> None:
     method, mine = make_method(name, retain=24), task(data, loaded)
     with mine.answering(method) as answer:
@@ -81,7 +83,10 @@ def test_figures_are_those_of_a_plain_pair_of_forwards(name: str, data: Path, lo
     assert {x.figures["same"] for x in found} <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize("name", ["sparsevlm+", "visionzip", "dart", "halves"])
+@pytest.mark.parametrize(
+    "name",
+    ["visionzip", "halves", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sparsevlm+", "dart"))],
+)
 def test_answers_and_costs_are_those_of_single_generations(name: str, data: Path, loaded: Loaded) -> None:
     method, mine = make_method(name, retain=24), task(data, loaded)
     with mine.answering(method) as answer:

@@ -11,6 +11,7 @@ import torch
 from sparsesight import SparseSightError, sparsify
 from tests.hf.families import ALL
 from tests.hf.families.base import SAMPLES
+from tests.in_turn import in_turn
 
 
 @lru_cache(maxsize=1)
@@ -26,12 +27,12 @@ def shapes(batch: int, length: int) -> list[tuple[int, ...]]:
     return [*plain, *((axes, *shape) for axes in (1, 2, 3, 4) for shape in plain)]
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [("llava", "sparsevlm+"), ("llava", "divprune"), ("qwen2_5_vl", "sparsevlm"), ("glm4v", "uniform")],
-)
-def test_positions_that_do_not_fit_are_named(name: str, method: str, batch: int) -> None:
+ASKED = [("llava", "sparsevlm+"), ("llava", "divprune"), ("qwen2_5_vl", "sparsevlm"), ("glm4v", "uniform")]
+
+
+@pytest.mark.parametrize(("asked", "batch"), in_turn(ASKED, [1, 2]), ids=str)
+def test_positions_that_do_not_fit_are_named(asked: tuple[str, str], batch: int) -> None:
+    name, method = asked
     model, family = case(name)
     prompt = family.prompts(SAMPLES[:batch])
     worked = 0

@@ -118,7 +118,7 @@ quietly = {
 
 
 @torch.no_grad()
-@settings(max_examples=12, **quietly)
+@settings(max_examples=8, **quietly)
 @anything
 def test_any_prompt(**drawn: Any) -> None:
     """Right in a batch and alone, with budget and options drawn too, or refused with the budget's sentence."""
