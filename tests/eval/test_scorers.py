@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def test_the_same_tasks_run_again_under_a_method(
 ) -> None:
     model.use(make_method("random", retain=1.0))
     try:
-        again = evaluate(model, resolved, folder / "again")
+        again = evaluate(model, replace(resolved, tasks=resolved.tasks[:4]), folder / "again")
     finally:
         model.use(None)
     # A method that keeps everything is the dense model.
-    assert again["results"] == outcome["results"]
+    assert again["results"] and again["results"].items() <= outcome["results"].items()

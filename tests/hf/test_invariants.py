@@ -72,7 +72,9 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=3e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "attention", "method"), in_turn(tiny.FAMILIES, BACKENDS, ALL), ids=label)
+@pytest.mark.parametrize(
+    ("family", "attention", "method"), in_turn(tiny.FAMILIES, BACKENDS, ALL, slow_once=True), ids=label
+)
 def test_batch_equals_alone(family: str, attention: str, method: Method) -> None:
     """Left-padded, with different texts, picture counts and sizes, and a sample without a picture."""
     built = model(family, attention)
@@ -91,7 +93,7 @@ def test_batch_equals_alone(family: str, attention: str, method: Method) -> None
 
 @pytest.mark.parametrize(
     ("family", "attention", "method", "sample"),
-    in_turn(tiny.FAMILIES, BACKENDS, WITHOUT_MERGING, [0, 1]),
+    in_turn(tiny.FAMILIES, BACKENDS, WITHOUT_MERGING, [0, 1], slow_once=True),
     ids=label,
 )
 def test_oracle(family: str, attention: str, method: Method, sample: int) -> None:
@@ -108,7 +110,9 @@ def test_oracle(family: str, attention: str, method: Method, sample: int) -> Non
     close(logits[0], expected[-NEW - 1 : -1])
 
 
-@pytest.mark.parametrize(("family", "attention", "name"), in_turn(tiny.FAMILIES, BACKENDS, tuple(METHODS)))
+@pytest.mark.parametrize(
+    ("family", "attention", "name"), in_turn(tiny.FAMILIES, BACKENDS, tuple(METHODS), slow_once=True)
+)
 def test_keeping_everything_is_the_dense_model(family: str, attention: str, name: str) -> None:
     """Bit for bit: ``retain=1.0`` and a budget above the picture's size."""
     built, prompt = model(family, attention), batch(family)

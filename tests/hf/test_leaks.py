@@ -82,7 +82,7 @@ def test_a_thousand_calls_leave_nothing() -> None:
     call_often(1000)
 
 
-@pytest.mark.parametrize("method", ["sparsevlm+", "fastervlm"])
+@pytest.mark.parametrize("method", ["sparsevlm+", pytest.param("fastervlm", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:the handle:ResourceWarning")
 def test_a_model_that_is_dropped_takes_its_names_along(method: str) -> None:
     """The registry of attention functions is the process's, and outlives a model that nobody restored."""

@@ -90,7 +90,7 @@ def spliced(built: Any, times: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]
 EQUAL = {"halves": (TIMES, {"asked": 0.0}), "tome": ((1, 2, 1, 2, 1, 2), {})}  # pairs are matched at once
 
 
-@pytest.mark.parametrize(("attention", "method"), in_turn(BACKENDS, list(EQUAL)))
+@pytest.mark.parametrize(("attention", "method"), in_turn(BACKENDS, list(EQUAL), slow_once=True))
 def test_a_picture_of_equal_tokens_is_the_picture_without_them(attention: str, method: str) -> None:
     """In one layer, where text alone asks, the prompt, a later turn and its tokens get the dense model's logits."""
     built, (times, options) = decoder(attention), EQUAL[method]

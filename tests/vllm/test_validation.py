@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from enum import Enum
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -242,6 +243,8 @@ def test_every_method_is_served_or_refused_in_words() -> None:
     assert served == METHODS.keys()
 
 
+@pytest.mark.vllm
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_nobody_imports_vllm_by_importing_sparsesight() -> None:
     code = (
         "import sys, sparsesight, sparsesight.vllm.plugin, sparsesight.vllm.config, sparsesight.vllm.validation, "
