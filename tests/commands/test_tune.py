@@ -169,7 +169,7 @@ def test_times_are_measured_by_the_bench(rows: Path) -> None:
         (("--keep", "98"), "--keep 98: give a share"),
         (("--confidence", "1"), "--confidence 1: give a share"),
         (("--by", "watts"), "--by 'watts' is unknown"),
-        (("--keep", "0.98", "--confidence", "0.95"), f"with {COUNT} rows at most"),
+        (("--keep", "0.98", "--confidence", "0.8"), f"with {COUNT} rows at most"),
         (("--methods", "halfs"), "did you mean 'halves'"),
         (("--retain", "many"), "--retain 'many' is not a budget"),
         (("--question", "What?"), "--question goes with a folder"),
