@@ -75,7 +75,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("code", "said"),
     [
         (PLAIN, "operator torchvision::nms does not exist\ntorchvision "),
-        (BY_ITSELF, ""),
+        pytest.param(BY_ITSELF, "", marks=pytest.mark.slow),
         (COMMAND, "sparsesight 0.1.0\n"),
     ],
 )

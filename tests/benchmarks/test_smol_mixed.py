@@ -33,6 +33,7 @@ def prompts(course: Any) -> Any:
     return script("training.smol.prompts").Prompts(small_language_model.tokenizer())
 
 
+of_a_run = pytest.mark.slow  # test_train_smol.py has a run of the same course
 SHARES = {"shapes": 1, "mixed": 2, "pairs": 2}
 
 
@@ -80,6 +81,7 @@ def run(course: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return training
 
 
+@of_a_run
 def test_two_pictures_are_read_as_a_user_prompt_shows_them(course: Any, run: Any) -> None:
     folder = run.run.folder / "model"
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval()
@@ -107,6 +109,7 @@ def test_two_pictures_are_read_as_a_user_prompt_shows_them(course: Any, run: Any
         assert torch.corrcoef(torch.stack([logits, first]))[0, 1] > 0.99
 
 
+@of_a_run
 def test_its_own_tower_is_shipped_and_assembled(run: Any) -> None:
     told = load_file(run.run.folder / "delta.safetensors")
     weights = load_file(run.run.folder / "model" / "model.safetensors")
@@ -121,6 +124,7 @@ def test_its_own_tower_is_shipped_and_assembled(run: Any) -> None:
         assert torch.equal(found, weight.bfloat16())
 
 
+@of_a_run
 def test_pictures_without_many_questions_are_asked_those_they_have(course: Any, run: Any) -> None:
     first, *others = run.train["mixed"].questions
     data = replace(run.train["mixed"], questions=[first[:3], *others])
@@ -169,6 +173,7 @@ def test_a_widened_tower_sees_what_it_saw(course: Any) -> None:
     assert torch.allclose(seen, wider, atol=1e-4)
 
 
+@of_a_run
 def test_patches_of_collages_are_labelled_with_what_they_show(course: Any, run: Any) -> None:
     collage = course.collage
     pixels, told = collage.stored(run.run.folder, 3, 50, 1)
@@ -182,6 +187,7 @@ def test_patches_of_collages_are_labelled_with_what_they_show(course: Any, run: 
     assert spelled == [collage.SIGNS.index("4"), collage.SIGNS.index("7"), *ended]
 
 
+@of_a_run
 def test_ideal_patches_say_the_words_of_their_element(course: Any, run: Any) -> None:
     own = course.projector.own_part(run.reader.table.float())
     data = course.mixed.ideal(run.album.stored("mixed", "val"), run.prompts, 1, own)
@@ -199,6 +205,7 @@ def test_factors_in_8_bits_are_near_what_was_trained(course: Any) -> None:
     assert told.dtype == torch.int8 and (again - weight).abs().max() < weight.abs().max() / 127
 
 
+@of_a_run
 def test_a_run_goes_on_from_a_tower_of_its_own(course: Any, run: Any, tmp_path: Path) -> None:
     start, base = run.run.folder / "delta.safetensors", course.Base(**small_language_model.parts())
     again = course.Training(run.plan, course.Run(tmp_path, every=1), base, workers=1, seed=0, start=start)

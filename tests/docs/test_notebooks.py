@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sparsesight import bundled
+from sparsesight.scenes import dataset
 from tests.docs.blocks import ROOT
 
 nbformat = pytest.importorskip("nbformat")
@@ -48,12 +51,24 @@ def printed(cell: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
-# One of them in `make test`; what the other calls, other tests do.
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(x, marks=pytest.mark.slow if x.stem == "tour" else ()) for x in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+def test_cells_print_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a kernel; what the other notebook calls, other tests do."""
+    monkeypatch.chdir(tmp_path)
+    for module, name in ((bundled, "pictures"), (bundled, "picture_questions"), (dataset, "examples")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # to have it back
+    names: dict[str, Any] = {"__name__": "notebook"}
+    exec(FEW, names)
+    for cell in nbformat.read(ROOT / "notebooks" / "your_own_method.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "notebook", "exec", dont_inherit=True), names)
+            said = capsys.readouterr().out
+            assert any(word in cell.source for word in SHORTENED) or said == printed(cell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_and_prints_what_is_stored(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "1")

@@ -11,6 +11,7 @@ import torch
 from sparsesight import sparsify
 from tests.hf import tiny
 from tests.hf.test_invariants import batch, close, generate
+from tests.in_turn import in_turn
 
 peft = pytest.importorskip("peft")
 
@@ -41,8 +42,7 @@ def plain(adapted: Any, name: str) -> Any:
     return copied.merge_and_unload().eval()
 
 
-@pytest.mark.parametrize("method", ["sparsevlm+", "fastervlm"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("method", "when"), in_turn(["sparsevlm+", "fastervlm"], ["before", "after"]))
 def test_the_active_copy_is_followed(when: str, method: str) -> None:
     """Switched, disabled and added while sparsified."""
     prompt, how = (

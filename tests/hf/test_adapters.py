@@ -14,6 +14,7 @@ from sparsesight import UnsupportedModelError, sparsify
 from tests.hf import tiny
 from tests.hf.test_installed import plain_state
 from tests.hf.test_invariants import batch, close, fingerprint, generate
+from tests.in_turn import in_turn
 
 
 def lora(built: Any) -> Any:
@@ -125,8 +126,9 @@ def test_virtual_tokens_are_refused() -> None:
 # -- accelerate ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("how", ["cpu_offload", "device_map", "disk_offload"])
+@pytest.mark.parametrize(
+    ("how", "when"), in_turn(["cpu_offload", "device_map", "disk_offload"], ["before", "after"])
+)
 def test_weights_that_are_elsewhere(how: str, when: str, tmp_path: Any) -> None:
     """Weights on the meta device, fetched for each module's forward by hooks that wrap it."""
     accelerate = pytest.importorskip("accelerate")

@@ -70,7 +70,7 @@ def cases(whats: Sequence[str], *often: tuple[str, str]) -> list[Any]:
     return [pytest.param(*x, marks=() if x in often else pytest.mark.slow) for x in every]
 
 
-@pytest.mark.parametrize(("what", "when"), cases(("layers", "forward", "model"), ("layers", "run before")))
+@pytest.mark.parametrize(("what", "when"), cases(("layers", "forward", "model")))
 def test_compiled(what: str, when: str) -> None:
     check(what, when)
 
@@ -118,7 +118,7 @@ WAYS = (
 )
 
 
-@pytest.mark.parametrize(("way", "when"), cases(WAYS, ("decoder", "inside")))
+@pytest.mark.parametrize(("way", "when"), cases(WAYS, ("decoder", "run before")))
 def test_compiled_whole(way: str, when: str) -> None:
     """Sparse inside, by a method that acts before the decoder and one that does not; dense behind each."""
     plain, built = llama(), llama()

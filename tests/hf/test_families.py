@@ -2,7 +2,7 @@
 
 Checks whose code is the same for both attention implementations run on one, in turn; of those that run on both, the
 second attention is marked slow, as are checks with every sample. Checks of less than the invariants fall to every
-second or fourth family in turn; for the others they are marked slow.
+third or sixth family in turn; for the others they are marked slow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import transformers
 
 from tests.hf.families import ALL
 from tests.hf.families.case import ATTENTION, Case
-from tests.hf.families.matrix import BOTH, CHECKS, DENSE, FOURTH, HALF, ONE, SLOW, dense_runs
+from tests.hf.families.matrix import BOTH, CHECKS, DENSE, ONE, SIXTH, SLOW, THIRD, dense_runs
 
 # Builders are written for this version or later; some families did not do in older ones what they were made for.
 NEWEST = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 23)
@@ -31,7 +31,7 @@ def runs() -> list[Any]:
             *(
                 # Of two neighbours, which have different attention, a check falls to both.
                 (check, i, (number // 2 + i) % share > 0)
-                for share, some in ((1, ONE), (2, HALF), (4, FOURTH))
+                for share, some in ((1, ONE), (3, THIRD), (6, SIXTH))
                 for i, check in enumerate(some)
             ),
             *((check, turn, True) for check in SLOW for turn in ((0, 1) if check[:5] in BOTH else (0,))),

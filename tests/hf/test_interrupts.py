@@ -71,13 +71,10 @@ def install(built: Any) -> Any:
 
 
 def points(places: list[tuple[str, int]], every: bool) -> list[int]:
-    """Numbers of lines to try: of each line the first and the last time; or all."""
+    """Numbers of lines to try: of each line the first time; or all."""
     if every:
         return list(range(len(places)))
-    times: dict[tuple[str, int], list[int]] = {}
-    for i, place in enumerate(places):
-        times.setdefault(place, []).append(i)
-    return sorted({i for found in times.values() for i in (found[0], found[-1])})
+    return sorted({place: i for i, place in reversed([*enumerate(places)])}.values())
 
 
 def check(every: bool) -> None:

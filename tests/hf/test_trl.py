@@ -65,6 +65,7 @@ def check(seen: list[Any], expected: list[torch.Tensor]) -> None:
             assert all(torch.equal(sample, alone) for sample in stage)
 
 
+@pytest.mark.slow
 def test_dpo_with_a_sparse_reference(tmp_path: Path, picture: Image.Image) -> None:
     model, processor = bundled.load()
     reference, _ = bundled.load()

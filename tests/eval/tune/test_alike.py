@@ -113,6 +113,6 @@ def simulated(together: bool, count: int, rng: np.random.Generator) -> float:
 
 def test_the_promise_holds_for_rows_that_share_pictures() -> None:
     """And the simulation sees it: taken as independent, the same rows break the promise."""
-    rng, count = np.random.default_rng(3), 250
+    rng, count = np.random.default_rng(3), 150
     assert simulated(True, count, rng) <= 0.05 + 2.5 * (0.05 * 0.95 / count) ** 0.5
     assert simulated(False, 80, rng) > 0.1

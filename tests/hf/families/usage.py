@@ -194,7 +194,7 @@ def padded_right(case: Case, attention: str, which: tuple[int, ...], run: Any = 
 
 def exceptions(case: Case, attention: str) -> None:
     """What raises in a late layer, in the prompt or in a step, leaves nothing behind, inside nor afterwards."""
-    check_exceptions(case, attention, (case.number // 4 % 2,))
+    check_exceptions(case, attention, (case.number // 6 % 2,))
 
 
 def exceptions_of_all(case: Case, attention: str) -> None:

@@ -13,10 +13,10 @@ from sparsesight import SparseVLM, sparsify
 from tests.hf import tiny
 from tests.hf.oracle import oracle_logits
 from tests.hf.test_invariants import batch, close, generate, model, processor
+from tests.in_turn import in_turn
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("family", "attention"), in_turn(tiny.FAMILIES, ["eager", "sdpa"]))
 def test_beam_search(family: str, attention: str) -> None:
     """Beams of a batch equal beams alone, and their scores equal the oracle's: the cache was reordered rightly."""
     built, how = model(family, attention), {"num_beams": 3, "max_new_tokens": 5, "num_return_sequences": 2}
