@@ -178,10 +178,6 @@ def dots3_note(attention: str) -> Any:
     return base.finish(Dots3NoteForConditionalGeneration(config), image, *around)
 
 
-def _dots_prompts(samples: Sequence[Sample]) -> dict[str, Any]:
-    return _grids(samples, 1)
-
-
 def _grids(samples: Sequence[Sample], temporal: int) -> dict[str, Any]:
     """Pictures and clips as patches with their grids; `temporal` frames make one."""
     images, clips = pictures(samples), [clip for sample in samples for clip in sample.videos]
