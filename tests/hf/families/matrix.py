@@ -215,20 +215,20 @@ ONE: dict[str, Callable[[Case, str], None]] = {
 }
 # ... and in `make test` every third family, or every sixth, runs these.
 THIRD: dict[str, Callable[[Case, str], None]] = {
+    "fast": fast,
     "beams": beams,
-    "rotation": rotation,
     "outputs": usage.outputs,
-    "fast": fast,  # at this place llava's, with sdpa
-    "masks": usage.masks,
+    "rotation": rotation,
     "exceptions": usage.exceptions,
-    "taken_back": usage.taken_back,
+    "masks": usage.masks,
     "answers": calls.answers,
+    "taken_back": usage.taken_back,
+    "dense_turns": usage.dense_turns_again,
 }
 SIXTH: dict[str, Callable[[Case, str], None]] = {
     "fast_dense": fast_dense,
     "encoded_once": encoding.encoded_once,
     "compiled": usage.compiled,
-    "dense_turns": usage.dense_turns_again,
 }
 CHECKS = BOTH | ONE | THIRD | SIXTH | SLOW
 # What transformers itself must do for a check to say anything; a family may name these in `Family.broken`.
