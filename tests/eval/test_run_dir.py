@@ -12,6 +12,7 @@ import pytest
 
 from sparsesight import SparseSightError
 from sparsesight.eval.cell_file import CellFile
+from sparsesight.eval.prepare import _program
 from sparsesight.eval.records import Answer
 from sparsesight.eval.run_dir import Config, RunFolder, check_usable
 from tests.eval.made_samples import cost, marked
@@ -204,3 +205,15 @@ def test_a_cell_that_is_finished_while_it_is_looked_at_is_done(
         patch.setattr(Path, "read_bytes", finished_after)
         assert second.answered() is None
     assert [x.name for x in tmp_path.iterdir()] == ["cell.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("started", "noted"),
+    [
+        ("/usr/bin/sparsesight", ["sparsesight"]),
+        ("/somewhere/sparsesight/__main__.py", ["sparsesight"]),
+        ("benchmarks/meaningless.py", ["python", "benchmarks/meaningless.py"]),
+    ],
+)
+def test_the_command_names_a_script_that_is_not_ours(started: str, noted: list[str]) -> None:
+    assert _program(started) == noted

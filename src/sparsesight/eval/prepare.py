@@ -206,11 +206,17 @@ def session(loaded: Loaded, ranks: Ranks) -> dict[str, Any]:
     where.pop("date")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": shlex.join(["sparsesight", *sys.argv[1:]]),
+        "command": shlex.join([*_program(sys.argv[0]), *sys.argv[1:]]),
         "processes": ranks.count,
         **where,
         "weights": weights(model, loaded.name),
     }
+
+
+def _program(started: str) -> list[str]:
+    """``sparsesight``, or the script that calls it."""
+    script = started.endswith(".py") and Path(started).name != "__main__.py"
+    return ["python", started] if script else ["sparsesight"]
 
 
 def _versions() -> dict[str, str]:
