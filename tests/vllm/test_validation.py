@@ -84,6 +84,7 @@ def test_an_ordinary_config_is_fine() -> None:
     check_config(config(parallel_config__tensor_parallel_size=2))
     check_config(config(use_v2_model_runner=True))
     check_config(config(speculative_config=SimpleNamespace(method="ngram"), lora_config=object()))
+    check_config(config(speculative_config=SimpleNamespace(method="eagle3")))
     check_config(config(parallel_config__data_parallel_size=2))
     check_config(config(compilation_config__cudagraph_mode=None))
     check_config(config(model_config__model_impl="vllm", cache_config__prefix_match_unit=16))
@@ -122,7 +123,11 @@ def test_an_ordinary_config_is_fine() -> None:
         ),
         ({"cache_config__prefix_match_unit": 8}, "--prefix-match-unit"),
         ({"compilation_config__mode": SimpleNamespace(name="STOCK_TORCH_COMPILE")}, "leave out mode"),
-        ({"speculative_config": SimpleNamespace(method="eagle3")}, "ngram"),
+        ({"speculative_config": SimpleNamespace(method="medusa")}, "ngram, draft_model, eagle, eagle3"),
+        (
+            {"speculative_config": SimpleNamespace(method="eagle3"), "use_v2_model_runner": True},
+            "VLLM_USE_V2_MODEL_RUNNER=0",
+        ),
         ({"cache_config__kv_sharing_fast_prefill": True}, "--kv-sharing-fast-prefill"),
         ({"model_config__multimodal_config__video_pruning_rate": 0.5}, "--video-pruning-rate"),
         (

@@ -108,6 +108,7 @@ class StageManager(FullAttentionManager):
         kv_cache_group_ids: list[int],
         block_pool: Any,
         kv_cache_spec: Any,
+        drop_eagle_block: bool = False,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
@@ -123,6 +124,9 @@ class StageManager(FullAttentionManager):
                 break
             for own, block in zip(found, blocks, strict=True):
                 own.append(block)
+        if drop_eagle_block and found[0]:  # so that the drafter gets hidden states of tokens before its own
+            for own in found:
+                own.pop()
         return found, len(found[0]) * size
 
 

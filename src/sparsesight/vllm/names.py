@@ -152,7 +152,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "MMEncoderAttention.head_size",
         "MMEncoderAttention.scale",
     ),
-    "vllm.model_executor.models.interfaces": ("SupportsMultiModal.embed_multimodal",),
+    "vllm.model_executor.models.interfaces": (
+        "EagleModelMixin.aux_hidden_state_layers",
+        "SupportsMultiModal.embed_multimodal",
+    ),
     "vllm.forward_context": (
         "ForwardContext.attn_metadata",
         "ForwardContext.cudagraph_runtime_mode",

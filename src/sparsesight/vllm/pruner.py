@@ -16,6 +16,7 @@ from ..core.budget import BEFORE
 from ..errors import SparseSightError
 from .adapters import Adapters
 from .cached_keys import CachedKeys
+from .drafts import LayerStates
 from .layer_attention import LayerFacts, Seen, check_layer
 from .metadata import StageRows, stage_metadata
 from .planner import Planner, RequestPlan
@@ -61,7 +62,7 @@ class Pruner:
 
     def __post_init__(self) -> None:
         self.stages = self.planner.stages
-        self.adapters = Adapters(self.decoder)
+        self.adapters, self.states = Adapters(self.decoder), LayerStates(self.decoder)
         self.num_layers = len(self.decoder.layers)
         for layer in self.decoder.layers:
             check_layer(layer)
@@ -185,6 +186,7 @@ class Pruner:
         self.active, self.read = Active(plan, groups, tables, read=self.read), None
         self.handles = [module.register_forward_pre_hook(hook) for module, hook in self.hooks]
         self.handles.append(self.decoder.norm.register_forward_hook(self._leave))
+        self.states.begin()
 
     @property
     def _device(self) -> torch.device:
@@ -196,6 +198,7 @@ class Pruner:
         while self.handles:
             self.handles.pop().remove()
         self.adapters.restore()
+        self.states.end()
         self.active = None
 
     # -- hooks ------------------------------------------------------------------------------------------------
@@ -268,6 +271,7 @@ class Pruner:
                 residual[at] = residual[at].masked_fill(is_merged[:, None], 0)
         active.positions = active.positions[..., rows]
         active.rows = rows if active.rows is None else active.rows[rows]
+        self.states.keep(active.rows)
         active.seen, active.done = None, index + 1
         if self.keep_trace and active.done == len(self.stages):
             self.trace += active.prefills

@@ -13,7 +13,16 @@ from ..hf.model_parts import layer_kinds, prunable
 from ..hf.prompt.frames import FrameRule
 from ..methods import Method
 from ..settings import KEY
-from .config import REQUEST_KEY, RequestBudget, asked_of, check_names, method_of, turns_of
+from .config import (
+    REQUEST_KEY,
+    RequestBudget,
+    asked_of,
+    check_names,
+    kv_groups_of,
+    method_of,
+    turns_of,
+)
+from .drafts import check_drafter
 from .planner import Planner, RequestPlan, schedule_of, visual_mask
 from .validation import check_method, check_tower
 
@@ -104,7 +113,9 @@ def stages_of(config: Any, method: Method) -> tuple[tuple[int, ...], int]:
     model = config.model_config
     num_layers = model.hf_text_config.num_hidden_layers
     allowed = prunable(model.hf_config, layer_kinds(model.hf_text_config, num_layers))
-    return check_method(method, num_layers, allowed), num_layers
+    stages = check_method(method, num_layers, allowed)
+    check_drafter(config, stages, kv_groups_of(config.additional_config))
+    return stages, num_layers
 
 
 def check_arguments(rule: Rule, request: Any) -> None:

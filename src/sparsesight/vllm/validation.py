@@ -16,6 +16,8 @@ from .names import VERSIONS
 # The operation that writes keys; it reads its slots from the forward context, which a recorded graph does not.
 KV_WRITE = "vllm::unified_kv_cache_update"
 
+DRAFTERS = ("", "ngram", "draft_model", "eagle", "eagle3")
+
 _UNQUANTISED = ("auto", "float16", "bfloat16", "float32", "half", "float")
 
 # What is refused of vLLM's config: a condition, and the message.
@@ -83,9 +85,13 @@ _REFUSED: tuple[tuple[Callable[[Any], Any], str], ...] = (
         "stock torch.compile runs a recorded model also where a step prunes: leave out mode of --compilation-config",
     ),
     (
-        lambda c: getattr(c.speculative_config, "method", "ngram") != "ngram",
-        "a draft model reads hidden states of every row, and dropped rows have none: use a --speculative-config with "
-        '"method": "ngram", or leave it out',
+        lambda c: _drafter(c) not in DRAFTERS,
+        f"of methods that draft tokens it is tested with {', '.join(DRAFTERS[1:])}: use a --speculative-config with "
+        "one of these, or leave it out",
+    ),
+    (
+        lambda c: c.use_v2_model_runner and _drafter(c) not in DRAFTERS[:2],
+        "models that draft tokens are tested with vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0",
     ),
     (
         lambda c: getattr(c.cache_config, "kv_sharing_fast_prefill", False),
@@ -268,6 +274,10 @@ def check_method(method: Method, num_layers: int, allowed: tuple[int, ...] | Non
             "length: use positions='original'"
         )
     return method.stage_layers(num_layers, allowed)
+
+
+def _drafter(config: Any) -> str:
+    return str(getattr(config.speculative_config, "method", ""))
 
 
 def _graphs(config: Any) -> str:
