@@ -34,7 +34,7 @@ def expected() -> tuple[torch.Tensor, torch.Tensor, list[list[torch.Tensor]]]:
     """Dense and sparse logits of the model with its adapter merged: a plain model."""
     merged, prompt = lora(tiny.model("llava")).merge_and_unload(), batch("llava")
     dense = generate(merged, prompt)[1]
-    with sparsify(merged, retain=0.4) as run:
+    with sparsify(merged, "sparsevlm+", retain=0.4) as run:
         return dense, generate(merged, prompt)[1], run.kept
 
 
@@ -50,7 +50,7 @@ def test_adapter_loaded_before(given: str) -> None:
     adapted = lora(built)
     close(generate(adapted, prompt)[1], expected()[0])
     before = fingerprint(built)
-    with sparsify(adapted if given == "wrapper" else built, retain=0.4) as run:
+    with sparsify(adapted if given == "wrapper" else built, "sparsevlm+", retain=0.4) as run:
         logits = generate(adapted, prompt)[1]
         check(run, logits)
         with torch.no_grad():
@@ -69,7 +69,7 @@ def test_adapter_loaded_before(given: str) -> None:
 def test_adapter_loaded_after() -> None:
     built, prompt = tiny.model("llava"), batch("llava")
     pytest.importorskip("peft")
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         adapted = lora(built)
         check(run, generate(adapted, prompt)[1])
         with adapted.disable_adapter():
@@ -78,7 +78,7 @@ def test_adapter_loaded_after() -> None:
         check(run, generate(merged, prompt)[1])
     assert not plain_state(built)
     plain = tiny.model("llava")
-    with sparsify(plain, retain=0.4):
+    with sparsify(plain, "sparsevlm+", retain=0.4):
         close(without, generate(plain, prompt)[1])
 
 
@@ -89,14 +89,14 @@ def test_adapter_through_transformers_itself() -> None:
     if Version(peft.__version__) < Version(needed):
         pytest.skip(f"this transformers adds no adapters of a peft before {needed}")
     built, prompt = tiny.model("llava"), batch("llava", (0,))
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         without = generate(built, prompt)[1]
         targets = r".*language_model.*\.(q_proj|v_proj)"
         built.add_adapter(peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
         built.eval()
         inside = generate(built, prompt)[1]
     assert not torch.equal(inside, without)
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         assert torch.equal(generate(built, prompt)[1], inside)
 
 
@@ -106,7 +106,7 @@ def test_adapter_is_trained_and_saved(tmp_path: Any) -> None:
     adapted = lora(built).train()
     answers = prompt["input_ids"].clone()
     answers[:, :-4] = -100
-    with sparsify(adapted, retain=0.4):
+    with sparsify(adapted, "sparsevlm+", retain=0.4):
         adapted(**prompt, labels=answers).loss.backward()
         adapted.save_pretrained(tmp_path)
     grads = {k for k, p in adapted.named_parameters() if p.grad is not None and bool(p.grad.any())}
@@ -120,7 +120,7 @@ def test_virtual_tokens_are_refused() -> None:
                                      token_dim=64)  # fmt: skip
     adapted = peft.get_peft_model(tiny.model("llava"), config)
     with pytest.raises(UnsupportedModelError, match="prompt learning"):
-        sparsify(adapted, retain=0.4)
+        sparsify(adapted, "sparsevlm+", retain=0.4)
 
 
 # -- accelerate ---------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_weights_that_are_elsewhere(how: str, when: str, tmp_path: Any) -> None:
     """Weights on the meta device, fetched for each module's forward by hooks that wrap it."""
     accelerate = pytest.importorskip("accelerate")
     built, prompt = tiny.model("llava"), batch("llava")
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         _, logits, _ = generate(built, prompt)
         kept = run.kept
 
@@ -155,7 +155,7 @@ def test_weights_that_are_elsewhere(how: str, when: str, tmp_path: Any) -> None:
 
     if when == "before":
         dispatch(built)
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         if when == "after":
             dispatch(built)
         assert any(p.device.type == "meta" for p in built.parameters())
@@ -174,11 +174,11 @@ def test_weights_that_are_elsewhere(how: str, when: str, tmp_path: Any) -> None:
 def test_layers_on_two_devices() -> None:
     accelerate = pytest.importorskip("accelerate")
     built, prompt = tiny.model("llava").to("cuda:0"), {k: v.to("cuda:0") for k, v in batch("llava").items()}
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         _, logits, _ = generate(built, prompt)
     places = {"model.vision_tower": 0, "model.multi_modal_projector": 0, "lm_head": 1}
     places |= {f"model.language_model.{n}": 0 for n in ("embed_tokens", "norm", "rotary_emb")}
     places |= {f"model.language_model.layers.{i}": int(i > 3) for i in range(tiny.LAYERS)}
     accelerate.dispatch_model(built, places)
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         close(generate(built, prompt)[1], logits)

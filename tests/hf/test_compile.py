@@ -51,12 +51,12 @@ def compiled(built: Any, what: str) -> Any:
 def check(what: str, when: str) -> None:
     plain = small()
     dense = [logits(plain, i) for i in (0, 1)]
-    with sparsify(plain, retain=0.6, layers=(0, 1)):
+    with sparsify(plain, "sparsevlm+", retain=0.6, layers=(0, 1)):
         expected = [logits(plain, i) for i in (0, 1)]
     built = small()
     if when == "run before":
         assert torch.equal(logits(compiled(built, what), 0), dense[0])
-    with sparsify(built, retain=0.6, layers=(0, 1)):
+    with sparsify(built, "sparsevlm+", retain=0.6, layers=(0, 1)):
         if when == "inside":
             compiled(built, what)
         for i in (0, 1, 0):

@@ -189,7 +189,7 @@ def test_the_innermost_counts_and_a_call_ends_it() -> None:
     embeds = torch.randn(1, 30, 32)
     other = visual()
     other[:, 10:] = False
-    with sparsify(model, retain=0.4) as run, torch.no_grad():
+    with sparsify(model, "sparsevlm+", retain=0.4) as run, torch.no_grad():
         with visual_tokens(model, visual()):
             with visual_tokens(model, other):
                 model(inputs_embeds=embeds)
@@ -204,7 +204,7 @@ def test_a_later_turn_over_the_same_cache() -> None:
     """Text follows freely, also of the mask's length; a turn with pictures has a mask of its own."""
     model = spliced_llama()
     first, second = torch.randn(1, 30, 32), torch.randn(1, 30, 32)
-    with sparsify(model, retain=0.4) as run, torch.no_grad():
+    with sparsify(model, "sparsevlm+", retain=0.4) as run, torch.no_grad():
         with visual_tokens(model, visual()):
             cache = model(inputs_embeds=first, use_cache=True).past_key_values
             kept = run.kept
@@ -268,6 +268,6 @@ def test_threads_with_different_pictures() -> None:
         with visual_tokens(model, masks[i]), torch.no_grad():
             return model(inputs_embeds=embeds[i]).logits
 
-    with sparsify(model, retain=0.4):
+    with sparsify(model, "sparsevlm+", retain=0.4):
         expected = [run_one(i) for i in range(3)]
         assert not wrong_in_threads(range(3), lambda i: torch.equal(run_one(i), expected[i]), 20, 1e-5)

@@ -46,7 +46,7 @@ def test_a_copy_is_the_plain_model(how: str) -> None:
     """
     built, prompt = tiny.model("llava"), batch("llava", (0,))
     dense = generate(tiny.model("llava"), prompt)[1]
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         if how == "deepcopy":
             generate(built, prompt)
         assert plain_state(built), "the search finds nothing"
@@ -64,7 +64,7 @@ def test_a_copy_is_the_plain_model(how: str) -> None:
         sparse = generate(built, prompt)[1]
         assert torch.equal(generate(copied, prompt)[1], dense) and not torch.equal(sparse, dense)
         assert torch.equal(generate(built, prompt)[1], sparse)  # the original goes on
-        with sparsify(copied, retain=0.4):
+        with sparsify(copied, "sparsevlm+", retain=0.4):
             assert torch.equal(generate(copied, prompt)[1], sparse)
     assert not plain_state(built)
     assert torch.equal(generate(copied, prompt)[1], dense)
@@ -72,7 +72,7 @@ def test_a_copy_is_the_plain_model(how: str) -> None:
 
 def test_a_copied_part_is_plain() -> None:
     built = tiny.model("llava")
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         assert not plain_state(copy.deepcopy(built.get_decoder()))
         assert not plain_state(copy.deepcopy(built.get_decoder().layers[3]))
 
@@ -80,7 +80,7 @@ def test_a_copied_part_is_plain() -> None:
 def test_saving_writes_what_it_writes_without_us(tmp_path: Path) -> None:
     built = tiny.model("llava")
     built.save_pretrained(tmp_path / "before")
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         generate(built, batch("llava", (0,)))
         keys = list(built.state_dict())
         built.save_pretrained(tmp_path / "while")
@@ -97,11 +97,11 @@ def test_saving_writes_what_it_writes_without_us(tmp_path: Path) -> None:
 def test_attention_set_while_installed(first: str, second: str) -> None:
     """The next forward goes along: masks, pruning layers and all; restoring gives the attention that was set."""
     prompt = batch("llava")
-    with sparsify(model("llava", second), retain=0.4) as run:
+    with sparsify(model("llava", second), "sparsevlm+", retain=0.4) as run:
         _, expected, _ = generate(model("llava", second), prompt)
         kept = run.kept
     built = tiny.model("llava", first)
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         generate(built, prompt)
         built.set_attn_implementation(second)
         _, logits, _ = generate(built, prompt)
@@ -115,7 +115,7 @@ def test_attention_set_while_installed(first: str, second: str) -> None:
 
 def test_attention_that_cannot_be_pruned_is_refused_when_set() -> None:
     built, prompt = tiny.model("llava"), batch("llava", (0,))
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         expected = generate(built, prompt)[1]
         built.set_attn_implementation({"text_config": "paged|eager"})
         with (
@@ -137,7 +137,7 @@ def test_threads_generating_on_one_model() -> None:
     prompts = [batch("llava", (i,)) for i in (0, 1, 3, 2)]
     ways: list[dict[str, Any]] = [{}, {"use_cache": False}, {"prompt_lookup_num_tokens": 2}, {}]
     how = {"do_sample": False, "max_new_tokens": 5}
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         expected = [built.generate(**prompt, **how) for prompt in prompts]
 
         def works(i: int) -> bool:
@@ -183,12 +183,12 @@ def test_quantised_linears(when: str) -> None:
                 if isinstance(linear, torch.nn.Linear):
                     other = getattr(getattr(source, part), name)
                     linear.weight.data.copy_(other.weight * other.scale)
-    with sparsify(built, retain=0.4) as run:
+    with sparsify(built, "sparsevlm+", retain=0.4) as run:
         expected, kept = generate(built, prompt)[1], run.kept
     quantised = tiny.model("llava")
     if when == "before":
         quantise(quantised)
-    with sparsify(quantised, retain=0.4) as run:
+    with sparsify(quantised, "sparsevlm+", retain=0.4) as run:
         if when == "after":
             quantise(quantised)
         close(generate(quantised, prompt)[1], expected)
@@ -204,7 +204,7 @@ def test_weights_quantised_by_torchao() -> None:
     dense = generate(model, prompt)[1]
     with sparsify(model, retain=1.0):
         assert torch.equal(generate(model, prompt)[1], dense)
-    with sparsify(model, retain=0.4) as run:
+    with sparsify(model, "sparsevlm+", retain=0.4) as run:
         sparse = generate(model, prompt)[1]
     assert run.kept and not torch.equal(sparse, dense)
     exact = tiny.model("llava")
@@ -212,7 +212,7 @@ def test_weights_quantised_by_torchao() -> None:
         state = model.state_dict()
         for name, weight in exact.named_parameters():
             weight.copy_(state[name].dequantize() if hasattr(state[name], "qdata") else state[name])
-    with sparsify(exact, retain=0.4) as other:
+    with sparsify(exact, "sparsevlm+", retain=0.4) as other:
         close(generate(exact, prompt)[1], sparse)
     for stage, same in zip(run.kept, other.kept, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(stage, same, strict=True))

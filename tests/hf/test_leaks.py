@@ -56,12 +56,12 @@ def call_often(times: int) -> None:
 
     def cycles(count: int) -> None:
         for _ in range(count):
-            with sparsify(built, retain=0.4) as run:
+            with sparsify(built, "sparsevlm+", retain=0.4) as run:
                 calls(2)
                 assert run.kept
         del run
 
-    with sparsify(built, retain=0.4):
+    with sparsify(built, "sparsevlm+", retain=0.4):
         calls(16)
         before = census(built)
         calls(times)
