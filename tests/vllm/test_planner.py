@@ -79,6 +79,18 @@ def test_a_step_that_divides_a_region_or_its_question_is_refused(query: int, com
         plan_step(step((query, computed, planned(5, 50, 5))), 3, SIZE)
 
 
+def test_a_plan_is_worked_out_once_in_a_process() -> None:
+    front, scheduler = (Planner(METHOD, STAGES, LAYERS, block_size=SIZE) for _ in range(2))
+    visual, ids = np.arange(60) % 59 > 4, np.arange(60)
+    asked = RequestBudget(METHOD, named=False)
+    plan = front.plan(asked, visual, ids)
+    assert plan.regions and scheduler.plan(asked, visual.copy(), ids.copy()) is plan
+    others = [(replace(front, block_size=8), asked, visual, ids), (front, asked, visual, ids + 1)]
+    others += [(front, RequestBudget(SparseVLMPlus((20, 9, 5), STAGES), named=True), visual, ids)]
+    for planner, budget, mask, tokens in others:
+        assert planner.plan(budget, mask, tokens) is not plan
+
+
 def test_what_is_kept() -> None:
     for found in (
         planned(5, 50, 5, extra_args={"sparsesight_retain": "none"}),

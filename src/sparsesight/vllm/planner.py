@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from numbers import Integral
 from typing import Any
@@ -131,9 +132,14 @@ class Planner:
         Raises:
             BudgetError: as :func:`schedule_of`, for any of the turns; everything is kept then.
         """
-        method = asked.method
-        if method is None:
+        if asked.method is None:
             return NOTHING
+        # Front end, scheduler and worker ask the same; those that share a process work it out once.
+        return _planned(self, asked, visual.tobytes(), None if ids is None else ids.tobytes())
+
+    def _plan(self, asked: RequestBudget, visual: Flags, ids: Numbers | None) -> RequestPlan:
+        method = asked.method
+        assert method is not None
         text, number, in_front = self._regions(method, visual, ids)
         regions: list[Region] = []
         lifted, too_long, rounded = "", 0, 0
@@ -204,6 +210,13 @@ class Planner:
         number = np.zeros(len(visual), np.int64) if found.number is None else found.number[0].numpy()
         where = [facts[0] is not None and facts[0].where == BEFORE_PICTURE for facts in found.facts]
         return found.text[0].numpy(), number, where
+
+
+@lru_cache(maxsize=16)
+def _planned(planner: Planner, asked: RequestBudget, visual: bytes, ids: bytes | None) -> RequestPlan:
+    """:meth:`Planner.plan`, of what stands in memory. Nobody writes into a plan."""
+    tokens = None if ids is None else np.frombuffer(ids, np.int64)
+    return planner._plan(asked, np.frombuffer(visual, np.bool_), tokens)
 
 
 def visual_mask(places: Iterable[Any], length: int) -> Flags:
