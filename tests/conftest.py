@@ -14,6 +14,7 @@ import inspect
 import sys
 import typing
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -127,10 +128,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes run, the longest groups go first, so that the processes end together.
+    """Tests with the marker `vllm` need it. Of several processes, each takes the longest groups first.
 
-    These are the files in `LONG`, then those with many tests.
+    These are the files in `LONG`, then those with many tests, so that the processes end together.
     """
+    if find_spec("vllm") is None:
+        for item in items:
+            mark = item.get_closest_marker("vllm")
+            if mark and not mark.kwargs.get("sources"):  # another vLLM's may be named
+                item.add_marker(pytest.mark.skip(reason="vLLM is not installed"))
     if hasattr(config, "workerinput"):
         sizes = Counter(group_of(item.nodeid) for item in items)
         items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[group_of(item.nodeid)]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,7 @@ from sparsesight.vllm.adapters import Adapters
 
 from .engines import answers, by_transformers, generated, prompt, pruner, questions, same, sampling
 
-with_vllm = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+with_vllm = pytest.mark.vllm
 METHOD = SparseVLMPlus(64)
 RANK, ALPHA = 8, 16
 

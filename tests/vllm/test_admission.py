@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +18,7 @@ from sparsesight.vllm.unsent import Unsent
 
 from .test_requests import SERVER, chat, config, params
 
-with_vllm = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+with_vllm = pytest.mark.vllm
 
 
 class Cache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +59,6 @@ def write(kind: str, folder: Path) -> Path:
 
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize(
     ("kind", "method", "kv_groups"),
     [

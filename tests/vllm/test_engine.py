@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -24,10 +23,7 @@ from .engines import (
     sampling,
 )
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 LONGER = {"text_config": {"max_position_embeddings": 2048}}  # than the bundled model was trained for
 # All four are in test_families.py; here, those with stages elsewhere.

@@ -130,6 +130,7 @@ def fields(path: Path, name: str) -> set[str]:
     return {x.id for x in declared if isinstance(x, ast.Name)}
 
 
+@pytest.mark.vllm(sources=True)
 @pytest.mark.skipif(not trees(), reason="vLLM is not installed")
 @pytest.mark.parametrize("name", MODULES)
 def test_every_option_was_looked_at(name: str) -> None:

@@ -21,10 +21,7 @@ from sparsesight.methods import METHODS
 
 from .engines import in_blocks
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

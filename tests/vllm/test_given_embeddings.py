@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,7 @@ from sparsesight import SparseVLMPlus
 
 from .engines import answers, by_transformers, loaded, prompt, pruner, questions, same, sampling
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 def test_pictures_that_are_encoded_elsewhere(

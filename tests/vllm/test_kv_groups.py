@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 from sparsesight import SparseSightError, SparseVLM, SparseVLMPlus, UnsupportedModelError  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402

@@ -103,7 +103,7 @@ def exists(tree: Path, module: str, name: str) -> bool:
     return any(isinstance(x, ast.Constant) and x.value == owner for node in lazily for x in ast.walk(node))
 
 
-@pytest.mark.vllm
+@pytest.mark.vllm(sources=True)
 @pytest.mark.parametrize("tree", trees(), ids=lambda tree: tree.parent.name + "/" + tree.name)
 def test_every_name_exists(tree: Path) -> None:
     table = [(module, name) for module, names in NAMES.items() for name in names]
@@ -195,7 +195,7 @@ def not_taken(ours: ast.arguments, theirs: ast.arguments) -> list[str]:
     return missing
 
 
-@pytest.mark.vllm
+@pytest.mark.vllm(sources=True)
 @pytest.mark.parametrize("tree", trees(), ids=lambda tree: tree.parent.name + "/" + tree.name)
 def test_what_vllm_passes_is_taken(tree: Path) -> None:
     missing = {}

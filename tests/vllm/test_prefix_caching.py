@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,7 @@ from sparsesight.methods import Method
 
 from .engines import TOKENS, generated, loaded, pruner, questions, sampling
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 METHOD = SparseVLMPlus(64)
 SYSTEM = " ".join(f"Rule {i}: be brief and say what color it is." for i in range(6)) + " "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,7 @@ from sparsesight import SparseVLMPlus, bundled
 from .engines import answers, generated, prompt, pruner, questions, same, sampling
 from .quantised_checkpoints import FORMATS, rounded, write
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 METHOD = SparseVLMPlus(64)
 OFTEN = ("AWQ",)  # each costs two engines
 

@@ -17,10 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 from sparsesight import SparseSightError, UnsupportedModelError  # noqa: E402
 from sparsesight.core.budget import Schedule  # noqa: E402

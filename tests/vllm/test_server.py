@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -17,10 +16,7 @@ from tests.vllm.asked_server import PICTURE, QUESTION, QUESTIONS, SERVED, answer
 from tests.vllm.client import picture_part, request
 from tests.vllm.engines import in_blocks, loaded
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,7 @@ from sparsesight.method_names import DEFAULT
 from .asked_server import metric
 from .client import request, served
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 SMALL = ("--enforce-eager", "--max-num-seqs", "4", "--retain", "64")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib.util import find_spec
 from io import BytesIO
 from typing import Any
 
@@ -14,10 +13,7 @@ from PIL import Image
 from tests.vllm.asked_server import LENGTH, PICTURE, QUESTION, SERVED, answer, expected, same
 from tests.vllm.client import picture_part, request
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,7 @@ from sparsesight.settings import read_settings, settings_json
 from .asked_server import PICTURE, QUESTION, answer, expected, metric, same
 from .client import request, served
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 SMALL = ("--enforce-eager", "--max-num-seqs", "2")
 AS_IT_IS = (
     *(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,10 +12,7 @@ from sparsesight.vllm.config import method_of
 from sparsesight.vllm.serving import Addition, Parser, for_our_model, needed
 from sparsesight.vllm.settings import records_graphs
 
-with_vllm = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+with_vllm = pytest.mark.vllm
 METHOD = SparseVLMPlus(64)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,10 +10,7 @@ import pytest
 from sparsesight import SparseSightError, bundled
 from sparsesight.vllm.stats import Tally
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed"),
-]
+pytestmark = pytest.mark.vllm
 
 ENTRY = {"sparsesight": {"retain": 64}}
 MODEL = str(bundled.MODEL_PATH)

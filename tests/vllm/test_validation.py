@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from enum import Enum
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -249,7 +248,6 @@ def test_every_method_is_served_or_refused_in_words() -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_nobody_imports_vllm_by_importing_sparsesight() -> None:
     code = (
         "import sys, sparsesight, sparsesight.vllm.plugin, sparsesight.vllm.config, sparsesight.vllm.validation, "
