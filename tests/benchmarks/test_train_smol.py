@@ -89,6 +89,7 @@ def test_a_run_resumes_to_the_same_weights(course: Any, whole: Path, tmp_path: P
     assert max(one[name].abs().max() for name in one if name.endswith(".b")) > 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_what_another_one_wrote(course: Any, whole: Path, tmp_path: Path) -> None:
     """Deltas and projector are where they were, and no projector is fitted again."""
     started = training(course, tmp_path, start=whole / "delta.safetensors")

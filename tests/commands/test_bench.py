@@ -153,6 +153,7 @@ def test_the_version_in_the_environment() -> None:
     assert "leave them out" in refused(run("bench", *how, "--layers", "0,1", USE_VERSION="1_0"))
 
 
+@pytest.mark.slow
 def test_a_published_setting_without_a_budget() -> None:
     how = ("--shape", LLAVA_LIKE, "--methods", "pyramiddrop:published", "--repeats", "1", "--steps", "0")
     result = run("bench", *how, "--json")

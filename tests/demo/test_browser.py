@@ -160,12 +160,12 @@ def test_a_question_chosen_while_its_picture_is_still_coming_stays(
     suggestions = page_module._suggestions
 
     def slow(path: Path) -> list[list[str]]:
-        time.sleep(1.5)
+        time.sleep(0.8)
         return suggestions(path)
 
     monkeypatch.setattr(page_module, "_suggestions", slow)
     choose(page, 0, "neighbor")
-    time.sleep(2.5)  # the picture has come by now
+    time.sleep(1.6)  # the picture has come by now
     api.expect(page.locator("#ss-question textarea")).to_have_value(answers(0)["neighbor"][0])
 
 

@@ -27,6 +27,7 @@ PICTURES = bundled.pictures()[:1]
 CHECKPOINTS = ("llava-hf/llava-1.5-7b-hf",)
 # Pages with tests of their own, which look closer, in tests/test_docs.py.
 OWN_TESTS = {"README.md", "AGENTS.md", "docs/outside-transformers.md", "docs/costs.md"}
+TRAINED = {"docs/howto/training.md"}  # as tests/hf/test_trl.py does
 NOT_RUN = "not run: "
 # trl asks for a newer Python than we do; torchvision may be left out.
 NEEDS = {
@@ -56,7 +57,14 @@ STAND_INS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("page", [p for p in pages() if python_blocks(p) and p not in OWN_TESTS])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p in TRAINED else ())
+        for p in pages()
+        if python_blocks(p) and p not in OWN_TESTS
+    ],
+)
 def test_blocks_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

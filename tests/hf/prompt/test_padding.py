@@ -118,7 +118,7 @@ FORM_OF = {
 TAKEN = [(attention, form) for attention, forms in FORM_OF.items() for form in forms]
 
 
-@pytest.mark.parametrize(("taken", "rows", "method"), in_turn(TAKEN, ROWS, ALL), ids=label)
+@pytest.mark.parametrize(("taken", "rows", "method"), in_turn(TAKEN, ROWS, ALL, slow_once=True), ids=label)
 def test_a_batch_padded_on_the_right_under_a_mask_of_ones_own(
     taken: tuple[str, str], rows: str, method: Method
 ) -> None:
