@@ -143,7 +143,7 @@ def test_answers_of_several_words_are_tokenised_as_they_are_said(prompts: Any) -
 
 
 def test_a_number_on_a_patch_keeps_the_order_of_its_digits(course: Any, prompts: Any) -> None:
-    mixed = course.mixed
+    mixed = course.naming.mixed
     own = torch.randn(len(prompts.tokenizer), 96)
     one, two = (mixed.summed(mixed.pieces([(text, 1.0)], prompts), own) for text in ("12", "21"))
     assert not torch.allclose(one, two)
@@ -151,7 +151,7 @@ def test_a_number_on_a_patch_keeps_the_order_of_its_digits(course: Any, prompts:
 
 def test_patches_say_what_is_written_and_where(course: Any) -> None:
     element = Element("number", "47", (200, 20, 230, 40), cell=(2, 1), text="47", value=47)
-    assert dict(course.mixed.spoken(element)) == {
+    assert dict(course.naming.mixed.spoken(element)) == {
         "47": 1.5,
         "right": 0.5,
         "top": 0.5,
@@ -160,7 +160,7 @@ def test_patches_say_what_is_written_and_where(course: Any) -> None:
     }
     bar = Element("bar", "pool", (60, 100, 90, 292), color="red", value=35)
     place = {"left": 0.5, "bottom": 0.5, "first": 0.7, "one": 0.7}
-    assert dict(course.mixed.spoken(bar)) == {"35": 1.0, "bar": 0.5, "red": 1.0, **place}
+    assert dict(course.naming.mixed.spoken(bar)) == {"35": 1.0, "bar": 0.5, "red": 1.0, **place}
 
 
 def test_a_widened_tower_sees_what_it_saw(course: Any) -> None:
@@ -190,7 +190,7 @@ def test_patches_of_collages_are_labelled_with_what_they_show(course: Any, run: 
 @of_a_run
 def test_ideal_patches_say_the_words_of_their_element(course: Any, run: Any) -> None:
     own = course.projector.own_part(run.reader.table.float())
-    data = course.mixed.ideal(run.album.stored("mixed", "val"), run.prompts, 1, own)
+    data = course.naming.mixed.ideal(run.album.stored("mixed", "val"), run.prompts, 1, own)
     torch.manual_seed(0)
     visible = np.arange(576)[None]
     shown = data.seen(np.array([0]), visible, None)[0]
@@ -212,3 +212,37 @@ def test_a_run_goes_on_from_a_tower_of_its_own(course: Any, run: Any, tmp_path: 
     assert again.reader.own_tower and not again.eyes_ready  # the tower of this plan is still to be trained
     for name, weight in run.reader.eyes.tower.state_dict().items():
         assert torch.equal(again.reader.eyes.tower.state_dict()[name], weight.bfloat16().float())
+
+
+def test_a_mixed_question_seeks_what_it_names_and_what_answers_it(course: Any, run: Any) -> None:
+    data = run.train["mixed"]
+    found = set()
+    for row in range(len(data)):
+        for slot, question in enumerate(data.questions[row]):
+            asked, (picture, kind) = data.asked(row, slot), question.kind.split()
+            if picture != "icons":
+                continue
+            told = {place: them for place, them, _ in asked.seeks}
+            assert all(set(them) <= set(question.objects) for them in told.values())
+            if kind in ("color", "where", "name"):
+                assert told[asked.given - 1] == question.objects
+            if kind == "neighbor":  # the thing named, then the one beside it, which the answer names
+                assert told[asked.given - 1] == question.objects[1:2]
+                assert data.names[row][question.objects[1]] == question.answer
+            if kind == "describe":  # one after the other, each from the token before its name
+                assert [them for _, them, _ in sorted(asked.seeks)] == [(i,) for i in question.objects]
+            found.add(kind)
+    assert {"name", "neighbor", "describe"} <= found
+
+
+def test_a_projector_learns_which_name_is_likeliest(course: Any) -> None:
+    torch.manual_seed(0)
+    names = torch.nn.functional.normalize(torch.randn(5, 96), dim=-1)
+    seen, name = torch.randn(5, 12).repeat(40, 1), torch.arange(5).repeat(40)
+    of = torch.nn.Module()
+    of.linear_1, of.linear_2 = torch.nn.Linear(12, 32), torch.nn.Linear(32, 96)
+    of.forward = lambda x: of.linear_2(torch.relu(of.linear_1(x)))
+    scenes, shapes = (seen.half(), 2 * names[name].half(), name), (seen.half(), 2 * names[name].half())
+    left = course.naming.fit(of, scenes, (seen.half(), name), shapes, names, 60, 0)
+    assert ((of(seen[:5]) @ names.T).argmax(-1) == name[:5]).all() and left["names"] < 1
+    assert not of.linear_1.weight.requires_grad

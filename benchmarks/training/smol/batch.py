@@ -48,7 +48,7 @@ def pack(
     prefix, m = opening + n, max(sum(len(text[0]) for text in row) for row in texts)
     ids, segment = np.zeros((pictures, m), dtype=np.int64), np.full((pictures, m), -1)
     offset = np.zeros_like(ids)
-    at, goal, question, number = [], [], [], 0
+    at, goal, question, share, number = [], [], [], [], 0
     for row, told in enumerate(texts):
         place = 0
         for k, (text, given, wanted) in enumerate(told):
@@ -58,6 +58,7 @@ def pack(
             at += range(first, first + len(wanted))
             goal += wanted
             question += [number] * len(wanted)
+            share += [len(wanted) ** -0.5] * len(wanted)
             number += 1
             place += len(text)
     before = [np.broadcast_to(np.arange(opening), (pictures, opening))]
@@ -79,7 +80,7 @@ def pack(
         mask=torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min / 2),
         at=torch.tensor(at),
         goal=goals,
-        weight=torch.where(goals == end, CLOSING_WEIGHT, 1.0),
+        weight=torch.where(goals == end, CLOSING_WEIGHT, 1.0) * torch.tensor(share),
         question=np.array(question),
         kind=np.zeros(number, dtype=np.int64),
     )
@@ -116,6 +117,9 @@ def questions(
                 thoughts.append((row * tokens + place + within, what, label))
                 seeks.append((row, place + within, one.kind == "neighbor" and what != NAME, -1))
                 sought.append(owner[row] == index)
+            for within, them, chained in one.seeks:
+                seeks.append((row, place + within, chained, -1))
+                sought.append(np.isin(owner[row], them))
             if one.counted is not None:
                 label = [UNKNOWN] * (len(ATTRIBUTES) - 1) + [len(one.counted)]
                 mark = one.given - len(data.prompts.closing) - 1

@@ -18,7 +18,7 @@ from sparsesight.scenes.scenes import KINDS, SINGLE_OBJECT
 from .. import optim
 from ..decoder import choose
 from ..run import Run
-from . import batch, collage, export, eyes, lowrank, mixed, projector, replay
+from . import batch, collage, export, eyes, lowrank, naming, projector, replay
 from .album import Album
 from .pictures import KIND_NAMES, Pictures
 from .plan import Optimizer, Plan, Stage
@@ -154,26 +154,19 @@ class Training:
     def fit_seen(self) -> None:
         """Fit the projector to the tower as it was left: what its rates did at the same time is behind."""
         own, plan, scenes = projector.own_part(self.reader.table.float()), self.plan, self.plan.fit_scenes
-        known = torch.load(self.run.folder / "train-before.pt")[:scenes].float()
+        reader, folder = self.reader, self.run.folder
+        known = torch.load(folder / "train-before.pt")[:scenes].float()
         shapes = self.train["shapes"]
         chosen = projector.counted(shapes.owner[:scenes], self.seed)
         with torch.no_grad():
-            x, y = [shapes.features[:scenes].float()[chosen]], [self.first_projector(known[chosen])]
-        made = self.album.some_seen("train")
-        features = torch.load(self.run.folder / "train-mixed-features.pt")
-        image = 0
-        for many, elements in zip(made["images"], made["elements"], strict=True):
-            looks = mixed.looks(elements, self.prompts, own)
-            for _ in range(many):
-                owner = made["owner"][image]
-                chosen = projector.counted(owner, self.seed + image)
-                x.append(features[image].float()[chosen])
-                y.append(looks[torch.from_numpy(owner).long()][chosen])
-                image += 1
-        left = projector.regress(
-            self.reader.projector, torch.cat(x), torch.cat(y), plan.fit_steps, self.seed, anew=False
-        )
-        self.run.log({"stage": "projector", "unexplained": round(left, 4)})
+            kept = shapes.features[:scenes][chosen], self.first_projector(known[chosen])
+        seen = torch.load(folder / "train-mixed-features.pt")
+        told = naming.patches(self.album.some_seen("train"), seen, reader, own, self.seed)
+        crowd = collage.stored(folder, plan.collages, plan.collage_lines, self.workers)
+        icons = naming.crowd(folder, crowd, plan.fit_collages, reader.eyes.tower)
+        names = naming.names_in(reader, own)
+        left = naming.fit(reader.projector, told, icons, kept, names, plan.fit_steps, self.seed)
+        self.run.log({"stage": "projector", **left})
 
     def restore(self) -> dict[str, Any]:
         """Take the newest checkpoint as it is; returns its stage and how many steps of it are done.

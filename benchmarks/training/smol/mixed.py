@@ -131,6 +131,7 @@ def _prompts(made: dict[str, Any], prompts: Prompts, images: int) -> tuple[Pictu
         objects=[() for _ in chosen],
         questions=[made["questions"][row] for row, _ in chosen],
         prompts=prompts,
+        names=[tuple(element.name for element in made["elements"][row]) for row, _ in chosen],
     )
     return data, chosen
 

@@ -84,6 +84,8 @@ class Asked:
     # What a token brings to mind, and which object it has to find: (place in ids, NAME, MARK or END, object)
     thoughts: tuple[tuple[int, int, int], ...]
     counted: tuple[int, ...] | None  # the objects that are counted, if any are
+    # Of mixed scenes, what a token has to find: (place in ids, elements, whether by way of something else)
+    seeks: tuple[tuple[int, tuple[int, ...], bool], ...] = ()
 
 
 @dataclass
@@ -102,6 +104,7 @@ class Pictures:
     known: dict[tuple[int, int], Asked] = field(default_factory=dict)
     # per prompt, how the patches of each object should look, then those of none: float16 [objects + 1, width]
     ideal: list[torch.Tensor] | None = None
+    names: list[tuple[str, ...]] | None = None  # per prompt those of the elements of a mixed scene
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -135,11 +138,48 @@ class Pictures:
     def asked(self, row: int, slot: int) -> Asked:
         key = (row, slot)
         if key not in self.known:
-            self.known[key] = tokens(self.questions[row][slot], self.prompts)
+            names = self.names[row] if self.names is not None else None
+            self.known[key] = tokens(self.questions[row][slot], self.prompts, names)
         return self.known[key]
 
 
-def tokens(question: Question, prompts: Prompts) -> Asked:
+def places_of(name: str, ids: list[int], prompts: Prompts) -> list[int]:
+    """Where a name begins in ids."""
+    word = prompts.ids(" " + name)
+    return [at for at in range(len(ids) - len(word) + 1) if ids[at : at + len(word)] == word]
+
+
+def sought(
+    question: Question, names: tuple[str, ...], text: list[int], answer: list[int], end: int, prompts: Prompts
+) -> list[tuple[int, tuple[int, ...], bool]]:
+    """What the tokens of a question about a mixed scene have to find; see `Asked.seeks`."""
+    kind, objects, mark = question.kind.split()[-1], question.objects, len(text) - 1
+    seeks: list[tuple[int, tuple[int, ...], bool]] = []
+    if kind not in ("count", "more", "only", "describe"):
+        for name in dict.fromkeys(names[index] for index in objects):
+            them = tuple(index for index in objects if names[index] == name)
+            last = len(prompts.ids(" " + name)) - 1
+            seeks += [(at + last, them, False) for at in places_of(name, text, prompts)]
+    if kind in ("color", "shape", "size", "letter", "where", "point"):
+        seeks += [(mark, objects[:1], False), (end, objects[:1], False)]
+    elif kind == "name":
+        seeks += [(mark, objects, True), (end, objects, True)]
+    elif kind == "neighbor":
+        seeks += [(mark, objects[1:2], True), (end, objects[1:2], True)]
+    elif kind == "only":
+        seeks += [(end, tuple(index for index in objects if names[index] == question.answer), True)]
+    elif kind == "describe":
+        after = 0
+        for index in objects:
+            at = next((at for at in places_of(names[index], answer, prompts) if at >= after), None)
+            if at is not None:
+                seeks.append((end + at, (index,), True))
+                after = at + 1
+    return seeks
+
+
+def tokens(question: Question, prompts: Prompts, names: tuple[str, ...] | None = None) -> Asked:
+    """`names` are those of the elements of a mixed scene."""
     text = prompts.ids("\n" + question.text)
     given = text + prompts.closing
     answer = prompts.answer(question.answer)
@@ -154,9 +194,16 @@ def tokens(question: Question, prompts: Prompts) -> Asked:
     elif question.kind == "compare":
         first = min(text.index(way) for way in map(prompts.word, WAYS) if way in text) - 1
         thoughts = [(first, NAME, objects[0]), (mark - 1, NAME, objects[1])]
-    counted = objects if question.kind == "count" else None
+    counted = objects if question.kind.split()[-1] == "count" else None
+    seeks = sought(question, names, text, answer, end, prompts) if names is not None else ()
     return Asked(
-        question.kind, (*given, *answer), len(given), (*answer, prompts.end), tuple(thoughts), counted
+        question.kind,
+        (*given, *answer),
+        len(given),
+        (*answer, prompts.end),
+        tuple(thoughts),
+        counted,
+        tuple(seeks),
     )
 
 

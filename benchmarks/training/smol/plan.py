@@ -83,14 +83,25 @@ class Plan:
     eyes_matrix_rate: float = 0.015  # Muon's
     collages: int = 8000
     collage_lines: int = 2000  # lines of text of either sort that collages are made from
+    fit_collages: int = 450  # collages of icons that the projector is fitted to
     stages: tuple[Stage, ...] = (
         Stage("few", 1200, 4, 16, 32, 1.5e-3, 0.3, thoughts=1.0, search=0.3, search_until=0.4),
         Stage("whole", 220, 1, 32, PATCHES, 5e-4, 1.0),
     )
 
 
-BOTH = {"shapes": 0.3, "mixed": 0.45, "pairs": 0.25}
+BOTH = {"shapes": 0.2, "mixed": 0.54, "pairs": 0.26}
 COUNTING = {"count": 6.0, "letter": 2.0, "neighbor": 1.5}
+LAGGING = {  # of mixed scenes, and of shapes what a model that knows them answers least well
+    **dict.fromkeys(("color", "shape", "size", "where", "exist", "compare"), 0.5),
+    **dict.fromkeys(("icons color", "icons shape", "icons where", "pairs both"), 1.3),
+    **dict.fromkeys(("icons letter", "icons neighbor", "pairs which"), 1.6),
+    **dict.fromkeys(("letter", "icons name", "pairs only"), 2.0),
+    "count": 4.0,
+    "icons count": 0.8,
+    "icons describe": 0.8,
+    "icons point": 0.25,
+}
 # Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out.
 PLANS = {
     "all": Plan(),
@@ -116,14 +127,22 @@ PLANS = {
         val_scenes=100,
         scored=4,
         fit_scenes=300,
-        fit_steps=300,
+        fit_steps=3000,
         mixed=2400,
+        seen=960,
         kinds=WITH_THINGS,
         eyes_steps=1350,
         stages=(
             Stage("told", 180, 2, 10, 40, 1e-3, 0.1, likelier={"count": 3.0}, shares=BOTH, ideal=True),
-            Stage("few", 120, 2, 12, 48, 1e-3, 0.6, likelier={"count": 3.0}, shares=BOTH),
-            Stage("whole", 40, 1, 16, PATCHES, 5e-4, 1.0, likelier={"count": 3.0}, shares=BOTH),
+            Stage(
+                *("few", 300, 3, 14, 44, 1.2e-3, 0.3),
+                search=0.3,
+                search_until=0.6,
+                counting=2.0,
+                likelier=LAGGING,
+                shares=BOTH,
+            ),
+            Stage("whole", 112, 1, 22, PATCHES, 7e-4, 1.0, likelier=LAGGING, shares=BOTH, replay_every=6),
         ),
     ),
 }
