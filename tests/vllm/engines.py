@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 from sparsesight import bundled, sparsify
@@ -52,6 +54,18 @@ def serve(llm: Any, method: Method) -> None:
     inside, scheduler = pruner(llm), llm.llm_engine.engine_core.engine_core.scheduler
     assert method.stage_layers(inside.num_layers) == inside.stages
     inside.planner = scheduler.planner = replace(inside.planner, method=method)
+
+
+@contextmanager
+def every_stage() -> Iterator[None]:
+    """Let regions of which nothing is removed pass all stages, too: they must come out as they were."""
+    from sparsesight.vllm import planner
+
+    with pytest.MonkeyPatch.context() as patch:
+        planner._planned.cache_clear()
+        patch.setattr(planner, "fills_a_block", lambda removed: True)
+        yield
+    planner._planned.cache_clear()
 
 
 def questions() -> list[tuple[Any, str]]:

@@ -17,6 +17,7 @@ from . import test_families as of_families  # noqa: E402
 from .engines import (  # noqa: E402
     answers,
     by_transformers,
+    every_stage,
     generated,
     prompt,
     pruner,
@@ -132,7 +133,8 @@ def test_families(family: Tiny, tmp_path: Path) -> None:
     ]
     with of_families.opened(method, path, {"image": 2, **({"video": 1} if family.video else {})}) as llm:
         prompts = [family.prompt(x) for x in samples]
-        same(answers(llm, prompts, params), expected, 1e-3)
+        with every_stage():  # also pictures of which blocks keep all
+            same(answers(llm, prompts, params), expected, 1e-3)
         shortened = pruner(llm).tally.pruned
         assert shortened == len(prompts) - 1  # one is a text
         same([answers(llm, [one], params)[0] for one in prompts], expected, 1e-3)

@@ -14,6 +14,7 @@ from .engines import (
     answers,
     by_transformers,
     engine,
+    every_stage,
     generated,
     loaded,
     prompt,
@@ -60,8 +61,12 @@ def test_without_an_entry_nothing_differs_and_counts_of_everything_are_vanilla(o
     dense = answers(llm, prompts, sampling())
     same(dense, by_transformers(None, asked), 1e-3)
     llm = opened(SparseVLMPlus(64))
-    full = answers(llm, prompts, sampling(extra_args={"sparsesight_retain": [576, 576, 576]}))
-    assert not pruner(llm).tally.pruned
+    everything = sampling(extra_args={"sparsesight_retain": [576, 576, 576]})
+    with every_stage():
+        same(answers(llm, prompts, everything), dense, 1e-5)
+    assert pruner(llm).tally.pruned == len(prompts)  # gather and scatter ran
+    full = answers(llm, prompts, everything)
+    assert pruner(llm).tally.pruned == len(prompts)  # and now nobody prunes
     same(full, dense, 1e-5)
     # A request may ask for a dense answer, or for another budget, in one batch with others.
     kinds = [None, "none", 1.0, [200, 100, 50]]
@@ -82,6 +87,9 @@ def test_a_server_that_keeps_everything_is_vanilla(opened: Any) -> None:
     llm = opened(SparseVLMPlus((576, 576, 576)))
     same(answers(llm, [prompt(*x) for x in asked], sampling()), by_transformers(None, asked), 1e-3)
     assert not pruner(llm).tally.pruned
+    with every_stage():
+        same(answers(llm, [prompt(*x) for x in asked], sampling()), by_transformers(None, asked), 1e-3)
+    assert pruner(llm).tally.pruned == len(asked)
 
 
 def staggered(llm: Any, prompts: list[Any]) -> list[tuple[list[int], list[float]]]:

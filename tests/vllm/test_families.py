@@ -19,7 +19,7 @@ from sparsesight import FastV, Random, SparseVLM, SparseVLMPlus  # noqa: E402
 from sparsesight.methods import Method  # noqa: E402
 from sparsesight.vllm.families import MODELS  # noqa: E402
 
-from .engines import answers, close, engine, generated, pruner, same, sampling  # noqa: E402
+from .engines import answers, close, engine, every_stage, generated, pruner, same, sampling  # noqa: E402
 from .tiny import FAMILIES, Tiny, spoken  # noqa: E402
 
 BLOCK = 16  # a size that vLLM's kernels for CPUs can do, but do not offer: pictures are small here
@@ -96,7 +96,8 @@ def opened(method: Method | None, path: Path, limits: dict[str, int]) -> Iterato
 def test_every_token_is_vanilla(served: Served) -> None:
     same(served.dense, served.by_transformers(None), 1e-3)
     # The same through all gathers and scatters: more than there are is all of them.
-    full = served.answers(served.prompts, [[1000, 1000, 1000]] * len(served.prompts))
+    with every_stage():
+        full = served.answers(served.prompts, [[1000, 1000, 1000]] * len(served.prompts))
     assert pruner(served.llm).tally.pruned == len(served.prompts) - 1  # one is a text
     same(full, served.dense, 1e-5)
 

@@ -152,7 +152,7 @@ class Planner:
             own = rows if not len(judges) else np.concatenate((rows, judges))
             schedule = in_whole_blocks(choice.schedule, self.block_size, method.recycled_fraction)
             removed = tuple(schedule.visual - stage.tokens_out for stage in schedule.stages)
-            if not any(removed):  # its blocks are those of a prompt that nobody prunes
+            if not fills_a_block(removed):
                 rounded += choice.schedule.stages[-1].tokens_out < len(rows)
                 continue
             begin, end = int(own.min()), int(own.max()) + 1
@@ -210,6 +210,11 @@ class Planner:
         number = np.zeros(len(visual), np.int64) if found.number is None else found.number[0].numpy()
         where = [facts[0] is not None and facts[0].where == BEFORE_PICTURE for facts in found.facts]
         return found.text[0].numpy(), number, where
+
+
+def fills_a_block(removed: tuple[int, ...]) -> bool:
+    """Whether any stage removes tokens of a region. Otherwise its blocks are those of a prompt that nobody prunes."""
+    return any(removed)
 
 
 @lru_cache(maxsize=16)
