@@ -15,7 +15,18 @@ from sparsesight.methods import METHODS, Compose  # noqa: E402
 from sparsesight.vllm.tower import with_columns, without_columns  # noqa: E402
 
 from . import test_families as of_families  # noqa: E402
-from .engines import answers, by_transformers, generated, prompt, pruner, questions, same, sampling, serve  # noqa: E402
+from .engines import (  # noqa: E402
+    answers,
+    by_transformers,
+    every_stage,
+    generated,
+    prompt,
+    pruner,
+    questions,
+    same,
+    sampling,
+    serve,
+)
 from .tiny import FAMILIES, Tiny, spoken  # noqa: E402
 
 METHODS_READ = [VisionZip(64), SCOPE(64), FasterVLM(64, per_frame=True), METHODS["holov"](64)]
@@ -85,7 +96,8 @@ def test_families(family: Tiny, tmp_path: Path) -> None:
     served = family.served(path) if family.served else path
     with of_families.opened(method, served, {"image": 2, **({"video": 1} if family.video else {})}) as llm:
         prompts = [family.prompt(x) for x in samples]
-        same(answers(llm, prompts, params), expected, 1e-3)
+        with every_stage():  # also pictures of which blocks keep all
+            same(answers(llm, prompts, params), expected, 1e-3)
         assert pruner(llm).tally.pruned == len(prompts) - 1  # one is a text
         same([answers(llm, [one], params)[0] for one in prompts], expected, 1e-3)
 
