@@ -24,7 +24,7 @@ from tests.commands.command_line import PICTURE, QUESTION, independent
 IMAGE = Image.open(PICTURE).convert("RGB")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     made = Engine(load_model(), max_new_tokens=4)
     yield made

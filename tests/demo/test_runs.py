@@ -28,7 +28,7 @@ UPLOADS = Uploads(PICTURE.parent)
 LETTER = "What letter is on the white card?"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     made = Engine(load_model(), max_new_tokens=4)
     yield made
