@@ -17,6 +17,7 @@ from sparsesight.errors import SparseSightError
 from sparsesight.scenes.mixed.dataset import SPLITS, picture_of
 from sparsesight.scenes.mixed.packages import check_installed
 from sparsesight.scenes.mixed.picture import Element
+from sparsesight.scenes.scenes import render
 
 from . import small_language_model
 from .conftest import script
@@ -235,6 +236,20 @@ def test_a_mixed_question_seeks_what_it_names_and_what_answers_it(course: Any, r
     assert {"name", "neighbor", "describe"} <= found
 
 
+def test_patches_of_cards_have_their_letter(course: Any) -> None:
+    items = render(5), render(7)
+    owner = np.stack([scene.owner.ravel() for scene in items])
+    told = course.naming.lettered(owner, [scene.objects for scene in items])
+    known = 0
+    for row, scene in enumerate(items):
+        for index in range(-1, len(scene.objects)):
+            letter = scene.objects[index].letter if index >= 0 else None
+            label = course.naming.LETTERS.index(letter) if letter else course.naming.NONE
+            assert set(told[row][torch.from_numpy(owner[row] == index)].tolist()) <= {label}
+            known += bool(letter)
+    assert known
+
+
 def test_a_projector_learns_which_name_is_likeliest(course: Any) -> None:
     torch.manual_seed(0)
     names = torch.nn.functional.normalize(torch.randn(5, 96), dim=-1)
@@ -242,7 +257,10 @@ def test_a_projector_learns_which_name_is_likeliest(course: Any) -> None:
     of = torch.nn.Module()
     of.linear_1, of.linear_2 = torch.nn.Linear(12, 32), torch.nn.Linear(32, 96)
     of.forward = lambda x: of.linear_2(torch.relu(of.linear_1(x)))
-    scenes, shapes = (seen.half(), 2 * names[name].half(), name), (seen.half(), 2 * names[name].half())
-    left = course.naming.fit(of, scenes, (seen.half(), name), shapes, names, 60, 0)
+    scenes = seen.half(), 2 * names[name].half(), name
+    cards = torch.where(name < 3, name, course.naming.NONE)  # the letters are the first three of the names
+    shapes = *scenes[:2], cards
+    left = course.naming.fit(of, scenes, (seen.half(), name), shapes, names, names[:3], 60, 0)
     assert ((of(seen[:5]) @ names.T).argmax(-1) == name[:5]).all() and left["names"] < 1
+    assert 0 < left["letters"] < 1
     assert not of.linear_1.weight.requires_grad

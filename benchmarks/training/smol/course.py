@@ -159,13 +159,14 @@ class Training:
         shapes = self.train["shapes"]
         chosen = projector.counted(shapes.owner[:scenes], self.seed)
         with torch.no_grad():
-            kept = shapes.features[:scenes][chosen], self.first_projector(known[chosen])
+            letters = naming.lettered(shapes.owner[:scenes], shapes.objects)[chosen]
+            kept = shapes.features[:scenes][chosen], self.first_projector(known[chosen]), letters
         seen = torch.load(folder / "train-mixed-features.pt")
         told = naming.patches(self.album.some_seen("train"), seen, reader, own, self.seed)
         crowd = collage.stored(folder, plan.collages, plan.collage_lines, self.workers)
         icons = naming.crowd(folder, crowd, plan.fit_collages, reader.eyes.tower)
-        names = naming.names_in(reader, own)
-        left = naming.fit(reader.projector, told, icons, kept, names, plan.fit_steps, self.seed)
+        words = naming.names_in(reader, own), naming.letters_in(reader, own)
+        left = naming.fit(reader.projector, told, icons, kept, *words, plan.fit_steps, self.seed)
         self.run.log({"stage": "projector", **left})
 
     def restore(self) -> dict[str, Any]:
