@@ -145,12 +145,12 @@ class Soak:
                 await self._send(client, {i: todo[i] for i in own}, solo, begun)
                 seconds = time.monotonic() - start
                 late = len(self.outcomes) < len(own)
-                self.done += len(self.outcomes)
                 ended = await self._drained()
                 numbers = counted(await asyncio.to_thread(self.server.metrics))
                 await self._judge(client, todo)
                 self.journal.add(self.name, seconds, numbers, self.outcomes)
                 wrong = sum(bool(x.wrong) for x in self.outcomes.values())
+                self.done += len(self.outcomes)  # now, as samples count both
                 print(f"{self.done} sent to this server, {wrong} wrong in this round", flush=True)
                 self.outcomes = {}
             self.running = False
