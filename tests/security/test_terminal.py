@@ -144,7 +144,7 @@ def test_markup_in_a_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     made = table.Table(NASTY, [NASTY], [[NASTY]])
     monkeypatch.setattr(table, "remarks", lambda rows: [NASTY])
     monkeypatch.setattr(table, "tables", lambda rows: [made])
-    benching._show({"subject": NASTY}, [], [], details=True)
+    benching._show({"subject": NASTY}, [], [], details=True, same_retain=False)
     shown = clean(capsys.readouterr().out)
     assert shown.replace("\n", "").count("[/x]") >= 3
 
