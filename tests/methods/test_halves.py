@@ -157,3 +157,14 @@ def test_pictures_of_scores_show_what_is_asked_for() -> None:
     found = method.select(second)
     assert found.meaning == Halves((5, 5), asked=0.0).select(first).meaning == method.meaning
     assert set(found.score[0].topk(5).indices.tolist()) == set(found.keep[0].nonzero()[:, 0].tolist())
+
+
+@pytest.mark.parametrize("method", [Halves(8), Halves(8, asked=0), Narrow(8)], ids=str)
+def test_scores_for_variety_show_no_order_of_what_is_dropped(method: Halves | Narrow) -> None:
+    samples = [Sample.random(3, 2, 40, 5), Sample.random(4, 1, 25, 3)]
+    index = 1 if method == Halves(8) else 0
+    _, stage = build(method, samples, index=index)
+    selection = method.select(stage)
+    for score, keep, visual in zip(selection.score, selection.keep, stage.visual, strict=True):
+        dropped = score[visual & ~keep].unique()
+        assert len(dropped) == 1 and (score[keep] > dropped).all()

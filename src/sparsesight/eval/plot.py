@@ -87,7 +87,8 @@ def draw(summary: Mapping[str, Any], latencies: Latencies) -> Figure:
         _draw(figure, axis, panel)
         for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
             which(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_xlabel(label, fontsize=FONT)
+        spread = "" if len(panel) < 3 else "\n(points at one cost are drawn side by side)"
+        axis.set_xlabel(f"{label}{spread}", fontsize=FONT)
     axes[0].set_ylim(_ends([curve for panel in panels for curve in panel.values()]))
     for axis in axes:
         name_lines(axis)
