@@ -51,7 +51,8 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
         title = f"scores {stages[0].where}, yellow: high\n{fill(stages[0].meaning.scores, ACROSS)}"
         panels.append((title, heatmap(look, 0, size=PIXELS, caption=False)))
     for number, stage in enumerate(stages):
-        title = f"{stage.where}\n{fill(stage.said, ACROSS)}"
+        note = "\nhatched: merged into the dots" if stage.merged.any() else ""
+        title = f"{stage.where}\n{fill(stage.said, ACROSS)}{note}"
         panels.append((title, overlay(look, number, size=PIXELS, caption=False)))
     columns = len(panels) + 1
     tall = PANEL + 0.5 + max(title.count("\n") + 1 for title, _ in panels) * LINE * TITLE / 72
