@@ -13,7 +13,7 @@ from torch import nn
 from sparsesight.bundled.smol.assemble import assemble
 from sparsesight.bundled.smol.base import Base
 from sparsesight.errors import SparseSightError
-from sparsesight.scenes.scenes import KINDS, SINGLE_OBJECT
+from sparsesight.scenes.scenes import KINDS, LETTERS, SINGLE_OBJECT
 
 from .. import optim
 from ..decoder import choose
@@ -165,7 +165,7 @@ class Training:
         told = naming.patches(self.album.some_seen("train"), seen, reader, own, self.seed)
         crowd = collage.stored(folder, plan.collages, plan.collage_lines, self.workers)
         icons = naming.crowd(folder, crowd, plan.fit_collages, reader.eyes.tower)
-        words = naming.names_in(reader, own), naming.letters_in(reader, own)
+        words = [naming.directions(of, reader, own) for of in (collage.NAMES, LETTERS)]
         left = naming.fit(reader.projector, told, icons, kept, *words, plan.fit_steps, self.seed)
         self.run.log({"stage": "projector", **left})
 

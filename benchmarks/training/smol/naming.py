@@ -9,6 +9,7 @@ letter fell from 0.94 to 0.75 of the patches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,9 @@ MANY = (700, 350, 900, 700, 500)
 RATE = 3e-3
 
 
-def names_in(reader: Reader, own: torch.Tensor) -> torch.Tensor:
-    """The directions of all names, of length one: [names, width]."""
-    told = [mixed.summed(mixed.pieces([(name, 1.0)], reader.prompts), own) for name in collage.NAMES]
-    return F.normalize(torch.stack(told), dim=-1)
-
-
-def letters_in(reader: Reader, own: torch.Tensor) -> torch.Tensor:
-    """The directions of all letters, of length one: [letters, width]."""
-    told = [mixed.summed(mixed.pieces([(letter, 1.0)], reader.prompts), own) for letter in LETTERS]
+def directions(words: Sequence[str], reader: Reader, own: torch.Tensor) -> torch.Tensor:
+    """Of names or letters, of length one: [words, width]."""
+    told = [mixed.summed(mixed.pieces([(word, 1.0)], reader.prompts), own) for word in words]
     return F.normalize(torch.stack(told), dim=-1)
 
 

@@ -28,9 +28,8 @@ def difference_ranks(
     bandwidth: float = 1.0,
     rest: bool = True,
 ) -> Int[Tensor, "b v"]:
-    """:func:`ops.greedy_gaussian_map` of the stage's hidden states; without ``rest`` all others share one place."""
-    place = ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps, bandwidth, rest)
-    return place if rest else torch.minimum(place, keep[:, None])
+    """:func:`ops.greedy_gaussian_map` of the stage's hidden states."""
+    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps, bandwidth, rest)
 
 
 def difference_macs(sizes: StageSizes) -> int:

@@ -153,7 +153,7 @@ def greedy_gaussian_map(
         held: number of given tokens per sample, at most ``keep`` and the valid ones; on the host.
         valid, keep, steps: as :func:`farthest_point_ranks`.
         bandwidth: multiplies ``m``, above 0.
-        rest: False: tokens that are not selected follow in their order.
+        rest: as :func:`farthest_point_ranks`.
     """
 
     def rate(points: TokenPoints | Points) -> Tensor:
@@ -165,7 +165,7 @@ def greedy_gaussian_map(
             spread = mean_squared(total, norm, count, points.scale)
         return (-0.5 / (bandwidth * spread.clamp(min=1e-6))).float()[:, None].expand_as(valid)
 
-    return _greedy_map(
+    place = _greedy_map(
         x,
         COARSE,
         lambda squared, a, b: squared.float().mul_(a[..., None]).exp_().double(),
@@ -178,6 +178,7 @@ def greedy_gaussian_map(
         steps,
         rest,
     )
+    return place if rest else torch.minimum(place, keep[:, None])
 
 
 def _greedy_map(
