@@ -14,9 +14,14 @@ share a picture. Plain instructions with the base model's own answers are mixed 
 Two aids belong to the first part of "few" alone: read-outs of what tokens bring to mind, and a loss on attention that
 leaves open which heads of which layers find what is asked for. The last third of the run has neither.
 
-`--start` goes on from the deltas of a run, or of a release, with `--plan counting` or `--plan mixed`; neither has aids.
+`--start` goes on from the deltas of a run, or of a release, with `--plan counting`, `mixed` or `longer`.
 "mixed" trains the tower and the projector too, on mixed scenes (`pip install 'sparsesight[scenes]'`). Its first stage,
 "told", shows patches as they should look and needs no tower: a second process may train the eyes meanwhile (`--only`).
+"longer" goes on from that with more steps.
+
+    torchrun --nproc_per_node 2 benchmarks/train_smol.py --plan longer --start delta.safetensors --out runs/longer
+
+trains with two processes, each with pictures of its own, so a step has twice as many questions.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from training import together
 from training.run import Run
 from training.smol.course import Training
 from training.smol.export import release
@@ -69,6 +75,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    together.join()
     file = base_file()
     base, run = read_base(file), Run(arguments.out, arguments.every)
     training = Training(
@@ -87,6 +94,8 @@ def main() -> None:
         training.export()
     else:
         training.all()
+    if together.number():  # the first process writes
+        return
     model = arguments.out / "model"
     print(f"saved {model}")
     if arguments.release:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import together
 from .optim import Optimizer
 
 
@@ -51,7 +52,7 @@ class Run:
             optimizer.step(step)
             smooth += (value.item() - smooth) * max(0.05, 1 / (step + 1))
             last = step == optimizer.steps - 1
-            if step % self.every == 0 or last:
+            if not together.number() and (step % self.every == 0 or last):
                 with torch.no_grad():
                     scores = evaluate()
                 seconds, processor = time.perf_counter() - clock, time.process_time() - cpu
@@ -63,7 +64,8 @@ class Run:
                 }
                 self.log({**line, "loss": round(smooth, 4), **scores})
                 self._save(checkpoint, modules, optimizer, step + 1, seconds, processor, smooth)
-        (self.folder / f"{stage}.done").touch()
+        with together.first_alone():
+            (self.folder / f"{stage}.done").touch()
 
     def log(self, line: dict[str, Any]) -> None:
         print(json.dumps(line), flush=True)

@@ -15,7 +15,7 @@ from sparsesight.bundled.smol.base import Base
 from sparsesight.errors import SparseSightError
 from sparsesight.scenes.scenes import KINDS, LETTERS, SINGLE_OBJECT
 
-from .. import optim
+from .. import optim, together
 from ..decoder import choose
 from ..run import Run
 from . import batch, collage, export, eyes, lowrank, naming, projector, replay
@@ -54,9 +54,10 @@ class Training:
         self.prompts = self.reader.prompts
         # The base model's own answers, so before there are deltas
         if text:
-            self.replay = replay.load_or_make(
-                run.folder / "replay.pt", self.reader.language_model, self.prompts
-            )
+            with together.first_alone():
+                self.replay = replay.load_or_make(
+                    run.folder / "replay.pt", self.reader.language_model, self.prompts
+                )
         self.parts, self.deltas = self.reader.attach(), self.reader.deltas
         self.started, self.eyes_ready = start is not None, False
         self.album = Album(plan, run.folder, workers, self.reader)
@@ -66,12 +67,17 @@ class Training:
 
     def load(self, stage: Stage) -> None:
         """What a stage asks about."""
-        self.train, self.val = (self.album.shown(stage, split) for split in ("train", "val"))
+        with together.first_alone():
+            self.train, self.val = (self.album.shown(stage, split) for split in ("train", "val"))
 
     def train_eyes(self) -> None:
         """The stage of the tower and the projector, if the plan has one."""
         if not self.plan.eyes_steps or self.eyes_ready:
             return
+        if together.processes() > 1 and not self.run.finished("eyes"):
+            raise SparseSightError(
+                "several processes cannot train the eyes: train them with one, by --only eyes, and then go on"
+            )
         self.eyes_ready = True
         seen, plan, folder = self.reader.eyes, self.plan, self.run.folder
         self.first_projector = deepcopy(seen.projector)
@@ -117,7 +123,8 @@ class Training:
     def all(self) -> None:
         for stage in self.plan.stages:
             self.only(stage.name)
-        self.export()
+        if not together.number():
+            self.export()
 
     def only(self, name: str) -> None:
         """A stage, or "eyes"; those before it have to be finished."""
@@ -200,8 +207,9 @@ class Training:
 
         def loss(step: int) -> torch.Tensor:
             lowrank.merge_all(self.deltas)
-            rng = np.random.default_rng([self.seed, number, step])
-            total = self.seen(stage, rng, step / stage.steps)
+            source = stage.source(np.random.default_rng([self.seed, number, step]))  # of all processes
+            rng = np.random.default_rng([self.seed, number, step, together.number()])
+            total = self.seen(stage, source, rng, step / stage.steps)
             if step % stage.replay_every == 0:
                 replayed = self.replayed(rng)
                 self.note("replay", replayed)
@@ -216,9 +224,8 @@ class Training:
         self.run.train(stage.name, self.parts, optimizer, loss, evaluate)
         lowrank.merge_all(self.deltas)
 
-    def seen(self, stage: Stage, rng: np.random.Generator, done: float) -> torch.Tensor:
+    def seen(self, stage: Stage, source: str, rng: np.random.Generator, done: float) -> torch.Tensor:
         """The loss of one batch of questions about pictures of one source."""
-        source = stage.source(rng)
         data = self.train[source]
         rows = np.sort(rng.choice(len(data), stage.pictures, replace=False))
         slots = self.draw(stage, data, rows, rng)

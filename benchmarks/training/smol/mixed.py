@@ -138,7 +138,6 @@ def _prompts(made: dict[str, Any], prompts: Prompts, images: int) -> tuple[Pictu
 
 def _make_some(split: str, job: tuple[int, int, int]) -> dict[str, Any]:
     """Images one after the other, pairs as two, and the number of images of each picture."""
-    torch.set_num_threads(1)
     first, n, per_scene = job
     pictures = [picture_of(SPLITS[split], first + index) for index in range(n)]
     return {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,11 @@ def stored(
     """What `make` gives for (first of 25 at most, how many, questions a picture), joined; `file` keeps it."""
     if not file.exists():
         jobs = [(start, min(25, first + n - start), per_scene) for start in range(first, first + n, 25)]
-        with ProcessPoolExecutor(workers) as pool:
-            parts = list(pool.map(make, jobs))
+        if workers == 1:
+            parts = list(map(make, jobs))
+        else:  # not by a fork: it would break the threads of this process
+            with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+                parts = list(pool.map(make, jobs))
         fresh = file.with_suffix(".new")
         torch.save({key: _joined(parts, key) for key in parts[0]}, fresh)
         fresh.replace(file)
@@ -263,7 +267,6 @@ def _joined(parts: list[dict[str, Any]], key: str) -> Any:
 
 
 def _make_some(job: tuple[int, int, int]) -> dict[str, Any]:
-    torch.set_num_threads(1)
     first_seed, n, per_scene = job
     scenes = [render(first_seed + index) for index in range(n)]
     owner = np.stack([scene.owner.ravel() for scene in scenes]).astype(np.int8)

@@ -11,6 +11,7 @@ import torch
 
 from sparsesight.scenes.mixed.dataset import PICTURES, WITH_THINGS
 
+from .. import together
 from .pictures import PATCHES
 
 HARD = ("letter", "count", "neighbor", "compare")
@@ -102,6 +103,22 @@ LAGGING = {  # of mixed scenes, and of shapes what a model that knows them answe
     "icons describe": 0.8,
     "icons point": 0.25,
 }
+WEAKEST = {  # of all scenes, for a model that knows them
+    **dict.fromkeys(("letter", "count"), 6.0),
+    **dict.fromkeys(("color", "shape", "neighbor"), 1.2),
+    **dict.fromkeys(("size", "where", "icons where", "icons compare"), 0.4),
+    **dict.fromkeys(("icons name", "pairs only"), 2.0),
+    **dict.fromkeys(("icons color", "icons shape", "icons neighbor", "icons describe"), 1.3),
+    **dict.fromkeys(("pairs both", "pairs more"), 1.1),
+    "compare": 0.8,
+    "exist": 0.5,
+    "icons letter": 1.8,
+    "icons size": 0.9,
+    "icons exist": 0.7,
+    "icons point": 0.25,
+    "pairs exist": 0.6,
+}
+EVENLY = {"shapes": 0.34, "mixed": 0.44, "pairs": 0.22}
 # Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out.
 PLANS = {
     "all": Plan(),
@@ -145,6 +162,21 @@ PLANS = {
             Stage("whole", 112, 1, 22, PATCHES, 7e-4, 1.0, likelier=LAGGING, shares=BOTH, replay_every=6),
         ),
     ),
+    "longer": Plan(
+        about="more of mixed scenes, from a model that knows them; tower and projector stay",
+        rank=24,
+        shipped_rank=24,
+        first_scene=6000,
+        scenes=500,
+        scored=5,
+        mixed=3600,
+        seen=1400,
+        kinds=WITH_THINGS,
+        stages=(
+            Stage("few", 240, 3, 14, 44, 1e-3, 0.3, likelier=WEAKEST, shares=EVENLY),
+            Stage("whole", 320, 1, 24, PATCHES, 7e-4, 0.7, likelier=WEAKEST, shares=EVENLY, replay_every=6),
+        ),
+    ),
 }
 
 
@@ -165,6 +197,7 @@ class Optimizer:
 
     def step(self, index: int) -> None:
         """Clip the gradients, apply them with the rates of step `index` and clear them."""
+        together.average(self.weights)
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         scale = min(1.0, (index + 1) / self.warm_up, (self.steps - index) / (self.steps * self.decay))
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
