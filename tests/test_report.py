@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from sparsesight import SparseVLM, SparseVLMPlus
 from sparsesight.core.budget import Stage
 from sparsesight.core.facts import AFTER, NOTHING
+from sparsesight.errors import BudgetError
 from sparsesight.hf.batch_report import batch_report
 from sparsesight.macs import DecoderShape
-from sparsesight.methods import from_dict, make_method
+from sparsesight.methods import METHODS, from_dict, make_method
 from sparsesight.report import Latency, RegionReport, Report, by_layers, run_lengths, where
 
 SHAPE = DecoderShape.llama(6, 16, 32, 4)
@@ -154,7 +156,7 @@ def test_report_reads_well() -> None:
     latency = Latency([3.14159], [])
     assert str(report(latency=latency)).splitlines() == [
         f"{report().speedup_limit:.1f}x less prefill arithmetic, 24 % less KV cache; "
-        "4 of 7 visual tokens on average over 2 samples",
+        "on average 4 of 7 visual tokens leave a layer, 5 enter it, over 2 samples",
         "sparsevlm, pruning after layers 1, 3",
         "                                       dense      sparse",
         "visual tokens per layer                  7.0         4.3",
@@ -179,11 +181,40 @@ def test_a_headline_says_what_was_saved() -> None:
     one = report(
         regions=(region(10, 3, Stage(1, 10, 5, 2, 1), Stage(3, 6, 1, 1, 1)),), length=(15,), width=15
     )
-    assert one.headline.endswith("; 5 of 10 visual tokens on average")
+    assert one.headline.endswith("; on average 5 of 10 visual tokens leave a layer, 6 enter it")
     dense = report(regions=(region(4, 2),), length=(8,), width=8)
     assert dense.headline == "nothing was saved (ran dense: the budget keeps every visual token)"
     costly = replace(one, samples=(replace(one.samples[0], macs_sparse=3 * one.macs_dense),))
     assert costly.headline.startswith("3.0x more prefill arithmetic, ")
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("layers", [6, 32])
+def test_the_averages_of_a_headline_are_of_what_happened(name: str, layers: int) -> None:
+    """At the least budget: a single stage after layer 0 or 2 leaves all tokens to the layers before it."""
+    method = make_method(name, retain=1) if METHODS[name].one_budget else make_method(name)
+    where_, visual = method.stage_layers(layers), 576
+    try:
+        stages = method.plan(visual, layers, where_).stages
+    except BudgetError as error:  # which names the least
+        least = int(re.findall(r"possible are (\d+) to 576", str(error))[0])
+        stages = replace(method, retain=least).plan(visual, layers, where_).stages
+    got = report(
+        method=method.to_dict(),
+        shape=DecoderShape.llama(layers, 16, 32, 4),
+        layers=where_,
+        regions=(region(visual, 3, *stages),),
+        length=(visual + 5,),
+        width=visual + 5,
+        overhead=method.overhead,
+        past=(0,) * layers,
+    )
+    (sample,) = got.samples
+    entering = sum(sample.visual_per_layer) / layers
+    said = got.headline.partition("; ")[2]
+    assert re.search(r"(\d+) (enter it|of 576 visual tokens per layer)", said)[1] == f"{entering:.0f}"  # type: ignore[index]
+    if "enter it" in said:
+        assert f"{sample.equal_tokens:.0f} of 576 visual tokens leave a layer" in said
 
 
 def test_layers_in_words() -> None:

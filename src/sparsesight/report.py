@@ -118,7 +118,8 @@ class Report:
     def headline(self) -> str:
         """What was saved, in one line.
 
-        ``5.0x less prefill arithmetic, 76 % less KV cache; 64 of 576 visual tokens on average``
+        ``5.0x less prefill arithmetic, 76 % less KV cache; on average 64 of 576 visual tokens leave a layer, 75 enter
+        it``. What leaves is what ``retain`` counts; what enters a layer, that layer computes.
         """
         samples, macs = self.samples, (self.macs_dense, self.macs_sparse)
         if macs[0] == macs[1]:
@@ -128,9 +129,14 @@ class Report:
         times = f"{max(macs) / min(macs):.1f}x {more} prefill arithmetic"
         saved = round(100 * (1 - self.kv_bytes_sparse / self.kv_bytes_dense))
         before = sum(s.visual_tokens for s in samples) / len(samples)
-        after = sum(s.equal_tokens for s in samples) / len(samples)
-        over = f" over {len(samples)} samples" if len(samples) > 1 else ""
-        return f"{times}, {saved} % less KV cache; {after:.0f} of {before:.0f} visual tokens on average{over}"
+        leave, enter = (
+            f"{sum(counts) / len(samples):.0f}"
+            for counts in ([s.equal_tokens for s in samples], [s.equal_tokens_entering for s in samples])
+        )
+        of = f"on average {leave} of {before:.0f} visual tokens"
+        means = f"{of} per layer" if leave == enter else f"{of} leave a layer, {enter} enter it"
+        over = f", over {len(samples)} samples" if len(samples) > 1 else ""
+        return f"{times}, {saved} % less KV cache; {means}{over}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable data."""

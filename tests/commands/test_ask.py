@@ -107,8 +107,9 @@ def test_what_is_printed() -> None:
     assert any(line.startswith("sparse") and sparse in line and verdict in line for line in lines)
     assert QUESTION in result.stdout
     same = "same" if dense == sparse else "different"
-    saved = r"[\d.]+x less prefill arithmetic, \d+ % less KV cache; \d+ of 576 visual tokens on average"
-    assert re.match(f"{same} answer; {saved} ", " ".join(result.stdout.split()))
+    saved = r"[\d.]+x less prefill arithmetic, \d+ % less KV cache; "
+    saved += r"on average \d+ of 576 visual tokens leave a layer, \d+ enter it"
+    assert re.match(f"{same} answer; {saved}", " ".join(result.stdout.split()))
     assert "a character is two patches" in result.stdout
     for quantity in ("visual tokens per layer", "prefill multiply-adds", "KV cache bytes"):
         (row,) = [line for line in lines if line.strip().startswith(f"{quantity} ") and "(" not in line]

@@ -78,6 +78,7 @@ WRONG_DEFAULTS = {
     "SPARSESIGHT_DEVICE": ("cuda:77", "is not available here"),
     "SPARSESIGHT_DTYPE": ("float23", "did you mean"),
     "SPARSESIGHT_MODLE": ("smol", "no variable of SparseSight; did you mean 'SPARSESIGHT_MODEL'"),
+    "SPARSESIGHT_METHOD": ("fastv", "no variable of SparseSight: give --method on the command line"),
     "RETAIN_TOKN": ("many", "RETAIN_TOKN"),
     "USE_VERSION": ("3_0", "USE_VERSION"),
 }
@@ -90,7 +91,7 @@ def test_defaults_that_no_command_can_use(monkeypatch: pytest.MonkeyPatch) -> No
     result = run("doctor", "--json", **{name: value for name, (value, _) in WRONG_DEFAULTS.items()})
     assert result.exit_code == 1
     found = json.loads(result.stdout)
-    assert set(found["wrong_defaults"]) == set(WRONG_DEFAULTS) and len(found["problems"]) == 6
+    assert set(found["wrong_defaults"]) == set(WRONG_DEFAULTS) and len(found["problems"]) == 7
     for name, (_, part) in WRONG_DEFAULTS.items():
         assert part in found["wrong_defaults"][name], name
     result = run("doctor", SPARSESIGHT_MODEL="no/such/folder")

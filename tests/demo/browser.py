@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from sparsesight import bundled
 
 api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NEEDS = "needs Chromium, such as Debian's: apt install chromium"
+# Set in continuous integration, where these tests must not be skipped: the fixture ``browser`` then fails instead.
+REQUIRED = "TESTS_NEED_BROWSER"
 marks = [
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's: apt install chromium"),
+    pytest.mark.skipif(CHROMIUM is None and not os.environ.get(REQUIRED), reason=NEEDS),
 ]
 PATIENCE = 90_000  # milliseconds, for machines that do much else
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

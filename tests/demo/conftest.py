@@ -10,6 +10,10 @@ import pytest
 
 from sparsesight.demo.engine import Engine
 
+if os.environ.get("TESTS_NEED_BROWSER"):  # not skipped either if these are missing
+    import gradio  # noqa: F401
+    import playwright  # noqa: F401
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
@@ -31,7 +35,10 @@ def url(engine: Engine) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from tests.demo.browser import CHROMIUM, api
+    from tests.demo.browser import CHROMIUM, NEEDS, api
+
+    if CHROMIUM is None:
+        pytest.fail(NEEDS)
 
     args = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with api.sync_playwright() as playwright:

@@ -108,8 +108,19 @@ def test_an_upload_is_asked_about(page: Any, tmp_path: Path) -> None:
 
 def test_a_bad_file_is_a_sentence_and_is_taken_away(page: Any, tmp_path: Path) -> None:
     (tmp_path / "words.png").write_text("no picture at all")
-    upload(page, tmp_path / "words.png")
-    text(page, ".toast-body", "'words.png' is not a picture in PNG, .* or TIFF: save it as PNG or JPEG")
+    (tmp_path / "notes.txt").write_text("not even by its name")
+    upload(page, tmp_path / "notes.txt")
+    text(page, ".toast-body", "'notes.txt' is not a picture in PNG, .* or TIFF: save it as PNG or JPEG")
+    api.expect(page.locator("#ss-picture input[type=file]")).to_have_count(1, timeout=PATIENCE)
+    dropped = page.evaluate_handle(
+        "() => { const t = new DataTransfer(); t.items.add(new File(['x'], 'a.pdf')); return t; }"
+    )
+    page.dispatch_event("#ss-picture .upload-container", "drop", {"dataTransfer": dropped})
+    api.expect(page.locator(".toast-body", has_text="'a.pdf' is not a picture")).to_be_visible()
+    api.expect(page.locator("#ss-picture input[type=file]")).to_have_count(1, timeout=PATIENCE)
+    put_in(page, tmp_path / "words.png")
+    words = re.compile("'words.png' is not a picture in PNG, .* or TIFF: save it as PNG or JPEG")
+    api.expect(page.locator(".toast-body", has_text=words)).to_be_visible()
     api.expect(page.locator("#ss-picture input[type=file]")).to_have_count(1, timeout=PATIENCE)
     ask(page)
     text(page, "body", "There is no picture: upload one, or choose an example")
@@ -282,7 +293,11 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         page.locator("#ss-methods label", has_text="divprune").click()
         page.locator("#ss-compare-run").click()
         api.expect(page.locator("#ss-kept img").nth(5)).to_be_visible(timeout=PATIENCE)
-        api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.5, timeout=PATIENCE)
+        api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.3, timeout=PATIENCE)
+        grid = page.locator("#ss-grid table")  # a row is a card: nothing to scroll sideways
+        assert grid.evaluate("it => it.scrollWidth <= it.parentElement.clientWidth && it.scrollWidth < innerWidth")
+        api.expect(grid.locator("thead")).to_be_hidden()
+        assert grid.locator("tbody tr").last.bounding_box()["height"] < 90
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.evaluate("document.documentElement.scrollHeight") < 2700
         page.get_by_role("tab", name="Change the question", exact=True).click()

@@ -95,11 +95,18 @@ def test_what_the_template_wrote_is_shown_nowhere() -> None:
 
 def test_methods_to_choose_are_grouped_and_described() -> None:
     made = results.methods_to_choose()
-    assert {name for _, name in made} == set(METHODS) and all(
-        label.startswith(f"{name}: ") for label, name in made
-    )
+    assert {name for _, name in made} == set(METHODS)
+    for label, name in made:
+        kind = METHODS[name]
+        assert label == f"{kind.group().split()[0]} · {name}: {kind.when}"
+        assert kind.when in results.about(name) and GROUPS[kind.group()] in results.about(name)
+        assert kind.when in re.sub("&#x27;", "'", results.about_all())
+    for group, said in GROUPS.items():
+        assert f"{group}: {said}" in results.KINDS.lower()
+    assert results.about("halves > fastv") == results.about(["halves"]) == ""
+    check(results.about_all())
     groups = [METHODS[name].group() for _, name in made]
-    assert groups == sorted(groups, key=GROUPS.index)
+    assert groups == sorted(groups, key=[*GROUPS].index)
 
 
 def test_rows_of_a_comparison_fit_its_head() -> None:
@@ -110,6 +117,10 @@ def test_rows_of_a_comparison_fit_its_head() -> None:
     ]
     assert {len(row) for row in rows} == {len(results.COMPARISON)}
     assert [row[2] for row in rows] == ["…", EVIL, "red"]
+    made = results.table(rows)
+    check(made)
+    assert made.count("<tr>") == 4 and made.count('<td data-head="own retain">') == 3
+    assert "&lt;script&gt;" in made and results.table([]) == ""
 
 
 def test_the_key_names_what_occurs_in_its_order() -> None:

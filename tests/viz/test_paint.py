@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from sparsesight import SparseSightError, viz
 from sparsesight.viz.colours import CROPPED_CONTRAST, KEPT, MERGED, heat
+from sparsesight.viz.draw import scored, signed
 from tests.viz.made_records import look, smooth, stage
 
 SIZE = 320
@@ -195,3 +196,27 @@ def test_a_size_that_is_none() -> None:
     for size in (0, 31, 10_000, 3.5, "large"):
         with pytest.raises(SparseSightError, match="size="):
             viz.overlay(look(smooth(8, 8)), None, size=size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("draw", [signed, scored])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_on_a_dark_page_what_was_dropped_is_dark(draw: Any, frames: int) -> None:
+    """Over white a clear picture is the opaque one; over a dark page only what remains is bright."""
+    later = stage(16, [5])
+    later.score[:4] = np.nan
+    of = look(smooth(SIZE, SIZE), later)
+    of = replace(of, pictures=of.pictures * frames)
+    opaque, clear = draw(of, 0, size=SIZE)[0], draw(of, 0, size=SIZE, clear=True)[0]
+    assert (opaque.mode, clear.mode) == ("RGB", "RGBA") and opaque.size == clear.size
+
+    def over(level: int) -> np.ndarray:
+        paper = Image.new("RGBA", clear.size, (level, level, level, 255))
+        return np.asarray(Image.alpha_composite(paper, clear).convert("RGB")).astype(int)
+
+    seen, dark = np.asarray(opaque).astype(int), over(30)
+    assert np.abs(over(255) - seen).max() <= 1
+    if frames == 1:
+        assert cell(seen, 2).min() > 120 > cell(dark, 2).max()
+        assert np.array_equal(cell(dark, 5), cell(seen, 5))
+    else:
+        assert (dark[0] == 30).any()  # between the frames there is no paper

@@ -29,6 +29,7 @@ from .methods import methods
 from .options import in_options
 from .serve import PASS_ON, serve
 from .tune import tune
+from .variables import ignored
 
 # Of what typer raises for a wrong option or argument. It was click's class, and in newer typers is one of their own.
 WrongUse: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -147,8 +148,13 @@ def _sparsesight(
     ),
 ) -> None:
     """Make vision-language models faster: drop the visual tokens that the question does not need."""
-    if context.invoked_subcommand is None:
+    name = context.invoked_subcommand
+    if name is None:
         typer.echo(context.get_help())
+    elif name != "doctor" and name in context.command.commands:  # type: ignore[attr-defined]
+        params = context.command.commands[name].params  # type: ignore[attr-defined]
+        if text := ignored(name, [param.envvar for param in params if isinstance(param.envvar, str)]):
+            typer.echo(f"note: {one_line(text)}", err=True)
 
 
 for _command in app.registered_commands:

@@ -12,9 +12,9 @@ from typing import Any
 
 from ..errors import SparseSightError
 from ..method_names import DEFAULT
-from ..suggestions import did_you_mean
 from ..torchvision_schemas import import_torchvision, remedy, without_kernels
 from .options import DEFAULTS, RETAIN_VARIABLES, VERSION_VARIABLE, choose_method, given_retain
+from .variables import defaults, unknown
 
 # The purpose of each extra. Its packages are read from the installed package's own requirements.
 EXTRAS = {
@@ -30,7 +30,6 @@ BESIDE = ("accelerate", "peft", "flash-attn", "vllm", "lmms-eval", "gradio", "ma
 # Families of models whose processors need torchvision, for example.
 TORCHVISION = "Qwen-VL, SmolVLM, InternVL, LLaVA-OneVision, GLM-4V and others"
 PACKAGE = "sparsesight"
-OWN = "SPARSESIGHT_"  # how names of its variables begin
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,7 @@ def diagnose() -> Diagnosis:
     packages += [look_at(requirement) for requirement in needed]
     packages += [torchvision(), *(Package(name, _version(name)) for name in BESIDE)]
     broken = any(p.problem for p in packages)
-    defaults = {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if value and (name.startswith(OWN) or name in (*RETAIN_VARIABLES, VERSION_VARIABLE))
-    }
+    given = defaults()
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
@@ -119,8 +114,8 @@ def diagnose() -> Diagnosis:
             for name, gives in EXTRAS.items()
             for wanted in [extras.get(name)]  # nothing if this package runs from source
         ),
-        defaults=defaults,
-        wrong_defaults={} if broken else wrong_defaults(defaults),
+        defaults=given,
+        wrong_defaults={} if broken else wrong_defaults(given),
         bundled=Trial(problem="not tried, because of the packages above") if broken else try_bundled(),
     )
 
@@ -140,7 +135,7 @@ def wrong_defaults(given: Mapping[str, str]) -> dict[str, str]:
             elif name == VERSION_VARIABLE:
                 choose_method(None, given)
             else:
-                raise SparseSightError(f"no variable of SparseSight{did_you_mean(name, tuple(DEFAULTS))}")
+                raise SparseSightError(unknown(name))
         except SparseSightError as error:
             wrong[name] = str(error)
     return wrong

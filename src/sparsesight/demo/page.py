@@ -10,7 +10,7 @@ import gradio as gr
 from .. import bundled
 from . import asked
 from .engine import Engine
-from .results import ORDER, methods_to_choose
+from .results import KINDS, about, methods_to_choose
 from .tabs import Choices, Shared, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
 from .wiring import AT_ONCE, OLD, PRIVATE, Page, sentences
@@ -86,8 +86,10 @@ def _inputs(choices: Choices, uploads: Uploads) -> tuple[Any, Any, Any, Any]:
         elem_id="ss-suggested",
     )
     method = gr.Dropdown(
-        methods_to_choose(), value=choices.method, label="Method", info=ORDER, elem_id="ss-method"
+        methods_to_choose(), value=choices.method, label="Method", info=KINDS, elem_id="ss-method"
     )
+    described = gr.HTML(about(choices.method), elem_id="ss-about", elem_classes="ss-about")
+    method.change(sentences()(about), method, described, **AT_ONCE)
     retain = gr.Slider(
         1,
         choices.visual,

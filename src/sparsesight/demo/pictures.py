@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..compare import Pruned
-from ..viz import heatmap
-from ..viz.draw import signed
+from ..viz.draw import scored, signed
 from ..viz.figure import figure_file
 from ..viz.legend import CUT, PADDED, Sign
 
@@ -35,14 +34,14 @@ def panels(found: Pruned) -> tuple[list[Panel], str]:
         return [], found.why_not
     if not look.stages:
         return [], found.report.samples[0].note or "nothing was dropped"
-    whole, signs = signed(look, None, size=SIZE)
+    whole, signs = signed(look, None, size=SIZE, clear=True)
     # "Kept" needs no explanation where everything is.
     first = frozenset(signs) if signs & {CUT, PADDED} else frozenset[Sign]()
     made = [Panel(whole, None, "", f"Before any stage: all {look.visual:,} visual tokens", first)]
     for i, stage in enumerate(look.stages):
-        kept, signs = signed(look, i, size=SIZE)
+        kept, signs = signed(look, i, size=SIZE, clear=True)
         caption = f"Stage {i + 1} of {len(look.stages)}, {stage.where}: kept {stage.said}"
-        scores = heatmap(look, i, size=SIZE, caption=False) if stage.told_apart else None
+        scores = scored(look, i, size=SIZE, clear=True)[0] if stage.told_apart else None
         made.append(Panel(kept, scores, stage.meaning.scores, caption, frozenset(signs)))
     return made, ""
 
@@ -58,4 +57,4 @@ def one_stage(found: Pruned, picture: Image, number: int, size: int) -> tuple[Im
     """What a stage kept, counted from the last if negative; the plain picture if it is unknown."""
     if found.look is None:
         return picture, set()
-    return signed(found.look, number if found.look.stages else None, size=size)
+    return signed(found.look, number if found.look.stages else None, size=size, clear=True)

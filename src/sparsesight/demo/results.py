@@ -101,13 +101,62 @@ def costs(report: Report) -> str:
     )
 
 
-ORDER = "In this order: " + ", ".join(name[0].lower() + name[1:] for name in GROUPS) + "."
+def names_of(group: str) -> list[str]:
+    """The names of a group's methods."""
+    return [name for name, kind in METHODS.items() if kind.group() == group]
+
+
+def short(group: str) -> str:
+    """A group's name in the menu: its first word."""
+    return group.split()[0]
+
+
+KINDS = "; ".join(f"{group}: {said}" for group, said in GROUPS.items()).capitalize() + "."
 
 
 def methods_to_choose() -> list[tuple[str, str]]:
-    """Methods group by group, each as a label that says when to choose it, and its name."""
-    grouped = [kind for group in GROUPS for kind in METHODS.values() if kind.group() == group]
-    return [(f"{kind.name}: {kind.when}", kind.name) for kind in grouped]
+    """Methods group by group, each as a label with its group and when to choose it, and its name."""
+    return [
+        (f"{short(group)} · {name}: {METHODS[name].when}", name)
+        for group in GROUPS
+        for name in names_of(group)
+    ]
+
+
+def about(name: Any) -> str:
+    """HTML: when to choose a method, and what kind it is."""
+    kind = METHODS.get(name) if isinstance(name, str) else None
+    if kind is None:  # a method of the command line's, with options
+        return ""
+    return f"<b>{escape(kind.name)}</b>: {escape(kind.when)}. {_kind(kind.group())}"
+
+
+def about_all() -> str:
+    """HTML: what :func:`about` says of every method, as lists."""
+    parts = []
+    for group in GROUPS:
+        rows = "".join(f"<li><b>{name}</b>: {escape(METHODS[name].when)}</li>" for name in names_of(group))
+        parts.append(f"<p>{_kind(group)}</p><ul>{rows}</ul>")
+    return f'<div class="ss-about">{"".join(parts)}</div>'
+
+
+def _kind(group: Any) -> str:
+    return f"<i>{group.capitalize()}: {GROUPS[group]}.</i>"
+
+
+def table(rows: Sequence[Sequence[Any]]) -> str:
+    """HTML of rows of a comparison (:func:`compared`); on a phone each is a card with a head above every number."""
+    heads = "".join(f"<th>{head}</th>" for head in COMPARISON)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-head="{head.partition(",")[0]}">{"" if cell is None else escape(str(cell))}</td>'
+            for head, cell in zip(COMPARISON, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
 
 
 def compared(

@@ -60,6 +60,7 @@ def serving(
 
         from .page import build
         from .theme import theme
+        from .wiring import ANY_FILE
 
         uploads = Uploads(Path(folder))
         gates = [Middleware(Gate, uploads=uploads)]
@@ -72,6 +73,7 @@ def serving(
                 host,
                 port,
                 theme=theme(),
+                js=ANY_FILE,
                 css_paths=Path(__file__).with_name("style.css"),
                 max_file_size=MAX_BYTES,
                 # Nothing else, whatever the environment says. Not the folder: what is allowed here is shown as what its

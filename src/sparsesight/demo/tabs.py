@@ -13,11 +13,12 @@ from typing import Any
 import gradio as gr
 
 from ..method_names import DEFAULT
+from ..methods import GROUPS
 from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
 from .engine import Engine
 from .pictures import Panel
-from .results import COMPARISON, EXPLAINED, JUDGED, key, methods_to_choose, scale
+from .results import EXPLAINED, JUDGED, about_all, key, names_of, scale, table
 from .uploads import Uploads
 from .wiring import AT_ONCE, FOLLOW, SHOW, Turn, connect, sentences
 
@@ -210,12 +211,18 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         "arithmetic: as much as SparseVLM+ with that many visual tokens per layer. The own retain is how many a method "
         "gets for it, the number to give it under Ask."
     )
-    methods = gr.CheckboxGroup(
-        [name for _, name in methods_to_choose()],
-        value=COMPARED,
-        label="Methods",
-        elem_id="ss-methods",
-    )
+    with gr.Group(elem_id="ss-methods"):
+        methods = [
+            gr.CheckboxGroup(
+                names_of(group),
+                value=[name for name in COMPARED if name in names_of(group)],
+                label=group.capitalize(),
+                info=f"{said[0].upper()}{said[1:]}.",
+            )
+            for group, said in GROUPS.items()
+        ]
+    with gr.Accordion("When to choose which", open=False):
+        gr.HTML(about_all())
     chosen = gr.CheckboxGroup(
         [(str(x), x) for x in budgets],
         value=[x for x in budgets if x in (192, 64)] or budgets[:1],
@@ -224,21 +231,12 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     )
     begin = _buttons(shared, "compare", "Compare")
     status = gr.HTML(elem_id="ss-compare-status")
-    table = gr.Dataframe(
-        headers=list(COMPARISON),
-        datatype=["str", "number", "str", "str", "number", "str", "str"],
-        interactive=False,
-        wrap=True,
-        visible=False,
-        buttons=["copy"],
-        elem_id="ss-grid",
-        elem_classes=RESULT,
-        column_widths=["16%", "11%", "15%", "12%", "14%", "18%", "14%"],
-    )
+    grid = gr.HTML(elem_id="ss-grid", elem_classes=RESULT)
     gallery, legend = _gallery("kept", columns=4)
-    table.change(None, None, None, js=FOLLOW % "compare", **AT_ONCE)
+    grid.change(None, None, None, js=FOLLOW % "compare", **AT_ONCE)
 
-    def check(upload: Any, question: Any, names: Any, counts: Any) -> tuple[Asked, list[str], list[int]]:
+    def check(upload: Any, question: Any, counts: Any, *chosen: Any) -> tuple[Asked, list[str], list[int]]:
+        names = [name for group in chosen for name in (group if isinstance(group, list) else ())]
         check_grid(names, counts)
         return Asked.sent(shared.uploads, upload, question), names, counts
 
@@ -246,7 +244,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         for view in runs.compare(shared.engine, asked, names, counts, stop):
             yield {
                 status: view.status,
-                **({} if view.rows is None else {table: gr.Dataframe(view.rows, visible=True)}),
+                **({} if view.rows is None else {grid: table(view.rows)}),
                 **({} if view.figures is None else _figures(gallery, legend, view.figures)),
             }
 
@@ -254,8 +252,8 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         [begin.click],
         check,
         run,
-        [shared.picture, shared.question, methods, chosen],
-        [table, gallery, legend, status],
+        [shared.picture, shared.question, chosen, *methods],
+        [grid, gallery, legend, status],
         status,
         shared.turn,
     )

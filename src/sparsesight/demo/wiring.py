@@ -45,6 +45,31 @@ FRESH = """() => {
     delete document.getElementById("%s").closest("[role=tabpanel]").dataset.old;
 }"""
 
+# Gradio's page drops a file that is no picture by its name, without a word or with one of its own. With a picture's
+# type it gets to the server, which says what is wrong with it and what is accepted.
+ANY_FILE = """() => {
+    const isPicture = (file) => file.type.startsWith("image/");
+    const asPictures = (files) => {
+        const made = new DataTransfer();
+        for (const file of files)
+            made.items.add(isPicture(file) ? file : new File([file], file.name, {type: "image/png"}));
+        return made;
+    };
+    document.addEventListener("change", (event) => {
+        const input = event.target;
+        if (input.matches("#ss-picture input[type=file]") && ![...input.files].every(isPicture))
+            input.files = asPictures(input.files).files;
+    }, true);
+    document.addEventListener("drop", (event) => {
+        const files = event.dataTransfer?.files ?? [], place = event.target;
+        if (!place.closest("#ss-picture") || [...files].every(isPicture)) return;
+        event.stopImmediatePropagation();
+        event.preventDefault();
+        const dataTransfer = asPictures(files);
+        place.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer}));
+    }, true);
+}"""
+
 
 def as_error(error: Exception) -> gr.Error:
     """What a page shows of an error; the log has the rest of one that is not a user's mistake."""

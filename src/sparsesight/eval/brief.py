@@ -26,7 +26,8 @@ def brief(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     made += [_scores(name, task) for name, task in summary["tasks"].items()]
     stands = stands_for(summary)
     stands = stands and f"{stands}, own retain what each method gets for it; "
-    return f"{title(summary)}; {stands}≈: no difference found, as the 95 % interval contains zero", made
+    found = "≈: no difference found, as the 95 % interval contains zero, or too few units for one"
+    return f"{title(summary)}; {stands}{found}", made
 
 
 def _scores(name: str, task: Mapping[str, Any]) -> Table:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 DRAWS = 2000
 SEED = 0
+LEAST = 6  # units with an interval: of fewer, even if all of them differ to one side, chance does so once in 16 or more
 COVERED = (2.5, 97.5)  # percentiles: a 95 % interval
 AT_ONCE = 4_000_000  # drawn numbers held in memory
 
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; without one (None) where a single unit says nothing of the spread."""
+    """A number with its 95 % interval; without one (None) where there are too few units (:data:`LEAST`)."""
 
     value: float
     low: float | None
@@ -87,9 +88,10 @@ def resample(
 def estimate(value: float, drawn: Array, units: int) -> Estimate:
     """A value with the percentile interval of what it was in every draw [draws]; rounded to four digits.
 
-    Percentiles of a share near 0 or 1 are too optimistic: of only right answers the interval is (1, 1).
+    Percentiles of a share near 0 or 1 are too optimistic: of only right answers the interval is (1, 1). Fewer than
+    :data:`LEAST` units have no interval: if all of them agree, its width is 0, and nothing was shown.
     """
-    if units < 2:
+    if units < LEAST:
         return Estimate(_rounded(value), None, None)
     low, high = np.percentile(drawn, COVERED)
     return Estimate(_rounded(value), _rounded(low), _rounded(high))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..equal_cost import STANDS_FOR
-from .statistics import Estimate
+from .statistics import LEAST, Estimate
 from .sweep import DENSE
 
 Latencies = Mapping[tuple[str, str], float]  # milliseconds of a sample's prefill, by task and label
@@ -35,7 +35,8 @@ COSTS = {
 LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
-"no difference found" mean that the interval contains zero. MACs are multiply-adds of the language model's prefill per
+"no difference found" mean that the interval contains zero, or that there is none, as of fewer than {least} units, where
+chance can do as much even if all of them agree. MACs are multiply-adds of the language model's prefill per
 sample, the method's own overhead included; KV is the cache after it. A method's own retain, the number to give
 `sparsify` and `ask`, is the visual tokens that leave a layer, averaged over the layers.{stands}
 """
@@ -81,7 +82,7 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
     parts = [f"# Sweep: {title(summary)}\n"]
     parts += [f"- {name}: {value}\n" for name, value in about.items()]
     stands = stands_for(summary).capitalize()
-    parts.append("\n" + LEGEND.format(draws=summary["draws"], stands=stands and f"\n{stands}."))
+    parts.append("\n" + LEGEND.format(draws=summary["draws"], least=LEAST, stands=stands and f"\n{stands}."))
     if len(summary["tasks"]) > 1 and summary["overall"]:
         head = ["method", "% of dense, mean over tasks", "FLOPs, % of dense"]
         rows = [

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 from ..core.budget import Retain
 from ..core.fields import plain_value
@@ -38,7 +38,11 @@ from .visionzip import VisionZip
 from .vispruner import FasterVLM, VisPruner
 
 SUFFIX = ":published"
-GROUPS = get_args(Group)
+GROUPS: dict[Group, str] = {
+    "inside the language model": "after some of its layers, by what they read",
+    "before the language model": "once, before its first layer",
+    "controls": "simple rules that a method has to beat",
+}
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (

@@ -18,9 +18,11 @@ PURPLE: RGB = (204, 121, 167)
 LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
 PAPER, INK, QUIET, RULE = (255, 255, 255), (34, 34, 34), (102, 102, 102), (208, 208, 208)
+EITHER: RGB = (128, 128, 128)  # letters that can be read on light and dark
 KEPT, MERGED, RATES = VERMILLION, BLUE, YELLOW  # besides, kept is outlined, merged hatched, raters underlined
 # A dropped patch loses its colours and most of its contrast, and becomes lighter; what was cropped off becomes darker.
 DROPPED_CONTRAST, DROPPED_LIGHT = 0.35, 175
+EARLIER_CONTRAST, EARLIER_LIGHT = 0.2, 215  # dropped before the stage of which scores are shown
 CROPPED_CONTRAST = 0.3
 PADDING: RGB = (236, 236, 236)
 
@@ -44,6 +46,17 @@ def heat(values: np.ndarray) -> np.ndarray:
     low = np.minimum(at.astype(int), len(_HEAT) - 2)
     share = (at - low)[..., None]
     return np.round(_HEAT[low] * (1 - share) + _HEAT[low + 1] * share).astype(np.uint8)
+
+
+# How much of a page shows through where a picture is clear. Over white the colours are those above: with less paper in
+# them than this, none of them could be mixed.
+THROUGH_DROPPED = (DROPPED_LIGHT - 128 * DROPPED_CONTRAST) / 255
+THROUGH_EARLIER = (EARLIER_LIGHT - 128 * EARLIER_CONTRAST) / 255
+
+
+def ink(colours: np.ndarray, through: float) -> np.ndarray:
+    """The colours which, over white that shows ``through`` by this share, look as ``colours`` in 0..255 do."""
+    return (colours - 255 * through) / (1 - through)
 
 
 def web(colour: RGB) -> str:

@@ -44,12 +44,18 @@ def overlay(look: Look, stage: int | None = -1, *, size: int = SIZE, caption: bo
     return arrange([CaptionedPicture(picture, _lines(look, _chosen(look, stage)))], 1, letters(size))
 
 
-def signed(look: Look, stage: int | None = -1, *, size: int = SIZE) -> tuple[Image.Image, set[Sign]]:
-    """An overlay without its caption, and the entries for its legend."""
+def signed(
+    look: Look, stage: int | None = -1, *, size: int = SIZE, clear: bool = False
+) -> tuple[Image.Image, set[Sign]]:
+    """An overlay without its caption, and the entries for its legend.
+
+    Args:
+        clear: RGBA, for pages light and dark: dropped patches and padding let the page show through.
+    """
     chosen, signs = _chosen(look, stage), set[Sign]()
 
     def paint(image: Image.Image, view: View, each: int) -> Image.Image:
-        picture, found = paint_kept(image, view, chosen, each)
+        picture, found = paint_kept(image, view, chosen, each, clear)
         signs.update(found)
         return picture
 
@@ -85,22 +91,29 @@ def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = Tru
     Raises:
         SparseSightError: there is no such stage.
     """
-    chosen = checked(look).stage(stage)
-    finite = chosen.score[np.isfinite(chosen.score)]
-    low, high = np.percentile(finite, (2, 98)) if finite.size else (0.0, 0.0)
-
-    def paint(image: Image.Image, view: View, each: int) -> Image.Image:
-        return paint_scores(image, view, chosen, each, float(low), float(high))
-
-    picture = painted(look, paint, _checked(size))
+    picture, low, high = scored(look, stage, size=size)
     if not caption:
         return picture
-    letter = letters(size)
+    chosen, letter = look.stage(stage), letters(size)
     method = str(look.report.method["method"])
     sheet = arrange(
         [CaptionedPicture(picture, (f"{method}, {chosen.where}: {chosen.meaning.scores}",))], 1, letter
     )
-    return stack(sheet, scale(float(low), float(high), sheet.width, letter))
+    return stack(sheet, scale(low, high, sheet.width, letter))
+
+
+def scored(
+    look: Look, stage: int, *, size: int = SIZE, clear: bool = False
+) -> tuple[Image.Image, float, float]:
+    """A heat map without its caption, and the scores of its first and last colour; ``clear`` as in :func:`signed`."""
+    chosen = checked(look).stage(stage)
+    finite = chosen.score[np.isfinite(chosen.score)]
+    low, high = map(float, np.percentile(finite, (2, 98)) if finite.size else (0.0, 0.0))
+
+    def paint(image: Image.Image, view: View, each: int) -> Image.Image:
+        return paint_scores(image, view, chosen, each, low, high, clear)
+
+    return painted(look, paint, _checked(size)), low, high
 
 
 def side_by_side(

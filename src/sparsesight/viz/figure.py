@@ -65,7 +65,7 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
                 14,
             )
         )
-    said.append((report.headline, 12))
+    said.append((fill(report.headline, wide), 12))
     head = sum(LINE * size * (text.count("\n") + 1) for text, size in said) / 72 + 0.2 + EDGE
     drawn = new_figure(PANEL * columns, tall + head)
     top, below = drawn.subfigures(2, 1, height_ratios=[head, tall], squeeze=False)[:, 0]

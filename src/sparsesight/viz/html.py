@@ -14,7 +14,7 @@ from ..errors import SparseSightError
 from ..report import by_layers, html_summary, html_table
 from .chart import staircase, svg
 from .colours import KEPT, RATES, web
-from .draw import heatmap, side_by_side, signed
+from .draw import side_by_side, signed
 from .legend import Sign, in_order
 from .prompt_tokens import Word
 from .record import Look, by_name
@@ -97,7 +97,7 @@ def _body(look: Look, name: str, *, alone: bool) -> str:
     scored = [i for i, stage in enumerate(look.stages) if stage.told_apart]
     if scored:
         maps = "".join(
-            f"<figure>{_image(heatmap(look, i, size=400, caption=False), f'scores of stage {i + 1}')}"
+            f"<figure>{_image(scored(look, i, size=400, clear=True)[0], f'scores of stage {i + 1}')}"
             f"<figcaption>{escape(look.stages[i].where)}: {escape(look.stages[i].meaning.scores)}, blue to yellow"
             "</figcaption></figure>"
             for i in scored
@@ -121,7 +121,7 @@ def _stages(look: Look) -> str:
             f'<input class="stage" type="radio" name="{own}" id="{own}-{i}"{checked}>'
             f'<label for="{own}-{i}">{escape(name)}</label>'
         )
-        picture, found = signed(look, choice, size=640)
+        picture, found = signed(look, choice, size=640, clear=True)
         signs |= found
         shown = _image(picture, f"{name}: {count}")
         panes.append(f'<div class="pane p{i}">{shown}<p>{escape(name)}: {escape(count)}</p></div>')

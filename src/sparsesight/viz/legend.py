@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import KEPT, MERGED, PADDING, PAPER, RATES, RGB, RULE, SKY, web
+from .colours import KEPT, MERGED, PADDING, PAPER, RATES, RGB, RULE, SKY, THROUGH_DROPPED, ink, web
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Sign:
     rim: bool = False
     stripes: RGB | None = None
     dot: bool = False
+    clear: bool = False  # on a page its colour shows through
 
     def sample(self, side: int) -> Image.Image:
         """For a sheet, ``side`` pixels wide."""
@@ -39,6 +41,9 @@ class Sign:
     def css(self) -> str:
         """For a page."""
         ground = web(self.colour)
+        if self.clear:
+            levels = " ".join(str(round(level)) for level in ink(np.array(self.colour), THROUGH_DROPPED))
+            ground = f"rgb({levels} / {1 - THROUGH_DROPPED:.0%})"
         if self.stripes:
             line = web(self.stripes)
             ground = f"repeating-linear-gradient(135deg,{ground} 0 3px,{line} 3px 5px)"
@@ -54,7 +59,7 @@ PATCH = Sign("kept", PAPER, rim=True)
 ROW_END = Sign("kept row end", KEPT)
 JOINED = Sign("merged", SKY, stripes=PADDING)
 CENTRE = Sign("where a merged token stands", PAPER, dot=True)
-GONE = Sign("dropped", (190, 190, 190))
+GONE = Sign("dropped", (190, 190, 190), clear=True)
 CUT = Sign("cut off", (60, 60, 60))
 PADDED = Sign("padding", PAPER, stripes=RULE)
 RATER = Sign("words that judged", RATES)

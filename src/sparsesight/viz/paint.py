@@ -13,12 +13,17 @@ from .colours import (
     CROPPED_CONTRAST,
     DROPPED_CONTRAST,
     DROPPED_LIGHT,
+    EARLIER_CONTRAST,
+    EARLIER_LIGHT,
     KEPT,
     MERGED,
     PADDING,
     PAPER,
     SKY,
+    THROUGH_DROPPED,
+    THROUGH_EARLIER,
     heat,
+    ink,
 )
 from .legend import CENTRE, CUT, GONE, JOINED, PADDED, PATCH, ROW_END, Sign
 from .patch_grid import View
@@ -104,12 +109,15 @@ class Canvas:
 
 
 def paint_kept(
-    image: Image.Image, view: View, stage: StageRecord | None, size: int
+    image: Image.Image, view: View, stage: StageRecord | None, size: int, clear: bool = False
 ) -> tuple[Image.Image, set[Sign]]:
     """The painted view, and what a legend of it explains.
 
     Kept patches as they are and outlined, merged ones in the mean colour of their group and hatched, dropped ones pale
     and grey. What the processor cuts off is dark. Without a ``stage`` everything is kept, and what is seen is outlined.
+
+    Args:
+        clear: whether a page shows through what is dropped and through padding. Over white the picture is the same.
     """
     canvas = Canvas.of(image, view, size)
     if stage is None:
@@ -140,15 +148,27 @@ def paint_kept(
     signs = {sign for sign, where in there.items() if where.any()}
     if stage is not None and _dots(out, canvas, np.flatnonzero(stage.centre)):
         signs.add(CENTRE)
-    if not others.all():
-        _outline(out, others, canvas.width)
-    return Image.fromarray(np.round(out).astype(np.uint8)), signs
+    drawn = _outline(out, others, canvas.width)
+    if clear:
+        out = _clear(out, {THROUGH_DROPPED: there[GONE] & ~drawn, THROUGH_EARLIER: there[PADDED] & ~drawn})
+    return _picture(out), signs
 
 
 def paint_scores(
-    image: Image.Image, view: View, stage: StageRecord, size: int, low: float, high: float
+    image: Image.Image,
+    view: View,
+    stage: StageRecord,
+    size: int,
+    low: float,
+    high: float,
+    clear: bool = False,
 ) -> Image.Image:
-    """Scores as colours over the grey picture, those kept outlined; tokens that came to the stage no more are pale."""
+    """Scores as colours over the grey picture, those kept outlined; tokens that came to the stage no more are pale.
+
+    Args:
+        low, high: the scores of the first and the last colour.
+        clear: whether a page shows through pale tokens and through padding. Over white the picture is the same.
+    """
     canvas = Canvas.of(image, view, size)
     scores = canvas.of_tokens(stage.score, np.nan)
     scored = np.isfinite(scores) | (scores == np.inf)
@@ -157,12 +177,25 @@ def paint_scores(
     out = canvas.pixels.astype(np.float64)
     out[(canvas.token < 0) & canvas.real] *= CROPPED_CONTRAST
     gone = (canvas.token >= 0) & ~scored
-    out[gone] = 215 + 0.2 * (grey[gone] - 128)
+    out[gone] = EARLIER_LIGHT + EARLIER_CONTRAST * (grey[gone] - 128)
     out[scored] = 0.78 * heat(share)[scored] + 0.22 * grey[scored]
-    kept = canvas.of_tokens(stage.kept, 0) > 0
-    if not kept.all():
-        _outline(out, kept, canvas.width)
-    return Image.fromarray(np.clip(np.round(out), 0, 255).astype(np.uint8))
+    drawn = _outline(out, canvas.of_tokens(stage.kept, 0) > 0, canvas.width)
+    if clear:
+        padded = ~canvas.real & ~canvas.ends
+        out = _clear(out, {THROUGH_EARLIER: (gone | padded) & ~drawn})
+    return _picture(out)
+
+
+def _clear(out: np.ndarray, parts: dict[float, np.ndarray]) -> np.ndarray:
+    """``out`` [h, w, 3] as RGBA: each of the ``parts`` lets a page show through by its share."""
+    made = np.dstack((out, np.full(out.shape[:2], 255.0)))
+    for through, where in parts.items():
+        made[where] = np.column_stack((ink(out[where], through), np.full(where.sum(), 255 * (1 - through))))
+    return made
+
+
+def _picture(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(np.round(levels), 0, 255).astype(np.uint8))
 
 
 def _group_means(pixels: np.ndarray, group: Int[np.ndarray, "h w"]) -> np.ndarray:
@@ -178,10 +211,12 @@ def _hatch(height: int, width: int, period: int, stripe: int) -> np.ndarray:
     return (np.arange(height)[:, None] + np.arange(width)) % period < stripe
 
 
-def _outline(out: np.ndarray, inside: np.ndarray, width: int) -> None:
-    """A double line around ``inside``, which can be seen on any colour."""
-    out[_rim(inside, 2 * width)] = PAPER
+def _outline(out: np.ndarray, inside: np.ndarray, width: int) -> np.ndarray:
+    """A double line around ``inside``, which can be seen on any colour; where it was drawn."""
+    drawn = _rim(inside, 2 * width)
+    out[drawn] = PAPER
     out[_rim(inside, width)] = KEPT
+    return drawn
 
 
 def _rim(inside: np.ndarray, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .colours import INK, PAPER, QUIET, RATES, heat
+from .colours import EITHER, INK, PAPER, QUIET, RATES, heat
 from .legend import Sign, in_order
 from .patch_grid import View
 from .prompt_tokens import Word, question_words
@@ -59,7 +59,7 @@ def painted(look: Look, paint: Painter, size: int) -> Image.Image:
 def arrange(
     panels: Sequence[CaptionedPicture], columns: int, letter: int, gap: int = GAP, edge: int = GAP
 ) -> Image.Image:
-    """Panels in rows of ``columns``, each column as wide as it needs."""
+    """Panels in rows of ``columns``, each column as wide as it needs; of clear pictures the paper is clear too."""
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     lines = [max(len(panel.lines) for panel in row) for row in rows]
     pace = round(1.45 * letter)
@@ -73,13 +73,15 @@ def arrange(
         n * pace + max(panel.picture.height for panel in row) for n, row in zip(lines, rows, strict=True)
     ]
     width = sum(widths) + gap * (len(widths) - 1) + 2 * edge
-    sheet = Image.new("RGB", (width, sum(heights) + gap * (len(rows) - 1) + 2 * edge), PAPER)
+    clear = any(panel.picture.mode == "RGBA" for panel in panels)
+    size = width, sum(heights) + gap * (len(rows) - 1) + 2 * edge
+    sheet = Image.new("RGBA", size, (*PAPER, 0)) if clear else Image.new("RGB", size, PAPER)
     draw, y = ImageDraw.Draw(sheet), edge
     for row, count, height in zip(rows, lines, heights, strict=True):
         x = edge
         for panel, across in zip(row, widths, strict=False):
             for number, line in enumerate(panel.lines):
-                colour = INK if not number else QUIET
+                colour = EITHER if clear else INK if not number else QUIET
                 draw.text((x, y + pace * number + pace // 2), line, colour, font(letter), anchor="lm")
             sheet.paste(panel.picture, (x, y + count * pace))
             x += across + gap
