@@ -35,7 +35,7 @@ def by_group(
 
 
 def _estimate(name: str, values: np.ndarray, scene: np.ndarray) -> Estimate:
-    """The mean of `values` [n]; of a single scene the interval is the mean itself."""
+    """The mean of `values` [n]; of too few scenes the interval is the mean itself."""
     totals = statistics.resample(np.stack([values, np.ones(len(values))], axis=1), scene)
     scenes = len(np.unique(scene))
     found = statistics.estimate(values.mean(), totals[:, 0] / totals[:, 1], scenes)

@@ -12,7 +12,7 @@ from sparsesight.commands.variables import UPSTREAM
 from tests.commands.command_line import plain_surroundings, run  # noqa: F401
 
 COMMANDS = {command.name: command for command in app.registered_commands}
-LEAST = {"tune": ("rows.jsonl",), "serve": ("model",)}  # arguments that these need
+LEAST = {"eval": ("--tasks", "scenes"), "tune": ("rows.jsonl",), "serve": ("model",)}
 WRONG = {"SPARSESIGHT_MODEL": "/no/such", "RETAIN_TOKN": "many", "RETAIN_TOKEN": "many", "USE_VERSION": "9_9"}
 
 

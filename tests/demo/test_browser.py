@@ -295,7 +295,9 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         api.expect(page.locator("#ss-kept img").nth(5)).to_be_visible(timeout=PATIENCE)
         api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.3, timeout=PATIENCE)
         grid = page.locator("#ss-grid table")  # a row is a card: nothing to scroll sideways
-        assert grid.evaluate("it => it.scrollWidth <= it.parentElement.clientWidth && it.scrollWidth < innerWidth")
+        assert grid.evaluate(
+            "it => it.scrollWidth <= it.parentElement.clientWidth && it.scrollWidth < innerWidth"
+        )
         api.expect(grid.locator("thead")).to_be_hidden()
         assert grid.locator("tbody tr").last.bounding_box()["height"] < 90
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
