@@ -301,7 +301,7 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         api.expect(grid.locator("thead")).to_be_hidden()
         assert grid.locator("tbody tr").last.bounding_box()["height"] < 90
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        assert page.evaluate("document.documentElement.scrollHeight") < 2700
+        assert page.evaluate("document.documentElement.scrollHeight") < 3100
         page.get_by_role("tab", name="Change the question", exact=True).click()
         (main, letter), (other, color) = answers(1)["letter"], answers(1)["color"]
         page.locator("#ss-watch textarea").press_sequentially(other)
