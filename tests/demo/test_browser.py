@@ -116,11 +116,13 @@ def test_a_bad_file_is_a_sentence_and_is_taken_away(page: Any, tmp_path: Path) -
         "() => { const t = new DataTransfer(); t.items.add(new File(['x'], 'a.pdf')); return t; }"
     )
     page.dispatch_event("#ss-picture .upload-container", "drop", {"dataTransfer": dropped})
-    api.expect(page.locator(".toast-body", has_text="'a.pdf' is not a picture")).to_be_visible()
+    api.expect(page.locator(".toast-body", has_text="'a.pdf' is not a picture")).to_be_visible(
+        timeout=PATIENCE
+    )
     api.expect(page.locator("#ss-picture input[type=file]")).to_have_count(1, timeout=PATIENCE)
     put_in(page, tmp_path / "words.png")
     words = re.compile("'words.png' is not a picture in PNG, .* or TIFF: save it as PNG or JPEG")
-    api.expect(page.locator(".toast-body", has_text=words)).to_be_visible()
+    api.expect(page.locator(".toast-body", has_text=words)).to_be_visible(timeout=PATIENCE)
     api.expect(page.locator("#ss-picture input[type=file]")).to_have_count(1, timeout=PATIENCE)
     ask(page)
     text(page, "body", "There is no picture: upload one, or choose an example")
@@ -298,7 +300,7 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         assert grid.evaluate(
             "it => it.scrollWidth <= it.parentElement.clientWidth && it.scrollWidth < innerWidth"
         )
-        api.expect(grid.locator("thead")).to_be_hidden()
+        api.expect(grid.locator("thead")).to_be_hidden(timeout=PATIENCE)
         assert grid.locator("tbody tr").last.bounding_box()["height"] < 90
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.evaluate("document.documentElement.scrollHeight") < 3100
