@@ -94,13 +94,13 @@ def fragment(look: Look) -> str:
 def _body(look: Look, name: str, *, alone: bool) -> str:
     heading = f"<h2>{escape(name.splitlines()[0])}</h2>" if name else ""
     parts = [heading, html_summary(look.report), _stages(look)]
-    scored = [i for i, stage in enumerate(look.stages) if stage.told_apart]
-    if scored:
+    numbers = [i for i, stage in enumerate(look.stages) if stage.told_apart]
+    if numbers:
         maps = "".join(
             f"<figure>{_image(scored(look, i, size=400, clear=True)[0], f'scores of stage {i + 1}')}"
             f"<figcaption>{escape(look.stages[i].where)}: {escape(look.stages[i].meaning.scores)}, blue to yellow"
             "</figcaption></figure>"
-            for i in scored
+            for i in numbers
         )
         parts.append(f'<h2>Scores</h2><div class="row">{maps}</div>')
     if alone:
