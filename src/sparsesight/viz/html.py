@@ -14,7 +14,7 @@ from ..errors import SparseSightError
 from ..report import by_layers, html_summary, html_table
 from .chart import staircase, svg
 from .colours import KEPT, RATES, web
-from .draw import side_by_side, signed
+from .draw import scored, side_by_side, signed
 from .legend import Sign, in_order
 from .prompt_tokens import Word
 from .record import Look, by_name
