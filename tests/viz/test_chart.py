@@ -41,7 +41,7 @@ def test_a_figure_says_what_was_asked_answered_and_saved() -> None:
     pytest.importorskip("matplotlib")
     of = look(smooth(64, 48), MERGING, stage(16, [2], layer=4), words=WORDS)
     figure = viz.figure(of, question="What colour?", answers={"dense": "red", "sparse": ""})
-    said = [text.get_text() for text in figure.subfigs[0].texts]
+    said = [text.get_text().replace("\n", " ") for text in figure.subfigs[0].texts]
     assert said == ["What colour?", "dense: red, sparse: (nothing)", of.report.headline]
     titles = [axes.get_title() for axes in figure.subfigs[1].axes]
     assert titles == [
