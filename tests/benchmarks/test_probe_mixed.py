@@ -59,16 +59,18 @@ def test_pictures_are_asked_about_whole(probe_mixed: Any, wanted: int, taken: in
 
 
 def test_a_table_of_kinds(probe_mixed: Any) -> None:
-    data = {
+    data: dict[str, Any] = {
         "subject": {"weights": "0123"},
         "made_with": {"date": "today"},
         "cells": {"set": {"0": 1.0, "1": 0.0, "2": 1.0, "3": 0.5, "4": 1.0, "from before": 0.0}},
     }
-    lines = probe_mixed.markdown(data, {"set": ITEMS}).splitlines()
+    pairs = [item(number, str(number), "pairs", "both", (PAIR, PAIR)) for number in range(5, 11)]
+    data["cells"]["others"] = {one.id: 1.0 for one in pairs}
+    lines = probe_mixed.markdown(data, {"set": ITEMS, "others": pairs}).splitlines()
     assert "weights 0123, date today" in lines
-    assert "| pairs both | 1.00 (1.00 to 1.00), n 2 |" in lines
-    assert "| icons count | 0.00 (no interval), n 1 |" in lines
-    assert next(line for line in lines if line.startswith("| icons |")).startswith("| icons | 0.50 (")
+    assert "| pairs both | 1.00 (no interval), n 2 | 1.00 (1.00 to 1.00), n 6 |" in lines
+    assert "| icons count | 0.00 (no interval), n 1 |  |" in lines
+    assert "| icons | 0.50 (no interval), n 3 |  |" in lines
 
 
 def test_a_run_goes_on(probe_mixed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,4 +100,4 @@ def test_a_run_goes_on(probe_mixed: Any, tmp_path: Path, monkeypatch: pytest.Mon
         f"scenes-mixed, {name}" for name in probe_mixed.CONTROLS for _ in range(2)
     ]
     assert len(json.loads((tmp_path / "probes.json").read_text())["cells"]) == 4
-    assert "| icons | 1.00 (1.00 to 1.00), n 3 |" in (tmp_path / "probes.md").read_text()
+    assert "| icons | 1.00 (no interval), n 3 |" in (tmp_path / "probes.md").read_text()
