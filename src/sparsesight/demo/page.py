@@ -9,9 +9,10 @@ import gradio as gr
 
 from .. import bundled
 from . import asked
+from .components import Shared
 from .engine import Engine
 from .results import KINDS, about, methods_to_choose
-from .tabs import Choices, Shared, ask_tab, compare_tab, watch_tab
+from .tabs import Choices, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
 from .wiring import AT_ONCE, OLD, PRIVATE, Page, sentences
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
-from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,15 +15,13 @@ from ..method_names import DEFAULT
 from ..methods import GROUPS
 from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
-from .engine import Engine
+from .components import RESULT, Shared, gallery_with_legend, run_buttons, show_figures
 from .pictures import Panel
 from .results import EXPLAINED, JUDGED, about_all, key, names_of, scale, table
-from .uploads import Uploads
-from .wiring import AT_ONCE, FOLLOW, SHOW, Turn, connect, sentences
+from .wiring import AT_ONCE, FOLLOW, SHOW, connect, sentences
 
 COMPARED = [DEFAULT, "cdpruner", "sparsevlm+", "random"]
 KEPT, SCORES = "kept", "scores"
-RESULT = "ss-result"  # the class of what a run shows
 
 
 @dataclass(frozen=True)
@@ -43,41 +40,8 @@ class Choices:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What all tabs use: the model, the uploaded pictures, and the components for what is asked."""
-
-    engine: Engine
-    uploads: Uploads
-    picture: Any
-    question: Any
-    method: Any
-    retain: Any
-    turn: Any
-
-
-def _buttons(shared: Shared, name: str, run: str, scroll: bool = True) -> Any:
-    """A button that starts a run, beside one that stops it.
-
-    Args:
-        scroll: whether a phone scrolls to the status line.
-    """
-
-    def stop(turn: Turn | None) -> None:
-        if turn is not None:
-            turn.stop.set()
-
-    with gr.Row(elem_classes="ss-buttons"):
-        begin = gr.Button(run, variant="primary", elem_id=f"ss-{name}-run", min_width=160, scale=0)
-        end = gr.Button("Stop", elem_id=f"ss-{name}-stop", min_width=100, scale=0)
-    end.click(stop, shared.turn, None, **AT_ONCE)
-    if scroll:
-        begin.click(None, None, None, js=SHOW % f"ss-{name}-status", **AT_ONCE)
-    return begin
-
-
 def ask_tab(shared: Shared) -> None:
-    begin = _buttons(shared, "ask", "Ask")
+    begin = run_buttons(shared, "ask", "Ask")
     status = gr.HTML(elem_id="ss-ask-status")
     with gr.Row(elem_id="ss-answers", elem_classes=RESULT):
         dense = gr.Textbox(
@@ -182,28 +146,6 @@ def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
     return _caption(panel.caption) + key(panel.signs), panel.kept
 
 
-def _gallery(name: str, columns: int) -> tuple[Any, Any]:
-    """Pictures with captions, and their legend below."""
-    gallery = gr.Gallery(
-        show_label=False,
-        interactive=False,
-        columns=columns,
-        object_fit="contain",
-        height="auto",
-        buttons=["download", "fullscreen"],
-        visible=False,
-        elem_id=f"ss-{name}",
-        elem_classes=RESULT,
-    )
-    return gallery, gr.HTML(elem_id=f"ss-{name}-key")
-
-
-def _figures(gallery: Any, legend: Any, figures: Sequence[runs.Figure]) -> dict[Any, Any]:
-    signs = set(chain.from_iterable(figure.signs for figure in figures))
-    pictures = [(figure.image, figure.caption) for figure in figures]
-    return {gallery: gr.Gallery(pictures, visible=bool(pictures)), legend: key(signs)}
-
-
 def compare_tab(shared: Shared, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
     gr.Markdown(
@@ -229,10 +171,10 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
         label="Budgets: the cost of SparseVLM+ with so many tokens per layer",
         elem_id="ss-budgets",
     )
-    begin = _buttons(shared, "compare", "Compare")
+    begin = run_buttons(shared, "compare", "Compare")
     status = gr.HTML(elem_id="ss-compare-status")
     grid = gr.HTML(elem_id="ss-grid", elem_classes=RESULT)
-    gallery, legend = _gallery("kept", columns=4)
+    gallery, legend = gallery_with_legend("kept", columns=4)
     grid.change(None, None, None, js=FOLLOW % "compare", **AT_ONCE)
 
     def check(upload: Any, question: Any, counts: Any, *chosen: Any) -> tuple[Asked, list[str], list[int]]:
@@ -245,7 +187,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
             yield {
                 status: view.status,
                 **({} if view.rows is None else {grid: table(view.rows)}),
-                **({} if view.figures is None else _figures(gallery, legend, view.figures)),
+                **({} if view.figures is None else show_figures(gallery, legend, view.figures)),
             }
 
     connect(
@@ -269,9 +211,9 @@ def watch_tab(shared: Shared, live: bool) -> None:
         max_length=MAX_QUESTION,
         elem_id="ss-watch",
     )
-    begin = _buttons(shared, "watch", "Look", scroll=False)
+    begin = run_buttons(shared, "watch", "Look", scroll=False)
     status = gr.HTML(elem_id="ss-watch-status")
-    gallery, legend = _gallery("pair", columns=2)
+    gallery, legend = gallery_with_legend("pair", columns=2)
     memory = gr.State(None)
 
     def check(
@@ -284,7 +226,7 @@ def watch_tab(shared: Shared, live: bool) -> None:
 
     def run(main: Asked, other: Asked, seen: Any, stop: Event) -> Iterator[dict[Any, Any]]:
         for view in runs.watch(shared.engine, main, other, seen, stop):
-            yield {status: view.status, memory: view.seen, **_figures(gallery, legend, view.figures)}
+            yield {status: view.status, memory: view.seen, **show_figures(gallery, legend, view.figures)}
 
     triggers = [begin.click, box.submit, *([box.input] if live else [])]
     # With the box at the upper edge of a phone, the patches below it are in view while one types.

@@ -8,13 +8,14 @@ from typing import Any
 from ..errors import SparseSightError
 from ..files import replace_file
 from .cell_file import CellFile, to_json
+from .csv_table import comma_separated
 from .own.forced_table import forced_lines
 from .plot import plot
 from .records import Sample
 from .run_dir import SUMMARY, RunFolder
 from .summary import summarise
 from .sweep import RunSpec
-from .tables import comma_separated, markdown
+from .tables import markdown
 from .task import Task
 
 

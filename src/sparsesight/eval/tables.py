@@ -1,9 +1,7 @@
-"""Formats a summary as Markdown and CSV."""
+"""Formats a summary as Markdown."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,22 +14,6 @@ Latencies = Mapping[tuple[str, str], float]  # milliseconds of a sample's prefil
 CONTROLS = ("random", "uniform")  # methods that every other is held against, group by group
 FEW = 20  # units, below which the bootstrap's intervals are known to be too narrow
 
-# Of the CSV file, before those that compare with the controls.
-COLUMNS = """
-task group method budget metric samples units score score_low score_high difference difference_low difference_high
-only_method_right only_dense_right mcnemar_p of_dense of_dense_low of_dense_high macs macs_dense macs_overhead
-equal_tokens equal_tokens_entering kv_bytes kv_bytes_dense ran_dense prefill_ms
-"""
-# Columns that are fields of the costs.
-COSTS = {
-    **{
-        name: name
-        for name in ("macs_dense", "equal_tokens", "equal_tokens_entering", "kv_bytes_dense", "ran_dense")
-    },
-    "macs": "macs_sparse",
-    "macs_overhead": "macs_scoring",
-    "kv_bytes": "kv_bytes_sparse",
-}
 LEGEND = """\
 Scores and differences have 95 % intervals (paired bootstrap, {draws} draws over the units of each task), each for one
 comparison; p is McNemar's exact test on the questions that one of two answers rightly and the other does not. "≈" and
@@ -101,39 +83,10 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
             at = f" at budget {budget}: score and difference from dense" if budget else ""
             parts.append(f"\n### {name}: groups of questions{at}\n\n")
             parts.append(_tags(task, budget))
-            for control in _controls(task, budget):
+            for control in controls(task, budget):
                 parts.append(f"\n### {name}: groups of questions: difference from {control}\n\n")
                 parts.append(_tags_beside(task, budget, control))
     return "".join(parts)
-
-
-def comma_separated(summary: Mapping[str, Any], latencies: Latencies) -> str:
-    """A row for each task (or group of its questions) and method, in full digits; differences are with dense, and with
-    each control that ran at the same budget."""
-    text = io.StringIO()
-    names = COLUMNS.split()
-    names += [f"over_{control}{end}" for control in CONTROLS for end in ("", "_low", "_high")]
-    writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
-    writer.writeheader()
-    for name, task in summary["tasks"].items():
-        for label, cell in task["cells"].items():
-            common = {
-                "task": name,
-                "method": cell["name"],
-                "budget": cell["retain"] or "",
-                "metric": task["metric"],
-            }
-            cost = {column: cell["cost"][field] for column, field in COSTS.items()}
-            compared = {
-                **_flat(task, cell),
-                **_over(task, task, label),
-                **_bounds("of_dense", cell["of_dense"]),
-            }
-            writer.writerow({**common, **compared, **cost, "prefill_ms": latencies.get((name, label), "")})
-            for tag, group in task["tags"].items():
-                compared = {**_flat(group, group["cells"][label]), **_over(task, group, label)}
-                writer.writerow({**common, "group": tag, **compared})
-    return text.getvalue()
 
 
 def _budgets(task: Mapping[str, Any]) -> list[str]:
@@ -195,7 +148,7 @@ def _tags(task: Mapping[str, Any], budget: str) -> str:
     return _table(["questions", *labels], rows)
 
 
-def _controls(task: Mapping[str, Any], budget: str) -> list[str]:
+def controls(task: Mapping[str, Any], budget: str) -> list[str]:
     """The labels of the controls that ran at a budget."""
     return [
         label
@@ -205,7 +158,7 @@ def _controls(task: Mapping[str, Any], budget: str) -> list[str]:
     ]
 
 
-def _beside(pairs: Sequence[Mapping[str, Any]], label: str, control: str) -> Mapping[str, Any] | None:
+def beside(pairs: Sequence[Mapping[str, Any]], label: str, control: str) -> Mapping[str, Any] | None:
     """The paired difference of a method from a control, whichever of them stood first."""
     for pair in pairs:
         if (pair["first"], pair["second"]) == (label, control):
@@ -223,7 +176,7 @@ def _tags_beside(task: Mapping[str, Any], budget: str, control: str) -> str:
     labels = [label for label, cell in task["cells"].items() if cell["retain"] == budget and label != control]
     rows = []
     for tag, group in task["tags"].items():
-        found = [_beside(group["pairs"], label, control) for label in labels]
+        found = [beside(group["pairs"], label, control) for label in labels]
         rows.append(
             [f"{tag} (n {group['samples']})", *("" if x is None else short(x, sign=True) for x in found)]
         )
@@ -256,37 +209,6 @@ def _p_in_words(test: Mapping[str, Any] | None) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _flat(counts: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
-    found = cell["against_dense"] or {"difference": None, "mcnemar": None}
-    test = found["mcnemar"] or {}
-    return {
-        "samples": counts["samples"],
-        "units": counts["units"],
-        **_bounds("score", cell["score"]),
-        **_bounds("difference", found["difference"]),
-        "only_method_right": test.get("first", ""),
-        "only_dense_right": test.get("second", ""),
-        "mcnemar_p": test.get("p", ""),
-    }
-
-
-def _over(task: Mapping[str, Any], counts: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """What a cell scores more than the controls at its budget, over a task or a group of its questions."""
-    found: dict[str, Any] = {}
-    for control in reversed(
-        _controls(task, task["cells"][label]["retain"])
-    ):  # of two alike, the first counts
-        name = task["cells"][control]["method"]["method"]
-        found |= _bounds(f"over_{name}", _beside(counts["pairs"], label, control))
-    return found
-
-
-def _bounds(name: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
-    if found is None:
-        return {}
-    return {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
 
 
 def estimate(found: Mapping[str, Any]) -> Estimate:
