@@ -37,14 +37,14 @@ fonts' outlines and icons are scaled by averages of areas, without a font engine
 ## As a benchmark
 
 ```sh
-sparsesight eval --tasks scenes-mixed --methods sparsevlm+,random --retain 128,64 --out runs/mixed
+sparsesight eval --tasks scenes-mixed --methods halves,random --retain 128,64 --out runs/mixed
 ```
 
-asks any model, without a download. The bundled model knows scenes of shapes only, and scores badly. The questions of
-one picture are a unit of the bootstrap. `table.md` reports groups: the kind of picture, the kind of question, the size
-of the one object that a question is about, and how many patches of 14 x 14 pixels matter to it. These patches are
-known for each question: those of its objects, and in a chart also of the labels and of the numbers at the axis beside
-the value.
+asks any model, without a download. The bundled model knows scenes of shapes only, and scores badly; `--model smol`
+knows icons and pairs, and does not read. The questions of one picture are a unit of the bootstrap. `table.md` reports
+groups: the kind of picture, the kind of question, the size of the one object that a question is about, and how many
+patches of 14 x 14 pixels matter to it. These patches are known for each question: those of its objects, and in a chart
+also of the labels and of the numbers at the axis beside the value.
 
 | task | split | pictures | what |
 | --- | --- | --- | --- |
@@ -66,7 +66,7 @@ plain downsampling at 64 tokens. A second run reports these questions apart, as 
 
 ```sh
 sparsesight eval --tasks scenes-mixed@64 --methods dense --out runs/small
-sparsesight eval --tasks scenes-mixed --methods sparsevlm+,random --retain 64 --difficult runs/small --out runs/hard
+sparsesight eval --tasks scenes-mixed --methods halves,random --retain 64 --difficult runs/small --out runs/hard
 ```
 
 The idea is VTC-Bench's (Liao et al., [arXiv:2510.07143](https://arxiv.org/abs/2510.07143)). It also leaves out what the

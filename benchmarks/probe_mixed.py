@@ -71,6 +71,7 @@ CONTROLS = {"grey picture": grey, "another picture": exchanged, "no picture": wi
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     loaded = load_model(arguments.model, "cpu", arguments.dtype)
     told = {"weights": weights_fingerprint(loaded.model), "version": VERSION}
     file = arguments.out / "probes.json"
@@ -78,9 +79,10 @@ def main() -> None:
     if data.get("subject") != told:
         data = {"subject": told, "cells": {}}
     data["made_with"] = environment("cpu", loaded.model.dtype)
-    asked = {name: some_items(name, arguments.questions) for name in arguments.tasks.split(",")}
-    first, questions = next(iter(asked.items()))
-    few = whole_pictures(questions, arguments.controls)
+    first, *others = arguments.tasks.split(",")
+    asked = {first: some_items(first, arguments.questions)}
+    asked |= {name: some_items(name, arguments.others) for name in others}
+    few = whole_pictures(asked[first], arguments.controls)
     cells = asked | {f"{first}, {name}": make(few) for name, make in CONTROLS.items()}
     for name, items in tqdm(cells.items(), desc="probes", unit="cell"):
         scores: Scores = data["cells"].setdefault(name, {})
@@ -170,7 +172,8 @@ def parse() -> argparse.Namespace:
         default="scenes-mixed,scenes-new-things",
         help="sets of mixed scenes; the controls are about the first (default: scenes-mixed,scenes-new-things)",
     )
-    add("--questions", type=int, default=400, help="of each set, at least (default: 400)")
+    add("--questions", type=int, default=400, help="of the first set, at least (default: 400)")
+    add("--others", type=int, default=200, help="questions of each other set, at least (default: 200)")
     add("--controls", type=int, default=200, help="questions of each control, at least (default: 200)")
     add("--batch", type=int, default=8, help="prompts at once (default: 8)")
     add("--threads", type=int, default=1, help="of torch (default: 1)")

@@ -84,11 +84,19 @@ def test_a_run_goes_on(probe_mixed: Any, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(probe_mixed, "answered", answered)
     monkeypatch.setattr(probe_mixed, "some_items", lambda name, questions: ITEMS)
-    arguments = ["probe_mixed.py", "--out", str(tmp_path), "--tasks", "scenes-mixed", "--batch", "1"]
+    arguments = [
+        "probe_mixed.py",
+        "--out",
+        str(tmp_path / "new" / "folder"),
+        "--tasks",
+        "scenes-mixed",
+        "--batch",
+        "1",
+    ]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(KeyboardInterrupt):
         probe_mixed.main()
-    assert not (tmp_path / "probes.md").exists()
+    assert not (tmp_path / "new" / "folder" / "probes.md").exists()
     asked.clear()
     monkeypatch.setattr(
         probe_mixed, "answered", lambda *a: asked.append((a[1], len(a[2]))) or {o.id: 1.0 for o in a[2]}
@@ -99,5 +107,5 @@ def test_a_run_goes_on(probe_mixed: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert [name for name, _ in controls] == [
         f"scenes-mixed, {name}" for name in probe_mixed.CONTROLS for _ in range(2)
     ]
-    assert len(json.loads((tmp_path / "probes.json").read_text())["cells"]) == 4
-    assert "| icons | 1.00 (no interval), n 3 |" in (tmp_path / "probes.md").read_text()
+    assert len(json.loads((tmp_path / "new" / "folder" / "probes.json").read_text())["cells"]) == 4
+    assert "| icons | 1.00 (no interval), n 3 |" in (tmp_path / "new" / "folder" / "probes.md").read_text()
