@@ -100,12 +100,15 @@ def look(command: list[str]) -> None:
             "mkdocs",
             "pytest",
         ), said
-    elif name == "python":
-        script = ROOT / command[1]
-        options = {word.partition("=")[0] for word in command[2:] if word.startswith("--")}
+    elif name in ("python", "torchrun"):
+        at = next(
+            place for place, word in enumerate(command) if word.endswith(".py")
+        )  # behind torchrun's options
+        script, arguments = ROOT / command[at], command[at + 1 :]
+        options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         known = script.read_text("utf-8")
         if 'app(["eval", *' in known:  # it hands its arguments on
-            ours(["eval", *command[2:]])
+            ours(["eval", *arguments])
             return
         assert all(f'"{option}"' in known for option in options), said
     else:
