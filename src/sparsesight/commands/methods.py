@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 WHY = (
     "At equal cost it loses least on one of two test models; on the other, smol, cdpruner loses less "
     "(benchmarks/README.md). Half of its tokens are chosen by difference, so that it risks least where the question's "
-    "words say nothing about the picture. No large model has been measured yet. Every method takes any budget, and 'a > b' composes two."
+    "words say nothing about the picture. No large model has been measured yet. Every method takes any budget, and "
+    "'a > b' composes two."
 )
 
 
