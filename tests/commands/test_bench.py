@@ -76,11 +76,10 @@ def test_the_speed_comes_first_and_one_table(tmp_path: Path) -> None:
     result = run("bench", "--shape", SMALL, "--retain", "0.5,12", *sweep, *QUICK, COLUMNS="100")
     assert result.exit_code == 0, result.stderr
     rows = json.loads((out / "bench.json").read_text())["rows"]
-    lines = result.stdout.splitlines()
-    assert lines[:4] == headlines(rows)
+    assert " ".join(result.stdout.split()).startswith(" ".join(" ".join(headlines(rows)).split()))
     assert result.stdout.count("KV cache") == 1 and "measured ceilings" not in result.stdout
-    table = lines[4 : lines.index("--details prints all tables")]
-    assert max(map(len, table)) <= 100
+    lines = result.stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines[: lines.index("--details prints all tables")]) <= 100
     assert all(f"{row['prefill_speedup']:.2f}x" in result.stdout for row in rows)
 
 

@@ -263,7 +263,7 @@ def _show(
 
     console = Console(highlight=False)
     for text in headlines(rows):
-        console.print(rich_text(text, "bold"), soft_wrap=True)
+        console.print(rich_text(text, "bold"))
     unequal = any(abs(row["cost_deviation"]) > EQUAL for row in rows)
     if len({row["method"] for row in rows}) > 1 or (unequal and not same_retain):
         console.print(rich_text(equality(rows)))
