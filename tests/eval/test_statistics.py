@@ -80,7 +80,7 @@ def test_what_few_units_cannot_show_has_no_interval(units: int) -> None:
     assert found.excludes(0) is shown
     if not shown:
         assert found == Estimate(1.0, None, None)
-        assert found.as_difference() == "no difference found: 1.0 (no interval)"
+        assert found.as_difference() == "1.0 (no interval)"
 
 
 @pytest.mark.parametrize(

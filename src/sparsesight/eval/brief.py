@@ -26,7 +26,7 @@ def brief(summary: Mapping[str, Any]) -> tuple[str, list[Table]]:
     made += [_scores(name, task) for name, task in summary["tasks"].items()]
     stands = stands_for(summary)
     stands = stands and f"{stands}, own retain what each method gets for it; "
-    found = "≈: no difference found, as the 95 % interval contains zero, or too few units for one"
+    found = "≈: no difference found, as the 95 % interval contains zero; no interval: too few units"
     return f"{title(summary)}; {stands}{found}", made
 
 

@@ -43,9 +43,13 @@ class Estimate:
         low, high = _signless(self.low, digits), _signless(self.high, digits)
         return f"{_signless(self.value, digits)} ({low} to {high})"
 
+    def holds(self, number: float) -> bool:
+        """Whether the interval contains a number; without an interval nothing is known."""
+        return self.low is not None and not self.excludes(number)
+
     def as_difference(self) -> str:
         """The same for a difference; one whose interval holds zero is called none that was found."""
-        return self.text() if self.excludes(0) else f"no difference found: {self.text()}"
+        return f"no difference found: {self.text()}" if self.holds(0) else self.text()
 
 
 def resample(

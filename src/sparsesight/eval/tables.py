@@ -197,7 +197,7 @@ def short(difference: Mapping[str, Any], sign: bool = False) -> str:
     text = found.text()
     if sign and found.value > 0:
         text = f"+{text}"
-    return text if found.excludes(0) else f"≈ {text}"
+    return f"≈ {text}" if found.holds(0) else text
 
 
 def _p_in_words(test: Mapping[str, Any] | None) -> str:
