@@ -13,6 +13,7 @@ from torch import distributed, multiprocessing
 
 from . import small_language_model
 from .conftest import script
+from .test_train_smol import plan as small_plan
 
 
 def meet(number: int, folder: Path) -> None:
@@ -59,18 +60,8 @@ def train(number: int, folder: Path) -> None:
     meet(number, folder)
     script("train_smol")
     course: Any = script("training.smol.course")
-    plan = course.Plan(
-        rank=4,
-        shipped_rank=4,
-        scenes=3,
-        val_scenes=2,
-        scored=2,
-        questions=24,
-        fit_scenes=3,
-        fit_steps=2,
-        replayed=2,
-        stages=(course.Stage("whole", 3, 1, 4, 576, 1e-2, 0.5, replay_every=2),),
-    )
+    stage = course.Stage("whole", 3, 1, 4, 576, 1e-2, 0.5, replay_every=2)
+    plan = replace(small_plan(course), stages=(stage,))
     base, run = course.Base(**small_language_model.parts()), course.Run(folder / "run", every=2)
     training = course.Training(plan, run, base, workers=1, seed=0)
     training.all()

@@ -101,9 +101,8 @@ def look(command: list[str]) -> None:
             "pytest",
         ), said
     elif name in ("python", "torchrun"):
-        at = next(
-            place for place, word in enumerate(command) if word.endswith(".py")
-        )  # behind torchrun's options
+        # behind torchrun's options
+        at = next(place for place, word in enumerate(command) if word.endswith(".py"))
         script, arguments = ROOT / command[at], command[at + 1 :]
         options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         known = script.read_text("utf-8")
