@@ -84,7 +84,7 @@ def _show(found: Diagnosis) -> None:
         part("defaults from variables", rows)
     trial = found.bundled
     said = trial.problem or (
-        f"{trial.question} {trial.dense}; sparse, 128 of 576 visual tokens: {trial.sparse}; {trial.seconds:.1f} s"
+        f"{trial.question} {trial.dense}; sparse, 128 of 576 visual tokens: {trial.sparse}"
     )
     part("bundled model", [(bad if trial.problem else good, "answers", said)])
     console.print(table)
