@@ -162,15 +162,18 @@ def test_names_stand_at_their_lines_and_make_way_no_more_than_they_must() -> Non
 
 
 def test_a_terminal_gets_the_differences_that_matter(both: dict[str, Any]) -> None:
-    heading, (mean, made, second) = brief(both)
-    assert heading.startswith("equal cost")
+    _, (mean, made, second), notes = brief(both)
+    assert notes[0].startswith("equal cost")
     assert (
-        STANDS_FOR in heading
+        STANDS_FOR in notes[1]
         and made.heads[-1] == "own retain"
         and STANDS_FOR.capitalize() in markdown(both, {}, {})
     )
+    assert "≈" in notes[2] and len(notes) == 3
     own = {**both, "costs": {**both["costs"], "solved": False}}  # with --same-retain a budget is that
-    assert STANDS_FOR not in brief(own)[0] and STANDS_FOR.capitalize() not in markdown(own, {}, {})
+    assert STANDS_FOR not in " ".join(brief(own).notes) and STANDS_FOR.capitalize() not in markdown(
+        own, {}, {}
+    )
     assert mean.title == "all tasks" and "second" in second.title
     assert made.title == "made: 80 questions in 80 units"
     cells = {(x[0], x[1]): x[2:] for x in made.cells}
@@ -179,8 +182,35 @@ def test_a_terminal_gets_the_differences_that_matter(both: dict[str, Any]) -> No
         "≈ 0.0 ("
     )
     assert all(len(row) == len(table.heads) for table in (mean, made, second) for row in table.cells)
-    few = brief(summarise({"made": (Mean(), {k: v[:6] for k, v in runs().items()})}, CELLS))[1]
+    few = brief(summarise({"made": (Mean(), {k: v[:6] for k, v in runs().items()})}, CELLS)).tables
     assert few[0].title == "made: 6 questions in 6 units; too few for reliable intervals"
+
+
+def test_a_terminal_gets_the_result_in_a_sentence_first(both: dict[str, Any]) -> None:
+    """About the cheapest budget; a method is not said to be ahead where the paired interval holds zero."""
+    clear = (
+        "sparsevlm+ scores highest at 64: 87.5 %, dense 75.0, for 25% of the prefill FLOPs; next random 37.5."
+    )
+    assert brief(summary()).headline == clear
+    near = priced(marked([1] * 69 + [0] * 11), 101)
+    assert brief(summary(random_64=near)).headline.endswith(
+        "; next random 86.2; not told apart from it: random."
+    )
+    same = priced(marked([1] * 70 + [0] * 10), 100)
+    assert brief(summary(random_64=same)).headline.startswith(
+        "random and sparsevlm+ score highest at 64: 87.5 %, dense 75.0, for 25% of the prefill FLOPs"
+    )
+    dearer = priced(marked([0] * 80), 200)
+    assert "for 25% (others: 25% to 50%) of the prefill FLOPs" in brief(summary(random_64=dearer)).headline
+    one = summarise({"made": (Mean(), {k: runs()[k] for k in ("dense", "random@192")})}, CELLS, solved=True)
+    assert brief(one).headline == "random scores at 192: 75.0 %, dense 75.0, for 50% of the prefill FLOPs."
+    dense = summarise({"made": (Mean(), {"dense": marked(RIGHT)})}, CELLS[:1])
+    assert brief(dense).headline == "Only the dense model ran: 75.0 on made."
+    few = {label: [replace(x, unit="one") for x in mine] for label, mine in runs().items()}
+    said = brief(summarise({"made": (Mean(), few)}, CELLS, solved=True))
+    assert said.headline.endswith("; 1 unit is too few to tell them apart.")
+    assert "no interval: fewer than 6 units" in said.notes
+    assert " % of the dense score on average, for " in brief(both).headline
 
 
 def test_groups_are_held_against_the_controls(both: dict[str, Any]) -> None:

@@ -172,20 +172,23 @@ def evaluate(
         typer.echo(json.dumps(summary))
     else:
         _show(summary)
-        echo(f"written to {out}; table.md also compares groups of questions and pairs of methods")
+        echo(f"written to {out}; table.md also has groups of questions and pairs of methods")
 
 
 def _show(summary: dict[str, Any]) -> None:
+    """One sentence, the tables, and notes below them."""
     from rich.console import Console
 
     from ..eval.brief import brief
     from .tables import print_table
 
     console = Console(highlight=False)
-    heading, made = brief(summary)
-    console.print(rich_text(heading))
-    for table in made:
+    shown = brief(summary)
+    console.print(rich_text(shown.headline, "bold"))
+    for table in shown.tables:
         print_table(console, table)
+    for note in shown.notes:
+        console.print(rich_text(note, "dim"))
 
 
 def _run(
