@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsesight.bench.sweep import AXES, Line, Row, heads, label, lines
+from sparsesight.bench.sweep import AXES, Line, Row, asked, heads, label, lines
 from sparsesight.bench.table import Table, markdown_table
 from sparsesight.eval.plot import FONT, MARKERS, aside, name_lines
 from sparsesight.viz.colours import LINES, web
@@ -85,7 +85,7 @@ def slopes(rows: Sequence[Row]) -> list[Table]:
             cells.append([*line.which, *("-" if x is None else f"{x:.2f}" for x in found)])
         if cells:
             title = f"Growth with {what}: exponents over the {LAST} largest (1: linear), measured, and as it has to be"
-            made.append(Table(title, [*heads(axis), *(name for name, _ in COLUMNS)], cells))
+            made.append(Table(title, [*heads(axis, asked(rows)), *(name for name, _ in COLUMNS)], cells))
     return made
 
 
@@ -107,7 +107,7 @@ def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
     grid: Any = figure.subplots(2, 2).flat
     dense = {size: row for line in drawn for size, row in zip(line.sizes, line.rows, strict=True)}
     ticks = sorted(dense)
-    budgets = {line.retain for line in drawn}
+    budgets, what = {line.retain for line in drawn}, asked([row for line in drawn for row in line.rows])
     for axes, panel in zip(grid, shown, strict=True):
         axes.set_xscale("log", base=2)
         if panel.dense is not None:  # every row of a size has the same dense model
@@ -121,7 +121,7 @@ def draw(drawn: Sequence[Line], axis: str, processor: bool = False) -> Figure:
                 "marker": MARKERS[number % len(MARKERS)],
                 "transform": aside(figure, axes, number, len(drawn)),
             }
-            name = line.method if len(budgets) == 1 else label(line.method, line.retain)
+            name = line.method if len(budgets) == 1 else label(line.method, line.retain, what)
             _plot(axes, line.sizes, values, name, panel.dense is not None, **style)
         axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
         axes.set_xticks(ticks, [str(n) for n in ticks])

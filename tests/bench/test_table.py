@@ -11,9 +11,11 @@ import torch
 
 from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
+from sparsesight.bench.fits import fits
 from sparsesight.bench.folder import check_folder, save
 from sparsesight.bench.headline import headlines, summary
 from sparsesight.bench.table import ceilings, equality, markdown, remarks, tables
+from sparsesight.equal_cost import STANDS_FOR
 from sparsesight.methods import make_method
 from sparsesight.random_models import Shape, random_llava
 
@@ -44,7 +46,7 @@ def test_tables_name_what_varies(rows: list[dict[str, Any]]) -> None:
 
 def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
     row = rows[3]
-    prefill, tokens, roofline, overhead, sizes, memory = (
+    prefill, tokens, roofline, bound, overhead, sizes, memory = (
         dict(zip(x.heads[3:], x.cells[3][3:], strict=True)) for x in tables(rows)
     )
     assert prefill["prefill ms"] == f"{row['prefill_sparse_ms']:.1f}"
@@ -52,7 +54,8 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
     assert tokens["first token ms"] == f"{row['first_token_sparse_ms']:.1f}"
     assert sizes["KV MB"] == f"{row['kv_sparse_bytes'] / 1e6:.2f}"
     assert roofline["at least ms"] == f"{row['roofline_sparse']['bound_ms']:.2f}"
-    assert roofline["kernels"] == str(row["kernels_sparse"])
+    assert roofline["device limit"] == f"{row['roofline_speedup']:.2f}"
+    assert bound["kernels"] == str(row["kernels_sparse"])
     assert overhead["masks"] == f"{row['overhead_us']['masks']:.0f} ({row['overhead_us_cpu']['masks']:.0f})"
     assert memory["peak MB"] == f"{row['peak_sparse_bytes'] / 1e6:.2f}"
     assert tables([{**row, "token_sparse_ms": None}])[1].cells[0][-2] == "-"
@@ -74,13 +77,20 @@ def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> No
 
 
 def test_a_budget_that_is_not_the_method_s_own_retain_is_told_from_it(rows: list[dict[str, Any]]) -> None:
-    """At equal cost ``retain=64`` of the reference may be 117 of another: ``retain`` has one meaning."""
+    """At equal cost ``retain=64`` of the reference may be 117 of another: ``retain`` has one meaning, and what was
+    asked for is the one budget in sight; the table of sizes has the other."""
     own = {"settings": {"method": "fastv", "retain": 117}, "overhead_share": 0.0, "prefill_speedup": 2.3}
-    fitted = [{**rows[0], "retain": 64, **own}]
+    fitted = [{**rows[0], "retain": 64, "roofline_speedup": 1.0, **own}]
     (line,) = headlines(fitted)
-    assert "2.3x faster at retain 117 (limit" in line and line.endswith("; as costly as sparsevlm+ at 64")
+    assert "2.3x faster at budget 64 (limit" in line and "117" not in line
+    assert STANDS_FOR in summary(fitted).title and STANDS_FOR not in summary(rows).title
+    assert STANDS_FOR in markdown(CONFIG, fitted) and "random, budget 64, " in remarks(fitted)[0]
     for made in (summary(fitted), *tables(fitted)):
-        assert made.heads[:3] == ["method", "budget", "own retain"] and made.cells[0][1:3] == ["64", "117"]
+        assert made.heads[:2] == ["method", "budget"] and made.cells[0][1] == "64"
+        sizes = made.title.startswith("Visual tokens")
+        assert ("117" in made.cells[0]) == sizes and ("own retain" in made.heads) == sizes
+    (fit,) = fits([{**fitted[0], "batch": 1}, {**fitted[0], "batch": 2}], 16)
+    assert fit.heads[:2] == ["method", "budget"]
     composed = [{**fitted[0], "settings": {"method": "compose", "parts": []}}]
     assert summary(composed).heads[:2] == ["method", "retain"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .sweep import Row, heads, lines
+from .sweep import Row, asked, heads, lines
 from .table import Table
 
 MOST = {"batch": "largest batch", "visual": "most visual tokens"}
@@ -66,7 +66,6 @@ def fits(rows: Sequence[Row], memory: float | None) -> list[Table]:
             cells.append([*line.which, *counts, ratio, sparse.how, dense.how])
         if cells:
             title = f"What fits into {memory:g} GB with the weights, from measured peaks taken as linear"
-            made.append(
-                Table(title, [*heads(axis), what, "dense", "ratio", "from peaks at", "dense from"], cells)
-            )
+            which = heads(axis, asked(rows))
+            made.append(Table(title, [*which, what, "dense", "ratio", "from peaks at", "dense from"], cells))
     return made

@@ -113,7 +113,7 @@ def no_gain(row: dict[str, Any]) -> str | None:
         least = row["roofline_sparse"]
         part = {"arithmetic": "macs_ms", "bytes": "bytes_ms", "launches": "launch_ms"}[least["decides"]]
         return (
-            f"the limit of this device is {row['roofline_speedup']:.2f}x: what takes longest is "
-            f"{REASONS[least['decides']]} ({least[part]:.2f} ms of at least {least['bound_ms']:.2f} ms)"
+            f"what takes longest on this device is {REASONS[least['decides']]} ({least[part]:.2f} ms of at least "
+            f"{least['bound_ms']:.2f} ms)"
         )
     return None

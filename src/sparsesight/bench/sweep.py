@@ -27,9 +27,19 @@ def own_retain(row: Row) -> str:
     return f"{given:.3g}" if isinstance(given, float) else str(given)
 
 
-def label(method: str, retain: Any) -> str:
+def own(rows: Sequence[Row]) -> bool:
+    """Whether every method's own average is the budget that was asked for."""
+    return all(own_retain(row) == budget(row["retain"]) for row in rows)
+
+
+def asked(rows: Sequence[Row]) -> str:
+    """What the numbers of ``--retain`` are: each method's own ``retain``, or a ``budget`` for which it gets another."""
+    return "retain" if own(rows) else "budget"
+
+
+def label(method: str, retain: Any, asked: str = "retain") -> str:
     """A method with its budget, if it has one."""
-    return method if retain is None else f"{method}, retain {retain}"
+    return method if retain is None else f"{method}, {asked} {retain}"
 
 
 class Line(NamedTuple):
@@ -54,9 +64,9 @@ class Line(NamedTuple):
         return [self.method, budget(self.retain), *map(str, self.fixed.values())]
 
 
-def heads(axis: str) -> list[str]:
+def heads(axis: str, asked: str = "retain") -> list[str]:
     """What :attr:`Line.which` are."""
-    return ["method", "retain", *(other for other in AXES if other != axis)]
+    return ["method", asked, *(other for other in AXES if other != axis)]
 
 
 def lines(rows: Sequence[Row], axis: str) -> list[Line]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..equal_cost import EQUAL, REFERENCE, STANDS_FOR
 from ..profiling.sections import PARTS
 from .roofline import no_gain
-from .sweep import AXES, Row, budget, label, own_retain, varying
+from .sweep import AXES, Row, asked, budget, label, own, own_retain, varying
 
 
 class Column(NamedTuple):
@@ -17,11 +17,13 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A title that says what the numbers are, the heads of the columns, and the cells."""
+    """A title that says what the numbers are, the heads of the columns, and the cells; the first ``keys`` columns tell
+    rows apart."""
 
     title: str
     heads: list[str]
     cells: list[list[str]]
+    keys: int = 1
 
 
 def _number(key: str, digits: int = 1, unit: float = 1.0) -> Callable[[Row], str]:
@@ -71,7 +73,9 @@ ROOFLINE = (
     Column("dense", lambda row: f"{row['roofline_dense']['bound_ms']:.2f}"),
     Column("of the measured", _share("roofline_share_sparse", "roofline_share_sparse_cpu")),
     Column("dense", _share("roofline_share_dense", "roofline_share_dense_cpu")),
-    Column("limit", _number("roofline_speedup", 2)),
+    Column("device limit", _number("roofline_speedup", 2)),
+)
+BOUND = (
     Column("MACs ms", lambda row: f"{row['roofline_sparse']['macs_ms']:.2f}"),
     Column("bytes ms", lambda row: f"{row['roofline_sparse']['bytes_ms']:.2f}"),
     Column("launches ms", lambda row: f"{row['roofline_sparse']['launch_ms']:.2f}"),
@@ -116,6 +120,7 @@ TABLES = {
     "The fast path: sparse and dense on it, beside the dense model as it is": FAST,
     "The whole call up to the first token, and a further token's; in brackets from processor time": TOKENS,
     "Least time on this device by its measured ceilings, and how much of the measured prefill that is": ROOFLINE,
+    "What makes up that least time, and the least of a further token": BOUND,
     "Microseconds of the mechanism's parts; layout is before the decoder; in brackets processor time": OVERHEAD,
     "Visual tokens per layer; multiply-adds; KV cache after the prefill": SIZES,
     "Peak of the prefill without weights, and what the cache holds, beside what there has to be": MEMORY,
@@ -123,15 +128,14 @@ TABLES = {
 
 
 def identifying(rows: Sequence[Row]) -> list[Column]:
-    """The columns that tell rows apart: method, budget with what the method's own retain is then, and each size that
-    varies."""
+    """The columns that tell rows apart: method, the budget that was asked for, and each size that varies."""
     axes = varying(rows)
     method, retain, *sizes = WHICH
-    if any(own_retain(row) != budget(row["retain"]) for row in rows):
-        asked = [Column("budget", retain.cell), Column("own retain", own_retain)]
-    else:
-        asked = [retain]
-    return [method, *asked, *(column for column in sizes if column.title in axes)]
+    return [
+        method,
+        Column(asked(rows), retain.cell),
+        *(column for column in sizes if column.title in axes),
+    ]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -141,7 +145,10 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         if columns is FAST and not any(row.get("fast") for row in rows):
             continue
         chosen = [*identifying(rows), *columns]
-        made.append(Table(title, [c.title for c in chosen], [[c.cell(row) for c in chosen] for row in rows]))
+        if columns is SIZES and not own(rows):
+            chosen.insert(2, Column("own retain", own_retain))
+        cells = [[c.cell(row) for c in chosen] for row in rows]
+        made.append(Table(title, [c.title for c in chosen], cells, len(identifying(rows))))
     return made
 
 
@@ -149,7 +156,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """Where costs are not equal, and where nothing can be gained and why."""
     said = []
     for row in rows:
-        which = f"{label(row['method'], row['retain'])}, {_sizes(row)}"
+        which = f"{label(row['method'], row['retain'], asked(rows))}, {_sizes(row)}"
         if abs(row["cost_deviation"]) > EQUAL:
             off = 100 * row["cost_deviation"]
             than = f"{'more' if off > 0 else 'fewer'} FLOPs than {REFERENCE.name} at that retain"
@@ -186,23 +193,16 @@ def _sizes(row: Row) -> str:
 def equality(rows: Sequence[Row]) -> str:
     """Whether methods at one budget, or at one retain of their own, cost the same, for a title."""
     most = max(abs(row["cost_deviation"]) for row in rows)
-    own = all(own_retain(row) == budget(row["retain"]) for row in rows)
     if most <= EQUAL:
-        which = (
-            "retain cost the same prefill FLOPs"
-            if own
-            else f"budget cost the same prefill FLOPs: {STANDS_FOR}"
-        )
-        return f"Methods at one {which}"
-    return (
-        f"Methods at one {'retain' if own else 'budget'} do NOT cost the same: their prefill FLOPs are up to "
-        f"{100 * most:.1f} % off"
-    )
+        return f"Methods at one {asked(rows)} cost the same prefill FLOPs"
+    return f"Methods at one {asked(rows)} do NOT cost the same: their prefill FLOPs are up to {100 * most:.1f} % off"
 
 
 def markdown(config: Row, rows: Sequence[Row], more: Sequence[Table] = ()) -> str:
     """A page with the settings, the machine, the tables (``more`` after those of the rows) and the remarks."""
-    head = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items()), "", f"{equality(rows)}."]
+    stands = "" if own(rows) else f": {STANDS_FOR}, own retain what the method gets for it"
+    costs = f"{equality(rows)}{stands}."
+    head = ["# Benchmark", "", ", ".join(f"{k} {v}" for k, v in config.items()), "", costs]
     made = map(markdown_table, (*tables(rows), *more))
     return "\n".join([*head, *made, "", *(f"- {text}" for text in (*remarks(rows), *ceilings(rows))), ""])
 

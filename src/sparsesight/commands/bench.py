@@ -257,6 +257,7 @@ def _show(
     from rich.console import Console
 
     from ..bench.headline import headlines, summary
+    from ..bench.sweep import own
     from ..bench.table import ceilings, equality, remarks, tables
     from ..equal_cost import EQUAL
     from .tables import print_table
@@ -269,6 +270,13 @@ def _show(
         console.print(rich_text(equality(rows)))
     for made in (summary(rows), *(tables(rows) if details else ()), *more):
         print_table(console, made)
-    for text in (*remarks(rows), *(ceilings(rows) if details else ["--details prints all tables"])):
+    for text in (
+        *remarks(rows),
+        *(
+            ceilings(rows)
+            if details
+            else ["--details prints all tables" + ("" if own(rows) else ", with each method's own retain")]
+        ),
+    ):
         console.print(rich_text(text))
     console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"))

@@ -137,7 +137,7 @@ def _scores(name: str, task: Mapping[str, Any]) -> Table:
         )
     few = "; too few for reliable intervals" if task["units"] < FEW else ""
     heads = ["method", "budget", task["metric"], "difference from dense", "FLOPs", "own retain"]
-    return Table(f"{name}: {task['samples']} questions in {_units(task)}{few}", heads, rows)
+    return Table(f"{name}: {task['samples']} questions in {_units(task)}{few}", heads, rows, keys=2)
 
 
 def _units(task: Mapping[str, Any]) -> str:
