@@ -226,6 +226,12 @@ def _name(method: dict[str, Any]) -> str:
     return " > ".join(map(_name, parts)) if parts else str(method["method"])
 
 
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """``a``, ``a and b``, ``a, b, c and 7 more``."""
+    said = [*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])]
+    return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
+
+
 def by_layers(per_layer: Sequence[int]) -> str:
     """``576 in layers 0-2, 300 in layer 3``: one count per layer, in words."""
     said, first = [], 0

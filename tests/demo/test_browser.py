@@ -152,8 +152,10 @@ def test_a_mistake_is_a_sentence_in_its_place(page: Any) -> None:
 def test_compare(page: Any) -> None:
     answer = choose(page, 0, "neighbor")
     page.get_by_role("tab", name="Compare", exact=True).click()
+    page.locator("#ss-methods button").first.click()
     for name in COMPARED[:2]:  # they are chosen at first
         page.locator("#ss-methods label", has_text=re.compile(f"^ ?{name} ?$")).click()
+    text(page, "#ss-methods", r"Methods \(2 chosen\)")
     page.locator("#ss-compare-run").click()
     pictures = page.locator("#ss-kept .grid-wrap img")
     api.expect(pictures).to_have_count(4, timeout=PATIENCE)
@@ -165,6 +167,7 @@ def test_compare(page: Any) -> None:
         rf"dense[\s\S]*{answer}[\s\S]*{re.escape(COMPARED[2])}[\s\S]*{COMPARED[3]}[\s\S]*(same|differs)",
     )
     assert len(re.findall("same|differs", page.locator("#ss-grid").inner_text())) == 4
+    text(page, "#ss-compare-status .verdict", "keeps? the dense answer")
 
 
 def test_a_question_chosen_while_its_picture_is_still_coming_stays(
@@ -292,7 +295,12 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         with Image.open(started.value.path()) as figure:
             assert figure.format == "PNG" and figure.width > 1500
         page.get_by_role("tab", name="Compare", exact=True).click()
+        api.expect(page.locator("#ss-methods label", has_text="divprune")).to_be_hidden()  # folded
+        assert page.evaluate("document.documentElement.scrollHeight") < 1700
+        page.locator("#ss-methods button").first.click()
         page.locator("#ss-methods label", has_text="divprune").click()
+        text(page, "#ss-methods", r"Methods \(5 chosen\)")
+        page.locator("#ss-methods button").first.click()
         page.locator("#ss-compare-run").click()
         api.expect(page.locator("#ss-kept .grid-wrap img")).to_have_count(10, timeout=PATIENCE)
         api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.5, timeout=PATIENCE)

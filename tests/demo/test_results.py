@@ -5,13 +5,16 @@ from __future__ import annotations
 import html.parser
 import re
 from html import unescape
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparsesight.demo import results
 from sparsesight.demo.engine import StreamedAnswer
 from sparsesight.methods import GROUPS, METHODS
 from sparsesight.viz import Word
+from sparsesight.viz.colours import heat, web
 from sparsesight.viz.legend import GONE, JOINED, PATCH, SIGNS
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -99,7 +102,8 @@ def test_methods_to_choose_are_grouped_and_described() -> None:
     assert {name for _, name in made} == set(METHODS)
     for label, name in made:
         kind = METHODS[name]
-        assert label == f"{kind.group().split()[0]} · {name}: {kind.when}"
+        assert label == f"{kind.group().split()[0]} · {name}" and len(label) <= 22  # fits the closed menu
+        assert f'li[aria-label="{label}"]::after {{ content: "{kind.when}"; }}' in results.menu_css()
         assert unescape(results.about(name)).startswith(f"<b>{name}</b>: {kind.when}.")
         assert GROUPS[kind.group()] in results.about(name) and kind.when in unescape(results.about_all())
     for group, said in GROUPS.items():
@@ -108,6 +112,42 @@ def test_methods_to_choose_are_grouped_and_described() -> None:
     check(results.about_all())
     groups = [METHODS[name].group() for _, name in made]
     assert groups == sorted(groups, key=[*GROUPS].index)
+
+
+def test_the_legend_of_scores_has_their_colours() -> None:
+    css = (Path(results.__file__).with_name("style.css")).read_text("utf-8")
+    colours = [web(tuple(map(int, heat(np.array(share))))) for share in (0, 0.5, 1)]
+    assert f"linear-gradient(to right, {', '.join(colours)})" in css
+
+
+def test_a_comparison_begins_with_a_verdict() -> None:
+    """The methods at the cheapest budget that keep the dense answer, and how many others do not."""
+
+    def verdict(*same: bool, failed: int = 0) -> str:
+        found = [
+            results.Tried(name, budget, same, share)
+            for (name, budget, share), same in zip(
+                [("halves", 192, 0.36), ("halves", 64, 0.2), ("random", 192, 0.36), ("random", 64, 0.2)],
+                same,
+                strict=False,
+            )
+        ]
+        return results.verdict(found, failed)
+
+    at = "at budget 64, for 20% of the multiply-adds"
+    assert verdict(True, True, True, True) == f"All 4 keep the dense answer: {at}."
+    assert verdict(True, True, True, False) == (
+        f"halves keeps the dense answer {at}; 1 of 4 answers otherwise."
+    )
+    assert verdict(False, True, False, True) == (
+        f"halves and random keep the dense answer {at}; 2 of 4 answer otherwise."
+    )
+    assert verdict(True, False, False, False).startswith(
+        "halves keeps the dense answer at budget 192, for 36%"
+    )
+    assert verdict(False, False, failed=1) == "None of 2 keeps the dense answer; 1 could not run."
+    assert verdict(True) == "halves keeps the dense answer at budget 192, for 36% of the multiply-adds."
+    assert verdict(failed=2) == "Nothing to compare; 2 could not run."
 
 
 def test_rows_of_a_comparison_fit_its_head() -> None:

@@ -156,13 +156,17 @@ def test_compare(engine: Engine) -> None:
     ]  # its own, as under Ask
     assert len({figure.image.tobytes() for figure in figures}) == 4
     assert any("2 of 5: sparsevlm+, budget 192" in view.status for view in seen)
-    assert seen[-1].status == ""
+    same = sum(row[3] == "same" for row in tables[-1])
+    assert "ss-status verdict" in seen[-1].status
+    said = f"All {same} keep" if same == 4 else f"{4 - same} of 4 answer" if same else "None of 4 keeps"
+    assert said in seen[-1].status
 
 
 def test_a_method_that_cannot_stands_in_its_own_row(engine: Engine) -> None:
     seen = list(runs.compare(engine, asked(LETTER), ["pyramiddrop", "random"], [576], Event()))
     last = [view.rows for view in seen if view.rows is not None][-1]
     assert "there is nothing to measure" in last[1][2] and all(row[2] != "…" for row in last)
+    assert re.search("; [12] could not run", seen[-1].status)
 
 
 def test_a_stopped_comparison_keeps_its_rows(engine: Engine) -> None:

@@ -166,6 +166,27 @@ def test_colours_of_scores_grow_lighter_all_the_way() -> None:
     assert (np.diff(lightness) > 0).all()
 
 
+def luminance(colour: np.ndarray) -> float:
+    """WCAG's, of a colour in 0..255."""
+    level = colour / 255
+    linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize(
+    "page", [(255, 255, 255), (30, 41, 59), (11, 15, 25)], ids=["white", "dark", "black"]
+)
+def test_the_lowest_score_stands_out_from_what_came_no_more(page: tuple[int, int, int]) -> None:
+    """3:1, as WCAG asks of graphics, on white pages and on those of the demo's dark theme."""
+    later = stage(16, [15])
+    later.score[:8], later.score[8:] = np.nan, np.arange(8)
+    of = look(Image.new("RGB", (SIZE, SIZE), (128, 128, 128)), later)
+    clear = scored(of, 0, size=SIZE, clear=True)[0]
+    seen = np.asarray(Image.alpha_composite(Image.new("RGBA", clear.size, (*page, 255)), clear))[..., :3]
+    levels = sorted(luminance(cell(seen, token).mean((0, 1))) + 0.05 for token in (2, 8))
+    assert levels[1] / levels[0] >= 3
+
+
 def test_scores_that_are_all_alike_or_infinite_can_be_drawn() -> None:
     flat = stage(16, [0])
     flat.score[:] = 1.0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..methods import GROUPS, METHODS
-from ..report import Report, by_layers, si
+from ..report import Report, by_layers, listed, si
 from ..viz import Word
 from ..viz.legend import Sign, in_order
 from ..viz.prompt_tokens import question_words
@@ -30,6 +31,11 @@ EXPLAINED = """
   small model the fixed cost of each layer outweighs its arithmetic, so time falls by less.
 - **Time** is not shown, as one run tells nothing about it: `sparsesight bench` measures it.
 - **KV cache** is what the prompt keeps in memory while the answer is generated.
+"""
+COMPARED_COSTS = """
+- **Budget**: at one budget all methods cost the same prefill arithmetic, as much as SparseVLM+ with that many visual
+  tokens per layer.
+- **Own retain** is how many a method gets for it, the number to give it under Ask.
 """
 
 
@@ -115,12 +121,24 @@ KINDS = "; ".join(f"{group}: {said}" for group, said in GROUPS.items()).capitali
 
 
 def methods_to_choose() -> list[tuple[str, str]]:
-    """Methods group by group, each as a label with its group and when to choose it, and its name."""
-    return [
-        (f"{short(group)} · {name}: {METHODS[name].when}", name)
-        for group in GROUPS
-        for name in names_of(group)
-    ]
+    """Methods group by group, each as a label with its group, which fits the closed menu, and its name."""
+    return [(f"{short(group)} · {name}", name) for group in GROUPS for name in names_of(group)]
+
+
+def methods_chosen(names: Sequence[Any]) -> str:
+    """The title of the folded list of methods."""
+    return f"Methods ({len(names)} chosen)"
+
+
+def menu_css() -> str:
+    """Rules that write below each method of the open menu when to choose it.
+
+    A label is also what the closed menu shows, where more than a few words would be cut off.
+    """
+    return "\n".join(
+        f'#ss-method li[aria-label="{label}"]::after {{ content: {json.dumps(METHODS[name].when)}; }}'
+        for label, name in methods_to_choose()
+    )
 
 
 def about(name: Any) -> str:
@@ -182,6 +200,37 @@ def compared(
                 share(report.kv_bytes_dense, report.kv_bytes_sparse),
             )
     return row
+
+
+class Tried(NamedTuple):
+    """What a method's answer at a budget was: the dense one or not, for a share of the dense multiply-adds."""
+
+    name: str
+    budget: int
+    same: bool
+    share: float
+
+
+def verdict(tried: Sequence[Tried], failed: int = 0) -> str:
+    """A comparison in a sentence: who keeps the dense answer at the least cost, and how many do not.
+
+    Args:
+        failed: how many could not run.
+    """
+    kept, lost = [x for x in tried if x.same], [x for x in tried if not x.same]
+    more = f"; {failed} could not run" if failed else ""
+    if not tried:
+        return f"Nothing to compare{more}."
+    if not kept:
+        return f"None of {len(tried)} keeps the dense answer{more}."
+    budget = min(kept, key=lambda x: x.share).budget
+    least = [x for x in kept if x.budget == budget]
+    cost = f"at budget {budget}, for {max(x.share for x in least):.0%} of the multiply-adds"
+    if not lost and len(kept) > 1:
+        return f"All {len(kept)} keep the dense answer: {cost}{more}."
+    names = listed([x.name for x in least])
+    others = f"; {len(lost)} of {len(tried)} answer{'s' * (len(lost) == 1)} otherwise" if lost else ""
+    return f"{names} keep{'s' * (len(least) == 1)} the dense answer {cost}{others}{more}."
 
 
 def words(prompt: Sequence[Word]) -> list[tuple[str, str | None]]:

@@ -17,7 +17,7 @@ from ..methods import make_method
 from .asked import Asked
 from .engine import Engine, StreamedAnswer
 from .pictures import Panel, one_figure, one_stage, panels
-from .results import compared, costs, said, status, words
+from .results import Tried, compared, costs, said, status, verdict, words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,6 +102,7 @@ def compare(
     pairs = [(name, budget) for name in methods for budget in budgets]
     rows = [compared("dense", None), *(compared(name, budget) for name, budget in pairs)]
     figures: list[Figure] = []
+    tried: list[Tried] = []
     dense = StreamedAnswer()
     for number, (name, budget) in enumerate([("dense", None), *pairs]):
         try:
@@ -116,7 +117,11 @@ def compare(
             rows[number] = compared(name, budget, speech, dense.text)
             if speech.pruned is not None:
                 image, signs = one_stage(speech.pruned, picture, -1, FIGURE)
-                assert speech.method is not None
+                assert speech.method is not None and budget is not None
+                report = speech.pruned.report
+                tried.append(
+                    Tried(name, budget, speech.text == dense.text, report.macs_sparse / report.macs_dense)
+                )
                 caption = f"{name} at {speech.method.retain}: {said(speech)}"
                 figures.append(Figure(image, caption, frozenset(signs)))
         except SparseSightError as error:
@@ -124,7 +129,7 @@ def compare(
                 raise
             rows[number] = compared(name, budget, problem=str(error))
         yield CompareView(status("", number + 1, len(rows)), list(rows), list(figures))
-    yield CompareView("")
+    yield CompareView(status(verdict(tried, len(pairs) - len(tried)), kind="verdict"))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def serving(
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from .page import build
+        from .results import menu_css
         from .theme import theme
         from .wiring import ANY_FILE
 
@@ -74,6 +75,7 @@ def serving(
                 port,
                 theme=theme(),
                 js=ANY_FILE,
+                css=menu_css(),
                 css_paths=Path(__file__).with_name("style.css"),
                 max_file_size=MAX_BYTES,
                 # Nothing else, whatever the environment says. Not the folder: what is allowed here is shown as what its

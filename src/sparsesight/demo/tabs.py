@@ -17,7 +17,17 @@ from . import runs
 from .asked import MAX_QUESTION, Asked, check_grid
 from .components import RESULT, Shared, gallery_with_legend, run_buttons, show_figures
 from .pictures import Panel
-from .results import EXPLAINED, JUDGED, about_all, key, names_of, scale, table
+from .results import (
+    COMPARED_COSTS,
+    EXPLAINED,
+    JUDGED,
+    about_all,
+    key,
+    methods_chosen,
+    names_of,
+    scale,
+    table,
+)
 from .wiring import AT_ONCE, FOLLOW, SHOW, connect, sentences
 
 COMPARED = [DEFAULT, "cdpruner", "sparsevlm+", "random"]
@@ -148,22 +158,17 @@ def _shown(made: list[Panel], number: int, what: Any) -> tuple[str, Any]:
 
 def compare_tab(shared: Shared, choices: Choices) -> None:
     budgets = [x for x in (288, 192, 128, 64, 32) if x < choices.visual] or [max(choices.visual // 2, 1)]
-    gr.Markdown(
-        "The same question, answered by every method at every budget. At one budget all methods cost the same prefill "
-        "arithmetic: as much as SparseVLM+ with that many visual tokens per layer. The own retain is how many a method "
-        "gets for it, the number to give it under Ask."
-    )
-    with gr.Group(elem_id="ss-methods"):
-        methods = [
-            gr.CheckboxGroup(
-                names_of(group),
-                value=[name for name in COMPARED if name in names_of(group)],
-                label=group.capitalize(),
-                info=f"{said[0].upper()}{said[1:]}.",
-            )
-            for group, said in GROUPS.items()
-        ]
-    with gr.Accordion("When to choose which", open=False):
+    with gr.Accordion(methods_chosen(COMPARED), open=False, elem_id="ss-methods") as folded:
+        with gr.Group():
+            methods = [
+                gr.CheckboxGroup(
+                    names_of(group),
+                    value=[name for name in COMPARED if name in names_of(group)],
+                    label=group.capitalize(),
+                    info=f"{said[0].upper()}{said[1:]}.",
+                )
+                for group, said in GROUPS.items()
+            ]
         gr.HTML(about_all())
     chosen = gr.CheckboxGroup(
         [(str(x), x) for x in budgets],
@@ -175,7 +180,16 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
     status = gr.HTML(elem_id="ss-compare-status")
     grid = gr.HTML(elem_id="ss-grid", elem_classes=RESULT)
     gallery, legend = gallery_with_legend("kept", columns=4)
+    with gr.Accordion("What these numbers mean", open=False):
+        gr.Markdown(COMPARED_COSTS)
     grid.change(None, None, None, js=FOLLOW % "compare", **AT_ONCE)
+
+    @sentences()
+    def fold(*chosen: Any) -> Any:
+        return gr.Accordion(methods_chosen([name for group in chosen for name in group or ()]))
+
+    for group in methods:
+        group.change(fold, methods, folded, trigger_mode="always_last", **AT_ONCE)
 
     def check(upload: Any, question: Any, counts: Any, *chosen: Any) -> tuple[Asked, list[str], list[int]]:
         names = [name for group in chosen for name in (group if isinstance(group, list) else ())]

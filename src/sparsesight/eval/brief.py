@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..bench.table import Table
 from ..equal_cost import EQUAL
+from ..report import listed
 from .statistics import LEAST
 from .sweep import DENSE
 from .tables import FEW, estimate, short, stands_for, title
@@ -75,17 +76,11 @@ def headline(summary: Mapping[str, Any]) -> str:
     cost = _cost([macs[label] for label in best])
     others = ", ".join(f"{cells[label]['name']} {shown[label]}" for label in best[len(first) :][:NAMED])
     return (
-        f"{_listed(names[: len(first)])} {verb} {shown[best[0]]}{beside}, for {cost} of the prefill FLOPs"
+        f"{listed(names[: len(first)])} {verb} {shown[best[0]]}{beside}, for {cost} of the prefill FLOPs"
         + (f"; next {others}" if others else "")
         + ("" if overall or len(best) == 1 else _apart(task, best))
         + "."
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b, c and 7 more``."""
-    said = [*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])]
-    return " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
 
 
 def _cost(shares: Sequence[float]) -> str:
@@ -106,7 +101,7 @@ def _apart(task: Mapping[str, Any], best: Sequence[str]) -> str:
         for label, difference in found.items()
         if difference is not None and estimate(difference).holds(0)
     ]
-    return f"; not told apart from it: {_listed(alike)}" if alike else ""
+    return f"; not told apart from it: {listed(alike)}" if alike else ""
 
 
 def _notes(summary: Mapping[str, Any], made: Sequence[Table]) -> list[str]:

@@ -22,19 +22,21 @@ EITHER: RGB = (128, 128, 128)  # letters that can be read on light and dark
 KEPT, MERGED, RATES = VERMILLION, BLUE, YELLOW  # besides, kept is outlined, merged hatched, raters underlined
 # A dropped patch loses its colours and most of its contrast, and becomes lighter; what was cropped off becomes darker.
 DROPPED_CONTRAST, DROPPED_LIGHT = 0.35, 175
-EARLIER_CONTRAST, EARLIER_LIGHT = 0.2, 215  # dropped before the stage of which scores are shown
+SCORED_CONTRAST = 0.16  # of the grey picture under the colours of scores
+EARLIER_CONTRAST, EARLIER_LIGHT = 0.15, 222  # dropped before the stage of which scores are shown
 CROPPED_CONTRAST = 0.3
 PADDING: RGB = (236, 236, 236)
 
-# From dark blue over grey to yellow: told apart in any kind of colour blindness, and by lightness alone.
+# From blue over grey to yellow: told apart in any kind of colour blindness, and by lightness alone. The blue stands out
+# 3:1 from what is dark on a dark page, and from what is pale on a white one.
 _HEAT = np.array(
     [
-        (0, 32, 77),
-        (46, 66, 110),
-        (93, 97, 114),
-        (139, 132, 121),
-        (187, 168, 105),
-        (232, 206, 74),
+        (70, 125, 205),
+        (105, 140, 186),
+        (138, 156, 167),
+        (169, 174, 148),
+        (200, 193, 124),
+        (228, 212, 98),
         (255, 234, 70),
     ]
 )

@@ -83,7 +83,7 @@ def stages(look: Look, *, size: int = SIZE, columns: int | None = None) -> Image
 
 
 def heatmap(look: Look, stage: int = 0, *, size: int = SIZE, caption: bool = True) -> Image.Image:
-    """The method's score of each patch at one stage, dark blue to yellow, with the kept ones outlined.
+    """The method's score of each patch at one stage, blue to yellow, with the kept ones outlined.
 
     What the scores are can differ from stage to stage; the caption has the method's own words for it.
     The colours span the scores from the 2nd to the 98th percentile. Patches dropped before the stage are pale.

@@ -19,6 +19,7 @@ from .colours import (
     MERGED,
     PADDING,
     PAPER,
+    SCORED_CONTRAST,
     SKY,
     THROUGH_DROPPED,
     THROUGH_EARLIER,
@@ -178,7 +179,7 @@ def paint_scores(
     out[(canvas.token < 0) & canvas.real] *= CROPPED_CONTRAST
     gone = (canvas.token >= 0) & ~scored
     out[gone] = EARLIER_LIGHT + EARLIER_CONTRAST * (grey[gone] - 128)
-    out[scored] = 0.78 * heat(share)[scored] + 0.22 * grey[scored]
+    out[scored] = (1 - SCORED_CONTRAST) * heat(share)[scored] + SCORED_CONTRAST * grey[scored]
     drawn = _outline(out, canvas.of_tokens(stage.kept, 0) > 0, canvas.width)
     if clear:
         padded = ~canvas.real & ~canvas.ends
