@@ -42,7 +42,8 @@ def serve() -> None:
             x = x[:, torch.arange(tokens) // 12] + 0.6 * torch.randn(x.shape, generator=generator)
         valid = torch.ones(1, tokens, dtype=torch.bool)
         # As methods ask: places of what is not kept are not needed. Older versions compute them always.
-        some = {"rest": False} if "rest" in inspect.signature(getattr(ops, rule)).parameters else {}
+        named = inspect.signature(getattr(ops, rule)).parameters
+        some = {"rest": False} if "rest" in named else {}
         weight = torch.rand(1, tokens, generator=generator)
         count = torch.tensor([keep])
         start = time.process_time()
@@ -50,7 +51,9 @@ def serve() -> None:
             ops.farthest_point_ranks(x, valid, count, keep, **some)
         elif rule == "greedy_dpp_map":
             ops.greedy_dpp_map(x, weight, valid, count, keep, **some)
-        else:
+        elif "favor" in named:
+            ops.greedy_gaussian_map(x, valid, count, keep, (6 * weight).exp(), [keep // 2], **some)
+        else:  # before the first half was searched for
             given = ops.ranks(weight, valid)
             ops.greedy_gaussian_map(x, given, count // 2, valid, count, keep, **some)
         print(time.process_time() - start, flush=True)

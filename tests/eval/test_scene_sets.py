@@ -25,7 +25,7 @@ from tests.scenes.mixed.conftest import drawable
 
 __all__ = ["drawable"]  # a fixture
 
-SHAPES = ("scenes", "scenes-b", "scenes-c", "scenes-occluded", "scenes-clutter")
+SHAPES = ("scenes", "scenes-b", "scenes-c", "scenes-d", "scenes-occluded", "scenes-clutter")
 MIXED = ("scenes-mixed", "scenes-mixed-b", "scenes-new-things", "scenes-new-fonts", "scenes-new-words")
 CLIPS = ("clips", "clips-static", "clips-static-b")
 

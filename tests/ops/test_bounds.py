@@ -74,11 +74,11 @@ def test_the_selection_is_the_same_without_the_rest(kind: str) -> None:
     x = torch.stack([vectors(kind, seed, 300, 32) for seed in (1, 2)])
     valid, keep = torch.arange(300) >= torch.tensor([[0], [37]]), torch.tensor([90, 20])
     quality = x[..., 0].abs().clamp(max=2)
-    given = ops.ranks(quality, valid)
+    favor = quality.exp()
     rules = {
         "farthest": lambda rest: ops.farthest_point_ranks(x, valid, keep, 90, rest=rest),
         "dpp": lambda rest: ops.greedy_dpp_map(x, quality, valid, keep, 90, rest=rest),
-        "gaussian": lambda rest: ops.greedy_gaussian_map(x, given, [45, 10], valid, keep, 90, rest=rest),
+        "gaussian": lambda rest: ops.greedy_gaussian_map(x, valid, keep, 90, favor, [45, 10], rest=rest),
     }
     for name, rule in rules.items():
         with pytest.MonkeyPatch.context() as patch:

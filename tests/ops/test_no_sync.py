@@ -110,7 +110,9 @@ CALLS: dict[str, Callable[[], Any]] = {
     "unit_vectors": lambda: ops.unit_vectors(FEATURES, FLAG),
     "farthest_point_ranks": lambda: ops.farthest_point_ranks(FEATURES, FLAG, KEEP, 3),
     "greedy_dpp_map": lambda: ops.greedy_dpp_map(FEATURES, normal(1, 2, 5).abs(), FLAG, KEEP, 3),
-    "greedy_gaussian_map": lambda: ops.greedy_gaussian_map(FEATURES, ROW, [2, 1], FLAG, KEEP, 3),
+    "greedy_gaussian_map": lambda: ops.greedy_gaussian_map(
+        FEATURES, FLAG, KEEP, 3, FEATURES[..., 0].exp(), [2, 1]
+    ),
     "cosine_coverage": lambda: ops.cosine_coverage(FEATURES, FLAG),
     "softmax_coverage": lambda: ops.softmax_coverage(normal(1, 2, 3, 8), FEATURES, true(2, 3), FLAG, 0.1),
     "coverage_ranks": lambda: ops.coverage_ranks(

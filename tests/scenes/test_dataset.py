@@ -14,7 +14,7 @@ from sparsesight.scenes.objects import Recipe, arrange, owners
 from sparsesight.scenes.questions import KINDS, SINGLE_OBJECT
 from sparsesight.scenes.scenes import Scene, questions, render
 
-EVALUATION = ("val", "test", "test-b", "test-c", "occluded", "clutter")
+EVALUATION = ("val", "test", "test-b", "test-c", "test-d", "occluded", "clutter")
 
 
 def unpainted(seed: int, recipe: Recipe) -> Scene:
@@ -35,7 +35,7 @@ def test_the_splits_are_these() -> None:
     assert sizes == dict(zip(("train", *EVALUATION), (100_000, 120, 240, 240, 240, 120, 120), strict=True))
     assert all(split.name == name and split.about for name, split in SPLITS.items())
     assert SPLITS["occluded"].recipe == SMALL and SPLITS["clutter"].recipe == CLUTTER
-    assert all(SPLITS[name].recipe == Recipe() for name in ("train", "val", "test", "test-b", "test-c"))
+    assert all(SPLITS[name].recipe == Recipe() for name in ("train", "val", "test", "test-b", "test-c", "test-d"))
 
 
 def test_no_two_splits_share_a_seed() -> None:
@@ -59,7 +59,7 @@ def test_examples_are_scenes_of_consecutive_seeds_with_an_id_each(splits: dict[s
 
 
 @pytest.mark.parametrize(
-    ("split", "least"), [("test", 2000), ("test-b", 2000), ("test-c", 2000), ("val", 1000)]
+    ("split", "least"), [("test", 2000), ("test-b", 2000), ("test-c", 2000), ("test-d", 2000), ("val", 1000)]
 )
 def test_a_split_has_enough_questions(split: str, least: int, splits: dict[str, list[Example]]) -> None:
     assert len(splits[split]) >= least
@@ -152,7 +152,7 @@ def test_nothing_is_rendered_before_it_is_asked_for(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "tset"}, "split='tset' .*train, val, test, test-b, test-c, occluded, clutter"),
+        ({"split": "tset"}, "split='tset' .*train, val, test, test-b, test-c, test-d, occluded, clutter"),
         ({"split": "val", "scenes": 121}, "scenes=121 .*120"),
         ({"split": "val", "scenes": -1}, "scenes=-1 "),
         ({"split": "val", "workers": 0}, "workers=0 "),

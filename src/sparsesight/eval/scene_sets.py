@@ -64,6 +64,7 @@ SCENES = {
     "scenes": SceneSet("test"),
     "scenes-b": SceneSet("test-b"),
     "scenes-c": SceneSet("test-c"),
+    "scenes-d": SceneSet("test-d"),
     "scenes-occluded": SceneSet("occluded"),
     "scenes-clutter": SceneSet("clutter"),
     "scenes-mixed": _mixed("test"),

@@ -1,12 +1,10 @@
-"""Narrow: at half depth, keep the tokens that differ most from each other."""
+"""Narrow: in deep layers, keep the tokens that differ most from each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from .. import ops
@@ -16,24 +14,14 @@ from ..core.method import Method
 from ..core.stage import StageInput
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 
-def difference_ranks(
-    stage: StageInput,
-    given: Int[Tensor, "b v"],
-    held: Sequence[int],
-    keep: Int[Tensor, " b"],
-    steps: int,
-    bandwidth: float = 1.0,
-    rest: bool = True,
-) -> Int[Tensor, "b v"]:
-    """:func:`ops.greedy_gaussian_map` of the stage's hidden states."""
-    return ops.greedy_gaussian_map(stage.features(), given, held, stage.visual, keep, steps, bandwidth, rest)
+NARROW_AT = 20  # of 32 layers
 
 
 def difference_macs(sizes: StageSizes) -> int:
-    """Multiply-adds of :func:`difference_ranks`: mean distance, kernel, Cholesky factor."""
+    """Multiply-adds of :func:`ops.greedy_gaussian_map`: mean distance, kernel, Cholesky factor."""
     return (sizes.keep + 1) * sizes.tokens_in * sizes.hidden + sizes.keep * (
         sizes.keep + 1
     ) // 2 * sizes.tokens_in
@@ -46,12 +34,12 @@ def _deepest(ratio: float, num_layers: int) -> int:
 
 @dataclass(frozen=True)
 class Narrow(Method):
-    """After layer ``floor(15/32 L)`` keep tokens whose hidden states differ most from those already kept.
+    """After layer ``floor(20/32 L)`` keep tokens whose hidden states differ most from those already kept.
 
     The second half of :class:`Halves`, to be composed with any method before the decoder:
     ``Compose(CDPruner(90), Narrow(64))`` enters the decoder with 90 tokens, 64 on average. A token's value is its
     residual variance given those already selected (:func:`ops.greedy_gaussian_map`). No attention is used. A ratio
-    that half depth cannot meet, or would meet with less than a quarter of the tokens, moves the stage to an earlier
+    that this depth cannot meet, or would meet with less than a quarter of the tokens, moves the stage to an earlier
     layer.
 
     That deep layers need fewer visual tokens is known from VTW (Lin et al., arXiv:2405.05803), which drops all of them
@@ -61,32 +49,32 @@ class Narrow(Method):
     name: ClassVar[str] = "narrow"
     when: ClassVar[str] = "as the last part of a composition with a method before the decoder"
     meaning: ClassVar[Meaning] = Meaning("order of selection by variety")
-    depths: ClassVar[tuple[int, ...]] = (15,)
+    depths: ClassVar[tuple[int, ...]] = (NARROW_AT,)
     requires_attention: ClassVar[bool] = False
     requires_raters: ClassVar[bool] = False
 
     def score(self, stage: StageInput) -> Float[Tensor, "b v"]:
         counts = self.counts(stage)
-        none = [0] * len(counts.tokens_out)
-        given = torch.zeros_like(stage.column)
-        place = difference_ranks(stage, given, none, counts.keep, max(counts.tokens_out), rest=self.per_frame)
+        place = ops.greedy_gaussian_map(
+            stage.features(), stage.visual, counts.keep, max(counts.tokens_out), rest=self.per_frame
+        )
         return -place.float()
 
     def with_budget(self, retain: Retain, visual: int, num_layers: int) -> Method:
-        """At half depth, or at the deepest layer at which the budget leaves a quarter of the tokens."""
+        """At its own depth, or at the deepest layer at which the budget leaves a quarter of the tokens."""
         if isinstance(retain, tuple):
             return replace(self, retain=retain)
         ratio = retain if isinstance(retain, float) else retain / visual
-        half = (self.layers or pruning_layers(self.depths, num_layers))[0]
-        return replace(self, retain=retain, layers=(min(half, _deepest(ratio, num_layers)),))
+        own = (self.layers or pruning_layers(self.depths, num_layers))[0]
+        return replace(self, retain=retain, layers=(min(own, _deepest(ratio, num_layers)),))
 
     def _layers(self, num_layers: int, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
-        half = super()._layers(num_layers, allowed)
+        own = super()._layers(num_layers, allowed)
         if self.layers is not None or not isinstance(self.retain, float):
-            return half
+            return own
         wanted = _deepest(self.retain, num_layers)
         possible = range(num_layers - 1) if allowed is None else allowed
-        earlier = [layer for layer in possible if 0 <= layer <= half[0]]
+        earlier = [layer for layer in possible if 0 <= layer <= own[0]]
         return (min(earlier, key=lambda layer: (abs(layer - wanted), layer)),)
 
     def overhead(self, sizes: StageSizes) -> int:

@@ -29,7 +29,7 @@ from .greedy import select
 from .objectives import Determinant, FarthestPoint
 from .places import of_sample, one_by_one, with_rest
 from .points import COARSE, FINE, Points, TokenPoints, fixed_points, mean_squared, unit_vectors
-from .rows import chunks, distances, ranks, reads_are_free
+from .rows import chunks, distances, host_values, ranks, reads_are_free
 from .stepwise import StepwiseDeterminant
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def farthest_point_ranks(
         own = of_sample(x, sample, column)
         points, bounds = TokenPoints(own), DistanceBounds(own)
         first = loneliest(points, bounds)
-        nearest = FarthestPoint(points, bounds, count)
-        order = select(nearest, count, first)
+        nearest = FarthestPoint(points, bounds, count, first)
+        order = select(nearest, count, [int(host_values(first)[0])])
         if rest:
             nearest.refresh(torch.arange(len(column)))
         return order, nearest.gain if rest else None
@@ -119,8 +119,6 @@ def greedy_dpp_map(
         lambda squared, a, b: squared.mul_(-0.5).add_(1).mul_(a[..., None]).mul_(b[..., None, :]),
         lambda points: quality,
         quality.square(),
-        torch.zeros_like(valid, dtype=torch.long),
-        [0] * len(valid),
         valid,
         keep,
         steps,
@@ -130,28 +128,29 @@ def greedy_dpp_map(
 
 def greedy_gaussian_map(
     x: Float[Tensor, "b v c"],
-    given: Int[Tensor, "b v"],
-    held: Sequence[int],
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
+    favor: Float[Tensor, "b v"] | None = None,
+    favored: Sequence[int] = (),
     bandwidth: float = 1.0,
     rest: bool = True,
 ) -> Int[Tensor, "b v"]:
-    """Some given tokens, then, one by one, the token that all selected ones say least about.
+    """One by one, the token that the selected ones say least about; in the first steps some tokens are favored.
 
     With ``u`` the unit vectors of a sample's tokens and ``m`` the mean of ``|u_i - u_j|**2`` over all pairs, which is
     ``2 (1 - |mean u|**2)``, the kernel is ``k_ij = exp(-|u_i - u_j|**2 / 2 b m)``, with ``b`` the bandwidth. What the
     selected tokens ``S`` leave unsaid of token ``i`` is the residual variance of a Gaussian process,
     ``v_i(S) = k_ii - k_iS (k_SS)**-1 k_Si``; to add its maximum is greedy inference of a determinantal point process
-    (:func:`greedy_dpp_map`). This kernel has full rank at any width, while a cosine kernel has at most the rank of the
-    features. The remaining places are ordered by ``v``.
+    (:func:`greedy_dpp_map`), and to add the maximum of ``f_i v_i`` is that with quality ``f_i ** 0.5``. This kernel has
+    full rank at any width, while a cosine kernel has at most the rank of the features. The remaining places are ordered
+    by ``v``.
 
     Args:
         x: the vectors to compare, at the precision ``COARSE`` of :func:`fixed_points`.
-        given: places (see :func:`ranks`) of which the first ``held`` are selected in any case.
-        held: number of given tokens per sample, at most ``keep`` and the valid ones; on the host.
         valid, keep, steps: as :func:`farthest_point_ranks`.
+        favor: multiplies ``v_i`` in a sample's first steps, above 0.
+        favored: number of these steps per sample; on the host.
         bandwidth: multiplies ``m``, above 0.
         rest: as :func:`farthest_point_ranks`.
     """
@@ -171,12 +170,12 @@ def greedy_gaussian_map(
         lambda squared, a, b: squared.float().mul_(a[..., None]).exp_().double(),
         rate,
         valid.double(),
-        given,
-        held,
         valid,
         keep,
         steps,
         rest,
+        favor,
+        favored,
     )
     return place if rest else torch.minimum(place, keep[:, None])
 
@@ -187,28 +186,32 @@ def _greedy_map(
     kernel: Callable[[Tensor, Tensor, Tensor], Tensor],
     weigh: Callable[[Points | TokenPoints], Tensor],
     own: Float[Tensor, "b v"],
-    given: Int[Tensor, "b v"],
-    held: Sequence[int],
     valid: Bool[Tensor, "b v"],
     keep: Int[Tensor, " b"],
     steps: int,
     rest: bool,
+    favor: Float[Tensor, "b v"] | None = None,
+    favored: Sequence[int] = (),
 ) -> Int[Tensor, "b v"]:
     """Greedy inference with the kernel ``kernel(squared distances, weight of the rows, weight of the columns)``."""
     behind = own - own.amax(1, keepdim=True) - 1
     if not reads_are_free(valid):
         points = fixed_points(x, valid, bits)
         found = StepwiseDeterminant(points, kernel, weigh(points), own, keep, min(steps, valid.shape[1]))
-        place, taken = found.select(given, held)
+        place, taken = found.select(favor, favored)
         return with_rest(place, taken, torch.where(found.adds, found.gain, behind) if rest else behind, valid)
 
     def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
         points = TokenPoints(of_sample(x, sample, column), bits)
         weight = weigh(points)
         mine = weight[sample if len(weight) > 1 else 0, column]
-        first = given[sample, column].argsort(stable=True)[: min(held[sample], count)]
         found = Determinant(points, kernel, mine, own[sample, column], count)
-        order = select(found, count, first)
+        order = list[int]()
+        if favor is not None:
+            found.favor = favor[sample, column].double()
+            order = select(found, min(favored[sample], count))
+            found.favor = None
+        order = select(found, count, order)
         if not rest:
             return order, behind[sample, column]
         every = torch.arange(len(column))

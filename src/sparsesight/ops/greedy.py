@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,10 +51,6 @@ class Objective(ABC):
     @abstractmethod
     def pick(self, at: int) -> Float[Tensor, " m"]:
         """Select number ``at`` of the block; the gains within the block."""
-
-    def pick_all(self) -> bool:
-        """Select the whole block at once; False, and nothing is selected, if that is not the same one by one."""
-        return False
 
     @abstractmethod
     def commit(self) -> None:
@@ -93,28 +90,19 @@ def added_coverage(cover: Float[Tensor, "*b i n"], covered: Float[Tensor, "*b i 
     return (cover - covered).clamp_(min=0).sum(-2, dtype=torch.float64)
 
 
-def select(objective: Objective, keep: int, given: Int[Tensor, " g"]) -> list[int]:
-    """The selected tokens in order: first the ``given`` ones, then, one by one, the token that is worth most.
+def select(objective: Objective, keep: int, selected: Sequence[int] = ()) -> list[int]:
+    """The selected tokens in order: one by one, the token that is worth most.
 
     Of equals the earlier one is selected. If nothing else is worth selecting, there are fewer than ``keep``.
 
     Args:
         objective: what is maximised.
-        keep: how many to select, at least as many as are given.
-        given: tokens that are selected in any case.
+        keep: how many to select.
+        selected: what was selected before, which the objective accounts for; these are counted and come first.
     """
-    order = [int(i) for i in host_values(given)]
-    for start in range(0, len(order), BLOCK):
-        column = given[start : start + BLOCK]
-        objective.refresh(column)
-        inside, some = objective.open(column), objective.pick_all()
-        for at in () if some else range(len(column)):
-            if host_values(objective.worth(inside[at : at + 1], column[at : at + 1]))[0] > -math.inf:
-                inside, some = objective.pick(at), True
-        if some:
-            objective.commit()
+    order = list(selected)
     gone = torch.zeros(len(objective.gain), dtype=torch.bool)
-    gone[given] = True
+    gone[order] = True
     many = 2 * BLOCK
     while len(order) < keep:
         column, number, limit, after, many = _candidates(objective, gone, many)

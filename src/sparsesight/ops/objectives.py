@@ -107,18 +107,24 @@ class LazyObjective(Objective):
 
 
 class FarthestPoint(LazyObjective):
-    """The squared distance to the nearest selected token; the first one is given.
+    """The squared distance to the nearest selected token.
 
     Args:
         points, keep: see :class:`LazyObjective`.
         bounds: of the distances, which are computed exactly only for candidates.
+        first: the token that is selected first.
     """
 
-    def __init__(self, points: TokenPoints, bounds: DistanceBounds, keep: int) -> None:
+    def __init__(
+        self, points: TokenPoints, bounds: DistanceBounds, keep: int, first: Int[Tensor, " 1"]
+    ) -> None:
         super().__init__(points, keep)
         self._bounds = bounds
         self.gain = torch.full((len(points),), math.inf, dtype=torch.float64)
         self._nearest = self.gain.clone()
+        self.open(first)
+        self.pick(0)
+        self.commit()
 
     def worth(self, gain: Tensor, column: Tensor) -> Tensor:
         return gain.clone()
@@ -163,7 +169,10 @@ class Determinant(LazyObjective):
         keep: int,
     ) -> None:
         super().__init__(points, keep)
-        self._kernel, self._weight, self._own = kernel, weight, own
+        self._kernel, self._weight = kernel, weight
+        self.favor: Tensor | None = (
+            None  # multiplies what each token is worth; may be changed between selections
+        )
         self.gain = own.clone()
         self._floor = EXHAUSTED * own
         self._factor = own.new_empty(len(own), keep)  # of a token, by the selected ones
@@ -172,8 +181,9 @@ class Determinant(LazyObjective):
 
     def worth(self, gain: Tensor, column: Tensor) -> Tensor:
         floor = self._low if column is self._column else self._floor[column]
+        worth = gain if self.favor is None else gain * self.favor[column]
         # Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
-        return gain.float().masked_fill_(gain <= floor, -math.inf)
+        return worth.to(torch.float, copy=True).masked_fill_(gain <= floor, -math.inf)
 
     def _account(self, part: Tensor | slice, rows: Rows, since: int) -> None:
         new, weight = slice(since, self._count), self._weights[since : self._count]
@@ -202,14 +212,6 @@ class Determinant(LazyObjective):
         self._picked.append(at)
         self._inside = self._inside - row.square()
         return self._inside
-
-    def pick_all(self) -> bool:
-        lower, failed = torch.linalg.cholesky_ex(self._rest)
-        left = lower.diagonal().square()
-        if any(host_values(failed[None])) or not all(host_values(left > self._low)):
-            return False  # some add nothing, and are left out
-        self._new[: len(lower)], self._picked = lower.T, list(range(len(lower)))
-        return True
 
     def _finish(self, end: int) -> None:
         column, start = self._column, self._count

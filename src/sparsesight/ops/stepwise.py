@@ -59,61 +59,45 @@ class StepwiseDeterminant:
         return self.gain > self._floor
 
     def select(
-        self, given: Int[Tensor, "b v"], held: Sequence[int]
+        self, favor: Float[Tensor, "b v"] | None = None, favored: Sequence[int] = ()
     ) -> tuple[Int[Tensor, "b v"], Bool[Tensor, "b v"]]:
         """The places of the selected tokens, and which these are.
 
         Args:
-            given: places, of which the first ``held`` are selected in any case.
-            held: number of given tokens per sample, at most ``keep`` and the valid ones.
+            favor: multiplies what each token is worth in a sample's first steps, above 0.
+            favored: number of these steps per sample; on the host.
         """
-        together, most = min(held, default=0), max(held, default=0)
-        order = given.argsort(dim=1, stable=True)[:, :together]
-        gone = torch.zeros_like(self._floor, dtype=torch.bool).scatter_(1, order, True)
-        picks, worths = [order], [torch.zeros_like(order, dtype=torch.float)]
-        if together:
-            self._take_all(order)
+        together, most = min(favored, default=0), max(favored, default=0)
         if together < most:
-            late = given.where(given < torch.tensor(held).to(given.device, non_blocking=True)[:, None], -1)
-        for step in range(together, self._factor.shape[1]):
+            until = torch.tensor(favored).to(self.gain.device, non_blocking=True)[:, None]
+        gone = torch.zeros_like(self._floor, dtype=torch.bool)
+        picks, worths = (
+            [gone.new_empty(len(gone), 0, dtype=torch.long)],
+            [self.gain.new_empty(len(gone), 0).float()],
+        )
+        for step in range(self._factor.shape[1]):
+            worth = self.gain
+            if favor is not None and step < most:
+                some = favor if step < together else favor.where(until > step, 1)
+                worth = worth * some
             # Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
-            worth = self.gain.float().masked_fill_((self.gain <= self._floor) | gone, -math.inf)
-            if step < most:  # some samples have a token that is given
-                worth.masked_fill_(late == step, math.inf)
+            worth = worth.float().masked_fill((self.gain <= self._floor) | gone, -math.inf)
             best, pick = worth.max(1, keepdim=True)  # of equals, the first
             self._take(step, pick)
             gone.scatter_(1, pick, True)
             picks.append(pick)
             worths.append(best)
-        picked, nowhere = torch.cat(picks, 1), given.shape[1]
-        number = torch.arange(picked.shape[1], device=given.device).expand_as(picked)
-        picked = picked.where((torch.cat(worths, 1) > -math.inf) & self._open, nowhere)
-        place = given.new_zeros(len(given), nowhere + 1).scatter_(1, picked, number)
+        width = gone.shape[1]
+        picked = torch.cat(picks, 1)
+        number = torch.arange(picked.shape[1], device=picked.device).expand_as(picked)
+        picked = picked.where((torch.cat(worths, 1) > -math.inf) & self._open, width)
+        place = picked.new_zeros(len(gone), width + 1).scatter_(1, picked, number)
         taken = torch.zeros_like(place, dtype=torch.bool).scatter_(1, picked, True)
-        return place[:, :nowhere], taken[:, :nowhere]
+        return place[:, :width], taken[:, :width]
 
     def _rows(self, pick: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Some rows of the kernel."""
         return self._kernel(self._points.from_tokens(pick), self._weight.gather(1, pick), self._weight)
-
-    def _take_all(self, order: Int[Tensor, "b m"]) -> None:
-        """Select tokens that are known beforehand: factor their own part first, then solve for all others at once."""
-        count = order.shape[1]
-        rows = self._rows(order)
-        left = rows.gather(2, order[:, None].expand(-1, count, -1))
-        floor, lower, adds = self._floor.gather(1, order), torch.zeros_like(left), list[Tensor]()
-        for step in range(count):
-            own = left[:, step, step]
-            adds.append(own > floor[:, step])
-            column = left[:, :, step] * own.rsqrt().where(adds[-1], self._nothing)[:, None]
-            lower[:, :, step] = column
-            left.baddbmm_(column[:, :, None], column[:, None], alpha=-1)
-        useful = torch.stack(adds, 1)[..., None]
-        # A token that adds nothing to those before it gets a row and a column of the identity.
-        lower = lower.tril_().where(useful, torch.eye(count, dtype=lower.dtype, device=lower.device))
-        factor = torch.linalg.solve_triangular(lower, rows.masked_fill_(~useful, 0), upper=False)
-        self._factor[:, :count] = factor
-        self.gain = self.gain - factor.square_().sum(1)
 
     def _take(self, step: int, pick: Int[Tensor, "b 1"]) -> None:
         row_of = pick[..., None].expand(-1, -1, self._floor.shape[1])

@@ -50,6 +50,12 @@ SPLITS = {
             "test-c",
             7_000_000,
             240,
+            "as test: what the first form of `halves` was compared on",
+        ),
+        Split(
+            "test-d",
+            8_000_000,
+            240,
             "as test: to compare rules that were chosen on others, with none chosen here",
         ),
         Split("occluded", 5_000_000, 120, "objects two thirds as large, half of them partly hidden", SMALL),
