@@ -100,7 +100,7 @@ def test_a_batch_counts_what_each_sample_counts_alone() -> None:
 
 def test_composition() -> None:
     """A part that does not count leaves what there is; one weighted part makes the whole weighted."""
-    method = parse("tome(retain=20, proportional=True) > narrow(retain=10)")
+    method = parse("tome(retain=20, proportional=True) > narrow(retain=14)")
     assert method.weights_keys and not Compose(CDPruner(20), Halves(9, (3, 9))).weights_keys
     assert make_method("halves", proportional=True).weights_keys and not Halves().weights_keys
     sample, before = Sample.random(1, 3, 30, 5), torch.arange(1.0, 31.0)

@@ -32,10 +32,14 @@ def splits() -> dict[str, list[Example]]:
 
 def test_the_splits_are_these() -> None:
     sizes = {name: split.scenes for name, split in SPLITS.items()}
-    assert sizes == dict(zip(("train", *EVALUATION), (100_000, 120, 240, 240, 240, 120, 120), strict=True))
+    assert sizes == dict(
+        zip(("train", *EVALUATION), (100_000, 120, 240, 240, 240, 240, 120, 120), strict=True)
+    )
     assert all(split.name == name and split.about for name, split in SPLITS.items())
     assert SPLITS["occluded"].recipe == SMALL and SPLITS["clutter"].recipe == CLUTTER
-    assert all(SPLITS[name].recipe == Recipe() for name in ("train", "val", "test", "test-b", "test-c", "test-d"))
+    assert all(
+        SPLITS[name].recipe == Recipe() for name in ("train", "val", "test", "test-b", "test-c", "test-d")
+    )
 
 
 def test_no_two_splits_share_a_seed() -> None:
