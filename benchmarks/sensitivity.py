@@ -39,11 +39,11 @@ class Constant(NamedTuple):
 
 
 CONSTANTS = (
-    Constant.of("share by similarity to the question", "asked", 0.5, (0.0, 0.25, 0.5, 0.75, 1.0)),
+    Constant.of("share that the question helps to select", "asked", 0.5, (0.0, 0.25, 0.5, 0.75, 1.0)),
     Constant.of("share that stays after the second stage", "share", 0.25, (0.125, 0.25, 0.5, 1.0)),
     Constant(
         "second stage after layer (of 8)",
-        {str(x): RULE if x == 3 else f"{RULE}(layers=(-1,{x}))" for x in (1, 2, 3, 4, 5)},
+        {str(x): RULE if x == 5 else f"{RULE}(layers=(-1,{x}))" for x in (2, 3, 4, 5, 6)},
     ),
     Constant.of("bandwidth, in mean squared distances", "bandwidth", 1.0, (0.25, 0.5, 1.0, 2.0, 4.0)),
 )
