@@ -10,7 +10,6 @@ from sparsesight.methods import CDPruner, DivPrune, Halves
 from tests.methods.kept_tokens import kept
 from tests.methods.stages import Sample, build
 
-
 KINDS = pytest.mark.parametrize("kind", ["noise", "direction"])
 
 
