@@ -1,6 +1,6 @@
 """`sparsesight eval` with visual tokens' similarities to the question that mean nothing.
 
-    python benchmarks/meaningless.py noise --tasks scenes-d --limit 600 --retain 64 --methods halves,cdpruner --out runs/n
+    python benchmarks/meaningless.py noise --tasks scenes-d --limit 600 --retain 64 --methods halves,cdpruner --out n
     python benchmarks/meaningless.py direction (the same) --out runs/direction
 
 "noise" is one number per token, unrelated to its neighbours. "direction" is a token's cosine with a random direction,
