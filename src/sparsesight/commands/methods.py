@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 WHY = (
-    "At equal cost it loses least on one of two test models; on the other, smol, cdpruner loses less "
-    "(benchmarks/README.md). Half of its tokens are chosen by difference, so that it risks least where the question's "
-    "words say nothing about the picture. No large model has been measured yet. Every method takes any budget, and "
-    "'a > b' composes two."
+    "At equal cost it is first on one of two test models, and level with the first on the other "
+    "(benchmarks/README.md). Half of its tokens are chosen by difference alone, so that it risks little where the "
+    "question's words say nothing about the picture. No large model has been measured yet. Every method takes any "
+    "budget, and 'a > b' composes two."
 )
 
 
