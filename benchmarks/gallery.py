@@ -77,7 +77,8 @@ The model answers "{answer}".
 
 ![The same picture with four questions, and the patches that each question kept](questions.jpg)
 
-`{default}`, retain {retain}, before the first layer: half of the tokens by the question and variety, half by variety alone.
+`{default}`, retain {retain}, before the first layer: half of the tokens by the question and variety, half by
+variety alone.
 
 ## Methods
 
