@@ -69,7 +69,9 @@ sparsesight eval --tasks scenes-mixed@64 --methods dense --out runs/small
 sparsesight eval --tasks scenes-mixed --methods halves,random --retain 64 --difficult runs/small --out runs/hard
 ```
 
-No method was measured on mixed scenes yet, but the dense model and its controls. The idea is VTC-Bench's (Liao et al., [arXiv:2510.07143](https://arxiv.org/abs/2510.07143)). It also leaves out what the
+No method was measured on mixed scenes yet, but the dense model and its controls.
+
+The idea is VTC-Bench's (Liao et al., [arXiv:2510.07143](https://arxiv.org/abs/2510.07143)). It also leaves out what the
 model gets wrong at full detail; here the column "dense" shows how much that is. And it gives a model fewer tokens,
 where here the model still gets all of them, with less detail in them: most vision towers take one size only.
 
