@@ -36,7 +36,8 @@ FLAGS = (
 )
 QUESTIONS = bundled.picture_questions()
 PICTURE = bundled.default_picture()
-QUESTION = QUESTIONS[PICTURE.name][0]["question"]
+# Not the first question: with it two patches differ by less than the two towers round.
+QUESTION = QUESTIONS[PICTURE.name][1]["question"]
 
 
 def answer(completion: Any) -> tuple[list[str], list[float]]:

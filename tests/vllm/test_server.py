@@ -67,7 +67,7 @@ def test_the_request_that_the_guide_shows(address: str, client: Any) -> None:
         code = code.replace(shown, real)
     names: dict[str, Any] = {}
     exec(code, names)
-    assert names["completion"].choices[0].message.content.strip() == QUESTIONS[PICTURE.name][0]["answer"]
+    assert names["completion"].choices[0].message.content.strip() == QUESTIONS[PICTURE.name][1]["answer"]
 
 
 def test_streaming_gives_the_same_in_parts(client: Any) -> None:
