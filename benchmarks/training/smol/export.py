@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sparsesight.bundled import smol
 from sparsesight.bundled.smol.assemble import factor, hidden_units, weights_digest
+from sparsesight.errors import SparseSightError
 from sparsesight.files import replace_file, sha256
 
 from .eyes import Eyes, widened
@@ -45,6 +47,23 @@ def in_8_bits(weight: torch.Tensor, across: int) -> tuple[torch.Tensor, torch.Te
     """A factor as int8 and a bfloat16 scale for each rank; `across` is the dimension that a rank lies along."""
     scale = (weight.abs().amax(across) / 127).clamp(min=1e-12).to(torch.bfloat16)
     return (weight / scale.float().unsqueeze(across)).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def rank_of(file: Path) -> int:
+    """The highest rank of the deltas that `save` wrote.
+
+    Raises:
+        SparseSightError: there are none in the file.
+    """
+    if not file.is_file():
+        raise SparseSightError(f"start={file} is no file: name the delta.safetensors of a run or a release")
+    with safe_open(file, "pt") as told:
+        ranks = [told.get_slice(name).get_shape()[0] for name in told.keys() if name.endswith(".a")]  # noqa: SIM118
+    if not ranks:
+        raise SparseSightError(
+            f"start={file} holds no deltas: name the delta.safetensors of a run or a release"
+        )
+    return max(ranks)
 
 
 def load(file: Path, eyes: Eyes, deltas: dict[str, LowRank]) -> bool:

@@ -83,6 +83,6 @@ def truncated(delta: LowRank, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The best approximation of a delta by fewer ranks: a [rank, in] and b [out, rank], alike in size."""
     qa, ra = torch.linalg.qr(delta.a.float().T)
     qb, rb = torch.linalg.qr(delta.b.float())
-    u, s, v = torch.linalg.svd(rb @ ra.T)
+    u, s, v = torch.linalg.svd(rb @ ra.T, full_matrices=False)
     root = s[:rank].sqrt()
     return root[:, None] * (v[:rank] @ qa.T), (qb @ u[:, :rank]) * root

@@ -119,7 +119,8 @@ WEAKEST = {  # of all scenes, for a model that knows them
     "pairs exist": 0.6,
 }
 EVENLY = {"shapes": 0.34, "mixed": 0.44, "pairs": 0.22}
-# Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out.
+# Of a start that can do the rest, in as many ranks as ship, so that none is lost on the way out; a start of more ranks
+# keeps its own.
 PLANS = {
     "all": Plan(),
     "counting": Plan(
