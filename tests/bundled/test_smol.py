@@ -49,6 +49,17 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "cache" / "sparsesight"
 
 
+def test_what_a_killed_assembly_left_is_deleted(small: Path) -> None:
+    name = cached._place(cached.ingredients()).name
+    left = small / f"{name}.k1ll3d" / "model"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    other = small / "smol-0123456789abcdef.0ther"  # of another version, which has another lock
+    other.mkdir()
+    assert bundled.folder("smol").name == name
+    assert sorted(left_in(small)) == sorted([name, other.name])
+
+
 def no_second_time(_: Any) -> Any:
     raise AssertionError("it was assembled again")
 

@@ -92,10 +92,7 @@ def _make(cached: Path, made_of: dict[str, str]) -> None:
         )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            ProcessLock(cached.with_suffix(".lock")),
-            tempfile.TemporaryDirectory(dir=cached.parent, prefix=f"{cached.name}.") as folder,
-        ):
+        with ProcessLock(cached.with_suffix(".lock")), _temporary(cached) as folder:
             if _whole(cached, made_of):
                 return
             fresh = Path(folder) / "model"
@@ -113,3 +110,10 @@ def _make(cached: Path, made_of: dict[str, str]) -> None:
             f"the smol model cannot be written to {cached} ({error.strerror or error}): make room there, or set "
             "XDG_CACHE_HOME to another folder"
         ) from None
+
+
+def _temporary(cached: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder `NAME.RANDOM` beside `cached`; those that killed processes left are deleted. Only under the lock."""
+    for left in cached.parent.glob(f"{cached.name}.*/"):
+        shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(dir=cached.parent, prefix=f"{cached.name}.")
