@@ -1,4 +1,8 @@
-"""Shares and differences of shares with bootstrap intervals over scenes, by groups of questions."""
+"""Shares and differences of shares with bootstrap intervals over scenes, by groups of questions.
+
+Where all answers or none are right, every resample is alike. The interval of a share is then the exact binomial one
+(Clopper and Pearson, Biometrika 26, 1934) of as many trials as there are scenes.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,13 @@ Estimate = dict[str, float]  # n, scenes, and share or difference with low and h
 
 
 def estimate(right: np.ndarray, scene: np.ndarray) -> Estimate:
-    """The share of `right` (bool [n]) over questions; intervals resample scenes (int [n]), questions and all."""
-    return _estimate("share", right.astype(np.float64), scene)
+    """The share of `right` (bool [n, at least 1]); intervals resample scenes (int [n]), questions and all."""
+    found = _estimate("share", right.astype(np.float64), scene)
+    if right.all() or not right.any():
+        beyond = round(0.025 ** (1 / found["scenes"]), 4)
+        low, high = (beyond, 1.0) if right.all() else (0.0, round(1 - beyond, 4))
+        found = {**found, "low": low, "high": high}
+    return found
 
 
 def difference(first: np.ndarray, second: np.ndarray, scene: np.ndarray) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from benchmarks.probing.intervals import ALL, GROUPS, SINGLE, by_group, difference, estimate, groups
 from sparsesight.scenes.dataset import examples
@@ -17,8 +18,16 @@ def test_share_and_interval() -> None:
     # 1.96 standard errors of a share of 0.5 in 40 scenes are 0.155.
     assert abs(found["low"] - 0.345) < 0.03 and abs(found["high"] - 0.655) < 0.03
     assert found == estimate(HALF, SCENE)
-    sure = estimate(np.ones(40, dtype=bool), SCENE)
-    assert (sure["low"], sure["high"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("scenes", "edge"), [(1, 0.025), (10, 0.6915), (16, 0.7941), (40, 0.9119)])
+def test_all_or_none_right_is_not_certain(scenes: int, edge: float) -> None:
+    """Clopper and Pearson's interval, as in tables of it; more questions about a scene make it no narrower."""
+    for times in (1, 9):
+        scene = np.arange(scenes).repeat(times)
+        sure, never = (estimate(np.full(len(scene), right), scene) for right in (True, False))
+        assert (sure["share"], sure["low"], sure["high"]) == (1, pytest.approx(edge, abs=1e-4), 1)
+        assert (never["share"], never["low"], never["high"]) == (0, 0, pytest.approx(1 - edge, abs=1e-4))
 
 
 def test_more_of_the_same_in_a_scene_tells_nothing_new() -> None:
