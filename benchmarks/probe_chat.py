@@ -4,6 +4,7 @@
 
 None of them was replayed in training. The language model it was made from answers them too, for comparison. An answer
 counts as sentences if it has five words or more, none of them more than a third of all, and begins like a sentence.
+It loops if four words stand in it in the same order three times or more; it may be sentences all the same.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def compared(before: Any, after: Any, processor: Any, tokenizer: Any, asked: lis
         "n": len(asked),
         "tokens": ANSWER,
         "sentences": {name: sum(map(sentences, rows)) / len(rows) for name, rows in texts.items()},
+        "loops": {name: sum(map(loops, rows)) / len(rows) for name, rows in texts.items()},
         "same_first_five_tokens": sum(alike) / len(alike),
         "answers": [
             {"asked": question, **{name: rows[i] for name, rows in texts.items()}}
@@ -70,6 +72,12 @@ def sentences(text: str) -> bool:
     if len(words) < 5 or max(Counter(words).values()) > len(words) / 3:
         return False
     return text[0].isupper() or text[0].isdigit() or text[0] in "\"'*-("
+
+
+def loops(text: str) -> bool:
+    """Whether four words stand in a text in the same order three times or more."""
+    words = text.lower().split()
+    return max(Counter(zip(*(words[i:] for i in range(4)), strict=False)).values(), default=0) >= 3
 
 
 if __name__ == "__main__":

@@ -32,6 +32,20 @@ def test_sentences(probe_chat: Any, text: str, is_one: bool) -> None:
     assert probe_chat.sentences(text) is is_one
 
 
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("It is a book of books. It is a pen. It is a cup.", False),  # three words
+        ("It is a good book. It is a good pen. It is a good cup.", True),
+        ("It is a good book. It is a good pen.", False),
+        ("no", False),
+        ("", False),
+    ],
+)
+def test_loops(probe_chat: Any, text: str, is_one: bool) -> None:
+    assert probe_chat.loops(text) is is_one
+
+
 def test_200_instructions_none_of_which_is_replayed(probe_chat: Any) -> None:
     asked = probe_chat.unseen()
     assert len(asked) == len(set(asked)) == 200
