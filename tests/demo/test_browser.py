@@ -302,7 +302,7 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         text(page, "#ss-methods", r"Methods \(5 chosen\)")
         page.locator("#ss-methods button").first.click()
         page.locator("#ss-compare-run").click()
-        api.expect(page.locator("#ss-kept .grid-wrap img")).to_have_count(10, timeout=PATIENCE)
+        api.expect(page.locator("#ss-kept .grid-wrap img")).to_have_count(10, timeout=2 * PATIENCE)
         api.expect(page.locator("#ss-grid")).to_be_in_viewport(ratio=0.5, timeout=PATIENCE)
         grid = page.locator("#ss-grid table")  # a row is a card: nothing to scroll sideways
         assert grid.evaluate(
