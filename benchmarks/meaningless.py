@@ -29,7 +29,7 @@ from sparsesight.ops import unit_vectors
 
 @contextmanager
 def meaningless(kind: str) -> Iterator[None]:
-    """Similarities follow from a prompt's text alone and its picture, so from no batch and no order of prompts."""
+    """Similarities follow from a prompt's own text and picture, so from no batch and no order of prompts."""
     drawn = cached_property({"noise": _noise, "direction": _direction}[kind])
     drawn.__set_name__(StageInput, "question_similarity")
     with patch.object(StageInput, "question_similarity", drawn):

@@ -69,10 +69,8 @@ def test_every_method_before_the_first_layer(opened: Any) -> None:
     ids=["composed", "halves"],
 )
 def test_stages_before_and_inside(opened: Any, method: Method) -> None:
-    llm, asked = (
-        opened(method, **DEFAULTS),
-        [(x, y) for x, (_, y) in zip(pictures(), questions(), strict=False)],
-    )
+    llm = opened(method, **DEFAULTS)
+    asked = [(picture, question) for picture, (_, question) in zip(pictures(), questions(), strict=False)]
     prompts: list[Any] = [prompt(*x) for x in asked]
     mixed = [prompts[0], {"prompt": "USER: what color is it? ASSISTANT:"}, *prompts[1:], prompts[0]]
     params = [sampling(extra_args=x) for x in (None, None, None, None, UNPRUNED)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..equal_cost import STANDS_FOR
 from .sweep import AXES, Row, asked, budget, own, varying
-from .table import Column, Table, identifying
+from .table import Column, Table, filled
 
 LARGE = 0.1  # of a prefill; a few percent in a model of 24 layers of width 1024
 
@@ -63,9 +63,4 @@ TITLE = "Medians (least-most); faster: dense over sparse time; limit: dense over
 
 def summary(rows: Sequence[Row]) -> Table:
     """Prefill, first token and KV cache of every row, by the budget that was asked for."""
-    which = identifying(rows)
-    columns = [*which, *SUMMARY]
-    title = TITLE if own(rows) else f"{TITLE}; {STANDS_FOR}"
-    return Table(
-        title, [x.title for x in columns], [[x.cell(row) for x in columns] for row in rows], len(which)
-    )
+    return filled(TITLE if own(rows) else f"{TITLE}; {STANDS_FOR}", rows, SUMMARY)

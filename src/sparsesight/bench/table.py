@@ -144,12 +144,17 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for title, columns in TABLES.items():
         if columns is FAST and not any(row.get("fast") for row in rows):
             continue
-        chosen = [*identifying(rows), *columns]
-        if columns is SIZES and not own(rows):
-            chosen.insert(2, Column("own retain", own_retain))
-        cells = [[c.cell(row) for c in chosen] for row in rows]
-        made.append(Table(title, [c.title for c in chosen], cells, len(identifying(rows))))
+        beside = [Column("own retain", own_retain)] if columns is SIZES and not own(rows) else []
+        made.append(filled(title, rows, [*beside, *columns]))
     return made
+
+
+def filled(title: str, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+    """The rows in the columns that tell them apart and in others."""
+    which = identifying(rows)
+    chosen = [*which, *columns]
+    cells = [[column.cell(row) for column in chosen] for row in rows]
+    return Table(title, [column.title for column in chosen], cells, len(which))
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

@@ -270,13 +270,7 @@ def _show(
         console.print(rich_text(equality(rows)))
     for made in (summary(rows), *(tables(rows) if details else ()), *more):
         print_table(console, made)
-    for text in (
-        *remarks(rows),
-        *(
-            ceilings(rows)
-            if details
-            else ["--details prints all tables" + ("" if own(rows) else ", with each method's own retain")]
-        ),
-    ):
+    more_behind = "--details prints all tables" + ("" if own(rows) else ", with each method's own retain")
+    for text in (*remarks(rows), *(ceilings(rows) if details else [more_behind])):
         console.print(rich_text(text))
     console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"))

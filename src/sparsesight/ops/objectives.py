@@ -170,9 +170,8 @@ class Determinant(LazyObjective):
     ) -> None:
         super().__init__(points, keep)
         self._kernel, self._weight = kernel, weight
-        self.favor: Tensor | None = (
-            None  # multiplies what each token is worth; may be changed between selections
-        )
+        # Multiplies what each token is worth; may be changed between selections.
+        self.favor: Tensor | None = None
         self.gain = own.clone()
         self._floor = EXHAUSTED * own
         self._factor = own.new_empty(len(own), keep)  # of a token, by the selected ones
@@ -183,7 +182,7 @@ class Determinant(LazyObjective):
         floor = self._low if column is self._column else self._floor[column]
         worth = gain if self.favor is None else gain * self.favor[column]
         # Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
-        return worth.to(torch.float, copy=True).masked_fill_(gain <= floor, -math.inf)
+        return worth.float().masked_fill_(gain <= floor, -math.inf)
 
     def _account(self, part: Tensor | slice, rows: Rows, since: int) -> None:
         new, weight = slice(since, self._count), self._weights[since : self._count]
