@@ -38,7 +38,7 @@ from .vispruner import FasterVLM, VisPruner
 
 GROUPS: dict[Group, str] = {
     "inside the language model": "after some of its layers, by what they read",
-    "before the language model": "once, before its first layer",
+    "before the language model": "before its first layer",
     "controls": "simple rules that a method has to beat",
 }
 METHODS: dict[str, type[Method]] = {
