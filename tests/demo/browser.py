@@ -79,6 +79,12 @@ def ask(page: Any) -> None:
     page.locator("#ss-ask-run").click()
 
 
+def pick(page: Any, method: str) -> None:
+    """Choose a method in the menu."""
+    page.locator("#ss-method input").click()
+    page.locator(f'#ss-method li[aria-label$="· {method}"]').click()
+
+
 def upload(page: Any, path: Path) -> None:
     """Put a file in place of the picture."""
     page.locator(

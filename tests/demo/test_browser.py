@@ -34,6 +34,7 @@ from tests.demo.browser import (
     choose,
     marks,
     opened,
+    pick,
     put_in,
     text,
     upload,
@@ -278,6 +279,37 @@ def test_results_of_another_question_or_picture_are_dimmed(page: Any) -> None:
     api.expect(old).to_have_count(0, timeout=PATIENCE)
     page.locator("#ss-scenes button").nth(0).click()
     api.expect(old).to_have_css("opacity", "0.4", timeout=PATIENCE)
+
+
+def test_results_of_another_budget_or_method_are_dimmed(page: Any) -> None:
+    """Verdict, pictures and costs, in the tabs whose run takes the setting: Compare has budgets of its own."""
+
+    def again() -> None:
+        ask(page)
+        api.expect(page.locator("[data-old] #ss-ask-status")).to_have_count(0, timeout=PATIENCE)
+        text(page, "#ss-ask-status .verdict", "answer")
+
+    answer = choose(page, 1, "letter")
+    ask(page)
+    answered(page, answer)
+    text(page, "#ss-ask-status .verdict", "answer")
+    slider = page.locator("#ss-retain input[type=range]")
+    for change in (lambda: slider.press("ArrowLeft"), lambda: pick(page, "random")):
+        api.expect(page.locator("[data-old]")).to_have_count(0)
+        change()
+        for dimmed in ("#ss-ask-status .verdict", ".ss-result:has(#ss-overlay)", ".ss-result:has(#ss-costs)"):
+            shown = page.locator(f"[data-old] {dimmed}")
+            api.expect(shown).to_have_css("opacity", "0.4", timeout=PATIENCE)
+        assert page.locator("[data-old] #ss-compare-status").count() == 0
+        again()
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.locator("#ss-budgets label").first.click()
+    api.expect(page.locator("[data-old] #ss-compare-status")).to_have_count(1, timeout=PATIENCE)
+    assert page.locator("[data-old] #ss-ask-status").count() == 0
+    page.get_by_role("tab", name="Change the question", exact=True).click()
+    page.locator("#ss-watch textarea").fill("Is <image> red?")  # its run does not begin
+    api.expect(page.locator("[data-old] #ss-watch-status")).to_have_count(1, timeout=PATIENCE)
+    assert page.locator("[data-old] #ss-ask-status").count() == 0
 
 
 def test_every_tab_and_the_figure(browser: Any, url: str) -> None:

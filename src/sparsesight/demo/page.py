@@ -14,7 +14,7 @@ from .engine import Engine
 from .results import KINDS, about, methods_to_choose
 from .tabs import Choices, ask_tab, compare_tab, watch_tab
 from .uploads import Uploads
-from .wiring import AT_ONCE, OLD, PRIVATE, Page, sentences
+from .wiring import AT_ONCE, PRIVATE, Page, outdate, sentences
 
 LIVE = 1.0  # seconds that a run may take to be started at every key stroke
 
@@ -125,8 +125,8 @@ def _inputs(choices: Choices, uploads: Uploads) -> tuple[Any, Any, Any, Any]:
     suggested.click(lambda sample: sample[0], suggested, question, **{**in_order, "preprocess": True})
     seen = picture.upload(look, picture, None, **AT_ONCE)
     seen.failure(lambda: None, None, picture, **AT_ONCE)
-    for asked_with in (picture, question):
-        asked_with.change(None, None, None, js=OLD, **AT_ONCE)
+    outdate([picture, question], "ask", "compare", "watch")
+    outdate([method, retain], "ask", "watch")  # Compare has its own
     return picture, question, method, retain
 
 

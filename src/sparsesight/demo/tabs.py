@@ -28,7 +28,7 @@ from .results import (
     scale,
     table,
 )
-from .wiring import AT_ONCE, FOLLOW, SHOW, connect, sentences
+from .wiring import AT_ONCE, FOLLOW, SHOW, connect, outdate, sentences
 
 COMPARED = [DEFAULT, "cdpruner", "sparsevlm+", "random"]
 KEPT, SCORES = "kept", "scores"
@@ -190,6 +190,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
 
     for group in methods:
         group.change(fold, methods, folded, trigger_mode="always_last", **AT_ONCE)
+    outdate([chosen, *methods], "compare")
 
     def check(upload: Any, question: Any, counts: Any, *chosen: Any) -> tuple[Asked, list[str], list[int]]:
         names = [name for group in chosen for name in (group if isinstance(group, list) else ())]
@@ -216,7 +217,7 @@ def compare_tab(shared: Shared, choices: Choices) -> None:
 
 
 def watch_tab(shared: Shared, live: bool) -> None:
-    how = "as you type" if live else "when you press Enter"
+    how = "as you type" if live else "when you press Look or Enter"
     gr.Markdown(f"Ask something else of the same picture, and see {how} which patches are kept instead.")
     box = gr.Textbox(
         label="Another question",
@@ -229,6 +230,7 @@ def watch_tab(shared: Shared, live: bool) -> None:
     status = gr.HTML(elem_id="ss-watch-status")
     gallery, legend = gallery_with_legend("pair", columns=2)
     memory = gr.State(None)
+    outdate([box], "watch")
 
     def check(
         upload: Any, main: Any, other: Any, method: Any, retain: Any, seen: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -37,9 +37,10 @@ FOLLOW = """() => {
     const status = document.getElementById("ss-%s-status"), top = status.getBoundingClientRect().top;
     if (innerWidth <= 640 && innerHeight / 2 < top && top < innerHeight) status.scrollIntoView({behavior: "smooth"});
 }"""
-# What answers another question than the page's, or one about another picture, is dimmed until its tab runs again.
+# What answers something else than the page asks is dimmed until its tab runs again.
 OLD = """() => {
-    for (const tab of document.querySelectorAll("[role=tabpanel]")) tab.dataset.old = "";
+    for (const tab of document.querySelectorAll("[role=tabpanel]"))
+        if (tab.querySelector("%s")) tab.dataset.old = "";
 }"""
 FRESH = """() => {
     delete document.getElementById("%s").closest("[role=tabpanel]").dataset.old;
@@ -128,6 +129,13 @@ class Page(gr.Blocks):
             self.uploads.path_of(value)
         for item in (*value, *value.values()) if isinstance(value, dict) else value:
             self._check(item, depth + 1)
+
+
+def outdate(changed: Iterable[Any], *tabs: str) -> None:
+    """Dim the results of tabs, named as in ``ss-ask-status``, whenever one of these components changes."""
+    for component in changed:
+        js = OLD % ", ".join(f"#ss-{tab}-status" for tab in tabs)
+        component.change(None, None, None, js=js, **AT_ONCE)
 
 
 @dataclass(eq=False)
