@@ -71,7 +71,7 @@ def test_a_row_for_each_case(rows: list[dict[str, Any]]) -> None:
             assert row[f"kv_{phase}_bytes"] < row[f"least_peak_{phase}_bytes"] < row[f"peak_{phase}_bytes"]
         assert 0 < row["kernels_dense"] < row["kernels_sparse"] < row["operations_sparse"]
         assert all(row["spread"][k]["min"] <= row[k] <= row["spread"][k]["max"] for k in row["spread"])
-        assert len(row["spread"]) == 7
+        assert len(row["spread"]) == 8
 
 
 def test_the_whole_call_takes_longer_than_its_decoder(rows: list[dict[str, Any]]) -> None:
@@ -193,7 +193,7 @@ def test_products_of_packed_weights_are_those_of_their_layers() -> None:
 
 def test_no_steps_and_no_time_for_a_token(small: Subject) -> None:
     (row,) = bench(*small, [case("random", 12)], repeats=1, steps=0)
-    assert row["token_dense_ms"] is row["token_sparse_cpu_ms"] is None and len(row["spread"]) == 5
+    assert row["token_dense_ms"] is row["token_sparse_cpu_ms"] is None and len(row["spread"]) == 6
 
 
 def test_nothing_to_measure(small: Subject) -> None:

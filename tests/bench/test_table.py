@@ -62,18 +62,32 @@ def test_cells_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> None:
-    measured = {"prefill_speedup": 2.349, "macs_limit": 2.5, "overhead_share": 0.03}
+    def turns(least: float, most: float) -> dict[str, Any]:
+        return {"spread": {**rows[0]["spread"], "prefill_speedup": {"min": least, "max": most}}}
+
+    measured = {"prefill_speedup": 2.349, "macs_limit": 2.5, "overhead_share": 0.03, **turns(2.2, 2.55)}
     small = [{**row, "method": "fastv", **measured} for row in rows[:2]]
-    small[1] |= {"retain": 12, "prefill_speedup": 0.91, "settings": {"retain": 12}}
+    small[1] |= {"retain": 12, "prefill_speedup": 0.91, "settings": {"retain": 12}, **turns(0.8, 0.98)}
     assert headlines(small) == [
-        "fastv: prefill 2.3x faster at retain 0.5 (limit 2.50x), 0.91x as fast at 12 (2.50x)"
+        "fastv: prefill 2.3x faster (2.2 to 2.5) at retain 0.5 (limit 2.50x), "
+        "0.91x as fast (0.80 to 0.98) at 12 (2.50x)"
     ]
     assert headlines([{**small[0], "batch": 1}, {**small[0], "batch": 8}]) == [
-        f"fastv, batch {n}: prefill 2.3x faster at retain 0.5 (limit 2.50x)" for n in (1, 8)
+        f"fastv, batch {n}: prefill 2.3x faster (2.2 to 2.5) at retain 0.5 (limit 2.50x)" for n in (1, 8)
     ]
-    assert headlines([{**small[0], "retain": None}]) == ["fastv: prefill 2.3x faster (limit 2.50x)"]
+    alone = {**small[0], "retain": None}
+    assert headlines([alone]) == ["fastv: prefill 2.3x faster (2.2 to 2.5; limit 2.50x)"]
+    once = {**alone, **turns(2.349, 2.349)}  # a single turn has no spread
+    assert headlines([once]) == ["fastv: prefill 2.3x faster (limit 2.50x)"]
     (line,) = headlines([{**small[0], "retain": None, "overhead_share": 0.66}])
-    assert line.endswith("(limit 2.50x); the method's own work is up to 66% of this small prefill")
+    assert line.endswith("limit 2.50x); the method's own work is up to 66% of this small prefill")
+    noisy = {**alone, **turns(0.9, 2.6), "overhead_share": 0.66}
+    (line,) = headlines([noisy])
+    assert line.endswith(
+        "faster (0.90 to 2.6; limit 2.50x); the noise of this machine hides whether it is faster"
+    )
+    (line,) = headlines([small[0], {**small[1], **turns(0.8, 1.05), "overhead_share": 0.66}])
+    assert line.endswith("; the noise of this machine hides whether it is faster at 12")
 
 
 def test_a_budget_that_is_not_the_method_s_own_retain_is_told_from_it(rows: list[dict[str, Any]]) -> None:

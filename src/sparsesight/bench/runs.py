@@ -209,6 +209,7 @@ def _times(dense: Times, sparse: Times, bare: Times, limit: float) -> dict[str, 
             if wall:
                 spreads[f"{name}_{kind}_ms"] = spread(wall)
     spreads["first_token_speedup"] = spread(ratios(FIRST, sparse))
+    spreads["prefill_speedup"] = spread(ratios(PREFILL, sparse))
     speedup, cpu_speedup = ratio(PREFILL, sparse), ratio(PREFILL, sparse, "cpu")
     return {
         **row,
