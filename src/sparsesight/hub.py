@@ -13,6 +13,7 @@ NOT_REACHED = (
     "connection"
 )
 NO_NAME = "does not exist: give a folder with a model, or a Hugging Face Hub id"
+URL = "is a URL, which is not read as a model: give {instead}"
 NOT_THERE = "is neither a folder here nor on the Hugging Face Hub: check the name, or log in if it is private"
 
 
@@ -20,8 +21,17 @@ def check_name(model: str) -> None:
     """Check that a model's name is a folder that exists, or may be a Hub id (``name`` or ``owner/name``).
 
     Raises:
-        SparseSightError: it is neither.
+        SparseSightError: it is neither; of a URL, with what to give instead.
     """
+    if not os.path.exists(os.path.expanduser(model)) and re.match(r"[A-Za-z][\w+.-]+:/", model):
+        page = re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", model, re.ASCII)
+        listed = page is not None and not page[1].startswith(("datasets/", "spaces/"))
+        instead = (
+            f"its Hub id, {page[1]!r}"
+            if page and listed
+            else "a Hugging Face Hub id (owner/name), or a folder"
+        )
+        raise SparseSightError(f"model {model!r} {URL.format(instead=instead)}")
     if not os.path.exists(os.path.expanduser(model)) and not re.fullmatch(
         r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?", model, re.ASCII
     ):

@@ -58,6 +58,7 @@ class Made:
     count: int = 40
     pause: float = 0.0
     metric: Metric = field(default_factory=Mean)
+    unit: str = "unit"
     asked: list[tuple[str, list[str]]] = field(default_factory=list)
 
     @property

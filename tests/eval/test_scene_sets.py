@@ -35,6 +35,8 @@ def test_the_tasks_are_these() -> None:
     assert scene_set("scenes-mixed") is SCENES["scenes-mixed"] and scene_set("mme") is None
     less = scene_set("scenes@64")
     assert less is not None and (less.split, less.tokens) == ("test", 64)
+    assert {name for name, scenes in SCENES.items() if scenes.unit == "clip"} == set(CLIPS)
+    assert all(SCENES[name].unit == "scene" for name in SHAPES + MIXED)
 
 
 @pytest.mark.parametrize("number", ["", "0", "577", "064", "x", "6.5", "²"])

@@ -210,6 +210,12 @@ def test_a_terminal_gets_the_result_in_a_sentence_first(both: dict[str, Any]) ->
     said = brief(summarise({"made": (Mean(), few)}, CELLS, solved=True))
     assert said.headline.endswith("; 1 unit is too few to tell them apart.")
     assert "no interval: fewer than 6 units" in said.notes
+    scene = summarise({"made": (Mean(), few)}, CELLS, solved=True, nouns={"made": "scene"})
+    said = brief(scene)
+    assert said.headline.endswith("; 1 scene is too few to tell them apart.")
+    assert said.tables[0].title == "made: 80 questions about 1 scene; too few for reliable intervals"
+    assert "no interval: fewer than 6 scenes" in said.notes
+    assert "80 questions about 1 scene. With 1 scene no interval is reliable." in markdown(scene, {}, {})
     assert " % of the dense score on average, for " in brief(both).headline
 
 

@@ -16,8 +16,10 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
+from typer.main import get_command
 
 from sparsesight import SparseSightError, bundled
+from sparsesight.commands.cli import app
 from sparsesight.hf import loading
 from sparsesight.hub import check_found
 from tests.commands.command_line import (
@@ -25,6 +27,7 @@ from tests.commands.command_line import (
     asked,
     plain_surroundings,  # noqa: F401
     refused,
+    run,
 )
 
 
@@ -155,6 +158,27 @@ def test_what_is_asked_of_transformers(trusted: bool, monkeypatch: pytest.Monkey
     assert len(asked_for) == 3
     assert {options["trust_remote_code"] for options in asked_for.values()} == {trusted}
     assert asked_for["AutoModelForImageTextToText"]["use_safetensors"] is True
+
+
+@pytest.mark.parametrize(
+    ("url", "instead"),
+    [
+        (
+            "https://huggingface.co/llava-hf/llava-1.5-7b-hf/tree/main",
+            "its Hub id, 'llava-hf/llava-1.5-7b-hf'",
+        ),
+        ("https://huggingface.co/datasets/owner/name", "a Hugging Face Hub id (owner/name), or a folder"),
+        ("s3://models/llava", "a Hugging Face Hub id (owner/name), or a folder"),
+    ],
+)
+def test_a_url_is_no_model(url: str, instead: str) -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    takers = [name for name, command in commands.items() if any("--model" in x.opts for x in command.params)]
+    assert {"ask", "bench", "demo", "eval", "tune"} <= set(takers)
+    for name in takers:
+        assert f"model '{url}' is a URL, which is not read as a model: give {instead}" in refused(
+            run(name, "--model", url)
+        )
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

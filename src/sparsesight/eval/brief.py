@@ -11,7 +11,7 @@ from ..equal_cost import EQUAL
 from ..report import listed
 from .statistics import LEAST
 from .sweep import DENSE
-from .tables import FEW, estimate, short, stands_for, title
+from .tables import FEW, estimate, short, size, stands_for, title, units
 
 NAMED = 3  # methods that a sentence names
 
@@ -93,7 +93,7 @@ def _cost(shares: Sequence[float]) -> str:
 def _apart(task: Mapping[str, Any], best: Sequence[str]) -> str:
     """Which methods the intervals of paired differences do not tell from the first of ``best``."""
     if task["units"] < LEAST:
-        return f"; {_units(task)} {'is' if task['units'] == 1 else 'are'} too few to tell them apart"
+        return f"; {units(task)} {'is' if task['units'] == 1 else 'are'} too few to tell them apart"
     pairs = {frozenset((pair["first"], pair["second"])): pair["difference"] for pair in task["pairs"]}
     found = {label: pairs.get(frozenset((best[0], label))) for label in best[1:]}
     alike = [
@@ -108,11 +108,13 @@ def _notes(summary: Mapping[str, Any], made: Sequence[Table]) -> list[str]:
     """A line for each mark that the tables have."""
     cells = " ".join(cell for table in made for row in table.cells for cell in row)
     stands = stands_for(summary)
+    few = {task["unit"] for task in summary["tasks"].values() if task["units"] < LEAST}
+    what = f"{few.pop()}s" if len(few) == 1 else "units"
     return [
         title(summary),
         *([f"{stands}; own retain: what the method gets for it"] if stands else []),
         *(["≈: the 95 % interval contains zero, no difference found"] if "≈" in cells else []),
-        *([f"no interval: fewer than {LEAST} units"] if "(no interval)" in cells else []),
+        *([f"no interval: fewer than {LEAST} {what}"] if "(no interval)" in cells else []),
     ]
 
 
@@ -132,8 +134,4 @@ def _scores(name: str, task: Mapping[str, Any]) -> Table:
         )
     few = "; too few for reliable intervals" if task["units"] < FEW else ""
     heads = ["method", "budget", task["metric"], "difference from dense", "FLOPs", "own retain"]
-    return Table(f"{name}: {task['samples']} questions in {_units(task)}{few}", heads, rows, keys=2)
-
-
-def _units(task: Mapping[str, Any]) -> str:
-    return f"{task['units']} unit{'' if task['units'] == 1 else 's'}"
+    return Table(f"{name}: {size(task)}{few}", heads, rows, keys=2)

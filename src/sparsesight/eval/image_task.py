@@ -47,7 +47,12 @@ class PictureQuestions:
         latency: measure prefills; waits for the device around each.
         trim_early_layers: see :func:`sparsesight.sparsify`.
         scorer: how right an answer is, 0 to 1, by the item's target.
+
+    Attributes:
+        unit: see :class:`~.task.Task`.
     """
+
+    unit = "unit"
 
     def __init__(
         self,

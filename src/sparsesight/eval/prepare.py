@@ -114,7 +114,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
             )
         loaded, prompts, chosen = host.loaded, host.prompts, host.setting.name
         harness = harness_tasks(theirs, host, data=options.data, limit=options.limit, latency=options.latency)
-        found.update((task.name, task) for task in harness)
+        found.update((each.name, each) for each in harness)
     else:
         asked = choose_setting(options.prompts, model)
         loaded = load_model(model, device, options.dtype, options.trust_remote_code, options.text_tower)
@@ -142,7 +142,7 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
             items = by_difficulty(name, items, options.difficult)
         shared = SceneQuestions.suits(loaded, prompts)
         longest = {"max_new_tokens": scenes.answer_tokens} if shared or scenes.scorer is not exact else {}
-        found[name] = (SceneQuestions if shared else PictureQuestions)(
+        task = (SceneQuestions if shared else PictureQuestions)(
             name,
             items,
             loaded,
@@ -152,6 +152,8 @@ def prepare_tasks(options: EvalOptions, ranks: Ranks, own: Mapping[str, OwnData]
             scorer=scenes.scorer,
             **longest,
         )
+        task.unit = scenes.unit
+        found[name] = task
     return Prepared(loaded, chosen, [found[name] for name in options.tasks])
 
 

@@ -48,7 +48,7 @@ def write_report(
         )
         for task in tasks
     }
-    summary = summarise(runs, cells, solved=solved)
+    summary = summarise(runs, cells, solved=solved, nouns={task.name: task.unit for task in tasks})
     latencies = {
         (task.name, cell.label): ms
         for task in tasks

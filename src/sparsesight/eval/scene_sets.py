@@ -36,6 +36,7 @@ class SceneSet:
         scorer: how right an answer is.
         answer_tokens: longest answer of a model that answers in the words it was trained on.
         tokens: patches whose detail the pictures have; None for all.
+        unit: what its questions are about, in the singular.
     """
 
     split: str
@@ -44,6 +45,7 @@ class SceneSet:
     scorer: Scorer = exact
     answer_tokens: int = ANSWER_TOKENS
     tokens: int | None = None
+    unit: str = "scene"
 
     def items(self, limit: int | None = None) -> list[Item]:
         """The questions with their pictures."""
@@ -72,9 +74,9 @@ SCENES = {
     "scenes-new-things": _mixed("new-things"),
     "scenes-new-fonts": _mixed("new-fonts"),
     "scenes-new-words": _mixed("new-words"),
-    "clips": SceneSet("test", clip_items, scorer=score, answer_tokens=SENTENCE_TOKENS),
-    "clips-static": SceneSet("test", static_items),
-    "clips-static-b": SceneSet("test-b", static_items),
+    "clips": SceneSet("test", clip_items, scorer=score, answer_tokens=SENTENCE_TOKENS, unit="clip"),
+    "clips-static": SceneSet("test", static_items, unit="clip"),
+    "clips-static-b": SceneSet("test-b", static_items, unit="clip"),
 }
 
 

@@ -24,7 +24,11 @@ Runs = Mapping[str, Sequence[Sample]]  # samples by the label of their cell
 
 
 def summarise(
-    tasks: Mapping[str, tuple[Metric, Runs]], cells: Sequence[RunSpec], *, solved: bool = False
+    tasks: Mapping[str, tuple[Metric, Runs]],
+    cells: Sequence[RunSpec],
+    *,
+    solved: bool = False,
+    nouns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The summary of a sweep.
 
@@ -33,6 +37,7 @@ def summarise(
         cells: in the order of the report; those without samples are left out.
         solved: whether budgets were solved for equal cost; without that nothing is said to be a comparison at equal
             cost, however near costs are.
+        nouns: what a unit of a task is, such as "scene"; "unit" by default.
 
     Raises:
         SparseSightError: if cells of a task did not answer the same questions.
@@ -42,6 +47,7 @@ def summarise(
         mine = [cell for cell in cells if cell.label in runs]
         if mine:
             found[task], shares[task] = _task(task, metric, runs, mine)
+            found[task]["unit"] = (nouns or {}).get(task, "unit")
     return {
         "draws": DRAWS,
         "seed": SEED,

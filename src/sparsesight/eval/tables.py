@@ -53,6 +53,17 @@ def stands_for(summary: Mapping[str, Any]) -> str:
     return STANDS_FOR if summary["costs"]["solved"] and any(cell["retain"] for cell in cells) else ""
 
 
+def units(task: Mapping[str, Any]) -> str:
+    """How many units a task has, by what they are: "2 scenes"."""
+    return f"{task['units']} {task['unit']}{'' if task['units'] == 1 else 's'}"
+
+
+def size(task: Mapping[str, Any]) -> str:
+    """How much a task asks: "18 questions about 2 scenes"."""
+    asked = f"{task['samples']} question{'' if task['samples'] == 1 else 's'}"
+    return f"{asked} {'in' if task['unit'] == 'unit' else 'about'} {units(task)}"
+
+
 def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: Latencies) -> str:
     """The whole report.
 
@@ -73,8 +84,8 @@ def markdown(summary: Mapping[str, Any], about: Mapping[str, Any], latencies: La
         ]
         parts += ["\n## All tasks\n\n", _table(head, rows)]
     for name, task in summary["tasks"].items():
-        few = f" With {task['units']} units no interval is reliable." if task["units"] < FEW else ""
-        parts.append(f"\n## {name}\n\n{task['samples']} questions in {task['units']} units.{few}\n\n")
+        few = f" With {units(task)} no interval is reliable." if task["units"] < FEW else ""
+        parts.append(f"\n## {name}\n\n{size(task)}.{few}\n\n")
         parts.append(_scores(name, task, latencies))
         for budget in [x for x in _budgets(task) if any(pair["retain"] == x for pair in task["pairs"])]:
             parts.append(f"\n### {name}: methods against each other at budget {budget}\n\n")

@@ -27,6 +27,11 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     @property
+    def unit(self) -> str:
+        """What a unit of its items is, in the singular ("scene"); "unit" if there is no better word."""
+        ...
+
+    @property
     def metric(self) -> Metric: ...
 
     @property

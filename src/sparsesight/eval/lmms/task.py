@@ -78,6 +78,8 @@ def harness_tasks(
 class HarnessTask:
     """One benchmark; a :class:`~..task.Task`."""
 
+    unit = "unit"
+
     def __init__(
         self, resolved: Resolved, model: SparseSightModel, limit: int | None, latency: bool = False
     ) -> None:
