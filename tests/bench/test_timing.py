@@ -87,7 +87,10 @@ def test_events_decide_where_there_are_some() -> None:
 def test_peak_counts_what_work_makes() -> None:
     held = torch.zeros(1000)
     assert peak_bytes(CPU, lambda: held + torch.zeros(1000)) == 8000
-    assert spread([3.0, 1.0, 2.0]) == {"min": 1.0, "median": 2.0, "max": 3.0}
+    assert spread([3.0, 1.0, 2.0, 5.0, 4.0]) == {"min": 1.0, "q1": 2.0, "median": 3.0, "q3": 4.0, "max": 5.0}
+    assert set(spread([7.0]).values()) == {7.0}
+    calm, stalled = (spread([*[2.0, 2.1, 2.2, 2.3, 2.4, 2.5], x]) for x in (2.6, 0.2))
+    assert stalled["min"] == 0.2 and stalled["q1"] > calm["min"]
 
 
 @pytest.mark.gpu

@@ -143,7 +143,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
     assert printed.index("difference from dense") < printed.index(
         "equal cost"
     )  # the notes stand below the table
-    assert "too few for reliable intervals" in printed  # six questions about one scene
+    assert "6 questions about 1 scene; too few for reliable intervals" in printed
     table = (tmp_path / "run" / "table.md").read_text()
     assert table.startswith("# Sweep: equal cost") and "prefill, ms" in table
     rows = list(csv.DictReader((tmp_path / "run" / "table.csv").open()))

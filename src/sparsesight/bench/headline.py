@@ -13,68 +13,68 @@ LARGE = 0.1  # of a prefill; a few percent in a model of 24 layers of width 1024
 
 
 def headlines(rows: Sequence[Row]) -> list[str]:
-    """``sparsevlm+: prefill 2.4x faster (2.2 to 2.6) at retain 192 (limit 2.44x), 3.9x (3.5 to 4.1) at 64 (4.46x)``,
+    """``sparsevlm+: prefill 2.4x faster (2.3 to 2.5) at retain 192 (limit 2.44x), 3.9x (3.7 to 4.0) at 64 (4.46x)``,
     per method and size.
 
-    The first brackets hold the least and the most of the turns, in each of which dense and sparse ran. The budgets are
-    those that were asked for: ``at budget 192`` where a method's own average is another.
+    The first brackets hold the quartiles of the ratios within turns, in each of which dense and sparse ran. The
+    budgets are those that were asked for: ``at budget 192`` where a method's own average is another.
     """
     found: dict[tuple[str, ...], list[Row]] = {}
     axes, what = varying(rows), asked(rows)
     for row in rows:
         sizes = [f"batch {row[axis]}" if axis == "batch" else f"{row[axis]} {AXES[axis]}" for axis in axes]
         found.setdefault((row["method"], *sizes), []).append(row)
-    return [f"{', '.join(names)}: {_speeds(alike, what)}{_overhead(alike)}" for names, alike in found.items()]
+    return [f"{', '.join(names)}: {_speeds(alike, what)}{_why(alike)}" for names, alike in found.items()]
 
 
-def _overhead(rows: Sequence[Row]) -> str:
-    """What keeps a model from the limit: noise that hides the difference; else a prefill too small for its method."""
-    hidden = [row for row in rows if _hidden(row)]
+def _why(rows: Sequence[Row]) -> str:
+    """What the ratios do not tell, and what keeps those that tell something from the limit."""
+    alike = [row for row in rows if _alike(row)]
     said = ""
-    if hidden:
-        at = "" if len(hidden) == len(rows) else f" at {listed([budget(row['retain']) for row in hidden])}"
-        said = f"; the noise of this machine hides whether it is faster{at}"
-    share = max((row["overhead_share"] for row in rows if not _hidden(row)), default=0.0)
+    if alike:
+        at = "" if len(alike) == len(rows) else f" at {listed([budget(row['retain']) for row in alike])}"
+        said = f"; not told apart from dense{at}"
+    share = max((row["overhead_share"] for row in rows if not _alike(row)), default=0.0)
     if share > LARGE:
         said += f"; the method's own work is up to {share:.0%} of this small prefill"
     return said
 
 
-def _hidden(row: Row) -> bool:
-    """Whether sparse was the faster one in some turns and not in others."""
+def _alike(row: Row) -> bool:
+    """Whether the turns do not tell sparse from dense: neither praise nor blame."""
     turns = row["spread"]["prefill_speedup"]
-    return bool(turns["min"] < turns["max"] and turns["min"] <= 1 <= turns["max"])
+    return bool(turns["q1"] < turns["q3"] and turns["q1"] <= 1 <= turns["q3"])
 
 
 def _ratio(value: float) -> str:
     """A digit, or two where one would not tell the value from 1."""
-    return f"{value:.1f}" if value >= 1.1 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 1.15 else f"{value:.2f}"
 
 
 def _turns(row: Row) -> str:
-    """Least and most of a row's turns; nothing of a single one."""
+    """Quartiles of a row's turns; nothing of a single one."""
     turns = row["spread"]["prefill_speedup"]
-    return f" ({_ratio(turns['min'])} to {_ratio(turns['max'])})" if turns["min"] < turns["max"] else ""
+    return f" ({_ratio(turns['q1'])} to {_ratio(turns['q3'])})" if turns["q1"] < turns["q3"] else ""
 
 
 def _speeds(rows: Sequence[Row], what: str) -> str:
-    said = []
+    said, before = [], ""
     for number, row in enumerate(rows):
         faster, limit = row["prefill_speedup"], row["macs_limit"]
         at = "" if row["retain"] is None else f" at {'' if number else f'{what} '}{budget(row['retain'])}"
-        first = "prefill " if not number else ""
-        speed = " as fast" if faster < 1 else " faster" if not number else ""
+        word = " as fast" if faster < 1 or _alike(row) else " faster"
         turns = _turns(row)
         brackets = f"({'' if number else 'limit '}{limit:.2f}x)"
         between = f"{turns}{at} {brackets}" if at or not turns else f"{turns[:-1]}; {brackets[1:]}"
-        said.append(f"{first}{_ratio(faster)}x{speed}{between}")
-    return ", ".join(said)
+        said.append(f"{_ratio(faster)}x{word if word != before else ''}{between}")
+        before = word
+    return f"prefill {', '.join(said)}"
 
 
 def _median(key: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
-        least, most = row["spread"][key]["min"], row["spread"][key]["max"]
-        return f"{row[key]:.1f} ({least:.0f}-{most:.0f})"
+        turns = row["spread"][key]
+        return f"{row[key]:.1f} ({turns['q1']:.0f}-{turns['q3']:.0f})"
 
     return cell
 
@@ -87,7 +87,7 @@ SUMMARY = (
     Column("first token", lambda row: f"{row['first_token_speedup']:.2f}x"),
     Column("KV cache", lambda row: f"{row['kv_sparse_bytes'] / row['kv_dense_bytes']:.0%}"),
 )
-TITLE = "Medians (least-most); faster: dense over sparse time; limit: dense over sparse FLOPs of the prefill"
+TITLE = "Medians (quartiles); faster: dense over sparse time; limit: dense over sparse FLOPs of the prefill"
 
 
 def summary(rows: Sequence[Row]) -> Table:

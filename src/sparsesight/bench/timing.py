@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -122,5 +122,6 @@ def peak_bytes(device: torch.device, work: Callable[[], object]) -> int:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, median, maximum."""
-    return {"min": min(values), "median": median(values), "max": max(values)}
+    """Minimum, quartiles and maximum; ``q1`` and ``q3`` hold the middle half of the values, in spite of a stall."""
+    first, _, third = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    return {"min": min(values), "q1": first, "median": median(values), "q3": third, "max": max(values)}

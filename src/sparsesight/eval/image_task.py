@@ -52,7 +52,7 @@ class PictureQuestions:
         unit: see :class:`~.task.Task`.
     """
 
-    unit = "unit"
+    unit = "question"
 
     def __init__(
         self,

@@ -59,7 +59,11 @@ def units(task: Mapping[str, Any]) -> str:
 
 
 def size(task: Mapping[str, Any]) -> str:
-    """How much a task asks: "18 questions about 2 scenes"."""
+    """How much a task asks: "18 questions about 2 scenes", "18 questions" where each is a unit of its own."""
+    if task["unit"] == "question":
+        return (
+            units(task) if task["samples"] == task["units"] else f"{task['samples']} prompts of {units(task)}"
+        )
     asked = f"{task['samples']} question{'' if task['samples'] == 1 else 's'}"
     return f"{asked} {'in' if task['unit'] == 'unit' else 'about'} {units(task)}"
 

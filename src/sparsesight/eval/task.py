@@ -28,7 +28,7 @@ class Task(Protocol):
 
     @property
     def unit(self) -> str:
-        """What a unit of its items is, in the singular ("scene"); "unit" if there is no better word."""
+        """What a unit of its items is, in the singular ("scene")."""
         ...
 
     @property

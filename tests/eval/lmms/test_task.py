@@ -18,6 +18,7 @@ from sparsesight.eval.lmms.task import HarnessTask, harness_tasks
 from sparsesight.eval.report import write_report
 from sparsesight.eval.run_dir import Config, RunFolder
 from sparsesight.eval.sweep import RunSpec, cell_dict, sweep
+from sparsesight.eval.tables import size, units
 from sparsesight.eval.task import task_fingerprint
 from sparsesight.methods import make_method
 
@@ -73,6 +74,10 @@ def test_units_are_the_benchmarks_own(summary: dict[str, Any]) -> None:
     assert summary["tasks"]["mme"]["samples"] == 2 * summary["tasks"]["mme"]["units"]
     assert summary["tasks"]["mmbench"]["units"] < summary["tasks"]["mmbench"]["samples"]
     assert summary["tasks"]["gqa"]["units"] == summary["tasks"]["gqa"]["samples"] == 4
+    called = {name: summary["tasks"][name]["unit"] for name in ("mme", "mmbench", "gqa")}
+    assert called == {"mme": "picture", "mmbench": "question", "gqa": "question"}
+    assert size(summary["tasks"]["gqa"]) == "4 questions"
+    assert size(summary["tasks"]["mmbench"]).endswith(f"prompts of {units(summary['tasks']['mmbench'])}")
 
 
 def test_costs_come_along(summary: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from sparsesight.eval.own.read import read_rows
-from sparsesight.eval.own.rows import make_item
+from sparsesight.eval.own.rows import make_item, unit_noun
+from sparsesight.eval.own.sources import File
 
 
 def picture(path: Path, color: str) -> Path:
@@ -48,6 +50,26 @@ def test_rows_that_share_a_picture_are_one_unit(tmp_path: Path) -> None:
         {"image": "c.png"},
     )
     assert units(file) == [0, 0, 0, 3, 3, 5, 3]
+
+
+@pytest.mark.parametrize(
+    ("files", "noun"),
+    [
+        (["a.png", "b.png"], "question"),
+        (["a.png", "a.png", "b.png"], "picture"),
+        ([["a.png", "b.png"], "b.png"], "group"),
+    ],
+)
+def test_what_a_unit_is_called(files: list[Any], noun: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", "red")
+    picture(tmp_path / "b.png", "blue")
+    file = written(tmp_path, *({"images" if isinstance(x, list) else "image": x} for x in files))
+    rows = read_rows(file)
+    assert unit_noun(rows) == noun
+    if noun == "picture":
+        assert unit_noun([replace(row, group="one") for row in rows]) == "group"
+        clips = [replace(row, turns=(("user", (File(Path("a.mp4"), clip=True),)),)) for row in rows]
+        assert unit_noun(clips) == "clip" and unit_noun([*clips, *rows]) == "group"
 
 
 def test_a_dataset_that_repeats_its_pictures(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from .registry import Resolved, harness_arguments, resolve
 
 Logged = Mapping[str, Any]
 
-# Benchmarks whose score is not a mean over questions, and the key of a document by which its questions form a unit.
+# Benchmarks whose score is not a mean over questions, and what its units are, with the key of a document.
 METRICS: dict[str, Metric] = {
     "pope": MeanF1(),
     "mme": AccuracyPlus(),
@@ -40,12 +40,12 @@ METRICS: dict[str, Metric] = {
     "llava_wild": Ratio(),
     "llava_coco": Ratio(),
 }
-UNITS: dict[str, Callable[[Logged], Any]] = {
-    "pope": lambda document: document["image_source"],
-    "mme": lambda document: f"{document['category']}/{document['question_id']}",
+UNITS: dict[str, tuple[str, Callable[[Logged], Any]]] = {
+    "pope": ("picture", lambda document: document["image_source"]),
+    "mme": ("picture", lambda document: f"{document['category']}/{document['question_id']}"),
     # One question in several orders of its options has indices that differ by whole millions.
-    "mmbench": lambda document: int(document["index"]) % 1_000_000,
-    "mmbench_cn": lambda document: int(document["index"]) % 1_000_000,
+    "mmbench": ("question", lambda document: int(document["index"]) % 1_000_000),
+    "mmbench_cn": ("question", lambda document: int(document["index"]) % 1_000_000),
 }
 PARTS: dict[str, Callable[[Logged], str]] = {"mme": lambda document: str(document["category"])}
 ROUNDED = {"llava_wild": 0.1, "llava_coco": 0.1}  # where lmms-eval's number has no more than one digit
@@ -78,14 +78,13 @@ def harness_tasks(
 class HarnessTask:
     """One benchmark; a :class:`~..task.Task`."""
 
-    unit = "unit"
-
     def __init__(
         self, resolved: Resolved, model: SparseSightModel, limit: int | None, latency: bool = False
     ) -> None:
         (self._row,) = resolved.benchmarks
         self._resolved, self._model, self._limit, self._latency = resolved, model, limit, latency
         self.name = self._row.name
+        self.unit, self._unit_of = UNITS.get(self.name, ("question", lambda document: ""))
         self._key = next(iter(resolved.tasks[0].aggregation()))  # of a task that is in no table
         in_table = self._row.correct is not None
         self.metric = METRICS.get(self.name) or (Mean() if in_table else Mean(self._key, self._row.scale))
@@ -159,14 +158,14 @@ class HarnessTask:
                     "generated once can be compared"
                 )
             document = documents[request.doc_id]
-            unit, part = UNITS.get(self.name), PARTS.get(self.name)
+            part = PARTS.get(self.name)
             own_part = part(document) if part else name if len(self._resolved.tasks) > 1 else ""
             found.append(
                 Item(
                     id=_id(name, request.doc_id),
                     question=str(request.args[0]),
                     target=_as_json(task.doc_to_target(document)),
-                    unit=str(unit(document)) if unit else "",
+                    unit=str(self._unit_of(document)),
                     part=own_part,
                     request=request,
                 )

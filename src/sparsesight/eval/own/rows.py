@@ -237,6 +237,16 @@ def _with_units(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, unit=names[first(number)]) for number, row in enumerate(rows)]
 
 
+def unit_noun(rows: Sequence[Row]) -> str:
+    """What a unit of rows is: a question where each is its own; else a picture or clip, or a group of rows."""
+    if len({row.unit for row in rows}) == len(rows):
+        return "question"
+    if any(row.group or len(row.sources) > 1 for row in rows):
+        return "group"
+    clips = [getattr(source, "clip", False) for row in rows for source in row.sources]
+    return "clip" if all(clips) else "group" if any(clips) else "picture"
+
+
 def _short(fields: Mapping[str, Any], name: str) -> str | None:
     """A field that is a text, or a number by its digits; None if it is not there."""
     value = fields.get(name)

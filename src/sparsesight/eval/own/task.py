@@ -24,7 +24,7 @@ from ..records import Answer, Item
 from ..task import Answering
 from .batches import Batches
 from .near_ties import near_tie
-from .rows import Row, make_item
+from .rows import Row, make_item, unit_noun
 from .scorers import Scorer, same
 from .teacher import DenseAnswer, Forced, forced, forced_logits
 
@@ -76,6 +76,7 @@ class OwnRows(PictureQuestions):
             trim_early_layers=trim_early_layers,
             scorer=scorer or same,
         )
+        self.unit = unit_noun(rows)
         self.metric = Mean(SAME if scorer is None else "correct")
         self._scored = scorer is not None
         self._dense: dict[str, DenseAnswer] = {}
