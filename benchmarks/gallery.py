@@ -150,6 +150,9 @@ def main() -> None:
             + ("" if said == rightly[question] else f" (right: {rightly[question]})")
         ] = look
     save(viz.side_by_side(asked, stage=0, size=264, columns=2), "questions.jpg")
+    # One below the other: on a phone, captions of two columns would be of 8 pixels.
+    two = {name: asked[name] for name in list(asked)[:2]}
+    save(viz.side_by_side(two, stage=0, size=480, columns=1), "../questions-phone.jpg")
     _draw_figure(examiner)
 
     methods = {}

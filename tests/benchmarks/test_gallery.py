@@ -23,6 +23,14 @@ def test_every_picture_is_there_and_no_other() -> None:
                 picture.load()
 
 
+def test_the_start_page_has_a_picture_for_desktops_and_one_for_phones() -> None:
+    start = FOLDER.parent / "index.md"
+    shown = re.findall(r'(?:srcset|src)="([^"]+\.jpg)"', start.read_text(encoding="utf-8"))
+    assert len(shown) == 2
+    phone, desktop = (Image.open(start.parent / name).width for name in shown)
+    assert phone < 520 < desktop  # its letters are of 18 pixels, and the phone shows it at 358
+
+
 def test_its_code_runs() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     names: dict[str, Any] = {}
