@@ -13,7 +13,7 @@ from sparsesight import SparseSightError
 from sparsesight.bench import Case, bench
 from sparsesight.bench.fits import fits
 from sparsesight.bench.folder import check_folder, save
-from sparsesight.bench.headline import headlines, summary
+from sparsesight.bench.headline import headlines, own_work, summary
 from sparsesight.bench.table import ceilings, equality, markdown, remarks, tables
 from sparsesight.equal_cost import STANDS_FOR
 from sparsesight.methods import make_method
@@ -80,8 +80,11 @@ def test_headlines_are_the_numbers_of_the_rows(rows: list[dict[str, Any]]) -> No
     assert headlines([alone]) == ["fastv: prefill 2.3x faster (2.2 to 2.5; limit 2.50x)"]
     once = {**alone, **turns(2.349, 2.349)}  # a single turn has no spread
     assert headlines([once]) == ["fastv: prefill 2.3x faster (limit 2.50x)"]
-    (line,) = headlines([{**alone, "overhead_share": 0.66}])
-    assert line.endswith("limit 2.50x); the method's own work is up to 66% of this small prefill")
+    shares = [{**alone, "overhead_share": share} for share in (0.66, 0.7)]
+    assert headlines(shares[:1]) == headlines([alone]) and own_work([alone]) == []
+    assert own_work([*shares, {**shares[0], "method": "dart"}]) == [
+        "of this small prefill, methods' own work is up to 70% (fastv) and 66% (dart)"
+    ]
 
 
 @pytest.mark.parametrize("ratio", [0.93, 1.05, 1.2])
@@ -98,8 +101,11 @@ def test_what_is_not_told_from_dense_is_neither_praised_nor_blamed(
     settings = {"settings": {"retain": 12}, "overhead_share": 0.2}
     assert headlines([noisy, {**noisy, **clear, **settings, "retain": 12}]) == [
         f"random: prefill {shown}x as fast (0.90 to 1.3) at retain 0.5 (limit 2.50x), "
-        "2.0x faster (1.9 to 2.2) at 12 (2.50x); not told apart from dense at 0.5; "
-        "the method's own work is up to 20% of this small prefill"
+        "2.0x faster (1.9 to 2.2) at 12 (2.50x); not told apart from dense at 0.5"
+    ]
+    assert own_work([noisy]) == []
+    assert own_work([noisy, {**noisy, **clear, **settings}]) == [
+        "of this small prefill, methods' own work is up to 20% (random)"
     ]
 
 

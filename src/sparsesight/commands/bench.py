@@ -256,7 +256,7 @@ def _show(
 ) -> None:
     from rich.console import Console
 
-    from ..bench.headline import headlines, summary
+    from ..bench.headline import headlines, own_work, summary
     from ..bench.sweep import own
     from ..bench.table import ceilings, equality, remarks, tables
     from ..equal_cost import EQUAL
@@ -271,6 +271,6 @@ def _show(
     for made in (summary(rows), *(tables(rows) if details else ()), *more):
         print_table(console, made)
     more_behind = "--details prints all tables" + ("" if own(rows) else ", with each method's own retain")
-    for text in (*remarks(rows), *(ceilings(rows) if details else [more_behind])):
+    for text in (*own_work(rows), *remarks(rows), *(ceilings(rows) if details else [more_behind])):
         console.print(rich_text(text))
     console.print(rich_text(", ".join(f"{k} {v}" for k, v in config.items()), "dim"))
