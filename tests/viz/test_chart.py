@@ -37,6 +37,18 @@ def test_a_staircase_begins_below_what_the_dense_model_has() -> None:
     assert {text.get_text() for text in axes.texts} == {"dense", "3"}
 
 
+def test_lines_above_a_figure_are_as_wide_as_it_and_no_wider() -> None:
+    pytest.importorskip("matplotlib")
+    many = " ".join(["What is on the table beside the window?"] * 9)
+    figure = viz.figure(look(smooth(64, 48), stage(16, [2])), question=many, answers={"dense": many})
+    figure.canvas.draw()
+    whole = figure.bbox.width
+    for text in figure.subfigs[0].texts:
+        within = text.get_window_extent()
+        assert within.x1 <= whole, text.get_text()
+        assert "\n" not in text.get_text() or within.x1 > 0.75 * whole, text.get_text()
+
+
 def test_a_figure_says_what_was_asked_answered_and_saved() -> None:
     pytest.importorskip("matplotlib")
     of = look(smooth(64, 48), MERGING, stage(16, [2], layer=4), words=WORDS)

@@ -24,6 +24,7 @@ DPI = 150  # of pixels, where a file has any
 PIXELS = 480  # of a panel's longer side
 EDGE = 0.08  # inches above the question
 LINE = 1.25  # height of a line of text, of its font size
+WIDTH = 0.62  # of a character, of its font size; most are narrower
 TITLE, ACROSS = 10, 32  # font size of a panel's title, and characters of its lines
 
 
@@ -56,16 +57,10 @@ def figure(look: Look, *, question: str = "", answers: Mapping[str, str] | None 
         panels.append((title, overlay(look, number, size=PIXELS, caption=False)))
     columns = len(panels) + 1
     tall = PANEL + 0.5 + max(title.count("\n") + 1 for title, _ in panels) * LINE * TITLE / 72
-    wide = 16 * columns  # characters of a line
-    said = [(fill(question, wide), 16)] if question else []
-    if answers:
-        said.append(
-            (
-                fill(", ".join(f"{name}: {answer or '(nothing)'}" for name, answer in answers.items()), wide),
-                14,
-            )
-        )
-    said.append((fill(report.headline, wide), 12))
+    each = ", ".join(f"{name}: {answer or '(nothing)'}" for name, answer in (answers or {}).items())
+    lines = [(question, 16), (each, 14), (report.headline, 12)]
+    across = 72 * PANEL * columns / WIDTH  # characters of a line, times their size
+    said = [(fill(text, int(across / size)), size) for text, size in lines if text]
     head = sum(LINE * size * (text.count("\n") + 1) for text, size in said) / 72 + 0.2 + EDGE
     drawn = new_figure(PANEL * columns, tall + head)
     top, below = drawn.subfigures(2, 1, height_ratios=[head, tall], squeeze=False)[:, 0]
