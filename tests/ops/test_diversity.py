@@ -240,9 +240,9 @@ def test_a_block_ends_where_others_may_be_better(monkeypatch: pytest.MonkeyPatch
     """Most steps need no new block: 40 of 400 tokens need fewer than 20 blocks of 32."""
     monkeypatch.setattr(ops.greedy, "BLOCK", 32)
     opened = []
-    real = ops.objectives.FarthestPoint.open
+    real = ops.farthest.FarthestPoint.open
     monkeypatch.setattr(
-        ops.objectives.FarthestPoint, "open", lambda self, column: (opened.append(1), real(self, column))[1]
+        ops.farthest.FarthestPoint, "open", lambda self, column: (opened.append(1), real(self, column))[1]
     )
     max_min(picture(3, 400, 32), 40)
     assert 2 <= len(opened) < 20

@@ -85,7 +85,7 @@ class DistanceBounds:
         return nearest
 
 
-def loneliest(points: TokenPoints, bounds: DistanceBounds) -> Int[Tensor, " 1"]:
+def loneliest(points: TokenPoints, bounds: DistanceBounds) -> int:
     """The token whose nearest neighbour is farthest, the earlier one of equals.
 
     Tokens are compared with all others a block at a time, beginning with those that seem loneliest, until the others
@@ -112,7 +112,7 @@ def loneliest(points: TokenPoints, bounds: DistanceBounds) -> Int[Tensor, " 1"]:
     return _exactly(points, bounds, nearest.masked_fill(~known, -math.inf), enough)
 
 
-def _exactly(points: TokenPoints, bounds: DistanceBounds, nearest: Tensor, enough: float) -> Tensor:
+def _exactly(points: TokenPoints, bounds: DistanceBounds, nearest: Tensor, enough: float) -> int:
     """The loneliest of the tokens whose bounds are at least ``enough``."""
     order = nearest.argsort(descending=True, stable=True)
     limit = [value for value in host_values(nearest[order]) if value >= enough]
@@ -125,11 +125,11 @@ def _exactly(points: TokenPoints, bounds: DistanceBounds, nearest: Tensor, enoug
         near = rough - (bounds.width + nearest[column, None])
         other = [i for i, gap in enumerate(host_values(near.amin(0))) if gap <= 0]
         if not other:  # a single token
-            return column[:1]
+            return int(host_values(column[:1])[0])
         at = torch.tensor(other)
         squared = points.squared(points.some(column), points.some(at))
         squared.masked_fill_(column[:, None] == at, math.inf)
         for value, i in zip(host_values(squared.amin(1)), map(int, host_values(column)), strict=True):
             if value > best or (value == best and i < found):
                 best, found = value, i
-    return torch.tensor([found])
+    return found

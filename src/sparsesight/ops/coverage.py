@@ -65,7 +65,9 @@ def coverage_ranks(
         def choose(sample: int, column: Tensor, count: int) -> tuple[list[int], Tensor]:
             own = cover[sample]
             found = Coverage(own if len(column) == own.shape[1] else own[:, column], weight[sample, column])
-            return select(found, count), found.gain
+            order = select(found, count)
+            found.commit()
+            return order, torch.from_numpy(found.gain)
 
         return one_by_one(choose, valid, keep)
     at = torch.arange(valid.shape[1], device=valid.device)

@@ -21,15 +21,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .bounds import DistanceBounds, loneliest
+from .determinant import Determinant
+from .farthest import FarthestPoint
 from .greedy import select
-from .objectives import Determinant, FarthestPoint
 from .places import of_sample, one_by_one, with_rest
 from .points import COARSE, FINE, Points, TokenPoints, fixed_points, mean_squared, unit_vectors
-from .rows import chunks, distances, host_values, ranks, reads_are_free
+from .rows import chunks, distances, ranks, reads_are_free
 from .stepwise import StepwiseDeterminant
 
 if TYPE_CHECKING:
@@ -63,10 +65,12 @@ def farthest_point_ranks(
         points, bounds = TokenPoints(own), DistanceBounds(own)
         first = loneliest(points, bounds)
         nearest = FarthestPoint(points, bounds, count, first)
-        order = select(nearest, count, [int(host_values(first)[0])])
-        if rest:
-            nearest.refresh(torch.arange(len(column)))
-        return order, nearest.gain if rest else None
+        order = select(nearest, count, [first])
+        if not rest:
+            return order, None
+        nearest.commit()
+        nearest.refresh(np.arange(len(column)))
+        return order, torch.from_numpy(nearest.gain)
 
     return one_by_one(choose, valid, keep, rest)
 
@@ -208,16 +212,15 @@ def _greedy_map(
         found = Determinant(points, kernel, mine, own[sample, column], count)
         order = list[int]()
         if favor is not None:
-            found.favor = favor[sample, column].double()
+            found.favor = favor[sample, column].double().numpy()
             order = select(found, min(favored[sample], count))
             found.favor = None
         order = select(found, count, order)
         if not rest:
             return order, behind[sample, column]
-        every = torch.arange(len(column))
-        found.refresh(every)
-        worth = found.worth(found.gain, every)
-        return order, torch.where(worth > -math.inf, found.gain, behind[sample, column])
+        found.commit()
+        adds = torch.from_numpy(found.worth(found.gain, slice(None))) > -math.inf
+        return order, torch.where(adds, torch.from_numpy(found.gain), behind[sample, column])
 
     return one_by_one(choose, valid, keep)
 

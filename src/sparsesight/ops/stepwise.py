@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .objectives import EXHAUSTED
+from .determinant import EXHAUSTED
 from .points import Points
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ WIDEST = 1024  # tokens of which it is worth it: a step needs one row
 
 
 class StepwiseDeterminant:
-    """:class:`.objectives.Determinant`, selected by a pivoted Cholesky factor of the kernel, step by step.
+    """:class:`.determinant.Determinant`, selected by a pivoted Cholesky factor of the kernel, step by step.
 
     Args:
         points: of the tokens.
