@@ -61,7 +61,7 @@ def test_blocks_and_batches_choose_what_single_steps_choose(
     with monkeypatch.context() as patch:
         patch.setattr(ops.coverage, "reads_are_free", lambda x: False)
         plain = by_cosine(x, valid, keep)
-    monkeypatch.setattr(ops.greedy, "BLOCK", block)
+    monkeypatch.setattr(ops.greedy.Objective, "block", block)
     found = by_cosine(x, valid, keep)
     for i, real in enumerate(valid):
         count = int(keep[i])

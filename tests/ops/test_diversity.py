@@ -230,7 +230,9 @@ def test_blocks_choose_what_single_steps_choose(
             patch.setattr(ops.diversity, "reads_are_free", lambda x: False)
             plain = choice(x, valid, keep, 60)
         with monkeypatch.context() as patch:
-            patch.setattr(ops.greedy, "BLOCK", block)
+            patch.setattr(ops.greedy.Objective, "block", block)
+            patch.setattr(ops.determinant, "WHOLE", 0 if block < 128 else 640)
+            patch.setattr(ops.determinant, "ACTIVE", 3 * block)
             found = choice(x, valid, keep, 60)
         for i, real in enumerate(valid):
             assert found[i, real].tolist() == plain[i, real].tolist()
@@ -238,7 +240,7 @@ def test_blocks_choose_what_single_steps_choose(
 
 def test_a_block_ends_where_others_may_be_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most steps need no new block: 40 of 400 tokens need fewer than 20 blocks of 32."""
-    monkeypatch.setattr(ops.greedy, "BLOCK", 32)
+    monkeypatch.setattr(ops.greedy.Objective, "block", 32)
     opened = []
     real = ops.farthest.FarthestPoint.open
     monkeypatch.setattr(

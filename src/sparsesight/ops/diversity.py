@@ -69,7 +69,7 @@ def farthest_point_ranks(
         if not rest:
             return order, None
         nearest.commit()
-        nearest.refresh(np.arange(len(column)))
+        nearest.refresh(np.arange(len(column)), len(column))
         return order, torch.from_numpy(nearest.gain)
 
     return one_by_one(choose, valid, keep, rest)
@@ -219,6 +219,7 @@ def _greedy_map(
         if not rest:
             return order, behind[sample, column]
         found.commit()
+        found.refresh(np.arange(len(column)), len(column))
         adds = torch.from_numpy(found.worth(found.gain, slice(None))) > -math.inf
         return order, torch.where(adds, torch.from_numpy(found.gain), behind[sample, column])
 

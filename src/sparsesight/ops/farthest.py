@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from .bounds import DistanceBounds
-from .greedy import BLOCK, Objective
+from .greedy import Objective
 from .points import Rows, TokenPoints
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-AT_ONCE = 2**16  # distances that are computed at once: they stay in the processor's cache
+# Distances that are computed at once, so that they stay in the processor's cache, but to at least so many tokens.
+AT_ONCE, AT_LEAST = 2**16, 128
 
 
 class FarthestPoint(Objective):
@@ -45,10 +46,12 @@ class FarthestPoint(Objective):
     def worth(self, gain: np.ndarray, column: np.ndarray | slice) -> np.ndarray:
         return gain.copy()
 
-    def is_current(self, column: np.ndarray) -> bool:
-        return bool((self._seen[column] == self._count).all())
+    def current(self, best: np.ndarray) -> np.ndarray | None:
+        column = best[: self.block]
+        return column if (self._seen[column] == self._count).all() else None
 
-    def refresh(self, column: np.ndarray) -> None:
+    def refresh(self, best: np.ndarray, many: int) -> None:
+        column = best[:many]
         seen = self._seen[column]
         for since in sorted({*seen.tolist()} - {self._count}):
             behind = column[seen == since]
@@ -75,7 +78,7 @@ class FarthestPoint(Objective):
 
     def _at_once(self, since: int) -> int:
         """How many tokens to compare at once with those selected from number ``since`` on."""
-        return max(AT_ONCE // (self._count - since), BLOCK)
+        return max(AT_ONCE // (self._count - since), AT_LEAST)
 
     def _account(self, part: Int[np.ndarray, " m"] | slice, rows: Rows, since: int) -> None:
         """Let the distance of the tokens ``part`` account for those selected from number ``since`` on."""

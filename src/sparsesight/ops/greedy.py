@@ -23,12 +23,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-BLOCK = 128  # candidates compared at once
-
 
 class Objective(ABC):
     """What is maximised, and the state of a selection."""
 
+    block: int = 128  # candidates compared at once
     gain: Float[np.ndarray, " n"]  # at most so much is gained by a token; never less than what is
 
     @abstractmethod
@@ -38,12 +37,18 @@ class Objective(ABC):
         Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
         """
 
-    def is_current(self, column: Int[np.ndarray, " m"]) -> bool:
-        """Whether ``gain`` of these tokens is what they add now. Default: :meth:`commit` sees to it."""
-        return True
+    def current(self, best: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"] | None:
+        """Those tokens, of which ``gain`` is what they add now, as candidates; None: too few are.
 
-    def refresh(self, column: Int[np.ndarray, " m"]) -> None:
-        """Make ``gain`` of these tokens current."""
+        Default: all, as :meth:`commit` sees to it.
+
+        Args:
+            best: all tokens in the order of what they seem to be worth.
+        """
+        return best
+
+    def refresh(self, best: Int[np.ndarray, " n"], many: int) -> None:
+        """Make ``gain`` of at least one more of these tokens current; of the first ``many`` if that suits."""
         return
 
     @abstractmethod
@@ -108,7 +113,7 @@ def select(objective: Objective, keep: int, selected: Sequence[int] = ()) -> lis
     order = list(selected)
     gone = np.zeros(len(objective.gain), dtype=bool)
     gone[order] = True
-    many = 2 * BLOCK
+    many = 2 * objective.block
     while len(order) < keep:
         objective.commit()
         column, limit, after, many = _candidates(objective, gone, many)
@@ -142,14 +147,18 @@ def _candidates(
         worth = objective.worth(objective.gain, slice(None))
         worth[gone] = -math.inf
         best = np.argsort(-worth, kind="stable")
-        column = best[:BLOCK]
-        if objective.is_current(column):
+        current = objective.current(best)
+        if current is not None:
             break
-        objective.refresh(best[:many])
+        objective.refresh(best, many)
         many *= 4
+    column = current[: objective.block]
     limit, after = -math.inf, math.inf
-    if len(best) > BLOCK:
-        limit, after = float(worth[best[BLOCK]]), float(best[BLOCK])
+    if len(column) < len(best):
+        inside = np.zeros(len(best), dtype=bool)
+        inside[column] = True
+        first = best[inside[best].argmin()]
+        limit, after = float(worth[first]), float(first)
     # Where much had to be refreshed, most of it goes out of date each time: all at once is faster then.
-    again = len(gone) if many > 2 * len(gone) else max(many // 4, 2 * BLOCK)
+    again = len(gone) if many > 2 * len(gone) else max(many // 4, 2 * objective.block)
     return np.sort(column), limit, after, again

@@ -18,7 +18,7 @@ MADE_AT_ONCE = 256  # rows: what is made of them stays in the processor's cache
 
 def unit_vectors(x: Float[Tensor, "b v c"], valid: Bool[Tensor, "b v"]) -> Float[Tensor, "b v c"]:
     """Rows of unit length in fp32; padding is zero."""
-    return torch.nn.functional.normalize(x.float().masked_fill(~valid[..., None], 0), dim=-1)
+    return torch.nn.functional.normalize(x.float(), dim=-1).masked_fill_(~valid[..., None], 0)
 
 
 class Points(NamedTuple):
