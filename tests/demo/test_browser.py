@@ -305,6 +305,7 @@ def test_results_of_another_budget_or_method_are_dimmed(page: Any) -> None:
     page.get_by_role("tab", name="Compare", exact=True).click()
     page.locator("#ss-budgets label").first.click()
     api.expect(page.locator("[data-old] #ss-compare-status")).to_have_count(1, timeout=PATIENCE)
+    api.expect(page.locator("[data-old] #ss-kept-key")).to_have_css("opacity", "0.4", timeout=PATIENCE)
     assert page.locator("[data-old] #ss-ask-status").count() == 0
     page.get_by_role("tab", name="Change the question", exact=True).click()
     page.locator("#ss-watch textarea").fill("Is <image> red?")  # its run does not begin

@@ -152,8 +152,8 @@ def test_compare(engine: Engine) -> None:
         assert row[3] == ("same" if row[2] == dense else "differs")
     figures = [view.figures for view in seen if view.figures is not None][-1]
     assert [figure.caption for figure in figures] == [
-        f"{x[0]} at {x[4]:.0f}: {x[2]}" for x in tables[-1][1:]
-    ]  # its own, as under Ask
+        f"{name} at {budget}: {answer}" for name, budget, answer, *_ in tables[-1][1:]
+    ]
     assert len({figure.image.tobytes() for figure in figures}) == 4
     assert any("2 of 5: sparsevlm+, budget 192" in view.status for view in seen)
     same = sum(row[3] == "same" for row in tables[-1])

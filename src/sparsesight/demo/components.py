@@ -64,7 +64,7 @@ def gallery_with_legend(name: str, columns: int) -> tuple[Any, Any]:
         elem_id=f"ss-{name}",
         elem_classes=RESULT,
     )
-    return gallery, gr.HTML(elem_id=f"ss-{name}-key")
+    return gallery, gr.HTML(elem_id=f"ss-{name}-key", elem_classes=RESULT)
 
 
 def show_figures(gallery: Any, legend: Any, figures: Sequence[Figure]) -> dict[Any, Any]:

@@ -105,24 +105,24 @@ def compare(
     tried: list[Tried] = []
     dense = StreamedAnswer()
     for number, (name, budget) in enumerate([("dense", None), *pairs]):
+        which = name if budget is None else f"{name}, budget {budget}"
         try:
             method = None if budget is None else make_method(name)
             speech = StreamedAnswer()
             for latest, seconds in _timed(engine.ask(picture, asked.question, method, stop, equal_to=budget)):
                 speech = latest or speech
-                which = name if budget is None else f"{name}, budget {budget}"
                 line = f"{number + 1} of {len(rows)}: {which}, {seconds:.0f} s"
                 yield CompareView(status(line, number, len(rows)))
             dense = dense if number else speech
             rows[number] = compared(name, budget, speech, dense.text)
             if speech.pruned is not None:
                 image, signs = one_stage(speech.pruned, picture, -1, FIGURE)
-                assert speech.method is not None and budget is not None
+                assert budget is not None
                 report = speech.pruned.report
                 tried.append(
                     Tried(name, budget, speech.text == dense.text, report.macs_sparse / report.macs_dense)
                 )
-                caption = f"{name} at {speech.method.retain}: {said(speech)}"
+                caption = f"{name} at {budget}: {said(speech)}"
                 figures.append(Figure(image, caption, frozenset(signs)))
         except SparseSightError as error:
             if budget is None:
