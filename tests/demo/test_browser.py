@@ -308,7 +308,7 @@ def test_results_of_another_budget_or_method_are_dimmed(page: Any) -> None:
     api.expect(page.locator("[data-old] #ss-kept-key")).to_have_css("opacity", "0.4", timeout=PATIENCE)
     assert page.locator("[data-old] #ss-ask-status").count() == 0
     page.get_by_role("tab", name="Change the question", exact=True).click()
-    page.locator("#ss-watch textarea").fill("Is <image> red?")  # its run does not begin
+    page.locator("#ss-watch textarea").fill("Is <image> red?")  # which is refused
     api.expect(page.locator("[data-old] #ss-watch-status")).to_have_count(1, timeout=PATIENCE)
     assert page.locator("[data-old] #ss-ask-status").count() == 0
 
@@ -347,7 +347,8 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         assert page.evaluate("document.documentElement.scrollHeight") < 3000
         page.get_by_role("tab", name="Change the question", exact=True).click()
         (main, letter), (other, color) = answers(1)["letter"], answers(1)["color"]
-        page.locator("#ss-watch textarea").press_sequentially(other)
+        page.locator("#ss-watch textarea").click()
+        page.keyboard.insert_text(other)  # as a paste does, and as the first that gets into the box
         text(page, "#ss-watch-status", r"\d+ of the \d+ patches of the first stage")
         captions = page.locator("#ss-pair .caption-label")
         api.expect(captions).to_have_text([f"{main} {letter}", f"{other} {color}"], timeout=PATIENCE)
@@ -355,3 +356,8 @@ def test_every_tab_and_the_figure(browser: Any, url: str) -> None:
         assert pair.nth(0).get_attribute("src") != pair.nth(1).get_attribute("src")
         api.expect(page.locator("#ss-pair img").nth(1)).to_be_in_viewport(ratio=1, timeout=PATIENCE)
         api.expect(page.locator("#ss-watch textarea")).to_be_in_viewport(ratio=1)
+        page.locator("#ss-watch textarea").press_sequentially(
+            " Is <image> red?"
+        )  # refused: what was found is old
+        found = page.locator("[data-old] #ss-watch-status .found, #ss-watch-status .problem")
+        api.expect(found).to_have_count(1, timeout=PATIENCE)

@@ -43,7 +43,7 @@ def status(text: str, done: int = 0, total: int = 0, kind: str = "") -> str:
     """HTML of a line about what is going on, with a progress bar if ``total`` is given.
 
     Args:
-        kind: "problem" for an error, "verdict" for the result.
+        kind: "problem" for an error, "verdict" for the result, "found" for a smaller one.
     """
     bar = f'<progress value="{done}" max="{total}"></progress>' if total else ""
     role = "alert" if kind == "problem" else "status"

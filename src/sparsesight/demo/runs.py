@@ -170,14 +170,15 @@ def watch(engine: Engine, main: Asked, other: Asked, seen: Looked | None, stop: 
         seen = yield from _look(engine, main, stop, view)
     if other.question.strip():
         now = yield from _look(engine, other, stop, view)
-    line = "" if now is not None else "Type another question."
+    line, kind = "" if now is not None else "Type another question.", ""
     if seen is not None and now is not None and now.kept:
         moved = len(now.kept - seen.kept)
-        line = (
+        kind, line = (
+            "found",
             f"{moved} of the {len(now.kept)} patches of the first stage are not kept for the page's question."
-            + (f" Kept are {now.kept_by}." if now.kept_by else "")
+            + (f" Kept are {now.kept_by}." if now.kept_by else ""),
         )
-    yield view(status(line))
+    yield view(status(line, kind=kind))
 
 
 def _look(engine: Engine, asked: Asked, stop: Event, view: Callable[[str], T]) -> Generator[T, None, Looked]:

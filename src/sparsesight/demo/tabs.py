@@ -244,7 +244,8 @@ def watch_tab(shared: Shared, live: bool) -> None:
         for view in runs.watch(shared.engine, main, other, seen, stop):
             yield {status: view.status, memory: view.seen, **show_figures(gallery, legend, view.figures)}
 
-    triggers = [begin.click, box.submit, *([box.input] if live else [])]
+    # Not box.input: Gradio does not send it for the first insertion, a pasted question.
+    triggers = [begin.click, box.submit, *([box.change] if live else [])]
     # With the box at the upper edge of a phone, the patches below it are in view while one types.
     gr.on(triggers, None, None, None, js=SHOW % "ss-watch", **AT_ONCE)
     connect(
