@@ -250,6 +250,13 @@ def test_a_block_ends_where_others_may_be_better(monkeypatch: pytest.MonkeyPatch
     assert 2 <= len(opened) < 20
 
 
+@pytest.mark.parametrize("choice", [choose_max_min, choose_dpp, choose_favored])
+def test_what_requires_grad_is_selected_from_as_well(choice: Choice) -> None:
+    x, valid = picture(0, 60, 8), torch.ones(1, 60, dtype=torch.bool)
+    plain = choice(x, valid, torch.tensor([9]), 9)
+    assert torch.equal(choice(x.clone().requires_grad_(), valid, torch.tensor([9]), 9), plain)
+
+
 # -- after given tokens -------------------------------------------------------------------------------------------
 
 

@@ -32,9 +32,9 @@ class Objective(ABC):
 
     @abstractmethod
     def worth(self, gain: np.ndarray, column: np.ndarray | slice) -> Float[np.ndarray, " m"]:
-        """What is compared, in fp32: ``gain`` of the tokens ``column``, -inf if it is no longer worth selecting.
+        """What is compared: ``gain`` of the tokens ``column``, -inf if it is no longer worth selecting.
 
-        Rounded, as the last digits of a matrix product depend on its shape: equal tokens tie.
+        Rounded to fp32 unless gains are exact, as the last digits of a sum depend on its shape: equal tokens tie.
         """
 
     def current(self, best: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"] | None:

@@ -19,6 +19,7 @@ def of_sample(x: Float[Tensor, "b v c"], sample: int, column: Int[Tensor, " n"])
     return x[sample] if len(column) == x.shape[1] else x[sample].index_select(0, column)
 
 
+@torch.no_grad()
 def one_by_one(
     choose: Callable[[int, Tensor, int], tuple[list[int], Tensor | None]],
     valid: Bool[Tensor, "b v"],
