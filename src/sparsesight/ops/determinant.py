@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .greedy import Objective
 from .points import Rows, TokenPoints
+from .rows import as_array
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -60,8 +61,10 @@ class Determinant(Objective):
         self._place = np.full(n, -1)  # where among the active tokens each one is
         self._count, self._picked = 0, list[int]()  # selected before this block and in it
         self._selected = torch.empty(keep, dtype=torch.long)  # among the active tokens
-        self._factor = own.new_empty(keep, n)  # a row for each selected token, a column for each active one
-        self.gain = own.numpy().copy()
+        # A row for each selected token, a column for each active one.
+        self._rows_found: Float[np.ndarray, "keep n"] = np.empty((keep, n))
+        self._factor = torch.from_numpy(self._rows_found)
+        self.gain = as_array(own).copy()
         self._floor = EXHAUSTED * self.gain
         # Multiplies what each token is worth; may be changed between selections.
         self.favor: Float[np.ndarray, " n"] | None = None
@@ -94,7 +97,7 @@ class Determinant(Objective):
             lower = self._factor[: self._count].index_select(1, selected).T
             found = torch.linalg.solve_triangular(lower, self._between(selected, rows, weight), upper=False)
             self._factor[: self._count, start:end] = found
-            self.gain[new] -= found.square_().sum(0).numpy()
+            self.gain[new] -= as_array(found.square_().sum(0))
         self._rows = Rows(
             *(torch.cat(pair) if start else pair[1] for pair in zip(self._rows, rows, strict=True))
         )
@@ -108,11 +111,11 @@ class Determinant(Objective):
         if self.block >= len(self.gain):
             if self._whole is None:
                 self._whole = self._among(self._rows, self._weight)
-            self._rest, self._found, self._done = self._whole.numpy(), self._factor.numpy(), self._count
+            self._rest, self._found, self._done = as_array(self._whole), self._rows_found, self._count
             return self._inside
         self._known = self._factor[: self._count].index_select(1, self._at)
         rest = self._among(self._some(self._at), self._weight[self._at])
-        self._rest = rest.addmm_(self._known.T, self._known, alpha=-1).numpy()
+        self._rest = as_array(rest.addmm_(self._known.T, self._known, alpha=-1))
         self._found = np.empty((min(len(column), len(self._factor) - self._count), len(column)))
         self._done = 0
         return self._inside
@@ -139,7 +142,7 @@ class Determinant(Objective):
             rest.addmm_(self._known[:, self._picked].T, self._factor[:start, :width], alpha=-1)
             lower = torch.from_numpy(self._found[: self._done, self._picked].T).tril()
             found = self._factor[start:end, :width] = torch.linalg.solve_triangular(lower, rest, upper=False)
-            self.gain[self._active] -= found.square_().sum(0).numpy()
+            self.gain[self._active] -= as_array(found.square_().sum(0))
         self._count, self._picked = end, []
 
     def _some(self, place: Int[Tensor, " m"]) -> Rows:

@@ -31,7 +31,7 @@ from .farthest import FarthestPoint
 from .greedy import select
 from .places import of_sample, one_by_one, with_rest
 from .points import COARSE, FINE, Points, TokenPoints, fixed_points, mean_squared, unit_vectors
-from .rows import chunks, distances, ranks, reads_are_free
+from .rows import as_array, chunks, distances, ranks, reads_are_free
 from .stepwise import StepwiseDeterminant
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _greedy_map(
         found = Determinant(points, kernel, mine, own[sample, column], count)
         order = list[int]()
         if favor is not None:
-            found.favor = favor[sample, column].double().numpy()
+            found.favor = as_array(favor[sample, column].double())
             order = select(found, min(favored[sample], count))
             found.favor = None
         order = select(found, count, order)

@@ -11,6 +11,7 @@ import torch
 from .bounds import DistanceBounds
 from .greedy import Objective
 from .points import Rows, TokenPoints
+from .rows import as_array
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -83,14 +84,14 @@ class FarthestPoint(Objective):
     def _account(self, part: Int[np.ndarray, " m"] | slice, rows: Rows, since: int) -> None:
         """Let the distance of the tokens ``part`` account for those selected from number ``since`` on."""
         newly = Rows(*(x[since : self._count] for x in self._selected))
-        nearest = self._points.squared(newly, rows).amin(0).numpy()
+        nearest = as_array(self._points.squared(newly, rows).amin(0))
         self._nearest[part] = np.minimum(self._nearest[part], nearest)
         self.gain[part] = self._nearest[part]
 
     def open(self, column: np.ndarray) -> np.ndarray:
         self._column, self._picked = column, list[int]()
         self._block = self._points.some(torch.from_numpy(column))
-        self._pairs = self._points.squared(self._block, self._block).numpy()
+        self._pairs = as_array(self._points.squared(self._block, self._block))
         self._inside: Float[np.ndarray, " m"] = self._nearest[column]
         return self._inside
 
@@ -106,7 +107,7 @@ class FarthestPoint(Objective):
         for selected, rows in zip(self._selected, self._block, strict=True):
             selected[self._count : end] = rows[self._picked]
         bound = self._bounds.upper(torch.from_numpy(self._column[self._picked])).amin(0)
-        self.gain = np.minimum(self.gain, bound.numpy())
+        self.gain = np.minimum(self.gain, as_array(bound))
         self.gain[self._column] = self._nearest[self._column] = self._inside
         self._count = self._seen[self._column] = end
         self._picked = []

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .rows import as_array
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
@@ -73,7 +75,7 @@ class Coverage(Objective):
     """
 
     def __init__(self, cover: Float[Tensor, "i n"], weight: Float[Tensor, " n"]) -> None:
-        self._cover, self._weight = cover, weight.double().numpy()
+        self._cover, self._weight = cover, as_array(weight.double())
         self._covered, self._is_current = cover.new_zeros(len(cover), 1), False
         self.commit()
 
@@ -86,11 +88,11 @@ class Coverage(Objective):
 
     def pick(self, at: int) -> np.ndarray:
         self._covered, self._is_current = torch.maximum(self._covered, self._block[:, at : at + 1]), False
-        return self._weight[self._column] * added_coverage(self._block, self._covered).numpy()
+        return self._weight[self._column] * as_array(added_coverage(self._block, self._covered))
 
     def commit(self) -> None:
         if not self._is_current:
-            self.gain = self._weight * added_coverage(self._cover, self._covered).numpy()
+            self.gain = self._weight * as_array(added_coverage(self._cover, self._covered))
             self._is_current = True
 
 

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,6 +121,11 @@ def host_values(x: Tensor) -> array[float]:
     if values:
         torch.frombuffer(values, dtype=torch.float64).copy_(x.flatten())
     return values
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """A tensor on a CPU for numpy, where reading it waits for nothing; the same memory, not to be written to."""
+    return np.from_dlpack(x.detach())
 
 
 def chunks(size: int) -> Iterator[slice]:
