@@ -152,32 +152,34 @@ format: $(STAMP) ## let ruff fix imports and layout
 families: $(STAMP) ## write the guide's table of model families
 	$(BIN)/python -m tests.hf.families.table
 
-# Every method at equal cost on the rendered scenes, by two processes of one thread; a run that was stopped goes on.
+# Methods at equal cost on the rendered scenes, by two processes of one thread; a run that was stopped goes on.
 ACCURACY := outputs/accuracy
+COMPARE = $(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval
+into = --out $(1) $(if $(wildcard $(1)/run.json),--resume)
 COMPARED := halves,cdpruner,mmtok,divprune,uniform,narrow,sparsevlm,sparsevlm+,dart,random
 .PHONY: bench-accuracy
-bench-accuracy: $(STAMP) ## compare ten methods on both models of ours at five budgets, in about 35 minutes on two cores
-	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --tasks scenes-d --limit 600 --batch-size 27 \
-		--methods $(COMPARED) --retain 288,192,128,64,32 --out $(ACCURACY)-ten $(if $(wildcard $(ACCURACY)-ten/run.json),--resume)
-	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --model smol --tasks scenes-d --limit 90 --batch-size 9 \
-		--methods $(COMPARED) --retain 288,192,128,64,32 --out $(ACCURACY)-ten-smol $(if $(wildcard $(ACCURACY)-ten-smol/run.json),--resume)
+bench-accuracy: $(STAMP) ## compare ten methods on both models of ours at five budgets
+	$(COMPARE) --tasks scenes-d --limit 600 --batch-size 27 \
+		--methods $(COMPARED) --retain 288,192,128,64,32 $(call into,$(ACCURACY)-ten)
+	$(COMPARE) --model smol --tasks scenes-d --limit 90 --batch-size 9 \
+		--methods $(COMPARED) --retain 288,192,128,64,32 $(call into,$(ACCURACY)-ten-smol)
 
 .PHONY: bench-accuracy-all
 bench-accuracy-all: bench-accuracy-bundled bench-accuracy-smol ## measure what every method costs in accuracy on both, in hours
 
 .PHONY: bench-accuracy-bundled
 bench-accuracy-bundled: $(STAMP) ## every method on the bundled model, into benchmarks/results/accuracy
-	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --tasks scenes --limit 600 --batch-size 27 \
+	$(COMPARE) --tasks scenes --limit 600 --batch-size 27 \
 		--methods sparsevlm,sparsevlm+,fastv,pyramiddrop,dart,priortr,visionzip,vispruner,fastervlm,divprune,cdpruner,scope,mmtok,vidcom2,halves,narrow,holov,tome,pooling,uniform,last-token,random \
-		--retain 288,192,128,64,32 --out $(ACCURACY) $(if $(wildcard $(ACCURACY)/run.json),--resume)
+		--retain 288,192,128,64,32 $(call into,$(ACCURACY))
 	mkdir -p benchmarks/results/accuracy
 	cp $(addprefix $(ACCURACY)/,table.md table.csv plot.png run.json) benchmarks/results/accuracy/
 
 .PHONY: bench-accuracy-smol
 bench-accuracy-smol: $(STAMP) ## every method on the smol model at three budgets, into benchmarks/results/smol/accuracy
-	$(BIN)/torchrun --nproc_per_node 2 -m sparsesight eval --model smol --dtype bfloat16 --tasks scenes --limit 180 --batch-size 9 \
+	$(COMPARE) --model smol --dtype bfloat16 --tasks scenes --limit 180 --batch-size 9 \
 		--methods cdpruner,halves,divprune,uniform,sparsevlm,sparsevlm+,dart,fastv,pyramiddrop,priortr,mmtok,scope,tome,pooling,last-token,random \
-		--retain 192,64,32 --out $(ACCURACY)-smol $(if $(wildcard $(ACCURACY)-smol/run.json),--resume)
+		--retain 192,64,32 $(call into,$(ACCURACY)-smol)
 	mkdir -p benchmarks/results/smol/accuracy
 	cp $(addprefix $(ACCURACY)-smol/,table.md table.csv plot.png run.json) benchmarks/results/smol/accuracy/
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A gain below this fraction of a token's own is rounding, not new information.
 EXHAUSTED = 1e-5
-WHOLE = 640  # so few tokens are one block
+WHOLE = 640  # so few tokens are one block; half as many in fp64, whose products take twice as long
 STRIP = 128  # rows of a symmetric matrix that are computed at once, up to its diagonal
 ACTIVE = 512  # tokens to begin with
 ENOUGH = 16  # active tokens that have to be better than the others
